@@ -1,0 +1,1 @@
+"""Steps that turn a pose-estimation checkpoint into a proven int8 ONNX model; usable with and without Airflow."""

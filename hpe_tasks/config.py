@@ -1,0 +1,209 @@
+"""What a run is asked to do: one immutable, validated description that every step reads.
+
+The trigger form in Airflow, the keys of `hpe run --set` and the configuration files are all generated from these
+models, so a field's title, description and bounds are written here once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from hpe_tasks.skeletons import SKELETONS, Skeleton
+
+SAMPLE = "sample"
+"""As `dataset.source` or `model.checkpoint`: the data set and checkpoint that the project itself makes."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+Architecture = Literal[
+    "pose_resnet_18",
+    "pose_resnet_34",
+    "pose_resnet_50",
+    "pose_resnet_101",
+    "pose_resnet_152",
+    "pose_mobilenet",
+    "onnx",
+]
+
+
+class Frozen(BaseModel):
+    """Immutable record that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Frozen):
+    """The pose network, where its weights come from, and how images must be presented to it."""
+
+    architecture: Architecture = Field(
+        default="pose_mobilenet",
+        description="A network that the project builds and quantizes with aimet_torch, or `onnx` for a file of your own.",
+    )
+    checkpoint: str = Field(
+        min_length=1,
+        description="Weights: a file, s3:// or http(s):// address of a .pth.tar, .pth, .safetensors or .onnx; or `sample`.",
+    )
+    checkpoint_sha256: Sha256 | None = Field(default=None, description="SHA-256 that the checkpoint file must have.")
+    skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
+        default="coco17", description="Joints that the network predicts, in channel order."
+    )
+    joint_names: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Joint names in channel order, where no skeleton fits; replaces `skeleton`.",
+    )
+    input_width: int = Field(default=192, ge=32, le=1024, description="Width of the network's input in pixels.")
+    input_height: int = Field(default=256, ge=32, le=1024, description="Height of the network's input in pixels.")
+    mean: tuple[float, float, float] = Field(
+        default=(0.485, 0.456, 0.406), description="Per RGB channel: subtracted from pixel values in [0, 1]."
+    )
+    std: tuple[float, float, float] = Field(
+        default=(0.229, 0.224, 0.225), description="Per RGB channel: divides after the subtraction."
+    )
+    width_multiplier: float = Field(default=0.5, gt=0, le=2, description="Channel multiplier of pose_mobilenet.")
+    input_layout: Literal["nchw", "nhwc"] = Field(default="nchw", description="Input layout of an `onnx` model.")
+    output_layout: Literal["nchw", "nhwc"] = Field(
+        default="nchw", description="Layout of the heatmaps of an `onnx` model: channels are joints."
+    )
+    output_name: str | None = Field(
+        default=None, description="Output that holds the heatmaps of an `onnx` model with several outputs."
+    )
+    codec: Literal["heatmap"] = Field(default="heatmap", description="How joints are read from the network's output.")
+
+    @property
+    def joints(self) -> Skeleton:
+        """The joints that the network predicts."""
+        known = SKELETONS[self.skeleton]
+        if self.joint_names is None:
+            return known
+        return Skeleton(name="custom", joints=self.joint_names, limbs=known.limbs)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(W, H) of the network's input in pixels."""
+        return self.input_width, self.input_height
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(s <= 0 for s in self.std):
+            raise ValueError("std must be positive")
+        if self.joint_names is not None and len(set(self.joint_names)) != len(self.joint_names):
+            raise ValueError("joint_names holds a name twice")
+        if self.architecture != "onnx" and (self.input_width % 32 or self.input_height % 32):
+            raise ValueError(f"input_width and input_height must be multiples of 32 for {self.architecture}")
+        if self.checkpoint == SAMPLE and self.architecture != "pose_mobilenet":
+            raise ValueError("checkpoint 'sample' holds a pose_mobilenet: set architecture to pose_mobilenet")
+        return self
+
+
+class DatasetConfig(Frozen):
+    """A COCO keypoint data set: `images/<split>/` and `annotations/person_keypoints_<split>.json`."""
+
+    source: str = Field(
+        min_length=1,
+        description="A folder, a .zip or .tar(.gz) archive, an s3:// or http(s):// address of one; or `sample`.",
+    )
+    sha256: Sha256 | None = Field(default=None, description="SHA-256 that the data set's archive must have.")
+    calibration_split: str = Field(
+        default="train2017", min_length=1, description="Split that calibration images are drawn from."
+    )
+    evaluation_split: str = Field(default="val2017", min_length=1, description="Split that metrics are measured on.")
+    min_persons: int = Field(
+        default=50, ge=1, description="Fewest persons with visible joints that the evaluation split must hold."
+    )
+
+
+class QuantizationRecipe(Frozen):
+    """How the network is quantized."""
+
+    name: str = Field(default="w8a8_per_channel", min_length=1, description="Name shown in reports and manifests.")
+    param_bw: Literal[4, 8, 16] = Field(default=8, description="Bit width of weights.")
+    activation_bw: Literal[8, 16] = Field(default=8, description="Bit width of activations.")
+    granularity: Literal["per_channel", "per_tensor"] = Field(
+        default="per_channel", description="One weight scale for each output channel, or one for each tensor."
+    )
+    scheme: Literal["min_max", "tf_enhanced"] = Field(
+        default="tf_enhanced",
+        description="Range estimation: the extremes seen, or the range of the least expected quantization error.",
+    )
+    fold_batch_norms: bool = Field(default=True, description="Fold batch norms into the convolutions before them.")
+    cross_layer_equalization: bool = Field(
+        default=False, description="Even out the weight ranges of consecutive layers before calibration (CLE)."
+    )
+    aimet_config: str | None = Field(
+        default=None, description="AIMET quantization configuration (.json) in place of the one that the recipe implies."
+    )
+    calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
+
+
+RECIPES: dict[str, QuantizationRecipe] = {
+    recipe.name: recipe
+    for recipe in (
+        QuantizationRecipe(name="w8a8_per_channel"),
+        # As the AIMET model zoo published its pose network.
+        QuantizationRecipe(name="w8a8_per_tensor", granularity="per_tensor"),
+    )
+}
+
+
+class EvaluationConfig(Frozen):
+    """How accuracy is measured."""
+
+    num_images: int | None = Field(
+        default=None, ge=1, description="Measure on a seeded subset of this many images: a quick look, marked as one."
+    )
+    batch_size: int = Field(default=16, ge=1, le=512, description="Persons in one forward pass.")
+
+
+class GateLimits(Frozen):
+    """What a model must reach before it may be published."""
+
+    min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest COCO AP of the exported file.")
+    max_ap_drop: float = Field(
+        default=0.02, ge=0, le=1, description="Largest loss of AP from the FP32 model to the exported file."
+    )
+    max_quantsim_gap: float = Field(
+        default=0.02, ge=0, le=1, description="Largest difference in AP, either way, between QuantSim and the exported file."
+    )
+    min_int8_mac_share: float = Field(
+        default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."
+    )
+    max_size_mb: float = Field(default=40.0, gt=0, description="Largest size of the exported file in MB (1e6 bytes).")
+
+
+class DestinationConfig(Frozen):
+    """Where a model that passes is published."""
+
+    registry: str = Field(
+        default="s3://hpe-models/registry",
+        pattern=r"^s3://[^/]+(/.*)?$",
+        description="Bucket and prefix of the model registry.",
+    )
+    name: Slug = Field(default="pose", description="Name of the model in the registry.")
+    channel: Slug = Field(default="staging", description="Channel that is moved to the new version.")
+
+
+class RunConfig(Frozen):
+    """Everything that decides what a run produces."""
+
+    schema_version: Literal[1] = 1
+    preset: str = Field(default="custom", description="The preset that the run started from.")
+    model: ModelConfig
+    dataset: DatasetConfig
+    recipe: QuantizationRecipe = QuantizationRecipe()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateLimits = GateLimits()
+    destination: DestinationConfig = DestinationConfig()
+    seed: int = Field(default=0, ge=0, description="Seed of the calibration draw and of every subset.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.dataset.calibration_split == self.dataset.evaluation_split:
+            raise ValueError(
+                f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
+                "a model must not be calibrated on the images that judge it"
+            )
+        return self

@@ -1,0 +1,76 @@
+"""The errors that users of the pipeline see: each names the thing that is wrong and says what to do next."""
+
+from __future__ import annotations
+
+
+class HpeError(Exception):
+    """Base of every error that the pipeline raises on purpose.
+
+    Args:
+        message: One sentence that names the file, field or option at fault.
+        hint: What the user does next; shown after the message.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default reduction, and Airflow pickles errors between processes.
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[HpeError], message: str, hint: str) -> HpeError:
+    return kind(message, hint=hint)
+
+
+class BadInputError(HpeError):
+    """Something that the user gave is wrong: trying again without a change cannot help."""
+
+
+class ConfigError(BadInputError):
+    """The run configuration names an unknown key, an unknown preset or a value out of bounds."""
+
+
+class DatasetError(BadInputError):
+    """The data set is missing, broken, or unfit for the run."""
+
+
+class CheckpointError(BadInputError):
+    """The checkpoint cannot be read or does not fit the architecture that the run names."""
+
+
+class ArchiveError(BadInputError):
+    """An archive is corrupt, truncated, or would write outside its folder or beyond its limits."""
+
+
+class DigestError(BadInputError):
+    """A file's SHA-256 differs from the one that was promised."""
+
+
+class MissingInputError(BadInputError):
+    """A step was started before the step that makes its input."""
+
+
+class AccessError(BadInputError):
+    """A server refused the credentials, or the bucket or object does not exist."""
+
+
+class ChannelConflictError(HpeError):
+    """The channel was moved by somebody else between reading and writing it."""
+
+
+class StorageError(HpeError):
+    """A file could not be written here, for example because the disk is full."""
+
+
+class QuantizationError(HpeError):
+    """The model could not be quantized or exported."""
+
+
+class TransientError(HpeError):
+    """A network failure that a retry may cure: the only errors that the DAG retries."""

@@ -1,0 +1,259 @@
+"""What steps produce: the records that are stored in the workspace and cross every boundary."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from hpe_tasks.config import Frozen, QuantizationRecipe
+
+
+class Artifact(Frozen):
+    """A stored file that can be verified."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+
+class Record(Frozen):
+    """Base of what a step stores as `result.json`."""
+
+    schema_version: Literal[1] = 1
+
+
+class FetchedDataset(Record):
+    """A data set that is at hand.
+
+    Attributes:
+        source: The address that it came from.
+        digest: SHA-256 over the annotation files and images of the run's splits; the same bytes on any machine.
+        num_files: Files that the digest covers.
+    """
+
+    source: str
+    digest: str
+    num_files: int
+    size_bytes: int
+
+
+class FetchedCheckpoint(Record):
+    """The checkpoint's bytes, as they were fetched."""
+
+    source: str
+    file: Artifact
+
+
+class DatasetProblem(Frozen):
+    """One expectation that the data set does not meet.
+
+    Attributes:
+        check: Name of the expectation.
+        message: What is wrong, in a sentence.
+        count: How many files or records are at fault.
+        examples: The first few, by file name or id.
+    """
+
+    check: str
+    message: str
+    count: int
+    examples: tuple[str, ...] = ()
+
+
+class SplitCounts(Frozen):
+    """What a split holds. `persons` have at least one labelled joint and are no crowd."""
+
+    split: str
+    images: int
+    annotations: int
+    persons: int
+
+
+class DatasetValidation(Record):
+    """The outcome of the data set's expectations, kept whether or not they were met."""
+
+    passed: bool
+    checks_run: int
+    problems: tuple[DatasetProblem, ...]
+    splits: tuple[SplitCounts, ...]
+    data_docs: Artifact
+
+
+class ProtocolFingerprint(Frozen):
+    """How a metric was made. Metrics with different fingerprints must not be compared.
+
+    Attributes:
+        dataset_digest: Content digest of the data set.
+        image_ids_digest: SHA-256 of the sorted ids of the images that were measured.
+        joint_map: (joint, channel of the model, keypoint of the data set) for every joint that is compared.
+        sigmas: OKS sigma of each compared joint.
+    """
+
+    dataset_digest: str
+    split: str
+    image_ids_digest: str
+    num_images: int
+    num_persons: int
+    subset: bool
+    box_source: Literal["ground_truth"]
+    flip_test: bool
+    decoder: str
+    input_size: tuple[int, int]
+    joint_map: tuple[tuple[str, int, int], ...]
+    sigmas: tuple[float, ...]
+    metric: Literal["coco_oks_ap"] = "coco_oks_ap"
+
+
+class CocoStats(Frozen):
+    """The ten COCO keypoint statistics in [0, 1]; None where the split holds no person of that size."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: float | None
+    ar50: float | None
+    ar75: float | None
+    ar_medium: float | None
+    ar_large: float | None
+
+
+class EvaluationReport(Record):
+    """Accuracy of one form of the model, and how it was measured.
+
+    Attributes:
+        runtime: What ran the network.
+        ap_by_group: AP over the joints of one group alone ("head", "shoulders", ...); None without such joints.
+        predictions: COCO results JSON, one entry for each person.
+        images_per_second: Throughput of this measurement, preprocessing and decoding included.
+    """
+
+    runtime: Literal["fp32", "quantsim", "onnxruntime"]
+    stats: CocoStats
+    ap_by_group: dict[str, float | None]
+    fingerprint: ProtocolFingerprint
+    predictions: Artifact
+    images_per_second: float
+
+
+class QuantizedModel(Record):
+    """A calibrated QuantSim, in the parts that rebuild it.
+
+    Attributes:
+        model: The network that was quantized, after folding and equalization: .safetensors or .onnx.
+        encodings: AIMET's quantization encodings.
+        calibration_image_ids: The images that were drawn.
+    """
+
+    recipe: QuantizationRecipe
+    model: Artifact
+    encodings: Artifact
+    calibration_image_ids: tuple[int, ...]
+    calibration_persons: int
+    device: str
+    tool_versions: dict[str, str]
+
+
+class PlacementAudit(Frozen):
+    """Where onnxruntime runs the network's arithmetic, read back from its optimized graph.
+
+    Attributes:
+        int8_mac_share: Share of the multiply-accumulates of convolutions and matrix products that run in int8.
+        float_operators: Operators that stayed float and do arithmetic, as "OpType name (MACs)"; most MACs first.
+        cpu_features: int8 features of the CPU that the graph was optimized on.
+    """
+
+    int8_mac_share: float = Field(ge=0, le=1)
+    int8_macs: int
+    total_macs: int
+    float_operators: tuple[str, ...]
+    onnxruntime_version: str
+    cpu_features: tuple[str, ...]
+
+
+class TensorSpec(Frozen):
+    """A named input or output; dimensions are numbers, or a name where they are free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class ExportedModel(Record):
+    """The file that ships."""
+
+    model: Artifact
+    encodings: Artifact
+    fp32_size_bytes: int
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    placement: PlacementAudit
+
+
+class QuantizedEvaluation(Record):
+    """QuantSim and the exported file, measured on the same persons."""
+
+    quantsim: EvaluationReport
+    onnx: EvaluationReport
+
+
+class GateCheck(Frozen):
+    """One requirement: what was observed, what was asked, and why it passed or failed."""
+
+    name: str
+    title: str
+    passed: bool
+    observed: float | None
+    limit: float
+    comparison: Literal["at_least", "at_most"]
+    unit: str
+    reason: str
+
+
+class GateDecision(Record):
+    """Whether the model may be published."""
+
+    passed: bool
+    checks: tuple[GateCheck, ...]
+
+    @property
+    def reason(self) -> str:
+        """The failed checks in one sentence; empty when all passed."""
+        return "; ".join(check.reason for check in self.checks if not check.passed)
+
+
+class PublishedModel(Record):
+    """A version in the registry.
+
+    Attributes:
+        created: False when the same content had been published before.
+        previous_version: What the channel pointed to; None for a new channel.
+    """
+
+    registry: str
+    name: str
+    version: str
+    channel: str
+    manifest: Artifact
+    created: bool
+    previous_version: str | None
+
+
+class RunReport(Record):
+    """The HTML report of the run."""
+
+    html: Artifact
+
+
+class StepFailure(Record):
+    """Why a step did not produce its result."""
+
+    step: str
+    error: str
+    message: str
+    hint: str
+    failed_at: datetime

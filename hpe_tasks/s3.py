@@ -1,0 +1,109 @@
+"""S3 addresses, clients and errors: the one place that knows how boto3 fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpe_tasks.errors import AccessError, ConfigError, TransientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class S3Location:
+    """A bucket and a key or prefix in it, without slashes at either end."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def parse(cls, uri: str) -> S3Location:
+        """Read `s3://bucket/key`; raises ConfigError for anything else."""
+        scheme, separator, rest = uri.partition("://")
+        bucket, _, key = rest.partition("/")
+        if scheme != "s3" or not separator or not bucket:
+            raise ConfigError(f"{uri!r} is not an S3 address.", hint="Write it as s3://bucket/prefix.")
+        return cls(bucket, key.strip("/"))
+
+    def __truediv__(self, name: str) -> S3Location:
+        return S3Location(self.bucket, f"{self.key}/{name}".strip("/"))
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}".rstrip("/")
+
+
+def make_client(**overrides: Any) -> S3Client:
+    """An S3 client from the usual AWS variables and files.
+
+    Args:
+        overrides: `endpoint_url`, `aws_access_key_id`, `aws_secret_access_key`, `aws_session_token` or
+            `region_name`, as an Airflow connection gives them; a missing one is looked up as boto3 does.
+    """
+    import boto3
+    from botocore.config import Config
+
+    endpoint = overrides.get("endpoint_url")
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "max_attempts": 4},
+        # Servers other than AWS serve buckets as a path of one host name.
+        s3={"addressing_style": "path"} if endpoint else None,
+    )
+    return boto3.client("s3", config=config, **{k: v for k, v in overrides.items() if v is not None})
+
+
+def error_code(error: Exception) -> str:
+    """The code of a botocore ClientError, such as `NoSuchKey` or `412`; empty for other errors."""
+    response = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
+    """Turn botocore's errors into ours.
+
+    Args:
+        location: What the call is about; named in the message.
+        doing: The attempt as a verb phrase, such as "reading".
+
+    Raises:
+        AccessError: The credentials are missing or refused, or the bucket or object does not exist.
+        TransientError: The endpoint cannot be reached, or the server failed.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessError(
+            f"No AWS credentials for {doing} {location}.",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the Airflow connection `hpe_s3`.",
+        ) from error
+    except ClientError as error:
+        code = error_code(error)
+        if code in {"NoSuchBucket"}:
+            raise AccessError(
+                f"The bucket {location.bucket!r} does not exist ({doing} {location}).",
+                hint="Create it, or correct the address.",
+            ) from error
+        if code in {"NoSuchKey", "404", "NotFound"}:
+            raise AccessError(f"{location} does not exist.", hint="Check the address and the prefix.") from error
+        if code in {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}:
+            raise AccessError(
+                f"Access was denied while {doing} {location} ({code}).",
+                hint="Check the credentials and the bucket's policy.",
+            ) from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status >= 500 or code in {"SlowDown", "RequestTimeout", "InternalError"}:
+            raise TransientError(f"The S3 server failed while {doing} {location} ({code}).") from error
+        raise
+    except BotoCoreError as error:
+        raise TransientError(
+            f"The S3 server could not be reached while {doing} {location}: {error}",
+            hint="Check the endpoint and the network; the DAG retries this by itself.",
+        ) from error

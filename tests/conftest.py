@@ -1,0 +1,46 @@
+"""Fixtures shared by all tests: where the real data lies, and what happens when something needed is missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test, or fail it where CI promises that everything needed is there (HPE_REQUIRE_TOOLS=1)."""
+    if os.environ.get("HPE_REQUIRE_TOOLS") == "1":
+        pytest.fail(f"HPE_REQUIRE_TOOLS=1, but {what}")
+    pytest.skip(what)
+
+
+def _folder(variable: str, holds: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        missing(f"{variable} is not set: it names the folder that holds {holds}")
+    folder = Path(value).resolve()
+    if not folder.is_dir():
+        missing(f"{variable}={value} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder with `coco-mini/` (real photographs and annotations) and `models/` (real ONNX models)."""
+    return _folder("HPE_TEST_DATA", "coco-mini/ and models/")
+
+
+@pytest.fixture(scope="session")
+def specs() -> Path:
+    """Folder with `*.state_dict.json`: names and shapes of published checkpoints."""
+    return _folder("HPE_TEST_SPECS", "the *.state_dict.json files")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of this checkout."""
+    return REPOSITORY
