@@ -40,11 +40,11 @@ class ModelConfig(Frozen):
 
     architecture: Architecture = Field(
         default="pose_mobilenet",
-        description="A network that the project builds and quantizes with aimet_torch, or `onnx` for a file of your own.",
+        description="A network that the project builds, or `onnx` for a file of your own.",
     )
     checkpoint: str = Field(
         min_length=1,
-        description="Weights: a file, s3:// or http(s):// address of a .pth.tar, .pth, .safetensors or .onnx; or `sample`.",
+        description="Weights (.pth.tar, .pth, .safetensors, .onnx): a file, s3:// or http(s):// address, or `sample`.",
     )
     checkpoint_sha256: Sha256 | None = Field(default=None, description="SHA-256 that the checkpoint file must have.")
     skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
@@ -119,7 +119,6 @@ class DatasetConfig(Frozen):
 class QuantizationRecipe(Frozen):
     """How the network is quantized."""
 
-    name: str = Field(default="w8a8_per_channel", min_length=1, description="Name shown in reports and manifests.")
     param_bw: Literal[4, 8, 16] = Field(default=8, description="Bit width of weights.")
     activation_bw: Literal[8, 16] = Field(default=8, description="Bit width of activations.")
     granularity: Literal["per_channel", "per_tensor"] = Field(
@@ -134,18 +133,22 @@ class QuantizationRecipe(Frozen):
         default=False, description="Even out the weight ranges of consecutive layers before calibration (CLE)."
     )
     aimet_config: str | None = Field(
-        default=None, description="AIMET quantization configuration (.json) in place of the one that the recipe implies."
+        default=None,
+        description="AIMET quantization configuration (.json) in place of the recipe's own.",
     )
     calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
 
+    @property
+    def name(self) -> str:
+        """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
+        equalized = "_cle" if self.cross_layer_equalization else ""
+        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}"
+
 
 RECIPES: dict[str, QuantizationRecipe] = {
-    recipe.name: recipe
-    for recipe in (
-        QuantizationRecipe(name="w8a8_per_channel"),
-        # As the AIMET model zoo published its pose network.
-        QuantizationRecipe(name="w8a8_per_tensor", granularity="per_tensor"),
-    )
+    "w8a8_per_channel": QuantizationRecipe(),
+    # As the AIMET model zoo published its pose network.
+    "w8a8_per_tensor": QuantizationRecipe(granularity="per_tensor"),
 }
 
 
@@ -166,7 +169,10 @@ class GateLimits(Frozen):
         default=0.02, ge=0, le=1, description="Largest loss of AP from the FP32 model to the exported file."
     )
     max_quantsim_gap: float = Field(
-        default=0.02, ge=0, le=1, description="Largest difference in AP, either way, between QuantSim and the exported file."
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Largest difference in AP, either way, between QuantSim and the file.",
     )
     min_int8_mac_share: float = Field(
         default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."

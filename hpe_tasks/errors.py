@@ -56,6 +56,10 @@ class MissingInputError(BadInputError):
     """A step was started before the step that makes its input."""
 
 
+class NotApprovedError(BadInputError):
+    """A model was to be published although its gate did not pass."""
+
+
 class AccessError(BadInputError):
     """A server refused the credentials, or the bucket or object does not exist."""
 

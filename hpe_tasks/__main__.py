@@ -1,0 +1,351 @@
+"""The `hpe` command: the pipeline without Airflow, step by step or as a whole.
+
+Exit codes: 0 when the model passed (or the command did its work), 1 when the gate failed, 2 for bad input, 3 for
+anything else. Only Typer is imported before a command is chosen, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from hpe_tasks.channels import ChannelPointer
+    from hpe_tasks.config import RunConfig
+    from hpe_tasks.publishing import Registry
+    from hpe_tasks.runs import Run
+
+EXIT_GATE_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_OTHER = 3
+
+app = typer.Typer(
+    help="Turn a pose checkpoint into an int8 ONNX model that has proved itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
+app.add_typer(channel_app, name="channel")
+
+PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset; `hpe presets` lists them.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML or JSON file with the run's settings.", dir_okay=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as gate.min_ap=0.6. Repeatable."),
+]
+RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its steps find each other under it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+STEP_COMMANDS = {
+    "fetch_dataset": "Bring the data set to this machine.",
+    "fetch_checkpoint": "Bring the checkpoint into the workspace.",
+    "validate_dataset": "Hold the data set against its expectations.",
+    "evaluate_fp32": "Measure the checkpoint as it came.",
+    "quantize": "Calibrate QuantSim.",
+    "export_onnx": "Write the int8 ONNX file and audit where its arithmetic runs.",
+    "evaluate_quantized": "Measure QuantSim and the exported file.",
+    "gate": "Decide whether the exported file may be published.",
+    "publish": "Put the model into the registry and move the channel.",
+    "report": "Write the run's HTML report.",
+}
+
+
+def _config(preset: str | None, file: Path | None, settings: list[str] | None, **extra: Any) -> RunConfig:
+    import yaml
+
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.presets import load_config
+
+    overrides: dict[str, Any] = dict(extra)
+    for setting in settings or ():
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r} has no value.", hint="Write it as --set KEY=VALUE.")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting!r} cannot be read: {error}") from error
+    if preset is None and file is None and "model.checkpoint" not in overrides:
+        raise ConfigError("Nothing was asked for.", hint="Give --preset NAME or --config FILE.")
+    return load_config(preset, file, overrides)
+
+
+def _open(preset: str | None, file: Path | None, settings: list[str] | None, name: str) -> Run:
+    from hpe_tasks.s3 import make_client
+    from hpe_tasks.settings import Settings
+    from hpe_tasks.steps import open_run
+
+    places = Settings.from_environment()
+    config = _config(preset, file, settings)
+    return open_run(config, workspace=places.workspace, cache=places.cache, name=name, s3=make_client)
+
+
+def _print_json(record: BaseModel) -> None:
+    typer.echo(record.model_dump_json(indent=1))
+
+
+def _print_summary(run: Run, as_json: bool) -> bool:
+    """Print what the run has come to; returns whether its gate passed."""
+    from hpe_tasks.results import GateDecision, RunReport
+    from hpe_tasks.steps import records_of
+
+    records = records_of(run)
+    html = run.load(RunReport)
+    if as_json:
+        shown = {
+            "run": run.name,
+            "report": html.html.uri if html else None,
+            **{
+                name: value.model_dump(mode="json") if value is not None else None
+                for name, value in vars(records).items()
+                if hasattr(value, "model_dump") or value is None
+            },
+            "failures": [failure.model_dump(mode="json") for failure in records.failures],
+        }
+        typer.echo(json.dumps(shown, indent=1))
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.summary import summary_table
+
+        Console().print(summary_table(records, report=html.html.uri if html else None))
+    decision = run.load(GateDecision)
+    return decision is not None and decision.passed
+
+
+@app.command("run")
+def run_all(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    name: RunOption = "local",
+    as_json: JsonOption = False,
+) -> None:
+    """Run every step, publish the model if it passes, and print what came out."""
+    from hpe_tasks.results import GateDecision
+    from hpe_tasks.steps import STEPS
+
+    run = _open(preset, config, settings, name)
+    try:
+        for step, info in STEPS.items():
+            if step == "report":
+                continue
+            if step == "publish":
+                decision = run.get(GateDecision)
+                if not decision.passed:
+                    break
+            if not as_json:
+                typer.echo(f"{step} …", err=True)
+            info.execute(run)
+    finally:
+        STEPS["report"].execute(run)
+    if not _print_summary(run, as_json):
+        raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _step_command(step: str, summary: str) -> None:
+    def command(
+        preset: PresetOption = None,
+        config: ConfigOption = None,
+        settings: SetOption = None,
+        name: RunOption = "local",
+        as_json: JsonOption = False,
+    ) -> None:
+        from hpe_tasks.results import GateDecision
+        from hpe_tasks.steps import STEPS
+
+        run = _open(preset, config, settings, name)
+        record = STEPS[step].execute(run)
+        if as_json:
+            _print_json(record)
+        else:
+            from rich.console import Console
+
+            from hpe_tasks.summary import record_table
+
+            Console().print(record_table(step, record))
+        if isinstance(record, GateDecision) and not record.passed:
+            raise typer.Exit(EXIT_GATE_FAILED)
+
+    app.command(step.replace("_", "-"), help=summary, rich_help_panel="Steps")(command)
+
+
+for _step, _summary in STEP_COMMANDS.items():
+    _step_command(_step, _summary)
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Option("--run", help="Folder of the run; by default the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a run has come to; exits with 1 when its gate failed."""
+    from hpe_tasks.runs import find_run
+    from hpe_tasks.s3 import make_client
+    from hpe_tasks.settings import Settings
+
+    places = Settings.from_environment()
+    run = find_run(name, workspace=places.workspace, cache=places.cache, s3=make_client)
+    if not _print_summary(run, as_json):
+        raise typer.Exit(EXIT_GATE_FAILED)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A checkpoint or ONNX file, or its address.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="A COCO-layout folder or archive, or `sample`.")],
+    split: Annotated[str | None, typer.Option("--split", help="Split to measure on.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    predictions: Annotated[Path | None, typer.Option(help="Keep the predictions in this COCO results file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the COCO AP of one model file, as the pipeline would."""
+    from hpe_tasks.s3 import make_client
+    from hpe_tasks.settings import Settings
+    from hpe_tasks.steps import evaluate_file
+
+    extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
+    if model.endswith(".onnx"):
+        extra["model.architecture"] = "onnx"
+    if split is not None:
+        extra["dataset.evaluation_split"] = split
+    asked = _config(preset, config, settings, **extra)
+    record = evaluate_file(asked, Settings.from_environment().cache, make_client, predictions)
+    if as_json:
+        _print_json(record)
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.summary import record_table
+
+        Console().print(record_table("evaluate", record))
+
+
+@app.command()
+def presets(
+    show_one: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print one preset as YAML.")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the keys that --set takes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the ready-made configurations."""
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.presets import PRESETS, describe_keys
+
+    if keys:
+        described = describe_keys()
+        typer.echo(json.dumps(described, indent=1) if as_json else "\n".join(f"{k}  {d}" for k, d in described.items()))
+    elif show_one is not None:
+        import yaml
+
+        if show_one not in PRESETS:
+            raise ConfigError(f"There is no preset {show_one!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
+        typer.echo(yaml.safe_dump({"preset": show_one, **json.loads(json.dumps(PRESETS[show_one].values))}), nl=False)
+    elif as_json:
+        listed = {name: {"description": p.description, "needs": p.needs} for name, p in PRESETS.items()}
+        typer.echo(json.dumps(listed, indent=1))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("preset", "what it is", "settings that you add")
+        for name, preset in PRESETS.items():
+            table.add_row(name, preset.description, "\n".join(preset.needs) or "none")
+        Console().print(table)
+
+
+RegistryOption = Annotated[str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")]
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model in the registry.")]
+ChannelOption = Annotated[str, typer.Option("--channel", help="Channel of the model.")]
+_REGISTRY = "s3://hpe-models/registry"
+
+
+def _registry(uri: str) -> Registry:
+    from hpe_tasks.provenance import user
+    from hpe_tasks.publishing import Registry
+    from hpe_tasks.s3 import S3Location, make_client
+
+    return Registry(make_client(), S3Location.parse(uri), actor=user())
+
+
+def _print_channel(pointer: ChannelPointer, as_json: bool) -> None:
+    if as_json:
+        _print_json(pointer)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("version", "manifest SHA-256", "", title=f"{pointer.name}: channel {pointer.channel}")
+    moved = f"served since {pointer.moved_at:%Y-%m-%d %H:%M} UTC, by {pointer.moved_by or 'unknown'} ({pointer.reason})"
+    table.add_row(pointer.version, pointer.manifest_sha256[:16], moved)
+    for entry in pointer.history:
+        table.add_row(entry.version, entry.manifest_sha256[:16], "before")
+    Console().print(table)
+
+
+@channel_app.command("show")
+def channel_show(
+    name: NameArgument,
+    channel: ChannelOption = "staging",
+    registry: RegistryOption = _REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which version a channel serves, and what it served before."""
+    _print_channel(_registry(registry).show(name, channel), as_json)
+
+
+@channel_app.command("promote")
+def channel_promote(
+    name: NameArgument,
+    version: Annotated[str, typer.Argument(help="Version to serve.")],
+    channel: ChannelOption = "production",
+    registry: RegistryOption = _REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a channel serve a version that is in the registry."""
+    _print_channel(_registry(registry).promote(name, version, channel), as_json)
+
+
+@channel_app.command("rollback")
+def channel_rollback(
+    name: NameArgument,
+    channel: ChannelOption = "staging",
+    registry: RegistryOption = _REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a channel serve what it served before."""
+    _print_channel(_registry(registry).rollback(name, channel), as_json)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.secho(message, fg=typer.colors.RED, err=True)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Entry point of the `hpe` command."""
+    from hpe_tasks.errors import BadInputError, HpeError
+
+    try:
+        app()
+    except HpeError as error:
+        _fail(f"Error: {error}", EXIT_BAD_INPUT if isinstance(error, BadInputError) else EXIT_OTHER)
+    except Exception as error:  # noqa: BLE001 - the program's edge: shown whole, and told apart by its exit code
+        import traceback
+
+        traceback.print_exc()
+        _fail(f"Error: {error!r} was not foreseen: the trace above belongs in a bug report.", EXIT_OTHER)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Ready-made run configurations, and how a preset, a file and single settings combine into one RunConfig."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from hpe_tasks.config import RECIPES, SAMPLE, Frozen, RunConfig
+from hpe_tasks.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named start for a run.
+
+    Attributes:
+        description: One sentence for lists and forms.
+        values: Nested settings that differ from RunConfig's defaults.
+        needs: Dotted keys that the user must add.
+    """
+
+    description: str
+    values: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+
+
+def _efficientpose(variant: str, side: int) -> Preset:
+    return Preset(
+        description=f"EfficientPose {variant} (one person, 16 MPII joints) as an ONNX file, on your COCO-layout data.",
+        values={
+            "model": {
+                "architecture": "onnx",
+                "skeleton": "efficientpose16",
+                "input_width": side,
+                "input_height": side,
+                # Pixel values are mapped to [-1, 1].
+                "mean": (0.5, 0.5, 0.5),
+                "std": (0.5, 0.5, 0.5),
+                "output_layout": "nhwc",
+            },
+            "recipe": {"calibration_images": 80},
+            "gate": {"min_ap": 0.2, "max_ap_drop": 0.05, "max_quantsim_gap": 0.05},
+            "destination": {"name": f"efficientpose-{variant.lower().replace('_', '-')}"},
+        },
+        needs=("model.checkpoint", "dataset.source"),
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "sample": Preset(
+        description="The project's own drawn people and the small network trained on them: needs no download.",
+        values={
+            "model": {"architecture": "pose_mobilenet", "checkpoint": SAMPLE},
+            "dataset": {
+                "source": SAMPLE,
+                "calibration_split": "calibration",
+                "evaluation_split": "val",
+                "min_persons": 300,
+            },
+            "recipe": {"cross_layer_equalization": True},
+            "gate": {"min_ap": 0.6},
+            "destination": {"name": "sample-pose"},
+        },
+    ),
+    "pose_resnet_50": Preset(
+        description="A Simple Baselines ResNet-50 checkpoint with 17 COCO joints, on your COCO-layout data.",
+        values={"model": {"architecture": "pose_resnet_50"}, "destination": {"name": "pose-resnet-50"}},
+        needs=("model.checkpoint", "dataset.source"),
+    ),
+    "efficientpose_rt_lite": _efficientpose("RT_LITE", 224),
+    "efficientpose_i_lite": _efficientpose("I_LITE", 256),
+}
+
+
+def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a run may set, in the order of the configuration."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Frozen):
+            yield from config_keys(field.annotation, f"{prefix}{name}.")
+        elif name not in {"schema_version", "preset"}:
+            yield f"{prefix}{name}"
+
+
+def describe_keys() -> dict[str, str]:
+    """What each key of `config_keys` means."""
+    described = {}
+    for key in config_keys():
+        *sections, leaf = key.split(".")
+        model: type[BaseModel] = RunConfig
+        for section in sections:
+            inner = model.model_fields[section].annotation
+            model = inner if isinstance(inner, type) else model
+        described[key] = model.model_fields[leaf].description or ""
+    return described
+
+
+def load_config(
+    preset: str | None = None, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Combine a preset, a configuration file and single settings; later ones win.
+
+    Args:
+        preset: A name of PRESETS. A file may name one under `preset` as well.
+        file: YAML or JSON in the shape of RunConfig.
+        overrides: Values by dotted key, such as `{"gate.min_ap": 0.6}`; `recipe` alone takes a name of RECIPES.
+
+    Raises:
+        ConfigError: Names the unknown key or preset, the missing setting, or the value out of bounds.
+    """
+    values: dict[str, Any] = {}
+    from_file = _read(file) if file is not None else {}
+    preset = preset or from_file.get("preset")
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"There is no preset {preset!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
+        _merge(values, PRESETS[preset].values)
+        values["preset"] = preset
+    _merge(values, {key: value for key, value in from_file.items() if key != "preset"})
+    ordered = sorted(
+        (overrides or {}).items(), key=lambda item: item[0].count(".")
+    )  # `recipe` before `recipe.param_bw`
+    for key, value in ordered:
+        _set(values, key, value)
+    return _validate(values, preset)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {file} is neither YAML nor JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(
+            f"The configuration file {file} does not hold settings.", hint="See `hpe presets --show NAME`."
+        )
+    return loaded
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key == "recipe" and isinstance(value, str):
+            into[key] = _recipe(value)
+        elif isinstance(value, Mapping):
+            _merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    known = tuple(config_keys())
+    if key == "recipe":
+        # A named recipe decides how to quantize; how many images to calibrate on stays as it was.
+        kept = {k: v for k, v in values.get("recipe", {}).items() if k == "calibration_images"}
+        values["recipe"] = {**_recipe(value), **kept}
+        return
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`hpe presets --keys` lists the keys."
+        raise ConfigError(f"There is no setting {key!r}.", hint=hint)
+    *sections, leaf = key.split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+    target[leaf] = value
+
+
+def _recipe(name: Any) -> dict[str, Any]:
+    if name not in RECIPES:
+        raise ConfigError(f"There is no recipe {name!r}.", hint=f"Choose one of: {', '.join(RECIPES)}.")
+    return RECIPES[name].model_dump(exclude={"calibration_images"})
+
+
+def _validate(values: dict[str, Any], preset: str | None) -> RunConfig:
+    missing = [key for key in ("model.checkpoint", "dataset.source") if not _given(values, key)]
+    if missing:
+        asked = " ".join(f"--set {key}=…" for key in missing)
+        start = f"The preset {preset!r} needs" if preset else "A run needs"
+        raise ConfigError(
+            f"{start} {' and '.join(missing)}.", hint=f"Add {asked}, or the same keys in the form or file."
+        )
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors(include_url=False)]
+        raise ConfigError("The configuration is not valid: " + "; ".join(problems) + ".") from error
+
+
+def _given(values: Mapping[str, Any], key: str) -> bool:
+    section, leaf = key.split(".")
+    return bool(values.get(section, {}).get(leaf))
+
+
+def _problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    text = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where, tuple(config_keys()), n=1)
+        return f"there is no setting {where!r}" + (f" (did you mean {near[0]}?)" if near else "")
+    given = "" if isinstance(item["input"], (dict, BaseModel)) else f" (given: {item['input']!r})"
+    return f"{where + ': ' if where else ''}{text}{given}"

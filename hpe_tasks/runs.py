@@ -1,0 +1,295 @@
+"""A run of the pipeline and the rules that all its steps share: checked inputs, reuse by content, stored failures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache, cached_property, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from hpe_tasks.config import Frozen, RunConfig
+from hpe_tasks.errors import DatasetError, HpeError, MissingInputError
+from hpe_tasks.results import FetchedDataset, Record, StepFailure
+from hpe_tasks.workspace import RESULT, Scratch, Workspace, digest_of, open_workspace
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.data.coco import CocoKeypoints
+
+R = TypeVar("R", bound=Record)
+
+FAILURE = "failure.json"
+CONFIG = "config.json"
+LATEST = "latest.json"
+
+log = logging.getLogger(__name__)
+
+
+class Pointer(Frozen):
+    """What a run's `result.json` holds: a step's record, and the digest of the inputs that it was made from."""
+
+    step: str
+    key: str
+    reused: bool
+    finished_at: datetime
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what it was asked, and where its steps find each other's results.
+
+    Attributes:
+        name: Folder of the run in the workspace.
+        cache: Folder of this machine for downloads and data sets.
+        s3: Makes the client for data, checkpoints and the registry.
+    """
+
+    config: RunConfig
+    workspace: Workspace
+    name: str
+    cache: Path
+    s3: Callable[[], S3Client]
+
+    @property
+    def prefix(self) -> str:
+        """The run's folder under the workspace."""
+        return f"runs/{self.name}"
+
+    def pointer(self, step: str) -> Pointer | None:
+        """What a step left in this run, be it current or not."""
+        data = self.workspace.read(f"{self.prefix}/{step}/{RESULT}")
+        return None if data is None else Pointer.model_validate_json(data)
+
+    def load(self, kind: type[R]) -> R | None:
+        """The record that a step left in this run; None when there is none or its inputs have changed since."""
+        info = _step_of(kind)
+        try:
+            pointer = require(self, info.name, wanted_by="the reader")
+        except MissingInputError:
+            return None
+        return kind.model_validate(pointer.record)
+
+    def get(self, kind: type[R]) -> R:
+        """The record of a step that this one needs."""
+        record = self.load(kind)
+        if record is None:
+            raise MissingInputError(f"{_step_of(kind).name} has no result in {self.name}.", hint="Run it first.")
+        return record
+
+    def failures(self) -> tuple[StepFailure, ...]:
+        """Why steps failed, in the order of the steps."""
+        stored = (self.workspace.read(f"{self.prefix}/{step}/{FAILURE}") for step in STEPS)
+        return tuple(StepFailure.model_validate_json(data) for data in stored if data is not None)
+
+    @cached_property
+    def dataset(self) -> tuple[Path, FetchedDataset]:
+        """The data set's folder on this machine, fetched if it is not there yet, and what it holds."""
+        from hpe_tasks.data.fetch import fetch_dataset
+
+        return fetch_dataset(self.config.dataset, self.cache, self.s3)
+
+    def split(self, name: str) -> CocoKeypoints:
+        """One split of the data set, on whichever worker this is; raises DatasetError when it has changed."""
+        from hpe_tasks.data.coco import load_coco
+
+        root, fetched = self.dataset
+        if self.get(FetchedDataset).digest != fetched.digest:
+            raise DatasetError(
+                f"The data set {self.config.dataset.source} has changed since this run fetched it.",
+                hint="Start again from fetch_dataset.",
+            )
+        return load_coco(root, name)
+
+
+def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: Callable[[], S3Client]) -> Run:
+    """Open a run, new or known.
+
+    Args:
+        config: What the run is asked. Runs of one name with different configurations do not meet.
+        workspace: `file://` or `s3://` address that all workers share.
+        cache: Folder of this machine for downloads.
+        name: Name of the run, as Airflow or the user calls it.
+        s3: Makes the S3 client, when one is needed.
+    """
+    safe = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name)
+    run = Run(
+        config=config,
+        workspace=open_workspace(workspace, s3=s3, cache=cache),
+        name=f"{safe}-{digest_of(config.model_dump(mode='json'))[:8]}",
+        cache=cache,
+        s3=s3,
+    )
+    if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
+        run.workspace.write(f"{run.prefix}/{CONFIG}", config.model_dump_json(indent=1).encode())
+    return run
+
+
+def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], S3Client]) -> Run:
+    """Open a run by its folder in the workspace; the run that reported last when `name` is None.
+
+    Raises:
+        MissingInputError: There is no such run.
+    """
+    place = open_workspace(workspace, s3=s3, cache=cache)
+    if name is None:
+        latest = place.read(LATEST)
+        if latest is None:
+            raise MissingInputError(f"No run has reported in {workspace} yet.", hint="Start one with `hpe run`.")
+        name = str(json.loads(latest)["run"])
+    asked = place.read(f"runs/{name}/{CONFIG}")
+    if asked is None:
+        raise MissingInputError(f"There is no run {name!r} in {workspace}.", hint="Check the name and HPE_WORKSPACE.")
+    return Run(config=RunConfig.model_validate_json(asked), workspace=place, name=name, cache=cache, s3=s3)
+
+
+@dataclass(frozen=True)
+class StepInfo(Generic[R]):
+    """What the pipeline knows of a step.
+
+    Attributes:
+        kind: Type of the step's record.
+        needs: Steps whose results it reads.
+        settings: The part of the configuration that changes its outcome.
+        accept: Raises when a record must stop the run, as a failed validation does.
+        execute: Runs the step.
+    """
+
+    name: str
+    kind: type[R]
+    needs: tuple[str, ...]
+    settings: Callable[[RunConfig], Any]
+    accept: Callable[[R], None]
+    execute: Callable[[Run], R]
+
+
+STEPS: dict[str, StepInfo[Any]] = {}
+"""All steps by name, in the order in which they run; filled by `step`."""
+
+Body = Callable[[Run, Scratch], R]
+
+
+def _nothing(_: Any) -> None:
+    """Accept any record; or depend on no setting."""
+
+
+def step(
+    kind: type[R],
+    *,
+    needs: tuple[str, ...] = (),
+    settings: Callable[[RunConfig], Any] = _nothing,
+    accept: Callable[[R], None] = _nothing,
+    found: Callable[[Run], str] | None = None,
+    reuse: bool = True,
+) -> Callable[[Body[R]], Callable[[Run], R]]:
+    """Make a step of a function that fills a scratch folder and returns a record.
+
+    Args:
+        kind: Type of the record.
+        needs: Steps whose results it reads: they must be there, and made from the inputs of this run.
+        settings: The part of the configuration that changes the outcome.
+        accept: Raises when the record, once stored, must stop the run.
+        found: For a step that reads from outside the workspace: digest of what lies there now.
+        reuse: Whether an earlier result from the same inputs may stand in; otherwise the step always runs.
+    """
+
+    def decorate(body: Body[R]) -> Callable[[Run], R]:
+        name = body.__name__
+
+        def execute(run: Run) -> R:
+            key = found(run)[:32] if found is not None else _key(run, info)
+            if reuse:
+                record, reused = run.workspace.once(name, key, kind, lambda scratch: body(run, scratch))
+            else:
+                record = run.workspace.renew(f"{run.prefix}/{name}", lambda scratch: body(run, scratch))
+                reused = False
+            pointer = Pointer(
+                step=name, key=key, reused=reused, finished_at=datetime.now(UTC), record=record.model_dump(mode="json")
+            )
+            stored = f"store/{name}/{key}" if reuse else None
+            run.workspace.attach(f"{run.prefix}/{name}", stored, pointer.model_dump_json(indent=1).encode())
+            log.info("%s: %s", name, "reused the result of the same inputs" if reused else "done")
+            accept(record)
+            return record
+
+        recorded = wraps(body)(_keeping_failures(name, execute))
+        info = StepInfo(name, kind, needs, settings, accept, recorded)
+        STEPS[name] = info
+        return recorded
+
+    return decorate
+
+
+def require(run: Run, name: str, *, wanted_by: str) -> Pointer:
+    """The result of a step in a run.
+
+    Raises:
+        MissingInputError: There is none, or it was made from other inputs or by another version of the code.
+    """
+    info = STEPS[name]
+    pointer = run.pointer(name)
+    if pointer is None:
+        raise MissingInputError(
+            f"{wanted_by} needs the result of {name}, which has not run yet in {run.name}.",
+            hint=f"Run {name} first, with the same configuration.",
+        )
+    if info.needs and pointer.key != _key(run, info):
+        raise MissingInputError(
+            f"The result of {name} in {run.name} was made from other inputs or by another version of the code.",
+            hint=f"Run {name} again before {wanted_by}.",
+        )
+    return pointer
+
+
+def _key(run: Run, info: StepInfo[Any]) -> str:
+    """Digest of everything that decides the outcome of a step."""
+    inputs: dict[str, str] = {}
+    for name in info.needs:
+        pointer = require(run, name, wanted_by=info.name)
+        STEPS[name].accept(STEPS[name].kind.model_validate(pointer.record))
+        inputs[name] = pointer.key
+    code, settings = _code_version(), info.settings(run.config)
+    return digest_of({"step": info.name, "code": code, "settings": settings, "inputs": inputs})[:32]
+
+
+@cache
+def _code_version() -> str:
+    """Digest of this package's source and of the libraries that decide results: other code, other keys."""
+    package = Path(__file__).parent
+    sources = {str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))}
+    libraries = {"aimet-torch", "aimet-onnx", "torch", "onnxruntime", "numpy", "opencv-python-headless"}
+    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in libraries}
+    return digest_of([sources, installed])
+
+
+def _step_of(kind: type[R]) -> StepInfo[R]:
+    return next(info for info in STEPS.values() if info.kind is kind)
+
+
+def _keeping_failures(name: str, execute: Callable[[Run], R]) -> Callable[[Run], R]:
+    """Keep the reason of a failure in the run, where the report finds it, and raise on."""
+
+    def call(run: Run) -> R:
+        where = f"{run.prefix}/{name}/{FAILURE}"
+        try:
+            record = execute(run)
+        except Exception as error:
+            failure = StepFailure(
+                step=name,
+                error=type(error).__name__,
+                message=error.message if isinstance(error, HpeError) else str(error),
+                hint=error.hint if isinstance(error, HpeError) else "",
+                failed_at=datetime.now(UTC),
+            )
+            run.workspace.write(where, failure.model_dump_json(indent=1).encode())
+            raise
+        run.workspace.remove(where)
+        return record
+
+    return call

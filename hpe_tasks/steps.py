@@ -1,0 +1,358 @@
+"""The pipeline's steps, one function for each task of the DAG, in the order in which they run.
+
+Every step takes a `Run`, finds its inputs in the run's workspace, and leaves its record there; nothing else is passed
+between steps. Heavy libraries are imported inside the bodies, because DAG files and `hpe --help` import this module.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
+from hpe_tasks.errors import DatasetError, NotApprovedError
+from hpe_tasks.records import RunRecords
+from hpe_tasks.results import (
+    Artifact,
+    DatasetValidation,
+    EvaluationReport,
+    ExportedModel,
+    FetchedCheckpoint,
+    FetchedDataset,
+    GateDecision,
+    PublishedModel,
+    QuantizedEvaluation,
+    QuantizedModel,
+    RunReport,
+)
+from hpe_tasks.runs import LATEST, STEPS, Run, open_run, step
+from hpe_tasks.workspace import Scratch, digest_of, sha256_file
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.inference import Predict
+
+__all__ = ["STEPS", "Run", "open_run"]
+
+
+def _network(config: RunConfig) -> dict[str, Any]:
+    """The part of the configuration that decides what the network computes, wherever its file lies."""
+    return config.model.model_dump(mode="json", exclude={"checkpoint", "checkpoint_sha256"})
+
+
+def _dataset_digest(run: Run) -> str:
+    _, fetched = run.dataset
+    return digest_of(fetched.model_dump(mode="json"))
+
+
+@step(FetchedDataset, found=_dataset_digest)
+def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
+    """Bring the data set to this machine."""
+    _root, fetched = run.dataset
+    return fetched
+
+
+def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client]) -> Path:
+    """The checkpoint on this machine, downloaded if it is not there yet."""
+    from hpe_tasks.data.download import fetch_file
+    from hpe_tasks.models.checkpoint import sample_checkpoint
+
+    if model.checkpoint == SAMPLE:
+        return sample_checkpoint()
+    return fetch_file(model.checkpoint, cache / "checkpoints", sha256=model.checkpoint_sha256, s3=s3)
+
+
+def _checkpoint_digest(run: Run) -> str:
+    file = checkpoint_file(run.config.model, run.cache, run.s3)
+    return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
+
+
+@step(FetchedCheckpoint, found=_checkpoint_digest)
+def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
+    """Bring the checkpoint into the workspace."""
+    file = checkpoint_file(run.config.model, run.cache, run.s3)
+    kept = scratch.path / file.name
+    shutil.copyfile(file, kept)
+    return FetchedCheckpoint(source=run.config.model.checkpoint, file=scratch.artifact(kept))
+
+
+def _refuse_broken(validation: DatasetValidation) -> None:
+    if not validation.passed:
+        shown = [f"{p.message} ({', '.join(p.examples)})" if p.examples else p.message for p in validation.problems]
+        raise DatasetError(
+            f"The data set fails {len(shown)} of {validation.checks_run} checks: " + "; ".join(shown),
+            hint="Mend these files or records; the run's report shows the details.",
+        )
+
+
+@step(
+    DatasetValidation,
+    needs=("fetch_dataset",),
+    settings=lambda c: c.dataset.model_dump(exclude={"source", "sha256"}),
+    accept=_refuse_broken,
+)
+def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
+    """Hold the data set against its expectations."""
+    from hpe_tasks.data.validation import validate_dataset as validate
+
+    root, _ = run.dataset
+    outcome = validate(root, run.config.dataset, scratch.path, run.get(FetchedDataset).digest)
+    return DatasetValidation(
+        passed=not outcome.problems,
+        checks_run=outcome.checks_run,
+        problems=outcome.problems,
+        splits=outcome.splits,
+        data_docs=scratch.artifact(outcome.data_docs),
+    )
+
+
+def _evaluate(
+    run: Run, scratch: Scratch, runtime: Literal["fp32", "quantsim", "onnxruntime"], predict: Predict
+) -> EvaluationReport:
+    from hpe_tasks.evaluation import evaluate
+
+    config = run.config
+    return evaluate(
+        run.split(config.dataset.evaluation_split),
+        predict,
+        config.model,
+        config.evaluation,
+        runtime=runtime,
+        dataset_digest=run.get(FetchedDataset).digest,
+        seed=config.seed,
+        predictions_file=scratch.path / f"predictions_{runtime}.json",
+        artifact=scratch.artifact,
+    )
+
+
+@step(
+    EvaluationReport,
+    needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
+    settings=lambda c: [_network(c), c.dataset.evaluation_split, c.evaluation.model_dump(), c.seed],
+)
+def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
+    """Measure the checkpoint as it came: the baseline that int8 is compared with."""
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    return _evaluate(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
+
+
+@step(
+    QuantizedModel,
+    needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
+    settings=lambda c: [
+        _network(c),
+        [c.dataset.calibration_split, c.dataset.evaluation_split],
+        c.recipe.model_dump(),
+        c.evaluation.batch_size,
+        c.seed,
+    ],
+)
+def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
+    """Calibrate QuantSim on images that no metric is measured on."""
+    from hpe_tasks.data.calibration import draw_calibration
+    from hpe_tasks.inference import person_batches
+    from hpe_tasks.quantization import best_device, quantize_model, tool_versions
+
+    config = run.config
+    drawn = draw_calibration(
+        run.split(config.dataset.calibration_split),
+        run.split(config.dataset.evaluation_split),
+        num_images=config.recipe.calibration_images,
+        seed=config.seed,
+    )
+    device = best_device()
+    batches = (batch.images for batch in person_batches(drawn, config.model, config.evaluation.batch_size))
+    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
+    return QuantizedModel(
+        recipe=config.recipe,
+        model=scratch.artifact(files.model),
+        encodings=scratch.artifact(files.encodings),
+        calibration_image_ids=tuple(image.id for image in drawn.images),
+        calibration_persons=len(drawn.all_persons()),
+        device=device,
+        tool_versions=tool_versions(),
+    )
+
+
+@step(ExportedModel, needs=("fetch_checkpoint", "quantize"), settings=lambda c: [_network(c), c.recipe.model_dump()])
+def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
+    """Write the file that ships, and read back where onnxruntime will run its arithmetic."""
+    from hpe_tasks.export import export_onnx as export
+    from hpe_tasks.models.onnx_model import describe_onnx
+    from hpe_tasks.placement import audit_placement
+
+    config, quantized = run.config, run.get(QuantizedModel)
+    encodings = scratch.path / "encodings.json"
+    shutil.copyfile(run.workspace.local(quantized.encodings), encodings)
+    model = export(config.model, config.recipe, run.workspace.local(quantized.model), encodings, scratch.path)
+    described = describe_onnx(model)
+    return ExportedModel(
+        model=scratch.artifact(model),
+        encodings=scratch.artifact(encodings),
+        fp32_size_bytes=quantized.model.size_bytes,
+        opset=described.opset,
+        inputs=described.inputs,
+        outputs=described.outputs,
+        placement=audit_placement(model),
+    )
+
+
+@step(
+    QuantizedEvaluation,
+    needs=("fetch_dataset", "quantize", "export_onnx"),
+    settings=lambda c: [c.dataset.evaluation_split, c.evaluation.model_dump(), c.seed],
+)
+def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
+    """Measure QuantSim and the exported file on the persons that FP32 was measured on."""
+    from hpe_tasks.inference import onnx_predictor
+    from hpe_tasks.quantization import best_device, load_quantsim
+
+    config, quantized = run.config, run.get(QuantizedModel)
+    simulation = load_quantsim(
+        config.model,
+        config.recipe,
+        run.workspace.local(quantized.model),
+        run.workspace.local(quantized.encodings),
+        best_device(),
+    )
+    exported = onnx_predictor(run.workspace.local(run.get(ExportedModel).model), config.model)
+    return QuantizedEvaluation(
+        quantsim=_evaluate(run, scratch, "quantsim", simulation),
+        onnx=_evaluate(run, scratch, "onnxruntime", exported),
+    )
+
+
+@step(
+    GateDecision,
+    needs=("evaluate_fp32", "export_onnx", "evaluate_quantized"),
+    settings=lambda c: c.gate.model_dump(),
+)
+def gate(run: Run, _: Scratch) -> GateDecision:
+    """Decide whether the exported file may be published."""
+    from hpe_tasks.gates import decide
+
+    return decide(run.config.gate, run.get(EvaluationReport), run.get(QuantizedEvaluation), run.get(ExportedModel))
+
+
+@step(
+    PublishedModel,
+    needs=("fetch_dataset", "fetch_checkpoint", "quantize", "gate"),
+    settings=lambda c: c.destination.model_dump(),
+    reuse=False,
+)
+def publish(run: Run, _: Scratch) -> PublishedModel:
+    """Put the model into the registry and move the channel to it.
+
+    Raises:
+        NotApprovedError: The gate did not pass.
+    """
+    from hpe_tasks.manifest import build_manifest
+    from hpe_tasks.provenance import git_commit, user
+    from hpe_tasks.publishing import Registry
+    from hpe_tasks.s3 import S3Location
+
+    decision, exported = run.get(GateDecision), run.get(ExportedModel)
+    if not decision.passed:
+        raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
+    manifest = build_manifest(
+        run.config,
+        dataset=run.get(FetchedDataset),
+        checkpoint=run.get(FetchedCheckpoint),
+        quantized=run.get(QuantizedModel),
+        exported=exported,
+        fp32=run.get(EvaluationReport),
+        evaluation=run.get(QuantizedEvaluation),
+        gate=decision,
+        run=run.name,
+        created_by=user(),
+        created_at=datetime.now(UTC),
+        git_commit=git_commit(),
+    )
+    files = {"model": run.workspace.local(exported.model), "encodings": run.workspace.local(exported.encodings)}
+    registry = Registry(run.s3(), S3Location.parse(run.config.destination.registry))
+    return registry.publish(manifest, files, run.config.destination.channel)
+
+
+def records_of(run: Run) -> RunRecords:
+    """What the run's steps have produced so far from its present inputs, for the report and the table."""
+    return RunRecords(
+        config=run.config,
+        run=run.name,
+        dataset=run.load(FetchedDataset),
+        checkpoint=run.load(FetchedCheckpoint),
+        validation=run.load(DatasetValidation),
+        fp32=run.load(EvaluationReport),
+        quantized=run.load(QuantizedModel),
+        exported=run.load(ExportedModel),
+        quantized_evaluation=run.load(QuantizedEvaluation),
+        decision=run.load(GateDecision),
+        published=run.load(PublishedModel),
+        failures=run.failures(),
+    )
+
+
+@step(RunReport, reuse=False)
+def report(run: Run, scratch: Scratch) -> RunReport:
+    """Write the report that a person reads, whatever the run has come to."""
+    from hpe_tasks.report import ReportFiles, render_report
+
+    records = records_of(run)
+
+    def local(artifact: Artifact | None) -> Path | None:
+        return None if artifact is None else run.workspace.local(artifact)
+
+    files = ReportFiles(
+        dataset_root=None if records.dataset is None else run.dataset[0],
+        fp32_predictions=local(records.fp32 and records.fp32.predictions),
+        onnx_predictions=local(records.onnx and records.onnx.predictions),
+        data_docs=local(records.validation and records.validation.data_docs),
+    )
+    html = render_report(records, files, scratch.path / "report.html")
+    run.workspace.write(LATEST, json.dumps({"run": run.name}).encode())
+    return RunReport(html=scratch.artifact(html))
+
+
+def evaluate_file(
+    config: RunConfig, cache: Path, s3: Callable[[], S3Client], predictions: Path | None = None
+) -> EvaluationReport:
+    """Measure one model file outside of a run, exactly as the runs do.
+
+    Args:
+        config: Its `model.checkpoint` is the file and its `dataset` the images.
+        cache: Folder of this machine for downloads.
+        s3: Makes the S3 client, when one is needed.
+        predictions: Where to keep the COCO results; dropped when None.
+    """
+    from hpe_tasks.data.coco import load_coco
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.evaluation import evaluate
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    root, fetched = fetch(config.dataset, cache, s3)
+    checkpoint = checkpoint_file(config.model, cache, s3)
+    with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
+        file = predictions or Path(folder) / "predictions.json"
+        return evaluate(
+            load_coco(root, config.dataset.evaluation_split),
+            fp32_predictor(config.model, checkpoint, best_device()),
+            config.model,
+            config.evaluation,
+            runtime="onnxruntime" if config.model.architecture == "onnx" else "fp32",
+            dataset_digest=fetched.digest,
+            seed=config.seed,
+            predictions_file=file,
+            artifact=lambda path: Artifact(
+                uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size
+            ),
+        )

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hpe_tasks.config import RunConfig
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.presets import PRESETS, config_keys, describe_keys, load_config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete_once_its_needs_are_given(name: str) -> None:
+    config = load_config(name, overrides=dict.fromkeys(PRESETS[name].needs, "/somewhere"))
+    assert config.preset == name
+
+
+def test_keys_are_described_and_settable() -> None:
+    described = describe_keys()
+    assert list(described) == list(config_keys())
+    assert all(described.values())
+    assert "gate.min_ap" in described
+    assert "schema_version" not in described
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        pytest.param({"gate.min_ap": 0.7}, {"gate.min_ap": 0.7}, id="leaf"),
+        pytest.param({"recipe": "w8a8_per_tensor"}, {"recipe.granularity": "per_tensor"}, id="named recipe"),
+        pytest.param(
+            {"recipe.activation_bw": 16, "recipe": "w8a8_per_tensor"},
+            {"recipe.activation_bw": 16, "recipe.granularity": "per_tensor"},
+            id="a key of the recipe wins over the named recipe, in any order",
+        ),
+        pytest.param(
+            {"recipe": "w8a8_per_tensor"}, {"recipe.cross_layer_equalization": False}, id="a named recipe is whole"
+        ),
+    ],
+)
+def test_overrides(overrides: dict[str, object], expected: dict[str, object]) -> None:
+    config = load_config("sample", overrides=overrides)
+    for key, value in expected.items():
+        section, leaf = key.split(".")
+        assert getattr(getattr(config, section), leaf) == value
+
+
+def test_a_named_recipe_keeps_the_number_of_calibration_images() -> None:
+    plain = load_config("efficientpose_i_lite", overrides={"model.checkpoint": "a", "dataset.source": "b"})
+    named = load_config(
+        "efficientpose_i_lite",
+        overrides={"model.checkpoint": "a", "dataset.source": "b", "recipe": "w8a8_per_tensor"},
+    )
+    assert named.recipe.calibration_images == plain.recipe.calibration_images == 80
+
+
+def test_file_then_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: sample\ngate: {min_ap: 0.4, max_size_mb: 5}\n")
+    config = load_config(file=file, overrides={"gate.min_ap": 0.3})
+    assert (config.preset, config.gate.min_ap, config.gate.max_size_mb) == ("sample", 0.3, 5)
+
+
+def test_a_stored_configuration_can_be_read_back_as_a_file(tmp_path: Path) -> None:
+    config = load_config("sample")
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json())
+    assert load_config(file=file) == config
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "says"),
+    [
+        pytest.param("smaple", {}, "no preset 'smaple'.*Choose one of: sample", id="unknown preset"),
+        pytest.param("sample", {"gate.min_app": 1}, "no setting 'gate.min_app'.*Did you mean gate.min_ap", id="unknown key"),
+        pytest.param("sample", {"nonsense": 1}, "no setting 'nonsense'", id="far from any key"),
+        pytest.param("sample", {"gate.min_ap": 3}, r"gate.min_ap: .*less than or equal to 1 \(given: 3\)", id="bound"),
+        pytest.param("sample", {"recipe": "int3"}, "no recipe 'int3'.*w8a8_per_channel", id="unknown recipe"),
+        pytest.param("sample", {"recipe.scheme": "max"}, "recipe.scheme", id="unknown scheme"),
+        pytest.param("sample", {"dataset.calibration_split": "val"}, "both 'val'", id="calibration is evaluation"),
+        pytest.param("sample", {"model.input_width": 100}, "multiples of 32", id="input size"),
+        pytest.param("sample", {"model.std": [1, 0, 1]}, "std must be positive", id="zero std"),
+        pytest.param("sample", {"model.architecture": "pose_resnet_18"}, "'sample' holds a pose_mobilenet", id="sample"),
+        pytest.param("sample", {"destination.registry": "bucket"}, "destination.registry", id="registry address"),
+        pytest.param("sample", {"destination.channel": "a/b"}, "destination.channel", id="channel name"),
+        pytest.param("sample", {"model.checkpoint_sha256": "abc"}, "model.checkpoint_sha256", id="digest"),
+        pytest.param("pose_resnet_50", {}, "needs model.checkpoint and dataset.source", id="needs"),
+        pytest.param(None, {}, "A run needs model.checkpoint", id="nothing"),
+    ],
+)
+def test_wrong_settings_are_named(preset: str | None, overrides: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(preset, overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("preset: [", "neither YAML nor JSON"),
+        ("- a\n- b\n", "does not hold settings"),
+        ("preset: sample\nmodle: {}\n", "no setting 'modle'"),
+        ("preset: sample\nmodel: {chekpoint: x}\n", "did you mean model.checkpoint"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_config(file=file)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read: No such file"):
+        load_config(file=tmp_path / "absent.yaml")
+
+
+def test_recipe_names_say_what_they_do() -> None:
+    config: RunConfig = load_config("sample", overrides={"recipe.activation_bw": 16})
+    assert config.recipe.name == "w8a16_per_channel_cle"

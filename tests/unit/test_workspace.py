@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from moto import mock_aws
+
+from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
+from hpe_tasks.results import Artifact, RunReport
+from hpe_tasks.s3 import S3Location, make_client
+from hpe_tasks.workspace import LocalWorkspace, S3Workspace, Scratch, Workspace, open_workspace, path_of, write_atomically
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@pytest.fixture(params=["file", "s3"])
+def workspace(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
+    if request.param == "file":
+        yield LocalWorkspace(tmp_path / "a workspace")
+        return
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    with mock_aws():
+        client: S3Client = make_client()
+        client.create_bucket(Bucket="work")
+        yield S3Workspace(S3Location("work", "pre/fix"), client, tmp_path / "cache")
+
+
+def writer(text: str, calls: list[str] | None = None) -> Callable[[Scratch], RunReport]:
+    def make(scratch: Scratch) -> RunReport:
+        if calls is not None:
+            calls.append(text)
+        file = scratch.path / "deep" / "report.html"
+        file.parent.mkdir()
+        file.write_text(text)
+        return RunReport(html=scratch.artifact(file))
+
+    return make
+
+
+def test_what_was_made_once_is_reused(workspace: Workspace) -> None:
+    calls: list[str] = []
+    first, reused_first = workspace.once("report", "k", RunReport, writer("one", calls))
+    again, reused_again = workspace.once("report", "k", RunReport, writer("two", calls))
+    other, _ = workspace.once("report", "other", RunReport, writer("three", calls))
+    assert (reused_first, reused_again, calls) == (False, True, ["one", "three"])
+    assert first == again
+    assert workspace.local(first.html).read_text() == "one"
+    assert workspace.local(other.html).read_text() == "three"
+
+
+def test_a_failed_attempt_leaves_nothing(workspace: Workspace) -> None:
+    def fail(scratch: Scratch) -> RunReport:
+        (scratch.path / "half").write_text("half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        workspace.once("report", "k", RunReport, fail)
+    assert workspace.read("store/report/k/result.json") is None
+    record, reused = workspace.once("report", "k", RunReport, writer("whole"))
+    assert not reused
+    assert workspace.local(record.html).read_text() == "whole"
+
+
+def test_of_two_makers_the_first_counts_for_both(workspace: Workspace) -> None:
+    record, _ = workspace.once("report", "k", RunReport, lambda s: _while_making_another(workspace, s))
+    assert workspace.local(record.html).read_text() == "theirs"
+
+
+def _while_making_another(workspace: Workspace, scratch: Scratch) -> RunReport:
+    workspace.once("report", "k", RunReport, writer("theirs"))
+    return writer("mine")(scratch)
+
+
+def test_many_threads_agree_on_one_result(tmp_path: Path) -> None:
+    workspace = LocalWorkspace(tmp_path)
+    barrier = threading.Barrier(8)
+    digests: list[str] = []
+
+    def work(i: int) -> None:
+        barrier.wait()
+        digests.append(workspace.once("report", "k", RunReport, writer(str(i)))[0].html.sha256)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(digests) == 8
+    assert len(set(digests)) == 1
+
+
+def test_renew_replaces(workspace: Workspace) -> None:
+    workspace.renew("runs/r/report", writer("old"))
+    record = workspace.renew("runs/r/report", writer("new"))
+    assert workspace.local(record.html).read_text() == "new"
+    assert record.html.uri == f"{workspace.uri}/runs/r/report/deep/report.html"
+
+
+def test_small_files(workspace: Workspace) -> None:
+    assert workspace.read("runs/r/x.json") is None
+    workspace.write("runs/r/x.json", b"1")
+    workspace.write("runs/r/x.json", b"2")
+    assert workspace.read("runs/r/x.json") == b"2"
+    workspace.remove("runs/r/x.json")
+    workspace.remove("runs/r/x.json")
+    assert workspace.read("runs/r/x.json") is None
+
+
+def test_a_changed_file_is_not_taken_for_good(workspace: Workspace, tmp_path: Path) -> None:
+    record, _ = workspace.once("report", "k", RunReport, writer("one"))
+    changed = Artifact(uri=record.html.uri, sha256="0" * 64, size_bytes=3)
+    with pytest.raises(DigestError, match="was changed"):
+        workspace.local(changed)
+    assert not list((tmp_path / "cache" / "files").rglob("*.html")), "an unverified download must not stay"
+
+
+def test_a_lost_file_is_made_again(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    record, _ = workspace.once("report", "k", RunReport, writer("one"))
+    if isinstance(workspace, S3Workspace):
+        where = S3Location.parse(record.html.uri)
+        workspace.client.delete_object(Bucket=where.bucket, Key=where.key)
+    else:
+        path_of(record.html.uri).unlink()
+    again, reused = workspace.once("report", "k", RunReport, writer("two"))
+    assert not reused
+    assert workspace.local(again.html).read_text() == "two"
+    assert "is made again" in caplog.text
+
+
+def test_an_unreadable_record_is_made_again(workspace: Workspace) -> None:
+    workspace.once("report", "k", RunReport, writer("one"))
+    workspace.write("store/report/k/result.json", b"{}")
+    again, reused = workspace.once("report", "k", RunReport, writer("two"))
+    assert not reused
+    assert workspace.local(again.html).read_text() == "two"
+
+
+def test_a_missing_artifact_is_named(workspace: Workspace) -> None:
+    gone = Artifact(uri=f"{workspace.uri}/store/x/model.onnx", sha256="0" * 64, size_bytes=1)
+    with pytest.raises(AccessError, match=r"model\.onnx"):
+        workspace.local(gone)
+
+
+def test_attached_files_lie_beside_the_record(tmp_path: Path) -> None:
+    workspace = LocalWorkspace(tmp_path)
+    workspace.once("report", "k", RunReport, writer("one"))
+    for _ in range(2):
+        workspace.attach("runs/r/report", "store/report/k", b"{}")
+    assert (tmp_path / "runs/r/report/deep/report.html").read_text() == "one"
+    assert {p.name for p in (tmp_path / "runs/r/report").iterdir()} == {"deep", "result.json"}
+
+
+def test_full_disk_while_a_step_writes(workspace: Workspace, tmp_path: Path) -> None:
+    def fill(scratch: Scratch) -> RunReport:
+        (scratch.path / "half").write_bytes(b"x" * 100)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageError, match="disk is full"):
+        workspace.once("report", "k", RunReport, fill)
+    assert not list(tmp_path.rglob("half"))
+
+
+def test_full_disk_while_writing_a_small_file(tmp_path: Path) -> None:
+    # /dev/full answers every write as a full disk does.
+    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+    target = tmp_path / "record.json"
+    target.write_bytes(b"old")
+    with full, pytest.MonkeyPatch.context() as patch:
+        real = os.fdopen
+        patch.setattr(os, "fdopen", lambda descriptor, mode: (os.close(descriptor), real(os.dup(full.fileno()), mode))[1])
+        with pytest.raises(StorageError, match=r"record\.json"):
+            write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_abandoned_scratch_is_swept(tmp_path: Path) -> None:
+    workspace = LocalWorkspace(tmp_path)
+    left = tmp_path / "scratch" / "hpe-killed"
+    left.mkdir(parents=True)
+    recent = tmp_path / "scratch" / "hpe-working"
+    recent.mkdir()
+    os.utime(left, (0, 0))
+    workspace.once("report", "k", RunReport, writer("one"))
+    assert not left.exists()
+    assert recent.exists()
+
+
+def test_addresses(tmp_path: Path) -> None:
+    def no_client() -> S3Client:
+        raise AssertionError("a local workspace needs no client")
+
+    opened = open_workspace((tmp_path / "a b").as_uri(), s3=no_client, cache=tmp_path)
+    opened.write("x", b"1")
+    assert (tmp_path / "a b" / "x").read_bytes() == b"1"
+    with pytest.raises(ConfigError, match="is not a workspace"):
+        open_workspace("ftp://x", s3=no_client, cache=tmp_path)
