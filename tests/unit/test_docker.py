@@ -1,0 +1,56 @@
+"""The images cannot be built in the tests (they need a Docker engine), but what goes into them can be checked."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+IMAGES = ("airflow", "worker")
+
+
+def pins(file: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", file.read_text(), flags=re.MULTILINE))
+
+
+def hashes(file: Path) -> set[str]:
+    return set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", file.read_text()))
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_dockerfile_lints(repository: Path, image: str) -> None:
+    done = subprocess.run(
+        ["hadolint", str(repository / "docker" / image / "Dockerfile")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_images_hold_what_was_tested(repository: Path, image: str) -> None:
+    lock, own = repository / "requirements.txt", repository / "docker" / image / "requirements.txt"
+    assert pins(own).items() <= pins(lock).items()
+    assert hashes(own) <= hashes(lock)
+
+
+def test_only_the_worker_carries_torch(repository: Path) -> None:
+    scheduler = pins(repository / "docker" / "airflow" / "requirements.txt")
+    worker = pins(repository / "docker" / "worker" / "requirements.txt")
+    heavy = {"torch", "aimet-torch", "aimet-onnx", "onnx", "onnxruntime", "great-expectations"}
+    assert not heavy & scheduler.keys()
+    assert heavy <= worker.keys()
+    assert scheduler["apache-airflow"] == worker["apache-airflow"]
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_images_do_not_run_as_root(repository: Path, image: str) -> None:
+    users = re.findall(r"^USER (\S+)", (repository / "docker" / image / "Dockerfile").read_text(), flags=re.MULTILINE)
+    assert users == ["50000"]
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "docker/airflow/requirements.txt", "docker/worker/requirements.txt"])
+def test_locks_name_no_index_and_hash_everything(repository: Path, file: str) -> None:
+    text = (repository / file).read_text()
+    assert "://" not in text
+    assert len(re.findall(r"^[a-z0-9._-]+==\S+ \\$", text, flags=re.MULTILINE)) == len(pins(repository / file))

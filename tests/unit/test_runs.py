@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from hpe_tasks import runs
+from hpe_tasks.config import RunConfig
+from hpe_tasks.errors import DatasetError, MissingInputError
+from hpe_tasks.presets import load_config
+from hpe_tasks.results import DatasetValidation, FetchedDataset, GateDecision, PublishedModel, RunReport
+from hpe_tasks.runs import Run, find_run, open_run, step
+from hpe_tasks.workspace import Scratch
+
+
+def no_client() -> NoReturn:
+    raise AssertionError("nothing here needs S3")
+
+
+class Pipeline:
+    """Three real steps over one outside value, which count how often their bodies run."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.tmp_path = tmp_path
+        self.outside = "data v1"
+        self.accepts = True
+        self.ran: list[str] = []
+
+        @step(FetchedDataset, found=lambda _: runs.digest_of(self.outside))
+        def fetch(run: Run, scratch: Scratch) -> FetchedDataset:
+            self.ran.append("fetch")
+            return FetchedDataset(source="outside", digest=self.outside, num_files=1, size_bytes=1)
+
+        @step(GateDecision, needs=("fetch",), settings=lambda c: c.gate.model_dump(), accept=self.check)
+        def judge(run: Run, scratch: Scratch) -> GateDecision:
+            self.ran.append(f"judge {run.get(FetchedDataset).digest}")
+            return GateDecision(passed=True, checks=())
+
+        @step(RunReport, needs=("judge",), reuse=False)
+        def tell(run: Run, scratch: Scratch) -> RunReport:
+            self.ran.append("tell")
+            file = scratch.path / "report.html"
+            file.write_text(str(len(self.ran)))
+            return RunReport(html=scratch.artifact(file))
+
+        self.fetch, self.judge, self.tell = fetch, judge, tell
+
+    def check(self, _: GateDecision) -> None:
+        if not self.accepts:
+            raise DatasetError("The toy is broken.", hint="Mend it.")
+
+    def open(self, name: str = "r", **overrides: object) -> Run:
+        config = load_config("sample", overrides={key.replace("__", "."): value for key, value in overrides.items()})
+        workspace = (self.tmp_path / "w").as_uri()
+        return open_run(config, workspace=workspace, cache=self.tmp_path / "cache", name=name, s3=no_client)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    monkeypatch.setattr(runs, "STEPS", {})
+    return Pipeline(tmp_path)
+
+
+def test_a_step_before_its_input_names_the_step_to_run(pipeline: Pipeline) -> None:
+    with pytest.raises(MissingInputError, match=r"judge needs the result of fetch.*Run fetch first"):
+        pipeline.judge(pipeline.open())
+    assert pipeline.ran == []
+
+
+def test_repeating_runs_no_body_again(pipeline: Pipeline) -> None:
+    for name in ("r", "r", "another run"):
+        run = pipeline.open(name)
+        pipeline.fetch(run)
+        pipeline.judge(run)
+    assert pipeline.ran == ["fetch", "judge data v1"]
+
+
+def test_a_setting_repeats_only_what_depends_on_it(pipeline: Pipeline) -> None:
+    for limit in (0.1, 0.2):
+        run = pipeline.open(gate__min_ap=limit)
+        pipeline.fetch(run)
+        pipeline.judge(run)
+    assert pipeline.ran == ["fetch", "judge data v1", "judge data v1"]
+
+
+def test_other_code_makes_other_keys(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    pipeline.judge(run)
+    monkeypatch.setattr(runs, "_code_version", lambda: "other")
+    with pytest.raises(MissingInputError, match="another version of the code"):
+        pipeline.tell(run)
+    pipeline.judge(run)
+    pipeline.tell(run)
+    assert pipeline.ran == ["fetch", "judge data v1", "judge data v1", "tell"]
+
+
+def test_changed_inputs_make_later_results_stale(pipeline: Pipeline) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    pipeline.judge(run)
+    pipeline.tell(run)
+    pipeline.outside = "data v2"
+    pipeline.fetch(run)
+    assert run.load(GateDecision) is None
+    with pytest.raises(MissingInputError, match="made from other inputs.*Run judge again before tell"):
+        pipeline.tell(run)
+    pipeline.judge(run)
+    assert run.load(GateDecision) is not None
+    assert pipeline.ran[-1] == "judge data v2"
+
+
+def test_a_refused_record_is_stored_and_stops_what_follows(pipeline: Pipeline) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    pipeline.accepts = False
+    for _ in range(2):
+        with pytest.raises(DatasetError, match="toy is broken"):
+            pipeline.judge(run)
+    assert run.load(GateDecision) is not None, "the report shows it"
+    with pytest.raises(DatasetError, match="toy is broken"):
+        pipeline.tell(run)
+    assert pipeline.ran == ["fetch", "judge data v1"]
+
+
+def test_failures_are_kept_until_the_step_succeeds(pipeline: Pipeline) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    pipeline.accepts = False
+    with pytest.raises(DatasetError):
+        pipeline.judge(run)
+    (failure,) = run.failures()
+    assert (failure.step, failure.error, failure.message, failure.hint) == (
+        "judge",
+        "DatasetError",
+        "The toy is broken.",
+        "Mend it.",
+    )
+    pipeline.accepts = True
+    pipeline.judge(run)
+    assert run.failures() == ()
+
+
+def test_runs_of_one_name_with_other_configurations_do_not_meet(pipeline: Pipeline) -> None:
+    assert pipeline.open(gate__min_ap=0.1).name != pipeline.open(gate__min_ap=0.2).name
+    assert pipeline.open().name == pipeline.open().name
+
+
+def test_a_run_is_found_again(pipeline: Pipeline) -> None:
+    run = pipeline.open("manual__2026-01-01T00:00:00+00:00")
+    workspace = (pipeline.tmp_path / "w").as_uri()
+    found = find_run(run.name, workspace=workspace, cache=run.cache, s3=no_client)
+    assert found.config == run.config
+    assert "/" not in run.name
+    with pytest.raises(MissingInputError, match="no run 'x'"):
+        find_run("x", workspace=workspace, cache=run.cache, s3=no_client)
+    with pytest.raises(MissingInputError, match="No run has reported"):
+        find_run(None, workspace=workspace, cache=run.cache, s3=no_client)
+
+
+def test_the_real_steps_are_in_the_order_of_the_dag_and_fit_together() -> None:
+    from hpe_tasks import steps
+    from hpe_tasks.__main__ import STEP_COMMANDS
+
+    names = list(steps.STEPS)
+    assert names == list(STEP_COMMANDS)
+    for i, info in enumerate(steps.STEPS.values()):
+        assert set(info.needs) <= set(names[:i])
+        kinds: list[Callable[[RunConfig], object]] = [s.kind for s in steps.STEPS.values()]
+        assert kinds.count(info.kind) == 1
+    assert steps.STEPS["publish"].kind is PublishedModel
+    assert steps.STEPS["validate_dataset"].kind is DatasetValidation
