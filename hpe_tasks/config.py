@@ -32,7 +32,7 @@ Architecture = Literal[
 class Frozen(BaseModel):
     """Immutable record that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelConfig(Frozen):

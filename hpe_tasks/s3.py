@@ -42,9 +42,13 @@ def make_client(**overrides: Any) -> S3Client:
     Args:
         overrides: `endpoint_url`, `aws_access_key_id`, `aws_secret_access_key`, `aws_session_token` or
             `region_name`, as an Airflow connection gives them; a missing one is looked up as boto3 does.
+
+    Raises:
+        ConfigError: A setting is malformed, or names a profile that does not exist.
     """
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     endpoint = overrides.get("endpoint_url")
     config = Config(
@@ -54,7 +58,13 @@ def make_client(**overrides: Any) -> S3Client:
         # Servers other than AWS serve buckets as a path of one host name.
         s3={"addressing_style": "path"} if endpoint else None,
     )
-    return boto3.client("s3", config=config, **{k: v for k, v in overrides.items() if v is not None})
+    try:
+        return boto3.client("s3", config=config, **{k: v for k, v in overrides.items() if v is not None})
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigError(
+            f"The S3 client cannot be set up: {error}.",
+            hint="Check the endpoint, region and profile in the AWS variables or in the Airflow connection `hpe_s3`.",
+        ) from error
 
 
 def error_code(error: Exception) -> str:
@@ -72,10 +82,17 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         doing: The attempt as a verb phrase, such as "reading".
 
     Raises:
+        ConfigError: The bucket's name is none that S3 allows.
         AccessError: The credentials are missing or refused, or the bucket or object does not exist.
         TransientError: The endpoint cannot be reached, or the server failed.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+        PartialCredentialsError,
+    )
 
     try:
         yield
@@ -86,6 +103,8 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         ) from error
     except ClientError as error:
         code = error_code(error)
+        if code == "InvalidBucketName":
+            raise _bad_address(location) from error
         if code in {"NoSuchBucket"}:
             raise AccessError(
                 f"The bucket {location.bucket!r} does not exist ({doing} {location}).",
@@ -98,12 +117,25 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
                 f"Access was denied while {doing} {location} ({code}).",
                 hint="Check the credentials and the bucket's policy.",
             ) from error
+        if code in {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}:
+            raise ConfigError(
+                f"The bucket {location.bucket!r} lies in another region.", hint="Set AWS_DEFAULT_REGION to its region."
+            ) from error
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if status >= 500 or code in {"SlowDown", "RequestTimeout", "InternalError"}:
             raise TransientError(f"The S3 server failed while {doing} {location} ({code}).") from error
         raise
+    except ParamValidationError as error:
+        raise _bad_address(location) from error
     except BotoCoreError as error:
         raise TransientError(
             f"The S3 server could not be reached while {doing} {location}: {error}",
             hint="Check the endpoint and the network; the DAG retries this by itself.",
         ) from error
+
+
+def _bad_address(location: S3Location) -> ConfigError:
+    return ConfigError(
+        f"{location} is not a valid S3 address: bucket names have 3 to 63 lower-case letters, digits, '-' and '.'.",
+        hint="Correct the address.",
+    )

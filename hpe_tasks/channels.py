@@ -1,0 +1,185 @@
+"""Channel pointers: which version a channel serves, changed only by compare-and-swap.
+
+A pointer is one small JSON object. It is created with `If-None-Match: *` and changed with `If-Match`, so of two
+writers that read the same state exactly one succeeds, whatever their order and however long they took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from botocore.exceptions import ClientError
+from pydantic import ValidationError
+
+from hpe_tasks.config import Frozen, Sha256, Slug
+from hpe_tasks.errors import ChannelConflictError, DigestError
+from hpe_tasks.manifest import Version
+from hpe_tasks.results import Record
+from hpe_tasks.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.s3_objects import (
+    CONFLICT_UNDER_WAY,
+    PRECONDITION_FAILED,
+    WRITE_ATTEMPTS,
+    get_bytes,
+    no_conditional_writes,
+    s3_checksum,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+HISTORY_LENGTH = 20
+"""Versions that a pointer remembers for rollback."""
+
+_PAUSE_S = 0.2
+
+
+class _Condition(TypedDict, total=False):
+    IfMatch: str
+    IfNoneMatch: str
+
+
+class ChannelEntry(Frozen):
+    """A version, and the manifest that describes it."""
+
+    version: Version
+    manifest_sha256: Sha256
+
+
+class ChannelPointer(Record):
+    """What a channel serves.
+
+    Attributes:
+        history: What it served before, latest first: where a rollback goes.
+        moved_by: Who moved it last; empty where nobody said.
+        reason: How it was moved.
+    """
+
+    name: Slug
+    channel: Slug
+    version: Version
+    manifest_sha256: Sha256
+    history: tuple[ChannelEntry, ...] = ()
+    moved_at: datetime
+    moved_by: str = ""
+    reason: Literal["publish", "promote", "rollback"]
+
+    @property
+    def entry(self) -> ChannelEntry:
+        """The version that the channel serves."""
+        return ChannelEntry(version=self.version, manifest_sha256=self.manifest_sha256)
+
+
+@dataclass(frozen=True)
+class ChannelState:
+    """A pointer as it was read; both None for a channel that does not exist yet."""
+
+    pointer: ChannelPointer | None
+    etag: str | None
+
+
+def read_channel(client: S3Client, location: S3Location) -> ChannelState:
+    """Read a pointer and the ETag that a change must match.
+
+    Raises:
+        AccessError: The bucket does not exist or refuses to be read. A missing pointer is no error.
+        DigestError: The pointer is not one that this code wrote.
+    """
+    found = get_bytes(client, location, "reading the channel")
+    if found is None:
+        return ChannelState(None, None)
+    try:
+        pointer = ChannelPointer.model_validate_json(found.data)
+    except ValidationError as error:
+        raise DigestError(
+            f"The channel pointer {location} is corrupt: {error.errors()[0]['msg']}.",
+            hint="Restore an earlier version of that object, or delete it and promote a version anew.",
+        ) from error
+    return ChannelState(pointer, found.etag)
+
+
+def move_channel(
+    client: S3Client,
+    location: S3Location,
+    state: ChannelState,
+    target: ChannelEntry,
+    *,
+    name: str,
+    channel: str,
+    reason: Literal["publish", "promote", "rollback"],
+    moved_by: str,
+    history: tuple[ChannelEntry, ...],
+) -> ChannelPointer:
+    """Point the channel to `target`, if it still is as `state` says.
+
+    Raises:
+        ChannelConflictError: Somebody else moved the channel in the meantime; it stays as they left it.
+    """
+    pointer = ChannelPointer(
+        name=name,
+        channel=channel,
+        version=target.version,
+        manifest_sha256=target.manifest_sha256,
+        history=history[:HISTORY_LENGTH],
+        moved_at=datetime.now(UTC),
+        moved_by=moved_by,
+        reason=reason,
+    )
+    data = pointer.model_dump_json(indent=2).encode() + b"\n"
+    for attempt in range(WRITE_ATTEMPTS):
+        time.sleep(attempt * _PAUSE_S)
+        if _swap(client, location, data, state.etag):
+            return pointer
+        now = read_channel(client, location)
+        if now.pointer is not None and now.pointer.entry == target:
+            # Somebody else wanted the same, or our own write arrived, its answer was lost, and boto3 sent it again.
+            return now.pointer
+        if now.etag != state.etag:
+            raise _conflict(location, target, state.pointer, now.pointer)
+    raise ChannelConflictError(
+        f"Channel {channel!r} of {name!r} is being changed by others all the time.", hint="Try again in a minute."
+    )
+
+
+def _swap(client: S3Client, location: S3Location, data: bytes, etag: str | None) -> bool:
+    """Write the pointer on the condition that it is unchanged; False when the server refused the condition."""
+    condition: _Condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+    with s3_errors(location, "moving the channel"):
+        try:
+            client.put_object(
+                Bucket=location.bucket,
+                Key=location.key,
+                Body=data,
+                ChecksumSHA256=s3_checksum(hashlib.sha256(data).hexdigest()),
+                ContentType="application/json",
+                **condition,
+            )
+        except ClientError as error:
+            code = error_code(error)
+            if code in PRECONDITION_FAILED | CONFLICT_UNDER_WAY:
+                return False
+            if code == "NoSuchKey":  # If-Match on a pointer that was deleted meanwhile
+                return False
+            if code == "NotImplemented":
+                raise no_conditional_writes(location) from error
+            raise
+    return True
+
+
+def _conflict(
+    location: S3Location, target: ChannelEntry, before: ChannelPointer | None, now: ChannelPointer | None
+) -> ChannelConflictError:
+    was = f"version {before.version}" if before else "not there"
+    if now is None:
+        found = "it has been deleted"
+    else:
+        by = f" by {now.moved_by}" if now.moved_by else ""
+        found = f"it now serves version {now.version} ({now.reason}{by} at {now.moved_at:%Y-%m-%d %H:%M:%S %Z})"
+    return ChannelConflictError(
+        f"The channel {location} was changed while version {target.version} was on its way: it was {was}, {found}.",
+        hint="Compare the two versions; to serve yours all the same, promote it: it is in the registry.",
+    )

@@ -1,0 +1,303 @@
+"""The manifest: everything that is needed to serve a published model, and to audit it later.
+
+A version is derived from content, so that publishing the same model twice gives one version. Its 16 hexadecimal
+digits are the start of the SHA-256 over these parts, as JSON with sorted keys, and over nothing else:
+
+* **what is served**: the digest of `model.onnx`, and `serving`: how to feed it and how to read its output;
+* **the terms it was admitted on**: the protocol of the exported file's evaluation, and the limits of the gate.
+
+So times, run names, people, tool versions and machines do not change a version, nor does a metric that comes out a
+little different when the same file is measured again. The same file judged on other images, or against other limits,
+is a version of its own: its manifest holds that evidence, while the manifest that was published first stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from hpe_tasks.config import Frozen, QuantizationRecipe, RunConfig, Sha256, Slug
+from hpe_tasks.errors import BadInputError
+from hpe_tasks.results import (
+    Artifact,
+    CocoStats,
+    EvaluationReport,
+    ExportedModel,
+    FetchedCheckpoint,
+    FetchedDataset,
+    GateDecision,
+    PlacementAudit,
+    ProtocolFingerprint,
+    QuantizedEvaluation,
+    QuantizedModel,
+    Record,
+    TensorSpec,
+)
+
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+MODEL_ROLE = "model"
+ENCODINGS_ROLE = "encodings"
+
+
+def blob_key(sha256: str) -> str:
+    """Key of a content-addressed file, relative to the registry's prefix."""
+    return f"blobs/sha256/{sha256}"
+
+
+class ManifestFile(Frozen):
+    """A file of the version.
+
+    Attributes:
+        role: What the file is: `model` and `encodings` always; others, such as `predictions`, as published.
+        blob: Key relative to the registry's prefix.
+    """
+
+    role: Slug
+    blob: str
+    sha256: Sha256
+    size_bytes: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.blob != blob_key(self.sha256):
+            raise ValueError(f"blob of {self.role!r} is {self.blob!r}, its digest says {blob_key(self.sha256)!r}")
+        return self
+
+
+class Serving(Frozen):
+    """How the network is fed and how its output is read.
+
+    Attributes:
+        input_size: (W, H) of the network's input in pixels.
+        channel_order: Order of the input's color channels.
+        mean: For each channel: subtracted from pixel values in [0, 1].
+        std: For each channel: divides after the subtraction.
+        decoder: How coordinates were read from the heatmaps when the model was measured.
+        limbs: Pairs of joint indices to draw.
+        flip_pairs: Joint indices (left, right) that swap when the image is mirrored.
+    """
+
+    architecture: str
+    codec: str
+    decoder: str
+    input: TensorSpec
+    input_layout: Literal["nchw", "nhwc"]
+    input_size: tuple[int, int]
+    channel_order: Literal["rgb"] = "rgb"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    output: TensorSpec
+    output_layout: Literal["nchw", "nhwc"]
+    skeleton: str
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+
+
+class Metrics(Frozen):
+    """Accuracy of one form of the model; sample counts are in the fingerprint."""
+
+    stats: CocoStats
+    ap_by_group: dict[str, float | None]
+    fingerprint: ProtocolFingerprint
+
+    @classmethod
+    def of(cls, report: EvaluationReport) -> Metrics:
+        """The lasting part of a report: its predictions and its speed stay behind."""
+        return cls(stats=report.stats, ap_by_group=report.ap_by_group, fingerprint=report.fingerprint)
+
+
+class Calibration(Frozen):
+    """The images that the quantization ranges were estimated on.
+
+    Attributes:
+        image_ids_digest: SHA-256 of the drawn ids, in order.
+    """
+
+    split: str
+    num_images: int
+    num_persons: int
+    seed: int
+    image_ids_digest: Sha256
+
+
+class Provenance(Frozen):
+    """Where the version comes from. Nothing here changes the version.
+
+    Attributes:
+        run: Name of the run that made it.
+        created_by: The person or the service that published it.
+        git_commit: Commit of this project's code; None when it ran outside a checkout.
+    """
+
+    run: str
+    created_at: datetime
+    created_by: str
+    preset: str
+    dataset_source: str
+    dataset_digest: Sha256
+    checkpoint_source: str
+    checkpoint_sha256: Sha256
+    calibration: Calibration
+    quantized_on: str
+    tool_versions: dict[str, str]
+    git_commit: str | None
+
+
+class ModelManifest(Record):
+    """One published version of a model."""
+
+    name: Slug
+    version: Version
+    files: tuple[ManifestFile, ...]
+    serving: Serving
+    recipe: QuantizationRecipe
+    fp32: Metrics
+    quantsim: Metrics
+    onnx: Metrics
+    gate: GateDecision
+    placement: PlacementAudit
+    fp32_size_bytes: int
+    opset: int
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        roles = [file.role for file in self.files]
+        if len(set(roles)) != len(roles) or not {MODEL_ROLE, ENCODINGS_ROLE} <= set(roles):
+            raise ValueError(f"files must hold 'model' and 'encodings', and each role once; they are {roles}")
+        expected = _version(self.file(MODEL_ROLE).sha256, self.serving, self.onnx.fingerprint, self.gate)
+        if self.version != expected:
+            raise ValueError(f"version is {self.version!r}, but the content says {expected!r}")
+        return self
+
+    def file(self, role: str) -> ManifestFile:
+        """The file of this role; raises BadInputError when the version has none."""
+        for file in self.files:
+            if file.role == role:
+                return file
+        known = ", ".join(file.role for file in self.files)
+        raise BadInputError(
+            f"Version {self.version} of {self.name!r} has no file {role!r}.", hint=f"Its files are: {known}."
+        )
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is stored: UTF-8 JSON."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+def build_manifest(
+    config: RunConfig,
+    *,
+    dataset: FetchedDataset,
+    checkpoint: FetchedCheckpoint,
+    quantized: QuantizedModel,
+    exported: ExportedModel,
+    fp32: EvaluationReport,
+    evaluation: QuantizedEvaluation,
+    gate: GateDecision,
+    run: str,
+    created_by: str,
+    created_at: datetime,
+    git_commit: str | None = None,
+    other_files: Mapping[str, Artifact] | None = None,
+) -> ModelManifest:
+    """Describe a run's exported model, ready to be published, from what the run's steps produced.
+
+    `other_files` are published beside `model` and `encodings`, by role; `created_at` is aware of its time zone.
+
+    Raises:
+        BadInputError: The exported file lacks the input or output that the configuration names.
+    """
+    files = {MODEL_ROLE: exported.model, ENCODINGS_ROLE: exported.encodings, **(other_files or {})}
+    serving = _serving(config, exported, evaluation.onnx.fingerprint)
+    return ModelManifest(
+        name=config.destination.name,
+        version=_version(exported.model.sha256, serving, evaluation.onnx.fingerprint, gate),
+        files=tuple(
+            ManifestFile(role=role, blob=blob_key(file.sha256), sha256=file.sha256, size_bytes=file.size_bytes)
+            for role, file in sorted(files.items())
+        ),
+        serving=serving,
+        recipe=quantized.recipe,
+        fp32=Metrics.of(fp32),
+        quantsim=Metrics.of(evaluation.quantsim),
+        onnx=Metrics.of(evaluation.onnx),
+        gate=gate,
+        placement=exported.placement,
+        fp32_size_bytes=exported.fp32_size_bytes,
+        opset=exported.opset,
+        provenance=Provenance(
+            run=run,
+            created_at=created_at,
+            created_by=created_by,
+            preset=config.preset,
+            dataset_source=dataset.source,
+            dataset_digest=dataset.digest,
+            checkpoint_source=checkpoint.source,
+            checkpoint_sha256=checkpoint.file.sha256,
+            calibration=Calibration(
+                split=config.dataset.calibration_split,
+                num_images=len(quantized.calibration_image_ids),
+                num_persons=quantized.calibration_persons,
+                seed=config.seed,
+                image_ids_digest=_digest(list(quantized.calibration_image_ids)),
+            ),
+            quantized_on=quantized.device,
+            tool_versions={**quantized.tool_versions, "onnxruntime": exported.placement.onnxruntime_version},
+            git_commit=git_commit,
+        ),
+    )
+
+
+def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFingerprint) -> Serving:
+    model = config.model
+    if not exported.inputs or not exported.outputs:
+        raise BadInputError(
+            f"The exported file {exported.model.uri} names no input or no output.",
+            hint="Run the step export_onnx again.",
+        )
+    outputs = {output.name: output for output in exported.outputs}
+    name = model.output_name or exported.outputs[0].name
+    if name not in outputs:
+        raise BadInputError(
+            f"model.output_name is {name!r}, which the exported file lacks.", hint=f"It has {', '.join(outputs)}."
+        )
+    joints = model.joints
+    return Serving(
+        architecture=model.architecture,
+        codec=model.codec,
+        decoder=protocol.decoder,
+        input=exported.inputs[0],
+        input_layout=model.input_layout,
+        input_size=model.input_size,
+        mean=model.mean,
+        std=model.std,
+        output=outputs[name],
+        output_layout=model.output_layout,
+        skeleton=joints.name,
+        joints=joints.joints,
+        limbs=joints.limb_indices(),
+        flip_pairs=joints.flip_pairs,
+    )
+
+
+def _version(model_sha256: str, serving: Serving, protocol: ProtocolFingerprint, gate: GateDecision) -> str:
+    identity = {
+        "model": model_sha256,
+        "serving": serving.model_dump(mode="json"),
+        "protocol": protocol.model_dump(mode="json"),
+        "limits": {check.name: check.limit for check in gate.checks},
+    }
+    return _digest(identity)[:16]
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,379 @@
+"""The model registry in S3: content-addressed blobs, immutable versions, and channels that point to them.
+
+Layout below the registry's prefix::
+
+    blobs/sha256/<hex>                                 files, stored once whatever their number of versions
+    models/<name>/versions/<version>/manifest.json     created once, never changed
+    models/<name>/channels/<channel>.json              pointer, changed by compare-and-swap
+
+Publishing writes blobs, then the manifest, then the pointer. A crash between any two of them leaves every channel as
+it was, and what was written already is found and kept when the publication is tried again.
+
+Needs s3:GetObject and s3:PutObject below the prefix, and s3:ListBucket on the bucket: without the latter AWS answers
+"access denied" for an object that does not exist yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from hpe_tasks.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
+from hpe_tasks.config import Slug
+from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, NotApprovedError
+from hpe_tasks.manifest import ManifestFile, ModelManifest, Version
+from hpe_tasks.results import Artifact, PublishedModel
+from hpe_tasks.s3 import S3Location, s3_errors
+from hpe_tasks.s3_objects import download, get_bytes, is_stored, put_new_bytes, upload
+from hpe_tasks.workspace import sha256_file
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_SLUG: TypeAdapter[str] = TypeAdapter(Slug)
+_VERSION: TypeAdapter[str] = TypeAdapter(Version)
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """A version in the registry.
+
+    Attributes:
+        published_at: When its manifest was created.
+        channels: Channels that serve it now.
+    """
+
+    version: str
+    published_at: datetime
+    channels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _StoredManifest:
+    manifest: ModelManifest
+    sha256: str
+    size_bytes: int
+
+
+class Registry:
+    """Models in one bucket and prefix.
+
+    Args:
+        client: Must stay usable for the registry's lifetime; a boto3 client may be shared between threads.
+        location: Bucket and prefix.
+        actor: Who moves channels, as their pointers will say; by default the publisher that the manifest names.
+    """
+
+    def __init__(self, client: S3Client, location: S3Location, *, actor: str = "") -> None:
+        self._client = client
+        self._location = location
+        self._actor = actor
+
+    def publish(self, manifest: ModelManifest, files: Mapping[str, Path], channel: str) -> PublishedModel:
+        """Store a version and point the channel to it.
+
+        Doing it twice is the same as doing it once: blobs that are there are not uploaded again, the manifest that
+        was published first stays, and a channel that serves the version already is not touched.
+
+        Args:
+            manifest: What is published.
+            files: Where each of the manifest's files lies on this machine, by role.
+            channel: The channel to move.
+
+        Raises:
+            NotApprovedError: The manifest holds a gate that did not pass.
+            DigestError: A file is not the one that the manifest describes, or the registry is corrupt.
+            ChannelConflictError: Somebody else moved the channel since this call began. Theirs is served; the
+                version is in the registry all the same, and can be promoted.
+            AccessError: The bucket does not exist, or it refuses the credentials.
+            TransientError: The server cannot be reached, or failed.
+        """
+        if not manifest.gate.passed:
+            raise NotApprovedError(
+                f"Version {manifest.version} of {manifest.name!r} did not pass its gate: {manifest.gate.reason}.",
+                hint="Improve the model, or change the limits in the run's configuration.",
+            )
+        sources = _local_sources(manifest, files)
+        pointer = self._pointer(manifest.name, channel)
+        # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
+        before = read_channel(self._client, pointer)
+        stored = self._find_manifest(manifest.name, manifest.version)
+        for file in (stored.manifest if stored else manifest).files:
+            self._store_blob(file, sources.get(file.sha256))
+        created = stored is None
+        if stored is None:
+            stored, created = self._create_manifest(manifest)
+        self._point(before, stored, channel, "publish", self._actor or manifest.provenance.created_by, created=created)
+        return PublishedModel(
+            registry=str(self._location),
+            name=manifest.name,
+            version=manifest.version,
+            channel=channel,
+            manifest=self._artifact(stored),
+            created=created,
+            previous_version=before.pointer.version if before.pointer else None,
+        )
+
+    def show(self, name: str, channel: str) -> ChannelPointer:
+        """What a channel serves, and what it served before; raises AccessError when there is no such channel."""
+        return self._require_channel(name, channel)[0]
+
+    def channels(self, name: str) -> tuple[str, ...]:
+        """Names of the model's channels, sorted."""
+        return tuple(sorted(key.removesuffix(".json") for key in self._list(self._model(name) / "channels")))
+
+    def versions(self, name: str) -> tuple[StoredVersion, ...]:
+        """The model's versions, latest first."""
+        served: dict[str, list[str]] = {}
+        for channel in self.channels(name):
+            served.setdefault(self.show(name, channel).version, []).append(channel)
+        found = self._list(self._model(name) / "versions")
+        versions = (
+            StoredVersion(version, at, tuple(served.get(version, ())))
+            for version, at in ((key.removesuffix("/manifest.json"), at) for key, at in found.items())
+        )
+        return tuple(sorted(versions, key=lambda v: (v.published_at, v.version), reverse=True))
+
+    def read_manifest(self, name: str, version: str, *, sha256: str | None = None) -> ModelManifest:
+        """Read a version's manifest and verify it; with `sha256`, against the digest that a channel's pointer holds.
+
+        Raises:
+            AccessError: There is no such version.
+            DigestError: The manifest is damaged, or is not the one that was asked for.
+        """
+        stored = self._require_manifest(name, version)
+        if sha256 is not None and stored.sha256 != sha256:
+            raise self._manifest_error(name, version, f"its SHA-256 is {stored.sha256}, the channel says {sha256}")
+        return stored.manifest
+
+    def served(self, name: str, channel: str) -> ModelManifest:
+        """The verified manifest of the version that a channel serves."""
+        pointer = self.show(name, channel)
+        return self.read_manifest(name, pointer.version, sha256=pointer.manifest_sha256)
+
+    def download(self, manifest: ModelManifest, role: str, destination: Path) -> Path:
+        """Fetch one file of a version; it appears at `destination` whole and verified, or not at all.
+
+        Raises:
+            BadInputError: The version has no such file.
+            DigestError: The blob is damaged.
+            StorageError: The file cannot be written here.
+        """
+        file = manifest.file(role)
+        download(self._client, self._location / file.blob, destination, file.sha256)
+        return destination
+
+    def promote(self, name: str, version: str, channel: str) -> ChannelPointer:
+        """Point a channel, new or not, to a version that is in the registry and whole.
+
+        Raises:
+            AccessError: There is no such version.
+            DigestError: The version's manifest or one of its files is damaged or missing.
+            ChannelConflictError: Somebody else moved the channel meanwhile.
+        """
+        before = read_channel(self._client, self._pointer(name, channel))
+        stored = self._require_whole(name, version)
+        return self._point(before, stored, channel, "promote", self._actor)
+
+    def rollback(self, name: str, channel: str) -> ChannelPointer:
+        """Point a channel back to the version before; again, and it goes back one further.
+
+        Raises:
+            BadInputError: The channel served nothing before.
+            ChannelConflictError: Somebody else moved the channel meanwhile.
+        """
+        pointer, before = self._require_channel(name, channel)
+        if not pointer.history:
+            raise BadInputError(
+                f"Channel {channel!r} of {name!r} served nothing before: there is no version to go back to.",
+                hint="Promote the version that you want.",
+            )
+        target, *older = pointer.history
+        stored = self._require_whole(name, target.version)
+        if stored.sha256 != target.manifest_sha256:
+            raise self._manifest_error(name, target.version, "its SHA-256 is not the one that the channel remembers")
+        return move_channel(
+            self._client,
+            self._pointer(name, channel),
+            before,
+            target,
+            name=name,
+            channel=channel,
+            reason="rollback",
+            moved_by=self._actor,
+            history=tuple(older),
+        )
+
+    def _require_channel(self, name: str, channel: str) -> tuple[ChannelPointer, ChannelState]:
+        state = read_channel(self._client, self._pointer(name, channel))
+        if state.pointer is None:
+            known = ", ".join(self.channels(name)) or "none"
+            raise AccessError(
+                f"Model {name!r} has no channel {channel!r} in {self._location}.", hint=f"Its channels: {known}."
+            )
+        return state.pointer, state
+
+    def _point(
+        self,
+        before: ChannelState,
+        stored: _StoredManifest,
+        channel: str,
+        reason: Literal["publish", "promote"],
+        moved_by: str,
+        *,
+        created: bool = False,
+    ) -> ChannelPointer:
+        manifest = stored.manifest
+        target = ChannelEntry(version=manifest.version, manifest_sha256=stored.sha256)
+        if before.pointer is None:
+            history: tuple[ChannelEntry, ...] = ()
+        elif before.pointer.version != target.version:
+            history = (before.pointer.entry, *before.pointer.history)
+        elif before.pointer.entry == target:
+            return before.pointer
+        elif created:
+            # The manifest was deleted from the registry, and this publication mended it.
+            history = before.pointer.history
+        else:
+            raise self._manifest_error(
+                manifest.name, manifest.version, "its SHA-256 is not the one that the channel points to"
+            )
+        return move_channel(
+            self._client,
+            self._pointer(manifest.name, channel),
+            before,
+            target,
+            name=manifest.name,
+            channel=channel,
+            reason=reason,
+            moved_by=moved_by,
+            history=history,
+        )
+
+    def _store_blob(self, file: ManifestFile, source: Path | None) -> None:
+        """Make sure that a blob is there and whole; a damaged one is replaced when its content is at hand."""
+        location = self._location / file.blob
+        if is_stored(self._client, location, file.sha256, file.size_bytes):
+            return
+        if source is None:
+            raise DigestError(
+                f"{location} is damaged or missing: it is the {file.role} of a version that is published already.",
+                hint=f"Put the file with the SHA-256 {file.sha256} back under that key.",
+            )
+        upload(self._client, source, location, file.sha256)
+
+    def _create_manifest(self, manifest: ModelManifest) -> tuple[_StoredManifest, bool]:
+        """Create the manifest; (the one that is there, whether it is ours)."""
+        data = manifest.to_bytes()
+        location = self._manifest_location(manifest.name, manifest.version)
+        created = put_new_bytes(self._client, location, data, "creating the manifest")
+        stored = self._require_manifest(manifest.name, manifest.version)
+        if created and stored.sha256 != hashlib.sha256(data).hexdigest():
+            raise self._manifest_error(manifest.name, manifest.version, "it reads back differently than it was written")
+        # Not created: another publisher of the same version was faster, or our own write was sent twice.
+        return stored, created or stored.manifest == manifest
+
+    def _find_manifest(self, name: str, version: str) -> _StoredManifest | None:
+        location = self._manifest_location(name, version)
+        found = get_bytes(self._client, location, "reading the manifest")
+        if found is None:
+            return None
+        try:
+            manifest = ModelManifest.model_validate_json(found.data)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"])
+            raise self._manifest_error(name, version, f"{where or 'content'}: {problem['msg']}") from error
+        if (manifest.name, manifest.version) != (name, version):
+            raise self._manifest_error(name, version, f"it describes {manifest.name!r} {manifest.version}")
+        return _StoredManifest(manifest, hashlib.sha256(found.data).hexdigest(), len(found.data))
+
+    def _require_manifest(self, name: str, version: str) -> _StoredManifest:
+        stored = self._find_manifest(name, version)
+        if stored is None:
+            raise AccessError(
+                f"Model {name!r} has no version {version!r} in {self._location}.",
+                hint="List its versions, or publish it first.",
+            )
+        return stored
+
+    def _require_whole(self, name: str, version: str) -> _StoredManifest:
+        stored = self._require_manifest(name, version)
+        for file in stored.manifest.files:
+            self._store_blob(file, None)
+        return stored
+
+    def _list(self, prefix: S3Location) -> dict[str, datetime]:
+        """Keys below a prefix, relative to it, with the time of their last change."""
+        root = f"{prefix.key}/"
+        with s3_errors(prefix, "listing"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=root)
+            return {
+                entry["Key"].removeprefix(root): entry["LastModified"]
+                for page in pages
+                for entry in page.get("Contents", ())
+                if entry["Key"].endswith(".json")
+            }
+
+    def _model(self, name: str) -> S3Location:
+        return self._location / "models" / _checked(_SLUG, name, "model name")
+
+    def _pointer(self, name: str, channel: str) -> S3Location:
+        return self._model(name) / "channels" / f"{_checked(_SLUG, channel, 'channel')}.json"
+
+    def _manifest_location(self, name: str, version: str) -> S3Location:
+        return self._model(name) / "versions" / _checked(_VERSION, version, "version") / "manifest.json"
+
+    def _artifact(self, stored: _StoredManifest) -> Artifact:
+        location = self._manifest_location(stored.manifest.name, stored.manifest.version)
+        return Artifact(uri=str(location), sha256=stored.sha256, size_bytes=stored.size_bytes)
+
+    def _manifest_error(self, name: str, version: str, problem: str) -> DigestError:
+        return DigestError(
+            f"The manifest {self._manifest_location(name, version)} is corrupt: {problem}.",
+            hint="Restore the earlier version of that object, or delete it and publish the model again.",
+        )
+
+
+def _checked(kind: TypeAdapter[str], value: str, what: str) -> str:
+    """The value, if it may be part of a key."""
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        rule = (
+            "16 hexadecimal digits"
+            if kind is _VERSION
+            else "lower-case letters, digits, '.', '_' and '-', and start with a letter or digit"
+        )
+        raise ConfigError(f"{value!r} is not a {what}.", hint=f"Use {rule}.") from error
+
+
+def _local_sources(manifest: ModelManifest, files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files by digest, after checking that they are those that the manifest describes."""
+    expected = {file.role for file in manifest.files}
+    if set(files) != expected:
+        raise BadInputError(
+            f"The manifest describes the files {sorted(expected)}, but {sorted(files)} were given.",
+            hint="Give the path of each file, by its role.",
+        )
+    sources: dict[str, Path] = {}
+    for file in manifest.files:
+        path = files[file.role]
+        if not path.is_file():
+            raise BadInputError(
+                f"The {file.role} file {path} does not exist.", hint="Run the step that makes it again."
+            )
+        actual = sha256_file(path)
+        if actual != file.sha256:
+            raise DigestError(
+                f"The {file.role} file {path} has the SHA-256 {actual}, the manifest says {file.sha256}.",
+                hint="The file was changed after it was measured: run the steps again.",
+            )
+        sources[file.sha256] = path
+    return sources

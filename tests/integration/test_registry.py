@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
+from hpe_tasks.object_store import HOST, ObjectStore, Server
+from hpe_tasks.publishing import Registry
+from hpe_tasks.results import PublishedModel
+from hpe_tasks.s3 import S3Location, make_client
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def location(s3_bucket: Any) -> S3Location:
+    return S3Location(s3_bucket.bucket, "registry")
+
+
+@pytest.fixture
+def registry(s3_bucket: Any, location: S3Location) -> Registry:
+    return Registry(s3_bucket.client, location)
+
+
+@pytest.fixture
+def publish(records: ModuleType, tmp_path: Path) -> Callable[..., PublishedModel]:
+    """Publish a model whose content is named by a word."""
+
+    def _publish(registry: Registry, content: str, channel: str = "staging", **changes: Any) -> PublishedModel:
+        files = records.write_files(tmp_path / content, content)
+        published: PublishedModel = registry.publish(records.manifest(files, **changes), files, channel)
+        return published
+
+    return _publish
+
+
+def test_publish_show_promote_rollback(registry: Registry, publish: Any, tmp_path: Path) -> None:
+    first = publish(registry, "one")
+    second = publish(registry, "two")
+    assert (first.created, first.previous_version) == (True, None)
+    assert (second.created, second.previous_version) == (True, first.version)
+    assert registry.show("pose", "staging").version == second.version
+    assert [v.version for v in registry.versions("pose")] == [second.version, first.version]
+    assert registry.promote("pose", first.version, "production").history == ()
+    assert registry.rollback("pose", "staging").version == first.version
+    assert {v.version: v.channels for v in registry.versions("pose")}[first.version] == ("production", "staging")
+    manifest = registry.served("pose", "production")
+    model = registry.download(manifest, "model", tmp_path / "served.onnx")
+    assert model.read_bytes() == (tmp_path / "one" / "model.onnx").read_bytes()
+
+
+def test_publishing_twice_writes_nothing(registry: Registry, s3_bucket: Any, publish: Any) -> None:
+    publish(registry, "one")
+    before = s3_bucket.client.list_object_versions(Bucket=s3_bucket.bucket)["Versions"]
+    again = publish(registry, "one", run="run-2", created_by="grace")
+    after = s3_bucket.client.list_object_versions(Bucket=s3_bucket.bucket)["Versions"]
+    assert not again.created
+    # The bucket is versioned: even an overwrite with the same bytes would show.
+    assert [v["VersionId"] for v in after] == [v["VersionId"] for v in before]
+
+
+def test_the_server_keeps_a_sha256_of_every_object(registry: Registry, s3_bucket: Any, publish: Any) -> None:
+    publish(registry, "one")
+    for entry in s3_bucket.client.list_objects_v2(Bucket=s3_bucket.bucket)["Contents"]:
+        head = s3_bucket.client.head_object(Bucket=s3_bucket.bucket, Key=entry["Key"], ChecksumMode="ENABLED")
+        assert head["ChecksumSHA256"], entry["Key"]
+
+
+@pytest.mark.parametrize("publishers", [2, 8])
+@pytest.mark.parametrize("existing", [False, True], ids=["new-channel", "moved-channel"])
+def test_of_concurrent_publishers_of_different_models_one_wins(
+    s3_bucket: Any, location: S3Location, registry: Registry, publish: Any, publishers: int, existing: bool
+) -> None:
+    if existing:
+        publish(registry, "zero")
+    # All have read the channel before anyone writes it.
+    barrier = threading.Barrier(publishers)
+
+    class Meeting:
+        """A client whose first upload waits for the other publishers."""
+
+        def __init__(self) -> None:
+            self._met = False
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(s3_bucket.client, name)
+
+        def put_object(self, **arguments: Any) -> Any:
+            if not self._met:
+                self._met = True
+                barrier.wait(timeout=60)
+            return s3_bucket.client.put_object(**arguments)
+
+    def attempt(number: int) -> PublishedModel | ChannelConflictError:
+        try:
+            return publish(Registry(Meeting(), location), f"model-{number}", created_by=f"user-{number}")  # type: ignore[arg-type]
+        except ChannelConflictError as error:
+            return error
+
+    with ThreadPoolExecutor(publishers) as pool:
+        outcomes = list(pool.map(attempt, range(publishers)))
+    won = [o for o in outcomes if isinstance(o, PublishedModel)]
+    lost = [o for o in outcomes if isinstance(o, ChannelConflictError)]
+    assert (len(won), len(lost)) == (1, publishers - 1)
+    pointer = registry.show("pose", "staging")
+    assert pointer.version == won[0].version
+    assert len(pointer.history) == int(existing)
+    for error in lost:
+        assert f"it now serves version {won[0].version} (publish by {pointer.moved_by}" in error.message
+    # The losers' versions are complete.
+    assert len(registry.versions("pose")) == publishers + int(existing)
+    for version in registry.versions("pose"):
+        registry.promote("pose", version.version, "check")
+
+
+def test_concurrent_publishers_of_the_same_model_all_succeed(
+    registry: Registry, records: ModuleType, tmp_path: Path
+) -> None:
+    files = records.write_files(tmp_path / "files")
+
+    def attempt(number: int) -> PublishedModel:
+        published: PublishedModel = registry.publish(records.manifest(files, run=f"run-{number}"), files, "staging")
+        return published
+
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(attempt, range(6)))
+    assert len({o.version for o in outcomes}) == 1
+    assert len({o.manifest.sha256 for o in outcomes}) == 1
+    assert sum(o.created for o in outcomes) == 1
+    assert len(registry.versions("pose")) == 1
+
+
+class CrashError(BaseException):
+    """The process dies here: nothing may catch it."""
+
+
+class Dying:
+    """A client that dies at its k-th call: before it reaches the server, or before its answer comes back."""
+
+    def __init__(self, client: Any, call: int, *, done: bool) -> None:
+        self._client, self._left, self._done = client, call, done
+        self.survived = True
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            self._left -= 1
+            if self._left > 0:
+                return method(*arguments, **keywords)
+            self.survived = False
+            if self._done:
+                method(*arguments, **keywords)
+            raise CrashError
+
+        return call
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before-the-call", "after-the-call"])
+def test_a_crash_at_any_call_leaves_the_served_model_whole(
+    s3_bucket: Any, location: S3Location, publish: Any, tmp_path: Path, done: bool
+) -> None:
+    calls = 0
+    for call in range(1, 100):
+        registry = Registry(s3_bucket.client, location / f"{done}-{call}".lower())
+        old = publish(registry, "old")
+        dying = Dying(s3_bucket.client, call, done=done)
+        try:
+            publish(Registry(dying, location / f"{done}-{call}".lower()), "new")  # type: ignore[arg-type]
+        except CrashError:
+            calls += 1
+        served = registry.served("pose", "staging")
+        registry.download(served, "model", tmp_path / "served.onnx")
+        new = publish(registry, "new")
+        assert registry.show("pose", "staging").version == new.version
+        if dying.survived:
+            break
+        # The last call is the swap itself: after it, the new version is served, and whole.
+        assert served.version in {old.version, new.version}
+        if served.version == new.version:
+            assert done
+        else:
+            assert new.previous_version == old.version
+    # Pointer, manifest, two blobs (look, upload, look; the encodings are there), manifest (create, read), pointer.
+    assert calls == 9
+
+
+def test_a_blob_damaged_on_disk_is_noticed(
+    object_store_python: Path, tmp_path: Path, publish: Any, records: ModuleType
+) -> None:
+    store = ObjectStore(tmp_path / "store", object_store_python)
+    with store as server:
+        registry = Registry(server.client(), S3Location(server.bucket, "registry"))
+        publish(registry, "one")
+        manifest = registry.served("pose", "staging")
+    blob = manifest.file("model").sha256
+    (stored,) = (path for path in (tmp_path / "store" / "s3").rglob(blob) if ".versions" not in path.parts)
+    stored.write_bytes(bytes(stored.stat().st_size))
+    with store:
+        with pytest.raises(DigestError, match="is corrupt"):
+            registry.download(manifest, "model", tmp_path / "served.onnx")
+        assert not (tmp_path / "served.onnx").exists()
+
+
+def test_the_registry_survives_a_killed_server(object_store_python: Path, tmp_path: Path, publish: Any) -> None:
+    store = ObjectStore(tmp_path / "store", object_store_python)
+    try:
+        server = store.start()
+        registry = Registry(server.client(), S3Location(server.bucket, "registry"))
+        first, second = publish(registry, "one"), publish(registry, "two")
+        os.kill(server.pid, signal.SIGKILL)
+        store.start()
+        assert registry.show("pose", "staging").version == second.version
+        assert not publish(registry, "two").created
+        assert registry.rollback("pose", "staging").version == first.version
+        registry.download(registry.served("pose", "staging"), "model", tmp_path / "served.onnx")
+    finally:
+        store.stop()
+
+
+def settings(server: Server, **changes: str) -> dict[str, str]:
+    return server.client_settings | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "bucket", "error", "message"),
+    [
+        pytest.param({}, "no-such-bucket", AccessError, "bucket 'no-such-bucket' does not exist", id="bucket"),
+        pytest.param({"aws_access_key_id": "stranger"}, None, AccessError, "Access was denied", id="unauthorized"),
+        pytest.param(
+            # Port 9 (discard) is served nowhere.
+            {"endpoint_url": f"http://{HOST}:9"}, None, TransientError, "could not be reached", id="unreachable"
+        ),
+    ],
+)  # fmt: skip
+def test_a_registry_that_cannot_be_used_says_why(
+    s3_bucket: Any, publish: Any, changes: dict[str, str], bucket: str | None, error: type[HpeError], message: str
+) -> None:
+    client = make_client(**settings(s3_bucket.server, **changes))
+    registry = Registry(client, S3Location(bucket or s3_bucket.bucket, "registry"))
+    for call in (
+        lambda: publish(registry, "one"),
+        lambda: registry.show("pose", "staging"),
+        lambda: registry.versions("pose"),
+    ):
+        with pytest.raises(error, match=message) as caught:
+            call()
+        assert caught.value.hint
+    assert "Contents" not in s3_bucket.client.list_objects_v2(Bucket=s3_bucket.bucket)

@@ -1,0 +1,147 @@
+"""Records as the steps of a run would leave them, for the tests of the gate, the manifest and the registry."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpe_tasks.config import GateLimits, ModelConfig, RunConfig
+from hpe_tasks.gates import decide
+from hpe_tasks.manifest import ModelManifest, build_manifest
+from hpe_tasks.results import (
+    Artifact,
+    CocoStats,
+    EvaluationReport,
+    ExportedModel,
+    FetchedCheckpoint,
+    FetchedDataset,
+    PlacementAudit,
+    ProtocolFingerprint,
+    QuantizedEvaluation,
+    QuantizedModel,
+    TensorSpec,
+)
+
+
+def fingerprint(**changes: Any) -> ProtocolFingerprint:
+    """How all metrics here are made, but for the changes."""
+    fields: dict[str, Any] = {
+        "dataset_digest": "d" * 64,
+        "split": "val",
+        "image_ids_digest": "e" * 64,
+        "num_images": 100,
+        "num_persons": 310,
+        "subset": False,
+        "box_source": "ground_truth",
+        "flip_test": False,
+        "decoder": "heatmap_quarter_offset",
+        "input_size": (192, 256),
+        "joint_map": (("nose", 0, 0), ("left_eye", 1, 1)),
+        "sigmas": (0.026, 0.025),
+    }
+    return ProtocolFingerprint(**(fields | changes))
+
+
+def report(runtime: str, ap: float | None, **changes: Any) -> EvaluationReport:
+    """A measurement with this AP; `changes` go into its fingerprint."""
+    rest = dict.fromkeys(set(CocoStats.model_fields) - {"ap"}, 0.5)
+    return EvaluationReport(
+        runtime=runtime,  # type: ignore[arg-type]
+        stats=CocoStats(ap=ap, **rest),
+        ap_by_group={"head": 0.7, "ankles": None},
+        fingerprint=fingerprint(**changes),
+        predictions=Artifact(uri="file:///p.json", sha256="a" * 64, size_bytes=2),
+        images_per_second=12.5,
+    )
+
+
+def artifact(path: Path) -> Artifact:
+    """A file as the workspace would describe it."""
+    data = path.read_bytes()
+    return Artifact(uri=path.as_uri(), sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def exported(
+    model: Artifact | None = None, encodings: Artifact | None = None, *, share: float = 0.8, total_macs: int = 1000
+) -> ExportedModel:
+    """An exported file of 34.5 MB, or the one that is given."""
+    return ExportedModel(
+        model=model or Artifact(uri="file:///model.onnx", sha256="b" * 64, size_bytes=34_500_000),
+        encodings=encodings or Artifact(uri="file:///model.encodings", sha256="c" * 64, size_bytes=20_000),
+        fp32_size_bytes=136_000_000,
+        opset=17,
+        inputs=(TensorSpec(name="image", dtype="float32", shape=("batch", 3, 256, 192)),),
+        outputs=(TensorSpec(name="heatmaps", dtype="float32", shape=("batch", 17, 64, 48)),),
+        placement=PlacementAudit(
+            int8_mac_share=share,
+            int8_macs=int(share * total_macs),
+            total_macs=total_macs,
+            float_operators=("ConvTranspose up.0 (120)", "ConvTranspose up.1 (60)", "Gemm a (3)", "Gemm b (2)"),
+            onnxruntime_version="1.31.0",
+            cpu_features=("avx512_vnni",),
+        ),
+    )
+
+
+def run_config(**changes: Any) -> RunConfig:
+    """The configuration behind the records."""
+    dataset = {"source": "sample", "calibration_split": "train", "evaluation_split": "val"}
+    fields = {"model": ModelConfig(checkpoint="sample"), "dataset": dataset, "seed": 7}
+    return RunConfig(**(fields | changes))
+
+
+def manifest(
+    files: dict[str, Path],
+    *,
+    ap: float = 0.6,
+    limits: GateLimits | None = None,
+    config: RunConfig | None = None,
+    protocol: dict[str, Any] | None = None,
+    run: str = "run-1",
+    created_at: datetime = datetime(2026, 11, 20, 10, 0, tzinfo=UTC),
+    created_by: str = "ada",
+) -> ModelManifest:
+    """The manifest of a run that exported these files and measured this AP."""
+    protocol = protocol or {}
+    fp32 = report("fp32", ap + 0.01, **protocol)
+    evaluation = QuantizedEvaluation(
+        quantsim=report("quantsim", ap + 0.005, **protocol), onnx=report("onnxruntime", ap, **protocol)
+    )
+    model = exported(artifact(files["model"]), artifact(files["encodings"]))
+    config = config or run_config()
+    return build_manifest(
+        config,
+        dataset=FetchedDataset(source="sample", digest="d" * 64, num_files=400, size_bytes=10**7),
+        checkpoint=FetchedCheckpoint(
+            source="sample", file=Artifact(uri="file:///c.safetensors", sha256="f" * 64, size_bytes=2_300_000)
+        ),
+        quantized=QuantizedModel(
+            recipe=config.recipe,
+            model=Artifact(uri="file:///q.safetensors", sha256="1" * 64, size_bytes=2_300_000),
+            encodings=model.encodings,
+            calibration_image_ids=(5, 3, 9),
+            calibration_persons=8,
+            device="cpu",
+            tool_versions={"aimet_torch": "2.42.0"},
+        ),
+        exported=model,
+        fp32=fp32,
+        evaluation=evaluation,
+        gate=decide(limits or GateLimits(), fp32, evaluation, model),
+        run=run,
+        created_by=created_by,
+        created_at=created_at,
+        git_commit="0" * 40,
+        other_files={role: artifact(path) for role, path in files.items() if role not in ("model", "encodings")},
+    )
+
+
+def write_files(folder: Path, content: str = "one") -> dict[str, Path]:
+    """The files of a version whose model differs with `content`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"model": folder / "model.onnx", "encodings": folder / "model.encodings"}
+    files["model"].write_bytes(f"onnx {content} ".encode() * 1000)
+    files["encodings"].write_bytes(b'{"activation_encodings": {}}')
+    return files

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hpe_tasks.config import GateLimits, ModelConfig
+from hpe_tasks.errors import BadInputError
+from hpe_tasks.manifest import ModelManifest, blob_key
+
+
+@pytest.fixture
+def files(records: ModuleType, tmp_path: Path) -> dict[str, Path]:
+    return records.write_files(tmp_path / "files")
+
+
+def test_a_manifest_survives_storage(records: ModuleType, files: dict[str, Path]) -> None:
+    manifest = records.manifest(files)
+    stored = manifest.to_bytes()
+    assert ModelManifest.model_validate_json(stored) == manifest
+    assert json.loads(stored)["schema_version"] == 1
+
+
+def test_a_manifest_says_what_serving_and_audit_need(records: ModuleType, files: dict[str, Path]) -> None:
+    manifest = records.manifest(files)
+    model = manifest.file("model")
+    assert model.blob == f"blobs/sha256/{model.sha256}"
+    assert model.size_bytes == files["model"].stat().st_size
+    serving = manifest.serving
+    assert (serving.architecture, serving.codec) == ("pose_mobilenet", "heatmap")
+    assert serving.input_size == (192, 256)
+    assert serving.mean == (0.485, 0.456, 0.406)
+    assert (serving.input.name, serving.output.name) == ("image", "heatmaps")
+    assert len(serving.joints) == 17
+    assert (1, 2) in serving.flip_pairs
+    assert serving.limbs[0] == (0, 1)
+    assert manifest.onnx.fingerprint.num_persons == 310
+    assert manifest.provenance.calibration.num_images == 3
+    assert manifest.provenance.tool_versions == {"aimet_torch": "2.42.0", "onnxruntime": "1.31.0"}
+    assert manifest.gate.passed
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"run": "run-2"}, id="run"),
+        pytest.param({"created_by": "grace"}, id="person"),
+        pytest.param({"created_at": datetime(2027, 1, 1, tzinfo=UTC)}, id="time"),
+        pytest.param({"ap": 0.6004}, id="measured-again"),
+    ],
+)
+def test_what_does_not_change_the_version(records: ModuleType, files: dict[str, Path], changes: dict[str, Any]) -> None:
+    assert records.manifest(files, **changes).version == records.manifest(files).version
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"protocol": {"image_ids_digest": "0" * 64}}, id="judged-on-other-images"),
+        pytest.param({"protocol": {"subset": True}}, id="judged-on-a-subset"),
+        pytest.param({"limits": GateLimits(min_ap=0.4)}, id="other-limits"),
+    ],
+)
+def test_other_terms_of_admission_are_another_version(
+    records: ModuleType, files: dict[str, Path], changes: dict[str, Any]
+) -> None:
+    assert records.manifest(files, **changes).version != records.manifest(files).version
+
+
+def test_other_weights_and_other_input_are_other_versions(
+    records: ModuleType, files: dict[str, Path], tmp_path: Path
+) -> None:
+    other = records.write_files(tmp_path / "other", "two")
+    normalized = records.run_config(model=ModelConfig(checkpoint="sample", mean=(0.5, 0.5, 0.5)))
+    versions = {
+        records.manifest(files).version,
+        records.manifest(other).version,
+        records.manifest(files, config=normalized).version,
+    }
+    assert len(versions) == 3
+
+
+def test_the_version_does_not_depend_on_the_place_of_the_files(
+    records: ModuleType, files: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = records.write_files(tmp_path / "elsewhere")
+    assert records.manifest(copy).version == records.manifest(files).version
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        pytest.param(("version",), "0" * 16, "the content says", id="version"),
+        pytest.param(("serving", "mean"), [0.5, 0.5, 0.5], "the content says", id="serving"),
+        pytest.param(("files", 1, "sha256"), "0" * 64, "its digest says", id="digest-of-file"),
+        pytest.param(("files", 1, "blob"), blob_key("0" * 64), "its digest says", id="key-of-file"),
+        pytest.param(("files", 1, "role"), "encodings", "each role once", id="role-twice"),
+        pytest.param(("gate", "checks", 0, "limit"), 0.1, "the content says", id="limit"),
+        pytest.param(("extra",), 1, "Extra inputs", id="unknown-key"),
+        pytest.param(("schema_version",), 2, "Input should be 1", id="schema"),
+    ],
+)
+def test_a_manifest_that_was_tampered_with_is_refused(
+    records: ModuleType, files: dict[str, Path], path: tuple[Any, ...], value: Any, message: str
+) -> None:
+    stored = json.loads(records.manifest(files).to_bytes())
+    place = stored
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    with pytest.raises(ValidationError, match=message):
+        ModelManifest.model_validate_json(json.dumps(stored))
+
+
+def test_an_unknown_role_names_the_known_ones(records: ModuleType, files: dict[str, Path]) -> None:
+    with pytest.raises(BadInputError, match=r"has no file 'report'.*encodings, model"):
+        records.manifest(files).file("report")
+
+
+def test_an_output_that_the_file_lacks_is_refused(records: ModuleType, files: dict[str, Path]) -> None:
+    config = records.run_config(model=ModelConfig(checkpoint="m.onnx", architecture="onnx", output_name="scores"))
+    with pytest.raises(BadInputError, match=r"output_name is 'scores'.*heatmaps"):
+        records.manifest(files, config=config)
+
+
+def test_other_files_are_published_beside_the_model(
+    records: ModuleType, files: dict[str, Path], tmp_path: Path
+) -> None:
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text("[]")
+    manifest = records.manifest(files | {"predictions": predictions})
+    assert [file.role for file in manifest.files] == ["encodings", "model", "predictions"]
+    assert manifest.version == records.manifest(files).version
