@@ -101,17 +101,12 @@ def _print_summary(run: Run, as_json: bool) -> bool:
     records = records_of(run)
     html = run.load(RunReport)
     if as_json:
-        shown = {
-            "run": run.name,
-            "report": html.html.uri if html else None,
-            **{
-                name: value.model_dump(mode="json") if value is not None else None
-                for name, value in vars(records).items()
-                if hasattr(value, "model_dump") or value is None
-            },
-            "failures": [failure.model_dump(mode="json") for failure in records.failures],
-        }
-        typer.echo(json.dumps(shown, indent=1))
+        from pydantic import TypeAdapter
+
+        from hpe_tasks.records import RunRecords
+
+        shown = TypeAdapter(RunRecords).dump_python(records, mode="json")
+        typer.echo(json.dumps({**shown, "report": html.html.uri if html else None}, indent=1))
     else:
         from rich.console import Console
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 
 FAILURE = "failure.json"
-CONFIG = "config.json"
+CONFIG = "run.json"
 LATEST = "latest.json"
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,13 @@ class Pointer(Frozen):
     reused: bool
     finished_at: datetime
     record: dict[str, Any]
+
+
+class RunFile(Frozen):
+    """What `run.json` holds: what the run was asked, and when."""
+
+    started: datetime
+    config: RunConfig
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,12 @@ class Run:
     def prefix(self) -> str:
         """The run's folder under the workspace."""
         return f"runs/{self.name}"
+
+    @property
+    def started(self) -> datetime | None:
+        """When the run was opened first."""
+        data = self.workspace.read(f"{self.prefix}/{CONFIG}")
+        return None if data is None else RunFile.model_validate_json(data).started
 
     def pointer(self, step: str) -> Pointer | None:
         """What a step left in this run, be it current or not."""
@@ -127,7 +140,8 @@ def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: C
         s3=s3,
     )
     if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
-        run.workspace.write(f"{run.prefix}/{CONFIG}", config.model_dump_json(indent=1).encode())
+        file = RunFile(started=datetime.now(UTC), config=config)
+        run.workspace.write(f"{run.prefix}/{CONFIG}", file.model_dump_json(indent=1).encode())
     return run
 
 
@@ -146,7 +160,8 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
     asked = place.read(f"runs/{name}/{CONFIG}")
     if asked is None:
         raise MissingInputError(f"There is no run {name!r} in {workspace}.", hint="Check the name and HPE_WORKSPACE.")
-    return Run(config=RunConfig.model_validate_json(asked), workspace=place, name=name, cache=cache, s3=s3)
+    config = RunFile.model_validate_json(asked).config
+    return Run(config=config, workspace=place, name=name, cache=cache, s3=s3)
 
 
 @dataclass(frozen=True)

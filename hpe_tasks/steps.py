@@ -7,6 +7,7 @@ between steps. Heavy libraries are imported inside the bodies, because DAG files
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
-from hpe_tasks.errors import DatasetError, NotApprovedError
+from hpe_tasks.errors import DatasetError, HpeError, NotApprovedError
 from hpe_tasks.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from hpe_tasks.inference import Predict
 
 __all__ = ["STEPS", "Run", "open_run"]
+
+log = logging.getLogger(__name__)
 
 
 def _network(config: RunConfig) -> dict[str, Any]:
@@ -285,9 +288,13 @@ def publish(run: Run, _: Scratch) -> PublishedModel:
 
 def records_of(run: Run) -> RunRecords:
     """What the run's steps have produced so far from its present inputs, for the report and the table."""
+    from hpe_tasks.provenance import git_commit
+
     return RunRecords(
         config=run.config,
         run=run.name,
+        started=run.started,
+        git_commit=git_commit(),
         dataset=run.load(FetchedDataset),
         checkpoint=run.load(FetchedCheckpoint),
         validation=run.load(DatasetValidation),
@@ -308,11 +315,19 @@ def report(run: Run, scratch: Scratch) -> RunReport:
 
     records = records_of(run)
 
+    def at_hand(find: Callable[[], Path]) -> Path | None:
+        """What can be found; a report without its pictures is better than none, and says that they are missing."""
+        try:
+            return find()
+        except HpeError as error:
+            log.warning("The report goes without a part of it: %s", error)
+            return None
+
     def local(artifact: Artifact | None) -> Path | None:
-        return None if artifact is None else run.workspace.local(artifact)
+        return None if artifact is None else at_hand(lambda: run.workspace.local(artifact))
 
     files = ReportFiles(
-        dataset_root=None if records.dataset is None else run.dataset[0],
+        dataset_root=None if records.dataset is None else at_hand(lambda: run.dataset[0]),
         fp32_predictions=local(records.fp32 and records.fp32.predictions),
         onnx_predictions=local(records.onnx and records.onnx.predictions),
         data_docs=local(records.validation and records.validation.data_docs),

@@ -4,7 +4,7 @@ Layout, under the workspace's address::
 
     store/<step>/<key>/            what a step made from the inputs that `key` is the digest of; never changed
     runs/<run>/<step>/result.json  the step's record in a run; points into the store
-    runs/<run>/config.json         what the run was asked
+    runs/<run>/run.json            what the run was asked, and when
     latest.json                    the run that reported last
 
 A record is written after the files that it names, and each in one piece, so that whatever can be read is complete.

@@ -1,0 +1,123 @@
+"""What to try next when the gate refuses a model: settings that this run has not used yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hpe_tasks.records import RunRecords, ap_text, megabytes_text
+from hpe_tasks.results import GateCheck
+
+# Below this many persons, AP of the same model moves by more than the usual limits from sample to sample.
+_FEW_PERSONS = 150
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to try; `setting` is a `--set` argument where there is one."""
+
+    text: str
+    setting: str = ""
+
+
+def next_steps(records: RunRecords) -> tuple[Advice, ...]:
+    """What may lift the failed checks, most promising first, each once; empty when the gate passed or has not run."""
+    if records.decision is None or records.decision.passed:
+        return ()
+    found: dict[Advice, None] = {}
+    for check in records.decision.checks:
+        if not check.passed:
+            found.update(dict.fromkeys(_for_check(check, records)))
+    return tuple(found)
+
+
+def _for_check(check: GateCheck, records: RunRecords) -> Iterator[Advice]:
+    if check.observed is None:
+        yield Advice(f"{check.title}: there is no number to judge. {check.reason}. Run the evaluation steps again.")
+        return
+    advise = _ADVISERS.get(check.name)
+    if advise is not None:
+        yield from advise(records)
+
+
+def _min_ap(records: RunRecords) -> Iterator[Advice]:
+    before, limit = records.fp32.stats.ap if records.fp32 else None, records.config.gate.min_ap
+    if before is not None and before < limit:
+        yield Advice(
+            f"FP32 itself reaches only {ap_text(before)}: no recipe can lift int8 above {ap_text(limit)} for certain. "
+            "Use a better checkpoint, check that mean, std and the joint order fit it, or ask for less.",
+            f"gate.min_ap={before:.2f}",
+        )
+        return
+    yield from _max_ap_drop(records)
+
+
+def _max_ap_drop(records: RunRecords) -> Iterator[Advice]:
+    found = [*_stronger_recipe(records), *_more_persons(records)]
+    yield from found or [
+        Advice("The recipe has no stronger setting left: train the network for int8, or use one that loses less.")
+    ]
+
+
+def _stronger_recipe(records: RunRecords) -> Iterator[Advice]:
+    recipe = records.config.recipe
+    if not recipe.cross_layer_equalization and records.config.model.architecture != "onnx":
+        yield Advice(
+            "Even out the weight ranges before calibration; depthwise networks gain most.",
+            "recipe.cross_layer_equalization=true",
+        )
+    if recipe.granularity == "per_tensor":
+        yield Advice("Give each output channel its own weight scale.", "recipe.granularity=per_channel")
+    if recipe.scheme == "min_max":
+        yield Advice("Choose ranges by the least error instead of the extremes.", "recipe.scheme=tf_enhanced")
+    if not recipe.fold_batch_norms:
+        yield Advice("Fold batch norms before calibration.", "recipe.fold_batch_norms=true")
+    if recipe.calibration_images < 500:
+        yield Advice("Calibrate on more images.", f"recipe.calibration_images={2 * recipe.calibration_images}")
+    if recipe.activation_bw == 8:
+        yield Advice(
+            "See whether activations are what loses accuracy: 16 bits are slower, but tell.", "recipe.activation_bw=16"
+        )
+    if recipe.param_bw == 4:
+        yield Advice("Use 8-bit weights.", "recipe.param_bw=8")
+
+
+def _quantsim_gap(records: RunRecords) -> Iterator[Advice]:
+    yield from _more_persons(records)
+    yield Advice(
+        "Compare the CPU features under Provenance with those of the machine that will serve the model: without VNNI, "
+        "int8 products can saturate.",
+    )
+
+
+def _more_persons(records: RunRecords) -> Iterator[Advice]:
+    protocol = records.onnx.fingerprint if records.onnx else None
+    if protocol is not None and protocol.subset:
+        yield Advice("Measure on the whole split instead of a quick look.", "evaluation.num_images=null")
+    elif protocol is not None and protocol.num_persons < _FEW_PERSONS:
+        yield Advice(f"Measure on more persons: {protocol.num_persons} leave AP uncertain by some hundredths.")
+
+
+def _int8_mac_share(records: RunRecords) -> Iterator[Advice]:
+    floats = records.exported.placement.float_operators if records.exported else ()
+    named = f": {', '.join(floats[:3])}" if floats else ""
+    yield Advice(
+        f"Look at the operators that stayed float{named}. An activation module that is used twice in the network keeps "
+        "its layers float; transposed convolutions have no int8 kernel."
+    )
+
+
+def _size_mb(records: RunRecords) -> Iterator[Advice]:
+    size = megabytes_text(records.exported.model.size_bytes) if records.exported else "the file"
+    if records.config.recipe.param_bw == 16:
+        yield Advice("Use 8-bit weights.", "recipe.param_bw=8")
+    yield Advice(f"Use a smaller network, or allow {size}.")
+
+
+_ADVISERS: dict[str, Callable[[RunRecords], Iterator[Advice]]] = {
+    "min_ap": _min_ap,
+    "max_ap_drop": _max_ap_drop,
+    "quantsim_gap": _quantsim_gap,
+    "int8_mac_share": _int8_mac_share,
+    "size_mb": _size_mb,
+}

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hpe_tasks.drawing import CENTRE, LEFT, OUTLINE, RIGHT, Stroke, draw_pose, draw_poses, joint_colour, limb_colour
+from hpe_tasks.skeletons import COCO17, EFFICIENTPOSE16, MPII16, Skeleton
+
+GREY = np.full((120, 160, 3), 127, dtype=np.uint8)
+ARM = Skeleton("arm", ("left_elbow", "left_wrist"), (("left_elbow", "left_wrist"),))
+
+
+def has_colour(image: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(image.astype(int) - colour).max(axis=-1) <= 2).any())
+
+
+@pytest.mark.parametrize(
+    ("joint", "colour"), [("left_wrist", LEFT), ("right_eye", RIGHT), ("nose", CENTRE), ("upper_neck", CENTRE)]
+)
+def test_joint_colour_is_its_side(joint: str, colour: tuple[int, int, int]) -> None:
+    assert joint_colour(joint) == colour
+
+
+@pytest.mark.parametrize(
+    ("limb", "colour"),
+    [
+        (("left_elbow", "left_wrist"), LEFT),
+        (("right_hip", "right_knee"), RIGHT),
+        (("left_hip", "right_hip"), CENTRE),
+        (("nose", "left_eye"), LEFT),
+        (("thorax", "pelvis"), CENTRE),
+    ],
+    ids=lambda value: "-".join(map(str, value)),
+)
+def test_limb_colour_is_the_side_it_lies_on(limb: tuple[str, str], colour: tuple[int, int, int]) -> None:
+    assert limb_colour(*limb) == colour
+
+
+@pytest.mark.parametrize("skeleton", [COCO17, MPII16, EFFICIENTPOSE16], ids=lambda s: s.name)
+@pytest.mark.parametrize("background", [0, 127, 255])
+def test_every_skeleton_stands_out_on_any_background(skeleton: Skeleton, background: int) -> None:
+    image = np.full((200, 200, 3), background, dtype=np.uint8)
+    joints = len(skeleton.joints)
+    points = np.random.default_rng(0).uniform(20, 180, (joints, 2))
+    drawn = draw_pose(image, points, np.ones(joints), skeleton)
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    for colour in (LEFT, RIGHT, CENTRE, OUTLINE):
+        assert has_colour(drawn, colour)
+
+
+def test_the_given_image_stays_as_it_was() -> None:
+    image = GREY.copy()
+    draw_pose(image, np.array([(20.0, 20.0), (100.0, 80.0)]), np.ones(2), ARM)
+    assert np.array_equal(image, GREY)
+
+
+def test_a_joint_is_centred_on_its_pixel() -> None:
+    drawn = draw_pose(GREY, np.array([(50.0, 40.0), (0.0, 0.0)]), np.array([1.0, 0.0]), ARM, box=(0, 0, 80, 400))
+    rows, columns = np.nonzero((drawn != 127).any(axis=-1))
+    assert (rows.min() + rows.max()) / 2 == 40
+    assert (columns.min() + columns.max()) / 2 == 50
+
+
+def test_edges_are_anti_aliased() -> None:
+    drawn = draw_pose(GREY, np.array([(20.0, 20.0), (140.0, 90.0)]), np.ones(2), ARM)
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize(
+    ("scores", "limb", "joint"),
+    [((0.9, 0.9), True, True), ((0.9, 0.1), False, True), ((0.1, 0.1), False, False), ((0.2, 0.2), True, True)],
+    ids=["both", "one", "none", "at the threshold"],
+)
+def test_joints_below_the_threshold_are_left_out_with_their_limbs(
+    scores: tuple[float, float], limb: bool, joint: bool
+) -> None:
+    drawn = draw_pose(GREY, np.array([(30.0, 60.0), (130.0, 60.0)]), np.array(scores), ARM, threshold=0.2)
+    assert has_colour(drawn[58:63, 75:85], LEFT) == limb
+    assert has_colour(drawn[55:66, 25:36], LEFT) == joint
+
+
+def test_lines_grow_with_the_person_between_bounds() -> None:
+    heights = (20, 100, 300, 600, 5000)
+    lines = [Stroke.for_height(height).line for height in heights]
+    assert lines == sorted(lines)
+    assert lines[0] == 1.6
+    assert lines[-1] == 9.0
+    points = np.array([(30.0, 30.0), (100.0, 90.0)])
+    changed = [(draw_pose(GREY, points, np.ones(2), ARM, box=(0, 0, 9, h)) != 127).sum() for h in (100, 400)]
+    assert changed[0] < changed[1]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(-500.0, -500.0), (-400.0, -400.0)],
+        [(1e9, 1e9), (1e9, 1e9)],
+        [(float("nan"), 3.0), (float("inf"), 3.0)],
+    ],
+    ids=["left of the image", "far away", "not finite"],
+)
+def test_what_lies_outside_draws_nothing(points: list[tuple[float, float]]) -> None:
+    assert np.array_equal(draw_pose(GREY, np.array(points), np.ones(2), ARM), GREY)
+
+
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (159.0, 119.0), (-3.0, 60.0)])
+def test_a_skeleton_across_the_border_is_clipped(corner: tuple[float, float]) -> None:
+    drawn = draw_pose(GREY, np.array([corner, (80.0, 60.0)]), np.ones(2), ARM)
+    assert has_colour(drawn, LEFT)
+
+
+def test_persons_are_drawn_one_after_the_other() -> None:
+    points = np.array([[(20.0, 20.0), (60.0, 60.0)], [(100.0, 20.0), (140.0, 60.0)]])
+    together = draw_poses(GREY, points, np.ones((2, 2)), ARM)
+    apart = draw_pose(draw_pose(GREY, points[0], np.ones(2), ARM), points[1], np.ones(2), ARM)
+    assert np.array_equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    ("image", "points", "scores", "names"),
+    [
+        (GREY.astype(np.float32), (2, 2), (2,), "image"),
+        (GREY[..., 0], (2, 2), (2,), "image"),
+        (GREY, (3, 2), (2,), "keypoints"),
+        (GREY, (2, 2), (3,), "scores"),
+    ],
+    ids=["float image", "grey image", "too many joints", "too many scores"],
+)
+def test_wrong_shapes_are_named(
+    image: np.ndarray, points: tuple[int, ...], scores: tuple[int, ...], names: str
+) -> None:
+    with pytest.raises(ValueError, match=names):
+        draw_pose(image, np.zeros(points), np.zeros(scores), ARM)
+
+
+def test_it_imports_what_the_lambda_function_has_and_nothing_else() -> None:
+    code = "import sys, hpe_tasks.drawing; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"cv2", "torch", "scipy", "pandas", "pydantic", "matplotlib"} & set(done.stdout.split())
