@@ -1,0 +1,108 @@
+# Everything lands inside this folder: .venv*/ (libraries), .cache/ (downloads), .airflow/ (Airflow's state), .hpe/ (ours).
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3.11
+PRESET ?= sample
+CONF ?= {}
+PORT ?= 8080
+# `embedded` starts an S3 server in this folder; `environment` uses the AWS variables and files that you have set.
+S3 ?= embedded
+
+export AIRFLOW_HOME := $(CURDIR)
+export HPE_WORKSPACE := file://$(CURDIR)/.hpe/workspace
+export HPE_CACHE := $(CURDIR)/.hpe/cache
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export GX_ANALYTICS_ENABLED := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.8
+STORE := $(BIN)/python -m hpe_tasks.object_store
+LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11
+
+# Shell commands that point AWS clients to the embedded server, which they start if it does not run yet.
+ifeq ($(S3),embedded)
+WITH_S3 = exports=$$($(STORE) start --env) || exit $$?; eval "$$exports";
+else
+WITH_S3 =
+endif
+
+.PHONY: help setup run test ui env stop lint format lock clean
+
+help: ## Show what there is
+	@echo "make TARGET [VARIABLE=value]"; echo
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | sed 's/[$$][$$]/$$/' | expand -t 12
+	@echo; echo "Variables of run: PRESET=$(PRESET) CONF='{\"gate.min_ap\": 0.5}' S3=embedded|environment; of ui: PORT=$(PORT)"
+
+setup: .airflow/ready .venv-object-store/ready ## Install everything and prepare Airflow's database
+
+run: setup ## Quantize, prove and publish a model with the DAG; ends with the table of results
+	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset '$(PRESET)' --conf '$(CONF)'
+
+test: setup ## Run the whole test suite
+	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --basetemp=.cache/pytest $(ARGS)
+
+ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
+	@$(WITH_S3) exec $(BIN)/python tools/ui.py --port $(PORT)
+
+env: setup ## Print settings for a shell of your own, to be used as: eval "$$(make env)"
+	@printf 'export %s\n' 'AIRFLOW_HOME=$(AIRFLOW_HOME)' 'HPE_WORKSPACE=$(HPE_WORKSPACE)' 'HPE_CACHE=$(HPE_CACHE)' \
+	  'XDG_CACHE_HOME=$(XDG_CACHE_HOME)' 'MPLCONFIGDIR=$(MPLCONFIGDIR)' 'PATH=$(CURDIR)/$(BIN):$$PATH'
+	@$(WITH_S3) echo "$${exports-}"
+
+stop: ## Stop the embedded S3 server
+	@if [ -x $(BIN)/python ]; then $(STORE) stop; fi
+
+lint: .venv/ready ## Check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: .venv/ready ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only --quiet .
+
+lock: $(UV) ## Resolve the dependencies anew into the hashed requirements.txt files
+	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
+	@$(LOCK) docker/object-store/requirements.in -o docker/object-store/requirements.txt
+
+clean: stop ## Remove everything that was generated, the libraries included
+	@rm -rf .venv .venv-object-store .cache .airflow .hpe build dist *.egg-info \
+	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage* htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what the targets above stand on: each file says that a part of the setup is done ---
+
+$(UV):
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed (make setup PYTHON=/path/to/python3.11)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet uv==$(UV_VERSION)
+
+.venv/ready: requirements.txt pyproject.toml | $(UV)
+	@echo "Installing the libraries …" >&2
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+.venv-object-store/ready: docker/object-store/requirements.txt | .venv/ready
+	@echo "Installing the S3 server …" >&2
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-object-store
+	@$(UV) pip sync --quiet --python .venv-object-store/bin/python --require-hashes $<
+	@touch $@
+
+.airflow/ready: .venv/ready airflow.cfg
+	@echo "Preparing Airflow …" >&2
+	@mkdir -p .airflow
+	@$(BIN)/airflow db migrate > .airflow/migrate.log 2>&1 || { cat .airflow/migrate.log >&2; exit 1; }
+	@$(BIN)/airflow pools set gpu_pool 1 "One slot for each GPU worker" >> .airflow/migrate.log 2>&1
+	@touch $@

@@ -1,0 +1,137 @@
+"""The DAG `hpe_requantize`: from a pose checkpoint to a published int8 ONNX model.
+
+Composition only: what a step does is in `hpe_tasks.steps`, what ties it to Airflow in `plugins/hpe_airflow`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.sdk import Asset, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from hpe_airflow.failures import RETRIES, log_reason
+from hpe_airflow.links import ReportLink, VersionLink, with_links
+from hpe_airflow.params_form import form_params
+from hpe_airflow.runs import open_run_from_context
+from hpe_tasks import steps
+from hpe_tasks.results import GateDecision
+
+PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
+"""Changes with each published version; its events carry `name`, `version`, `channel` and `registry`."""
+
+SCHEDULE = os.environ.get("HPE_REQUANTIZE_SCHEDULE") or None
+"""When to run by itself, such as `@weekly` or a cron expression; off by default. Runs use the form's defaults."""
+
+DOC = """
+Turns a human-pose checkpoint into an int8 ONNX model, proves the exported file, and publishes it to S3 if it passes.
+
+**Try it:** press *Trigger* and leave everything as it is. The preset `sample` needs no download and takes some minutes.
+
+**Your own model and data:** choose a preset, set `model.checkpoint` and `dataset.source` (a folder, an archive, `s3://`
+or `http(s)://`; COCO layout), and what the model must reach under *Gate*. An empty field means "as in the preset".
+
+**Where the result is:** the button *Report* on the tasks `gate`, `publish` and `report` opens the run's report;
+*Published version* on `publish` opens the manifest. A run whose gate failed is green with `publish` skipped: the reason
+is the XCom `reason` of `publish`, and in its log and the report.
+
+**When it fails:** the last line of the failed task's log says what is wrong and what to do. Network errors are tried
+again by themselves. After mending anything else, clear the failed task: finished steps are not repeated.
+
+**S3:** endpoint and credentials come from the connection `hpe_s3` (type `aws`), or from the usual AWS variables.
+
+**Weekly:** set `HPE_REQUANTIZE_SCHEDULE=@weekly` for the DAG processor and unpause the DAG; `HPE_REQUANTIZE_PARAMS`
+holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50", "dataset.source": "s3://…"}`.
+"""
+
+
+@dag(
+    schedule=SCHEDULE,
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    # With a schedule the first unpausing starts a run at once: that is for a person to decide.
+    is_paused_upon_creation=SCHEDULE is not None,
+    params=form_params(os.environ.get("HPE_REQUANTIZE_PARAMS")),
+    default_args={**RETRIES, "on_failure_callback": log_reason, "execution_timeout": timedelta(hours=6)},
+    tags=["pose", "quantization"],
+    doc_md=DOC,
+    dag_display_name="Requantize a pose model",
+)
+def hpe_requantize() -> None:
+    """From a checkpoint to a published version."""
+
+    @task
+    def fetch_dataset() -> str:
+        """Bring the data set to this machine."""
+        return steps.fetch_dataset(open_run_from_context()).digest
+
+    @task
+    def fetch_checkpoint() -> str:
+        """Bring the checkpoint into the workspace."""
+        return steps.fetch_checkpoint(open_run_from_context()).file.sha256
+
+    @task
+    def validate_dataset() -> str:
+        """Hold the data set against its expectations."""
+        return steps.validate_dataset(open_run_from_context()).data_docs.uri
+
+    @task
+    def evaluate_fp32() -> str:
+        """Measure the checkpoint as it came."""
+        return steps.evaluate_fp32(open_run_from_context()).predictions.uri
+
+    # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.
+    @task(queue="gpu", pool="gpu_pool")
+    def quantize() -> str:
+        """Calibrate AIMET's quantization simulation."""
+        return steps.quantize(open_run_from_context()).encodings.uri
+
+    @task
+    def export_onnx() -> str:
+        """Write the file that ships, and read back where it runs in int8."""
+        return steps.export_onnx(open_run_from_context()).model.uri
+
+    @task
+    def evaluate_quantized() -> str:
+        """Measure the simulation and the exported file on the same persons."""
+        return steps.evaluate_quantized(open_run_from_context()).onnx.predictions.uri
+
+    @task(execution_timeout=timedelta(minutes=10))
+    def gate() -> str:
+        """Decide whether the model may be published."""
+        decision = steps.gate(open_run_from_context())
+        return "passed" if decision.passed else decision.reason
+
+    @task(outlets=[PUBLISHED_MODEL], execution_timeout=timedelta(hours=1))
+    def publish(*, ti: Any = None, outlet_events: Any = None) -> str:
+        """Publish the model, or skip with the reason why not."""
+        run = open_run_from_context()
+        decision = run.load(GateDecision)
+        if decision is not None and not decision.passed:
+            ti.xcom_push("reason", decision.reason)
+            raise AirflowSkipException(f"Not published: {decision.reason}")
+        published = steps.publish(run)
+        outlet_events[PUBLISHED_MODEL].extra = published.model_dump(include={"name", "version", "channel", "registry"})
+        return published.manifest.uri
+
+    @task(execution_timeout=timedelta(hours=1))
+    def report() -> str:
+        """Write the report, whatever the run has come to."""
+        return steps.report(open_run_from_context()).html.uri
+
+    dataset, checkpoint, validated = fetch_dataset(), fetch_checkpoint(), validate_dataset()
+    decided = with_links(gate(), ReportLink())
+    published = with_links(publish(), ReportLink(), VersionLink())
+    reported = with_links(report(), ReportLink())
+
+    dataset >> validated
+    [validated, checkpoint] >> evaluate_fp32() >> quantize() >> export_onnx() >> evaluate_quantized() >> decided
+    decided >> published
+    # A teardown runs after all the others, failed or not, and leaves the run's state to them.
+    [validated, checkpoint, published] >> reported.as_teardown()
+
+
+hpe_requantize()

@@ -1,0 +1,211 @@
+"""Top-down heatmaps as Simple Baselines makes and reads them: crop geometry, encoding and decoding.
+
+Conventions: sizes are (W, H), arrays H×W; coordinates are (x, y) in pixels, the centre of the first pixel is (0, 0).
+A person's crop is described by a `center` (x, y) in image pixels and a `scale` (w, h) in units of 200 pixels. All
+mappings between image, network input and heatmap are a translation and one factor, taken from the widths; none has
+a half-pixel correction, because the published results were made without.
+
+Needs numpy only: AWS Lambda ships this module.
+Source: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking" (2018) and its reference code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpe_tasks.errors import DatasetError
+
+Floats = NDArray[np.floating[Any]]
+
+PIXEL_STD = 200.0
+"""Pixels in one unit of `scale`."""
+
+BOX_PADDING = 1.25
+"""A crop is this much larger than the person's box."""
+
+_QUARTER = 0.25
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Joints of several persons.
+
+    Attributes:
+        keypoints: N×K×2 float32, (x, y) in image pixels.
+        scores: N×K float32, the heatmap maximum of each joint.
+    """
+
+    keypoints: NDArray[np.float32]
+    scores: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.keypoints.ndim != 3 or self.keypoints.shape[2] != 2:
+            raise ValueError(f"keypoints must be N×K×2, not {self.keypoints.shape}")
+        if self.scores.shape != self.keypoints.shape[:2]:
+            raise ValueError(f"scores must be {self.keypoints.shape[:2]} like keypoints, not {self.scores.shape}")
+        if self.keypoints.dtype != np.float32 or self.scores.dtype != np.float32:
+            raise ValueError(f"keypoints and scores must be float32, not {self.keypoints.dtype}, {self.scores.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+def box_to_center_scale(
+    box_xywh: ArrayLike, image_size: tuple[int, int], input_size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Turn a person's box into the centre and scale of its crop.
+
+    The box is clipped to the image, its shorter side grown to the aspect ratio of the input, and both padded by 1.25.
+
+    Args:
+        box_xywh: (x, y, w, h) in image pixels.
+        image_size: (W, H) of the image.
+        input_size: (W, H) of the network's input.
+
+    Returns:
+        `center` (x, y) in image pixels and `scale` (w, h) in units of 200 pixels.
+
+    Raises:
+        DatasetError: Nothing of the box lies inside the image.
+    """
+    x, y, width, height = (float(v) for v in np.asarray(box_xywh, dtype=np.float64))
+    image_width, image_height = image_size
+    x1, y1 = max(0.0, x), max(0.0, y)
+    # As the reference clips: the far corner is the last pixel of the box, so a box loses one pixel of each side.
+    clipped_width = min(image_width - 1.0, x1 + max(0.0, width - 1.0)) - x1
+    clipped_height = min(image_height - 1.0, y1 + max(0.0, height - 1.0)) - y1
+    empty = min(clipped_width, clipped_height) < 0 or max(clipped_width, clipped_height) == 0
+    if empty or not np.isfinite((x, y, width, height)).all():
+        raise DatasetError(
+            f"The box (x, y, w, h) = ({x:g}, {y:g}, {width:g}, {height:g}) covers nothing of an image of "
+            f"{image_width}×{image_height} pixels.",
+            hint="Correct the box in the annotations.",
+        )
+    center = np.array([x1 + clipped_width * 0.5, y1 + clipped_height * 0.5])
+    aspect = input_size[0] / input_size[1]
+    if clipped_width > aspect * clipped_height:
+        clipped_height = clipped_width / aspect
+    else:
+        clipped_width = clipped_height * aspect
+    return center, np.array([clipped_width, clipped_height]) / PIXEL_STD * BOX_PADDING
+
+
+def crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Give the 2×3 affine matrix from image pixels to a crop.
+
+    `center` lands on (W/2, H/2); the factor is W/(scale_w·200) in both directions.
+
+    Args:
+        center: (x, y) in image pixels.
+        scale: (w, h) in units of 200 pixels.
+        size: (W, H) of the crop: the network's input, or its heatmaps.
+    """
+    x, y = np.asarray(center, dtype=np.float64)
+    factor = size[0] / (float(np.asarray(scale, dtype=np.float64)[0]) * PIXEL_STD)
+    return np.array([[factor, 0.0, size[0] / 2 - factor * x], [0.0, factor, size[1] / 2 - factor * y]])
+
+
+def inverse_crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
+    """Give the 2×3 affine matrix from a crop of `size` (W, H) back to image pixels: the inverse of `crop_matrix`."""
+    x, y = np.asarray(center, dtype=np.float64)
+    factor = float(np.asarray(scale, dtype=np.float64)[0]) * PIXEL_STD / size[0]
+    return np.array([[factor, 0.0, x - factor * size[0] / 2], [0.0, factor, y - factor * size[1] / 2]])
+
+
+def transform_points(points: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
+    """Map points, given as …×2, by a 2×3 affine matrix."""
+    affine = np.asarray(matrix, dtype=np.float64)
+    return np.asarray(points, dtype=np.float64) @ affine[:, :2].T + affine[:, 2]
+
+
+def encode_heatmaps(
+    keypoints: ArrayLike, visible: ArrayLike, size: tuple[int, int], sigma: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Draw the heatmap that a network should give for each joint: a Gaussian around it.
+
+    The Gaussian is centred on the joint itself, not on the nearest pixel, so that the quarter-pixel shift of
+    `decode_heatmaps` finds the side on which the joint lies.
+
+    Args:
+        keypoints: N×K×2, (x, y) in heatmap pixels: image pixels through `crop_matrix` with the heatmap's size.
+        visible: N×K; joints with 0 are not labelled.
+        size: (W, H) of the heatmaps.
+        sigma: Standard deviation in heatmap pixels.
+
+    Returns:
+        Targets N×K×H×W float32 with values in [0, 1], and weights N×K float32: 1 for a labelled joint whose nearest
+        pixel lies on the heatmap, else 0; the target of a joint with weight 0 is all zeros.
+    """
+    points = np.asarray(keypoints, dtype=np.float64)
+    width, height = size
+    nearest = np.floor(points + 0.5)
+    inside = ((nearest >= 0) & (nearest < (width, height))).all(axis=-1)
+    weights = ((np.asarray(visible) > 0) & inside).astype(np.float32)
+    spread = 2.0 * sigma**2
+    rows = np.exp(-((np.arange(height) - points[..., 1:2]) ** 2) / spread) * weights[..., None]
+    columns = np.exp(-((np.arange(width) - points[..., 0:1]) ** 2) / spread)
+    targets = rows[..., :, None].astype(np.float32) * columns[..., None, :].astype(np.float32)
+    return targets, weights
+
+
+def find_peaks(heatmaps: Floats) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Find each heatmap's maximum, moved by a quarter pixel towards its larger neighbour.
+
+    The shift is made where 1 < x < W−1 and 1 < y < H−1. A heatmap without a positive value gives (0, 0).
+
+    Args:
+        heatmaps: N×K×H×W.
+
+    Returns:
+        N×K×2 (x, y) in heatmap pixels, and the maxima N×K float32.
+    """
+    count, joints, height, width = heatmaps.shape
+    flat = heatmaps.reshape(count, joints, height * width)
+    best = flat.argmax(axis=2)
+    maxima = np.take_along_axis(flat, best[..., None], axis=2)[..., 0]
+    y, x = np.divmod(best, width)
+    positive = maxima > 0
+    x, y = x * positive, y * positive
+
+    shifted = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+    person, joint = np.nonzero(shifted)
+    column, row = x[shifted], y[shifted]
+    right, left = heatmaps[person, joint, row, column + 1], heatmaps[person, joint, row, column - 1]
+    below, above = heatmaps[person, joint, row + 1, column], heatmaps[person, joint, row - 1, column]
+    points = np.stack([x, y], axis=2).astype(np.float64)
+    points[person, joint, 0] += _QUARTER * np.sign(right - left)
+    points[person, joint, 1] += _QUARTER * np.sign(below - above)
+    return points, maxima.astype(np.float32)
+
+
+def decode_heatmaps(
+    heatmaps: Floats, centers: ArrayLike, scales: ArrayLike
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Read the joints of each person from its heatmaps.
+
+    Every peak goes through the inverse of the crop, taken at the heatmap's own size; that includes the (0, 0) of a
+    heatmap without a positive value, as in the reference.
+
+    Args:
+        heatmaps: N×K×H×W.
+        centers: N×2, the centre of each person's crop in image pixels.
+        scales: N×2, the scale of each person's crop in units of 200 pixels.
+
+    Returns:
+        Keypoints N×K×2 float32, (x, y) in image pixels, and scores N×K float32: the heatmaps' maxima.
+    """
+    if heatmaps.ndim != 4:
+        raise ValueError(f"heatmaps must be N×K×H×W, not {heatmaps.shape}")
+    count, _, height, width = heatmaps.shape
+    middle = np.asarray(centers, dtype=np.float64)
+    extent = np.asarray(scales, dtype=np.float64)
+    if middle.shape != (count, 2) or extent.shape != (count, 2):
+        raise ValueError(f"centers and scales must be {(count, 2)}, not {middle.shape} and {extent.shape}")
+    points, maxima = find_peaks(heatmaps)
+    factors = extent[:, 0] * PIXEL_STD / width
+    keypoints = (points - (width / 2, height / 2)) * factors[:, None, None] + middle[:, None, :]
+    return keypoints.astype(np.float32), maxima

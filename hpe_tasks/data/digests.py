@@ -1,0 +1,111 @@
+"""The digest that stands for a data set's content, the same on every machine and for every way it came."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpe_tasks.data.coco import annotation_path, image_folder
+from hpe_tasks.data.storage import storage_errors
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.progress import track
+from hpe_tasks.workspace import sha256_file
+
+_THREADS = 4
+_RACY_NS = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Content:
+    """Digest, number and total size of the files of a data set's splits."""
+
+    digest: str
+    num_files: int
+    size_bytes: int
+
+
+class DigestCache:
+    """SHA-256 of files, remembered by path, size and modification time in one JSON file."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known = _read(file)
+        self._changed = False
+
+    def sha256(self, path: Path) -> str:
+        """The file's digest; raises DatasetError when it cannot be read."""
+        try:
+            status = path.stat()
+            known = self._known.get(str(path))
+            if known is not None and known[:2] == (status.st_size, status.st_mtime_ns):
+                return known[2]
+            found = sha256_file(path)
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check it and its rights.") from error
+        # A file that was written just now may change again within one tick of the clock: do not remember it yet.
+        if time.time_ns() - status.st_mtime_ns > _RACY_NS:
+            self._known[str(path)] = (status.st_size, status.st_mtime_ns, found)
+            self._changed = True
+        return found
+
+    def save(self) -> None:
+        """Store what was learned."""
+        if not self._changed:
+            return
+        with storage_errors(self._file):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            working = self._file.with_suffix(f".{os.getpid()}.tmp")
+            working.write_text(json.dumps(self._known))
+            working.replace(self._file)
+
+
+def _read(file: Path) -> dict[str, tuple[int, int, str]]:
+    try:
+        return {path: (entry[0], entry[1], entry[2]) for path, entry in json.loads(file.read_text()).items()}
+    except (FileNotFoundError, ValueError, TypeError, IndexError, AttributeError):
+        return {}  # Only a cache: a damaged one is made anew.
+
+
+def digest_content(root: Path, splits: Sequence[str], cache: Path) -> Content:
+    """Digest of the annotation files and images of the splits, under the names of the usual layout.
+
+    Hidden files are left out: file managers and archive programs leave them behind.
+
+    Args:
+        root: Folder of the data set.
+        splits: Splits that count.
+        cache: Folder for remembered digests of single files.
+
+    Raises:
+        DatasetError: A file cannot be read.
+    """
+    root = root.resolve()
+    files = sorted(entry for split in splits for entry in _files(root, split))
+    remembered = DigestCache(cache / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json")
+    whole = hashlib.sha256()
+    size = 0
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(lambda entry: remembered.sha256(entry[1]), files)
+        for (name, path), digest in zip(files, track(digests, "Hashing files", total=len(files)), strict=True):
+            whole.update(f"{digest} {name}\n".encode())
+            size += path.stat().st_size
+    remembered.save()
+    return Content(whole.hexdigest(), len(files), size)
+
+
+def _files(root: Path, split: str) -> Iterator[tuple[str, Path]]:
+    annotations = annotation_path(root, split)
+    yield f"annotations/{annotations.name}", annotations
+    images = image_folder(root, split)
+    for folder, subfolders, names in os.walk(images):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                yield f"images/{split}/{path.relative_to(images).as_posix()}", path

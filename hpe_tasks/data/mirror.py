@@ -1,0 +1,185 @@
+"""A local copy of the part of an S3 prefix that a run needs: parallel, resumable object by object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from hpe_tasks.data.coco import annotation_path, is_safe_file_name
+from hpe_tasks.data.storage import check_space, locked, storage_errors
+from hpe_tasks.errors import DatasetError, TransientError
+from hpe_tasks.progress import track
+from hpe_tasks.s3 import S3Location, error_code, s3_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+_THREADS = 8
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class _Object:
+    """An object of the data set: its name relative to the prefix, and which bytes it holds."""
+
+    name: str
+    etag: str
+    size: int
+
+
+def mirror_prefix(location: S3Location, client: S3Client, splits: Sequence[str], cache: Path) -> Path:
+    """Copy the annotations and images of the splits into a folder of their own under `cache`.
+
+    Objects that are there with the same ETag are not read again, and files whose object is gone are removed. Every
+    file is complete or absent; an interrupted copy continues with the objects that are missing.
+
+    Raises:
+        DatasetError: The prefix holds no such data set.
+        AccessError: The bucket does not exist or is denied.
+        TransientError: The network failed.
+        StorageError: The disk is full or not writable.
+    """
+    identity = f"{client.meta.endpoint_url}|{location}"
+    folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    with locked(folder):
+        wanted = _listing(location, client, splits)
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            journal = folder / ".objects.jsonl"
+            known = _read_journal(journal)
+            present = {o.name: o for o in known if _is_there(folder, o)}
+            _remove_others(folder, splits, {o.name for o in wanted})
+            _write_journal(journal, present.values())
+            missing = [o for o in wanted if present.get(o.name) != o]
+            check_space(folder, sum(o.size for o in missing))
+        if missing:
+            log.info("Copying %d of %d objects of %s", len(missing), len(wanted), location)
+            with storage_errors(journal), journal.open("a") as record:
+                _copy_all(location, client, missing, folder, record)
+    return folder
+
+
+def _listing(location: S3Location, client: S3Client, splits: Sequence[str]) -> list[_Object]:
+    wanted: list[_Object] = []
+    for split in splits:
+        annotations = list(_objects(location, client, f"annotations/{annotation_path(Path(), split).name}"))
+        images = list(_objects(location, client, f"images/{split}/")) or list(_objects(location, client, f"{split}/"))
+        for what, found in ((f"annotations/person_keypoints_{split}.json", annotations), (f"images/{split}/", images)):
+            if not found:
+                raise DatasetError(
+                    f"{location} has no {what}. {_what_is_there(location, client)}",
+                    hint="Give the prefix that holds annotations/ and images/, or an archive named .zip or .tar.gz.",
+                )
+        wanted += annotations + images
+    return wanted
+
+
+def _objects(location: S3Location, client: S3Client, below: str) -> Iterator[_Object]:
+    base = f"{location.key}/" if location.key else ""
+    with s3_errors(location, "listing"):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=base + below):
+            for entry in page.get("Contents", ()):
+                name = entry["Key"].removeprefix(base)
+                hidden = any(piece.startswith(".") and piece not in {".", ".."} for piece in name.split("/"))
+                if name.endswith("/") or hidden or not (below.endswith("/") or name == below):
+                    continue
+                if not is_safe_file_name(name):
+                    raise DatasetError(
+                        f"{location}: the key {entry['Key']!r} would be written outside the data set's folder.",
+                        hint="Rename or remove the object.",
+                    )
+                yield _Object(name, entry["ETag"], entry["Size"])
+
+
+def _what_is_there(location: S3Location, client: S3Client) -> str:
+    base = f"{location.key}/" if location.key else ""
+    with s3_errors(location, "listing"):
+        page = client.list_objects_v2(Bucket=location.bucket, Prefix=base, Delimiter="/", MaxKeys=9)
+    names = [p["Prefix"].removeprefix(base) for p in page.get("CommonPrefixes", ())]
+    names += [o["Key"].removeprefix(base) for o in page.get("Contents", ())]
+    return f"It holds: {', '.join(names[:8]) or 'nothing'}{', …' if len(names) > 8 else ''}."
+
+
+def _copy_all(location: S3Location, client: S3Client, missing: list[_Object], folder: Path, record: IO[str]) -> None:
+    stop = threading.Event()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = {pool.submit(_copy, location, client, o, folder, stop): o for o in missing}
+        try:
+            for future in track(as_completed(futures), f"Fetching {location}", total=len(futures)):
+                future.result()
+                # After the file: a crash in between costs one object, never a wrong file.
+                record.write(json.dumps(vars(futures[future])) + "\n")
+                record.flush()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _copy(location: S3Location, client: S3Client, wanted: _Object, folder: Path, stop: threading.Event) -> None:
+    from botocore.exceptions import ClientError
+
+    target = folder / wanted.name
+    working = target.with_name(f".{target.name}.part")
+    where = location / wanted.name
+    with storage_errors(target, needed_bytes=wanted.size):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with s3_errors(where, "reading"):
+                body = client.get_object(Bucket=where.bucket, Key=where.key, IfMatch=wanted.etag)["Body"]
+                with body, working.open("wb") as file:
+                    for chunk in body.iter_chunks(_CHUNK):
+                        if stop.is_set():
+                            return
+                        file.write(chunk)
+            if working.stat().st_size != wanted.size:
+                raise TransientError(f"{where} was cut off at {working.stat().st_size:,} of {wanted.size:,} bytes.")
+            working.replace(target)
+        except ClientError as error:
+            if error_code(error) not in {"PreconditionFailed", "412"}:
+                raise
+            raise TransientError(f"{where} was replaced while the data set was read.", hint="Try again.") from error
+        finally:
+            working.unlink(missing_ok=True)
+
+
+def _is_there(folder: Path, known: _Object) -> bool:
+    path = folder / known.name
+    return path.is_file() and path.stat().st_size == known.size
+
+
+def _remove_others(folder: Path, splits: Sequence[str], names: set[str]) -> None:
+    for split in splits:
+        for images in (folder / "images" / split, folder / split):
+            for path in images.rglob("*"):
+                if path.is_file() and path.relative_to(folder).as_posix() not in names:
+                    path.unlink()
+            if images.is_dir() and not any(path.is_file() for path in images.rglob("*")):
+                shutil.rmtree(images)  # An empty folder would be taken for the split's.
+
+
+def _read_journal(journal: Path) -> list[_Object]:
+    if not journal.is_file():
+        return []
+    known = []
+    for line in journal.read_text().splitlines():
+        try:
+            known.append(_Object(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue  # The line that was being written when the process was killed.
+    return known
+
+
+def _write_journal(journal: Path, objects: Iterable[_Object]) -> None:
+    working = journal.with_suffix(".tmp")
+    working.write_text("".join(json.dumps(vars(o)) + "\n" for o in objects))
+    working.replace(journal)

@@ -1,0 +1,276 @@
+"""The sample data set: drawn people in COCO layout, made on the spot, so that the pipeline runs without a download.
+
+Every picture has its own random generator, seeded by the spec's seed, the split and the picture's number: a data set
+is the same however many of its pictures are made, and in whatever order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpe_tasks.data.sample_canvas import Canvas
+from hpe_tasks.data.sample_figure import SHOWING_PARTS, Figure
+from hpe_tasks.data.sample_pose import Proportions, Rng, draw_posture, pose_body
+from hpe_tasks.data.sample_scene import develop, paint_background, paint_obstacle, paint_seat, paint_shadow
+from hpe_tasks.data.sample_style import Style
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.progress import track
+from hpe_tasks.skeletons import COCO17
+from hpe_tasks.workspace import storage_errors, write_atomically
+
+SPLITS = ("train", "calibration", "val")
+
+_IDS_PER_SPLIT = 100_000
+_IDS_PER_IMAGE = 100
+_JPEG_QUALITY = 90
+_MIN_KEYPOINTS = 5
+_MIN_VISIBLE_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """What the sample holds; equal specs give equal files.
+
+    Attributes:
+        train: Pictures to train on.
+        calibration: Pictures to calibrate on.
+        val: Pictures to measure on.
+        width: Width of every picture in pixels.
+        height: Height of every picture in pixels.
+        seed: Seed of everything that is drawn.
+    """
+
+    train: int = 1600
+    calibration: int = 120
+    val: int = 160
+    width: int = 400
+    height: int = 300
+    seed: int = 17
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            if not 1 <= self.images(split) < _IDS_PER_SPLIT:
+                raise ConfigError(
+                    f"The sample cannot hold {self.images(split)} images in split {split!r}.",
+                    hint=f"Give a number from 1 to {_IDS_PER_SPLIT - 1}.",
+                )
+        if min(self.width, self.height) < 96:
+            raise ConfigError(
+                f"The sample's pictures cannot be {self.width}×{self.height} pixels.", hint="Give at least 96×96."
+            )
+        if self.seed < 0:
+            raise ConfigError(f"The sample's seed cannot be {self.seed}.", hint="Give 0 or more.")
+
+    def images(self, split: str) -> int:
+        """Number of pictures in a split."""
+        return int(getattr(self, split))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One drawn picture and the truth about it.
+
+    Attributes:
+        image: H×W×3 uint8 in blue, green, red.
+        persons: COCO annotation fields of each person, without ids.
+    """
+
+    image: npt.NDArray[np.uint8]
+    persons: tuple[dict[str, Any], ...]
+
+
+def make_sample(folder: Path, spec: SampleSpec | None = None, *, splits: Iterable[str] = SPLITS) -> None:
+    """Write the sample as `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+
+    Files that exist are replaced. A split's annotation file is written last and atomically: where it exists, the
+    split's images are complete.
+
+    Args:
+        folder: Where the data set goes; created when missing.
+        spec: What to make; the default is the sample that the project's checkpoint was trained on.
+        splits: The splits to make, of `train`, `calibration` and `val`; a split is the same whichever others are made.
+
+    Raises:
+        ConfigError: A split that the sample does not have.
+        StorageError: The folder cannot be written.
+    """
+    spec = spec or SampleSpec()
+    wanted = tuple(splits)
+    unknown = sorted(set(wanted) - set(SPLITS))
+    if unknown:
+        raise ConfigError(f"The sample has no split {unknown[0]!r}.", hint=f"It has {', '.join(SPLITS)}.")
+    for split in wanted:
+        with storage_errors(folder / "images" / split):
+            _make_split(folder, spec, split)
+
+
+def _make_split(folder: Path, spec: SampleSpec, split: str) -> None:
+    image_folder = folder / "images" / split
+    image_folder.mkdir(parents=True, exist_ok=True)
+    annotation_file = folder / "annotations" / f"person_keypoints_{split}.json"
+    annotation_file.parent.mkdir(parents=True, exist_ok=True)
+    annotation_file.unlink(missing_ok=True)
+    first_id = SPLITS.index(split) * _IDS_PER_SPLIT + 1
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+
+    def make(index: int) -> tuple[str, tuple[dict[str, Any], ...]]:
+        picture = draw_picture(spec, split, index)
+        name = f"{first_id + index:012d}.jpg"
+        (image_folder / name).write_bytes(_encode(picture.image))
+        return name, picture.persons
+
+    # OpenCV and NumPy let go of the interpreter while they draw.
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        made = pool.map(make, range(spec.images(split)))
+        for index, (name, persons) in enumerate(track(made, f"drawing {split}", total=spec.images(split))):
+            image_id = first_id + index
+            images.append({"id": image_id, "file_name": name, "width": spec.width, "height": spec.height, "license": 1})
+            annotations += [
+                {"id": image_id * _IDS_PER_IMAGE + number, "image_id": image_id, "category_id": 1, **person}
+                for number, person in enumerate(persons)
+            ]
+    content = json.dumps({**_header(spec), "images": images, "annotations": annotations}, separators=(",", ":"))
+    write_atomically(annotation_file, content.encode())
+
+
+def _header(spec: SampleSpec) -> dict[str, Any]:
+    index = {joint: i + 1 for i, joint in enumerate(COCO17.joints)}
+    return {
+        "info": {"description": "Drawn people, made by hpe_tasks.data.sample", "version": "1", "spec": asdict(spec)},
+        "licenses": [{"id": 1, "name": "CC0-1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+        "categories": [
+            {
+                "id": 1,
+                "name": "person",
+                "supercategory": "person",
+                "keypoints": list(COCO17.joints),
+                "skeleton": [[index[a], index[b]] for a, b in COCO17.limbs],
+            }
+        ],
+    }
+
+
+def _encode(image: npt.NDArray[np.uint8]) -> bytes:
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not done:
+        raise OSError("the JPEG encoder failed")
+    return data.tobytes()
+
+
+def draw_picture(spec: SampleSpec, split: str, index: int) -> Picture:
+    """Draw one picture of the sample; the same arguments always give the same picture.
+
+    Args:
+        spec: The sample.
+        split: `train`, `calibration` or `val`.
+        index: Number of the picture in its split, from 0.
+    """
+    attempt = 0
+    while True:
+        picture = _compose(np.random.default_rng((spec.seed, SPLITS.index(split), index, attempt)), spec)
+        if picture is not None:
+            return picture
+        attempt += 1
+
+
+def _compose(rng: Rng, spec: SampleSpec) -> Picture | None:
+    """Draw a scene; None when somebody in it is too hidden to be annotated, and the scene must be drawn anew."""
+    canvas, horizon = paint_background(rng, spec.width, spec.height)
+    figures = _place_figures(rng, spec, horizon)
+    full_areas = []
+    for owner, (figure, kind) in enumerate(figures, start=1):
+        _paint_ground(rng, canvas, figure, kind)
+        figure.paint(canvas, owner)
+        full_areas.append(int((canvas.owner == owner).sum()))
+    if rng.random() < 0.3:
+        x, y = rng.uniform(0, spec.width), rng.uniform(0.75, 1.1) * spec.height
+        paint_obstacle(rng, canvas, x, y, rng.uniform(0.12, 0.35) * spec.height)
+    persons = []
+    for owner, (figure, _) in enumerate(figures, start=1):
+        person = _annotate(canvas, figure, owner)
+        if person["num_keypoints"] < _MIN_KEYPOINTS or person["area"] < _MIN_VISIBLE_SHARE * full_areas[owner - 1]:
+            return None
+        persons.append(person)
+    return Picture(develop(rng, canvas.image), tuple(persons))
+
+
+def _place_figures(rng: Rng, spec: SampleSpec, horizon: float) -> list[tuple[Figure, str]]:
+    """Choose who stands where, the farthest first."""
+    count = int(rng.choice((1, 2, 3, 4, 5), p=(0.18, 0.3, 0.28, 0.16, 0.08)))
+    camera_height, camera_pitch = rng.uniform(0.8, 1.4), rng.uniform(-4, 10)
+    nearest = 0.62 if count <= 2 else 0.5
+    scales = np.sort(np.exp(rng.uniform(np.log(0.22), np.log(nearest), count))) * spec.height
+    placed: list[tuple[Figure, str]] = []
+    boxes: list[npt.NDArray[np.float64]] = []
+    for scale in scales:
+        for _ in range(8):
+            posture = draw_posture(rng)
+            body = pose_body(Proportions.draw(rng), posture, camera_pitch)
+            lowest = max(point[1] for point in body.points.values())
+            ground = horizon + scale * camera_height * 0.8 + rng.uniform(-0.06, 0.06) * spec.height
+            lift = rng.uniform(0, 0.25) * scale if posture.kind == "jumping" else 0.0
+            # At least a head and shoulders stay in the picture.
+            ground = min(ground, spec.height + 0.75 * scale)
+            origin = np.array([rng.uniform(0.02, 0.98) * spec.width, ground - lowest * scale - lift])
+            figure = Figure(body, Style.draw(rng), origin, float(scale))
+            points, _ = figure.keypoints()
+            box = np.concatenate([points.min(axis=0), points.max(axis=0)]) + 0.08 * scale * np.array([-1, -1, 1, 1])
+            if all(_overlap(box, other) < 0.45 for other in boxes):
+                placed.append((figure, posture.kind))
+                boxes.append(box)
+                break
+    return placed
+
+
+def _overlap(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """Intersection of two boxes (x1, y1, x2, y2) as a share of the smaller one."""
+    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    smaller = min(np.prod(first[2:] - first[:2]), np.prod(second[2:] - second[:2]))
+    return float(np.prod(np.maximum(size, 0)) / smaller)
+
+
+def _paint_ground(rng: Rng, canvas: Canvas, figure: Figure, kind: str) -> None:
+    """Draw the shadow under a person, and the seat of one who sits."""
+    scale = figure.pixels_per_metre
+    feet = np.array([figure.pixel(figure.body.points[f"{side}_ankle"]) for side in ("left", "right")])
+    x, ground = float(feet[:, 0].mean()), float(feet[:, 1].max()) + 0.07 * scale
+    paint_shadow(canvas, x, ground, 0.38 * scale)
+    if kind == "sitting":
+        seat = float(figure.origin[1]) + 0.1 * scale
+        paint_seat(rng, canvas, float(figure.origin[0]), seat, ground, 0.4 * scale)
+
+
+def _annotate(canvas: Canvas, figure: Figure, owner: int) -> dict[str, Any]:
+    mask = (canvas.owner == owner).astype(np.uint8)
+    points, known = figure.keypoints()
+    keypoints: list[float] = []
+    for (x, y), shown, parts in zip(np.round(points, 1), known, SHOWING_PARTS, strict=True):
+        if not shown or not (0 <= x <= canvas.width - 1 and 0 <= y <= canvas.height - 1):
+            keypoints += [0, 0, 0]
+            continue
+        rows = slice(max(round(y) - 1, 0), round(y) + 2)
+        columns = slice(max(round(x) - 1, 0), round(x) + 2)
+        mine = canvas.owner[rows, columns] == owner
+        seen = bool((mine & np.isin(canvas.part[rows, columns], list(parts))).any())
+        keypoints += [float(x), float(y), 2 if seen else 1]
+    x, y, width, height = cv2.boundingRect(mask)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return {
+        "iscrowd": 0,
+        "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
+        "keypoints": keypoints,
+        "bbox": [x, y, width, height],
+        "area": int(mask.sum()),
+        "segmentation": [contour.reshape(-1).tolist() for contour in contours if len(contour) >= 3],
+    }

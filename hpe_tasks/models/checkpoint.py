@@ -1,0 +1,149 @@
+"""Reading weights into a network: the published forms of pose checkpoints, and nothing that can run code."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from hpe_tasks.errors import CheckpointError
+
+_PICKLED = (".pth", ".pt", ".pth.tar", ".tar")
+_PARALLEL_PREFIX = "module."
+_LISTED = 8
+# How torch.load(weights_only=True) names a class or function that it would have to import.
+_REFUSED_CODE = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
+
+
+def sample_checkpoint() -> Path:
+    """The shipped weights of `pose_mobilenet`, trained on the sample data set."""
+    return Path(__file__).resolve().parent.parent / "assets" / "pose_mobilenet_sample.safetensors"
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Read weights into a network; either all of them fit, or the network is left as it was.
+
+    The file is `.safetensors`, or what `torch.save` wrote (`.pth`, `.pth.tar`): a state dict or a dict with one under
+    `state_dict`, with or without the `module.` prefix that training on several GPUs leaves. Only tensors are
+    unpickled, never code.
+
+    Raises:
+        CheckpointError: The file is missing, of another kind, broken, or does not fit; lists missing, extra and
+            misshapen keys.
+    """
+    state = _without_prefix(_read(path))
+    expected = model.state_dict()
+    # Files from before PyTorch 0.4.1 do not count batches; the counter is not used in inference.
+    for name, tensor in expected.items():
+        if name.endswith(".num_batches_tracked"):
+            state.setdefault(name, tensor)
+    _check_fit(state, expected, path)
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"The checkpoint {path} does not exist.", hint="Check model.checkpoint.")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError) as error:
+            raise _broken(path, str(error)) from error
+    if path.name.lower().endswith(_PICKLED):
+        return _state_dict(_unpickle(path), path)
+    raise CheckpointError(
+        f"The checkpoint {path.name} has a suffix that is not known.",
+        hint="Give a .safetensors, .pth or .pth.tar file; an .onnx file needs model.architecture=onnx.",
+    )
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = _REFUSED_CODE.search(str(error))
+        if code:
+            raise CheckpointError(
+                f"The checkpoint {path} holds more than tensors: it refers to the code {code.group(1)}.",
+                hint="Unpickling such a file can run any code, so it is refused. "
+                "Save the state dict alone: torch.save(model.state_dict(), file).",
+            ) from error
+        raise _broken(path, "it is no file that torch.save wrote") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+        raise _broken(path, _first_line(error)) from error
+
+
+def _state_dict(content: object, path: Path) -> dict[str, torch.Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(
+            f"The checkpoint {path} holds no state dict, but {_kind(content)}.",
+            hint="Save it with torch.save(model.state_dict(), file).",
+        )
+    other = [name for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if other:
+        raise CheckpointError(
+            f"The checkpoint {path} holds no plain state dict: {_listing(other)} {'is' if len(other) == 1 else 'are'} "
+            "not tensors.",
+            hint="Give the file with the network's weights, or put them under the key 'state_dict'.",
+        )
+    return dict(content)
+
+
+def _kind(content: object) -> str:
+    return "an empty one" if isinstance(content, Mapping) and not content else f"a {type(content).__name__}"
+
+
+def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if not all(name.startswith(_PARALLEL_PREFIX) for name in state):
+        return state
+    return {name.removeprefix(_PARALLEL_PREFIX): tensor for name, tensor in state.items()}
+
+
+def _check_fit(state: Mapping[str, torch.Tensor], expected: Mapping[str, Any], path: Path) -> None:
+    missing = [name for name in expected if name not in state]
+    extra = [name for name in state if name not in expected]
+    misshapen = [
+        f"{name} ({_shape(state[name])}, expected {_shape(tensor)})"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {_listing(names)}"
+        for what, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"The checkpoint {path} does not fit the network. Keys: " + "; ".join(problems) + ".",
+            hint="Set model.architecture, model.skeleton and model.width_multiplier to what the file was trained with.",
+        )
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(str(size) for size in tensor.shape) or "scalar"
+
+
+def _listing(names: Sequence[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def _broken(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {path} cannot be read: {reason}.",
+        hint="It may be cut off or of another format: fetch it again.",
+    )

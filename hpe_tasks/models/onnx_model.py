@@ -1,0 +1,206 @@
+"""A user's own ONNX pose network: cleaned, checked against its description, or refused with the reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError
+from onnx import version_converter
+
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.errors import CheckpointError
+
+MIN_OPSET = 13
+"""First opset whose DequantizeLinear knows one scale for each channel."""
+
+_MIN_IR = 7
+"""IR version that came with opset 12; from 4 on initializers need not be graph inputs."""
+
+_QUANTIZED_OPS = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
+
+
+def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
+    """Write a copy of the network that AIMET and onnxruntime accept.
+
+    Initializers leave the list of inputs, constants become initializers, opsets before 13 are converted, and a free
+    height and width are fixed to the configured input size. Names of inputs and outputs stay.
+
+    Args:
+        source: A float ONNX file.
+        destination: Where the cleaned file goes; may be the same path.
+        config: Input size and layout, output name and layout, and joints that the file must agree with.
+
+    Raises:
+        CheckpointError: The file is no such network; the message names what disagrees.
+    """
+    model = _load(source)
+    _drop_initializers_from_inputs(model)
+    _constants_to_initializers(model)
+    _modernize(model, source)
+    model = _convert(model, source)
+    _fit_input(model, source, config)
+    _check_outputs(model, source, config)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise CheckpointError(f"{source} is not valid ONNX: {error}") from error
+    _try_run(model, source, config)
+    partial = destination.with_suffix(".part")
+    onnx.save(model, partial)
+    os.replace(partial, destination)
+
+
+def heatmap_output(model: onnx.ModelProto, config: ModelConfig, source: Path) -> str:
+    """Name of the output that holds the heatmaps; raises CheckpointError where it is unknown or ambiguous."""
+    names = [output.name for output in model.graph.output]
+    if config.output_name is not None:
+        if config.output_name not in names:
+            raise CheckpointError(
+                f"{source} has no output {config.output_name!r}; it has {', '.join(names)}.",
+                hint="Set model.output_name to one of them.",
+            )
+        return config.output_name
+    if len(names) != 1:
+        raise CheckpointError(
+            f"{source} has {len(names)} outputs ({', '.join(names)}).",
+            hint="Say with model.output_name which one holds the heatmaps.",
+        )
+    return names[0]
+
+
+def _load(source: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(source, load_external_data=False)
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}.") from error
+    except (DecodeError, ValueError) as error:
+        raise CheckpointError(f"{source} is not an ONNX file: {error}.") from error
+    if not model.graph.node:
+        raise CheckpointError(f"{source} is not an ONNX file, or holds an empty network.")
+    external = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if external:
+        raise CheckpointError(
+            f"{source} keeps {len(external)} weights in other files, such as {external[0]!r}.",
+            hint="Save it as one file: onnx.save(onnx.load('model.onnx'), 'single.onnx').",
+        )
+    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED_OPS)
+    if quantized:
+        raise CheckpointError(
+            f"{source} is quantized already: it holds {', '.join(quantized)}.", hint="Give the float network."
+        )
+    return model
+
+
+def _drop_initializers_from_inputs(model: onnx.ModelProto) -> None:
+    """Initializers listed as inputs (IR < 4) keep the version converter and constant folding from working."""
+    constants = {t.name for t in model.graph.initializer}
+    for tensor in [i for i in model.graph.input if i.name in constants]:
+        model.graph.input.remove(tensor)
+
+
+def _constants_to_initializers(model: onnx.ModelProto) -> None:
+    """AIMET looks for weights among the initializers."""
+    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx")]:
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if value is None:
+            continue
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        model.graph.initializer.append(tensor)
+        model.graph.node.remove(node)
+
+
+def _modernize(model: onnx.ModelProto, source: Path) -> None:
+    if not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
+        if len(model.opset_import):
+            raise CheckpointError(f"{source} does not import the standard ONNX operators.")
+        model.opset_import.add(domain="", version=1)
+    model.ir_version = max(model.ir_version, _MIN_IR)
+
+
+def _convert(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    if opset >= MIN_OPSET:
+        return model
+    # The converter's C++ errors arrive as RuntimeError, its own checks as ValueError.
+    try:
+        converted: onnx.ModelProto = version_converter.convert_version(model, MIN_OPSET)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{source} has opset {opset}, which cannot be converted to {MIN_OPSET}: {reason}",
+            hint=f"Export the network again with opset {MIN_OPSET} or later.",
+        ) from error
+    return converted
+
+
+def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
+    """Check the input against the configuration and fix its free height and width."""
+    inputs = list(model.graph.input)
+    if len(inputs) != 1:
+        names = ", ".join(i.name for i in inputs)
+        raise CheckpointError(f"{source} has {len(inputs)} inputs ({names}); a pose network has one image.")
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise CheckpointError(f"{source}: input {inputs[0].name!r} is {name}; only float32 networks can be quantized.")
+    width, height = config.input_size
+    expected = (None, 3, height, width) if config.input_layout == "nchw" else (None, height, width, 3)
+    found = [d.dim_value or None for d in kind.shape.dim]
+    described = "×".join(str(d or "?") for d in found)
+    if len(found) != len(expected) or any(
+        have is not None and want is not None and have != want for have, want in zip(found, expected, strict=False)
+    ):
+        raise CheckpointError(
+            f"{source}: input {inputs[0].name!r} is {described}, but the configuration says "
+            f"{config.input_layout.upper()} with 3 channels, {width} wide and {height} high.",
+            hint="Correct model.input_width, model.input_height or model.input_layout.",
+        )
+    if found[0] not in (None, 1):
+        raise CheckpointError(
+            f"{source}: the batch is fixed to {found[0]} ({described}).", hint="Export it with batch 1 or a free batch."
+        )
+    if None in found[1:]:
+        for dim, want in zip(kind.shape.dim, expected, strict=True):
+            if want is not None:
+                dim.dim_value = want
+        # Shapes recorded for the free size no longer hold.
+        del model.graph.value_info[:]
+    if not found[0] and not kind.shape.dim[0].dim_param:
+        kind.shape.dim[0].dim_param = "batch"
+
+
+def _check_outputs(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
+    name = heatmap_output(model, config, source)
+    output = next(o for o in model.graph.output if o.name == name)
+    if output.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise CheckpointError(f"{source}: output {name!r} is not float32.")
+
+
+def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
+    """Run one blank image: the file loads, and its heatmaps have the configured layout and joints."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    tensor = model.graph.input[0]
+    blank = np.zeros([d.dim_value or 1 for d in tensor.type.tensor_type.shape.dim], dtype=np.float32)
+    name = heatmap_output(model, config, source)
+    # onnxruntime's exceptions share no base class but Exception.
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        heatmaps = session.run([name], {tensor.name: blank})[0]
+    except Exception as error:  # noqa: BLE001 - see above
+        raise CheckpointError(f"onnxruntime cannot run {source}: {error}") from error
+    joints = len(config.joints.joints)
+    axis = 1 if config.output_layout == "nchw" else -1
+    if heatmaps.ndim != 4 or heatmaps.shape[axis] != joints:
+        raise CheckpointError(
+            f"{source}: output {name!r} is {'×'.join(map(str, heatmaps.shape))}, but the configuration says "
+            f"{config.output_layout.upper()} heatmaps of {joints} joints.",
+            hint="Correct model.output_layout, model.skeleton or model.joint_names.",
+        )

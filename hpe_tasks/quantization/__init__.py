@@ -1,0 +1,104 @@
+"""Post-training quantization with AIMET: one recipe, two backends.
+
+`aimet_torch` quantizes the networks that the project builds, `aimet_onnx` any ONNX file. Both leave two files: the
+float network as it was quantized (after folding and equalization) and its encodings. From these `load_quantsim`
+rebuilds the very simulation that was calibrated: nothing is measured again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpe_tasks.config import ModelConfig, QuantizationRecipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["QuantizedFiles", "best_device", "load_quantsim", "quantize_model", "tool_versions"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class QuantizedFiles:
+    """What `quantize_model` wrote.
+
+    Attributes:
+        model: The float network with its calibrated quantizers (`.safetensors`), or the float graph (`.onnx`).
+        encodings: AIMET's quantization encodings as JSON.
+    """
+
+    model: Path
+    encodings: Path
+
+
+def quantize_model(
+    config: ModelConfig,
+    recipe: QuantizationRecipe,
+    checkpoint: Path,
+    batches: Iterable[np.ndarray],
+    out: Path,
+    device: str,
+) -> QuantizedFiles:
+    """Calibrate a quantization simulation of the network and store it.
+
+    Args:
+        config: The network and how images are presented to it.
+        recipe: Bit widths, granularity, range estimation, folding and equalization.
+        checkpoint: Weights (.pth.tar, .pth, .safetensors), or the ONNX file of architecture `onnx`.
+        batches: Calibration images, normalized, N×3×H×W float32.
+        out: Existing folder that the two files are written to.
+        device: "cpu" or "cuda".
+
+    Raises:
+        CheckpointError: The checkpoint does not fit.
+        ConfigError: `recipe.aimet_config` is missing or not a valid AIMET configuration.
+        QuantizationError: There is no calibration image, an image has the wrong shape, or AIMET cannot quantize it.
+    """
+    if config.architecture == "onnx":
+        from hpe_tasks.quantization import onnx_backend
+
+        model, encodings = onnx_backend.quantize(config, recipe, checkpoint, batches, out, device)
+    else:
+        from hpe_tasks.quantization import torch_backend
+
+        model, encodings = torch_backend.quantize(config, recipe, checkpoint, batches, out, device)
+    return QuantizedFiles(model, encodings)
+
+
+def load_quantsim(
+    config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The stored simulation as a function from images N×3×H×W float32 to heatmaps N×J×h×w float32.
+
+    Raises:
+        QuantizationError: The two files do not belong together, or not to this configuration.
+    """
+    if config.architecture == "onnx":
+        from hpe_tasks.quantization import onnx_backend
+
+        return onnx_backend.predictor(config, recipe, model, encodings, device)
+    from hpe_tasks.quantization import torch_backend
+
+    return torch_backend.predictor(config, recipe, model, encodings, device)
+
+
+def best_device() -> str:
+    """`cuda` where there is a GPU, else `cpu` with a warning in the log."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    log.warning("No CUDA device is available: calibration and QuantSim run on the CPU, which takes several times longer.")
+    return "cpu"
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the packages whose code decides the numbers in the exported file."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("aimet-torch", "aimet-onnx", "torch", "onnx", "onnxruntime", "numpy")}

@@ -1,0 +1,172 @@
+"""The aimet_onnx backend: any ONNX pose network that the user describes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models.onnx_model import heatmap_output, prepare_onnx
+from hpe_tasks.quantization.aimet import (
+    aimet_config_file,
+    checked_batches,
+    config_rejected,
+    import_aimet,
+    vendor_warnings_muted,
+)
+
+MODEL_FILE = "model.onnx"
+ENCODINGS_FILE = "encodings.json"
+
+_ACTIVATIONS = {"Relu", "Clip"}
+_LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
+
+
+def quantize(
+    config: ModelConfig,
+    recipe: QuantizationRecipe,
+    checkpoint: Path,
+    batches: Iterable[np.ndarray],
+    out: Path,
+    device: str,
+) -> tuple[Path, Path]:
+    """Calibrate and store; arguments and errors as for `hpe_tasks.quantization.quantize_model`."""
+    model, encodings = out / MODEL_FILE, out / ENCODINGS_FILE
+    with TemporaryDirectory(prefix="quantize-", dir=out) as folder:
+        draft = Path(folder) / MODEL_FILE
+        prepare_onnx(checkpoint, draft, config)
+        with vendor_warnings_muted():
+            onnx.save(_fold_and_equalize(onnx.load(draft), recipe), draft)
+            sim = build_sim(draft, config, recipe, device)
+            sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
+            sim.export(folder, "sim", export_model=False, encoding_version="1.0.0")
+        os.replace(Path(folder) / "sim.encodings", encodings)
+        os.replace(draft, model)
+    return model, encodings
+
+
+def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, device: str) -> Any:
+    """An uncalibrated `aimet_onnx.QuantizationSimModel`, with AIMET's rules adapted to onnxruntime's kernels."""
+    aimet_onnx = import_aimet("aimet_onnx")
+    import onnxruntime as ort
+
+    providers = ["CPUExecutionProvider"]
+    if device == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
+        providers.insert(0, "CUDAExecutionProvider")
+    # AIMET's own scratch folder is removed in a destructor that fails while the interpreter shuts down.
+    scratch = mkdtemp(prefix="hpe-quantsim-")
+    with aimet_config_file(recipe, "aimet_onnx") as config_file:
+        try:
+            sim = aimet_onnx.QuantizationSimModel(
+                onnx.load(model),
+                param_type=f"int{recipe.param_bw}",
+                activation_type=f"int{recipe.activation_bw}",
+                quant_scheme=recipe.scheme,
+                config_file=config_file,
+                providers=providers,
+                path=scratch,
+            )
+        # AIMET raises whatever its validator and graph reader raise; the cause stays chained.
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise config_rejected(recipe, error) from error
+    weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
+    _leave_bounds_float(sim)
+    _fuse_activations(sim)
+    return sim
+
+
+def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
+    """Rebuild the stored simulation with its calibrated ranges."""
+    quantsim = import_aimet("aimet_onnx.quantsim")
+    with vendor_warnings_muted():
+        sim = build_sim(model, config, recipe, device)
+        try:
+            quantsim.load_encodings_to_sim(sim, str(encodings), strict=True, allow_overwrite=False)
+        except (AssertionError, RuntimeError, ValueError, KeyError, NotImplementedError, OSError) as error:
+            raise QuantizationError(
+                f"{encodings} does not belong to {model} and this recipe: {error}",
+                hint="Run the step `quantize` again.",
+            ) from error
+    return sim
+
+
+def predictor(
+    config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """As `hpe_tasks.quantization.load_quantsim`."""
+    sim = load_sim(config, recipe, model, encodings, device)
+    output = heatmap_output(sim.model.model, config, model)
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        parts = [sim.session.run([output], feed)[0] for feed in _feeds([images], sim, config)]
+        heatmaps: np.ndarray = np.concatenate(parts)
+        if config.output_layout == "nhwc":
+            heatmaps = heatmaps.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(heatmaps, dtype=np.float32)
+
+    return predict
+
+
+def _feeds(batches: Iterable[np.ndarray], sim: Any, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
+    """Batches as the graph takes them: its layout, and one image at a time where its batch is fixed."""
+    tensor = sim.model.model.graph.input[0]
+    fixed = tensor.type.tensor_type.shape.dim[0].dim_value == 1
+    for batch in batches:
+        images = batch if config.input_layout == "nchw" else batch.transpose(0, 2, 3, 1)
+        pieces = np.split(images, len(images)) if fixed else [images]
+        for piece in pieces:
+            yield {tensor.name: np.ascontiguousarray(piece)}
+
+
+def _fold_and_equalize(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.ModelProto:
+    if recipe.cross_layer_equalization:
+        # Folds batch norms first and turns ReLU6 between convolutions into ReLU.
+        import_aimet("aimet_onnx.cross_layer_equalization").equalize_model(model)
+    elif recipe.fold_batch_norms:
+        import_aimet("aimet_onnx.batch_norm_fold").fold_all_batch_norms_to_weight(model)
+    return model
+
+
+def _leave_bounds_float(sim: Any) -> None:
+    """Do not quantize the bounds of Clip, which AIMET takes for activations."""
+    graph = sim.model.model.graph
+    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    for node in graph.node:
+        if node.op_type == "Clip":
+            for name in node.input[1:]:
+                quantizer = sim.qc_quantize_op_dict.get(source.get(name, name))
+                if quantizer is not None:
+                    quantizer.enabled = False
+
+
+def _fuse_activations(sim: Any) -> None:
+    """Quantize a layer and the ReLU or Clip after it once, behind the activation: see the torch backend."""
+    graph = sim.model.model.graph
+    outputs = {o.name for o in graph.output}
+    quantizers = sim.qc_quantize_op_dict
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    # A quantizer node stands between each producer and its consumers.
+    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    for node in graph.node:
+        if node.op_type != "QcQuantizeOp":
+            for name in node.input:
+                consumers.setdefault(source.get(name, name), []).append(node)
+    for node in graph.node:
+        if node.op_type not in _LINEAR_OPS or node.output[0] in outputs:
+            continue
+        after = consumers.get(node.output[0], [])
+        if len(after) != 1 or after[0].op_type not in _ACTIVATIONS or after[0].input[0] == "":
+            continue
+        own, activation = quantizers.get(node.output[0]), quantizers.get(after[0].output[0])
+        if own is not None and activation is not None and activation.enabled:
+            own.enabled = False

@@ -1,0 +1,242 @@
+"""The aimet_torch backend: networks that the project builds itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models import build_model
+from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.quantization.aimet import (
+    aimet_config_file,
+    checked_batches,
+    config_rejected,
+    import_aimet,
+    vendor_warnings_muted,
+)
+
+MODEL_FILE = "model.safetensors"
+ENCODINGS_FILE = "encodings.json"
+
+_ACTIVATIONS = {"Relu", "Clip"}
+_LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "Add"}
+_STATE_SUFFIX = "._extra_state"
+
+
+def quantize(
+    config: ModelConfig,
+    recipe: QuantizationRecipe,
+    checkpoint: Path,
+    batches: Iterable[np.ndarray],
+    out: Path,
+    device: str,
+) -> tuple[Path, Path]:
+    """Calibrate and store; arguments and errors as for `hpe_tasks.quantization.quantize_model`."""
+    network = build_model(config)
+    load_checkpoint(network, checkpoint)
+    with vendor_warnings_muted():
+        prepared = _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
+        sim = build_sim(prepared, config, recipe, device)
+
+        def calibrate(model: nn.Module) -> None:
+            with torch.no_grad():
+                for batch in checked_batches(batches, config):
+                    model(torch.from_numpy(batch).to(device))
+
+        sim.compute_encodings(calibrate)
+    uncalibrated = [name for name, quantizer in sim.named_quantizers() if not quantizer.is_initialized()]
+    if uncalibrated:
+        raise QuantizationError(f"Calibration left these quantizers without a range: {', '.join(uncalibrated[:5])}.")
+    return _store(sim, out)
+
+
+def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
+    """Rebuild the stored simulation (`aimet_torch.QuantizationSimModel`) with its calibrated ranges."""
+    tensors = _read(model, encodings)
+    with vendor_warnings_muted():
+        # Folding only shapes the modules here; the tensors of the file replace all values, equalized ones included.
+        sim = build_sim(_prepare(build_model(config), config, recipe, equalize=False), config, recipe, device)
+    try:
+        result = sim.model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise QuantizationError(f"{model} does not fit {config.architecture}: {error}") from error
+    missing = [key for key in result.missing_keys if not key.endswith(_STATE_SUFFIX)]
+    if missing or result.unexpected_keys:
+        raise QuantizationError(
+            f"{model} was not made by this configuration and recipe: missing {missing[:3]}, "
+            f"unexpected {result.unexpected_keys[:3]}.",
+            hint="Run the step `quantize` again.",
+        )
+    return sim
+
+
+def predictor(
+    config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """As `hpe_tasks.quantization.load_quantsim`."""
+    network = load_sim(config, recipe, model, encodings, device).model.eval()
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            heatmaps: np.ndarray = network(torch.from_numpy(images).to(device)).float().cpu().numpy()
+        return heatmaps
+
+    return predict
+
+
+def example_input(config: ModelConfig, device: str = "cpu") -> torch.Tensor:
+    """One blank image, 1×3×H×W, for tracing."""
+    width, height = config.input_size
+    return torch.zeros(1, 3, height, width, device=device)
+
+
+def _prepare(network: nn.Module, config: ModelConfig, recipe: QuantizationRecipe, *, equalize: bool) -> nn.Module:
+    """The network as it is quantized: every operation a module of its own, batch norms folded, layers equalized.
+
+    Additions become modules and reused activations get copies; otherwise AIMET leaves them unquantized in silence.
+    """
+    prepared: nn.Module = import_aimet("aimet_torch.model_preparer").prepare_model(network.eval().cpu())
+    if recipe.cross_layer_equalization:
+        _relax_relu6(prepared)
+    folded: list[tuple[nn.Module, nn.Module]] = []
+    shape, example = tuple(example_input(config).shape), example_input(config)
+    if recipe.fold_batch_norms or recipe.cross_layer_equalization:
+        folding = import_aimet("aimet_torch.batch_norm_fold")
+        # AIMET demands the shape although the example input says it.
+        folded = folding.fold_all_batch_norms(prepared, shape, dummy_input=example)
+    if equalize:
+        cle = import_aimet("aimet_torch.cross_layer_equalization")
+        cle.equalize_bn_folded_model(prepared, shape, folded, dummy_input=example)
+    return prepared
+
+
+def _relax_relu6(network: nn.Module) -> None:
+    """Replace ReLU6 by ReLU: only a positively homogeneous activation lets scales move between layers.
+
+    AIMET 2.4 and later skip layers around a ReLU6 instead. The float network changes where an activation exceeds 6.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.ReLU6):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, nn.ReLU())
+
+
+def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationRecipe, device: str) -> Any:
+    """An uncalibrated simulation of a prepared network, with AIMET's rules adapted to onnxruntime's kernels."""
+    scheme = import_aimet("aimet_torch.common.defs").QuantScheme
+    quantsim = import_aimet("aimet_torch.quantsim")
+    with aimet_config_file(recipe, "aimet_torch") as config_file:
+        try:
+            sim = quantsim.QuantizationSimModel(
+                prepared.to(device),
+                example_input(config, device),
+                quant_scheme=(
+                    scheme.post_training_tf if recipe.scheme == "min_max" else scheme.post_training_tf_enhanced
+                ),
+                default_param_bw=recipe.param_bw,
+                default_output_bw=recipe.activation_bw,
+                config_file=config_file,
+                in_place=True,
+            )
+        # AIMET raises whatever its validator and tracer raise; the cause stays chained.
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+            raise config_rejected(recipe, error) from error
+    _fuse_activations(sim)
+    if recipe.granularity == "per_channel" and recipe.aimet_config is None:
+        _quantize_depthwise_transposes_per_channel(sim)
+    return sim
+
+
+def _fuse_activations(sim: Any) -> None:
+    """Quantize a layer and the ReLU after it once, at the ReLU.
+
+    AIMET does so for ordinary convolutions but not for depthwise ones, whose target hardware cannot; it ties the ranges
+    of the two instead, which spends half of the codes on values that the ReLU removes. onnxruntime can.
+    """
+    for op in sim.connected_graph.ordered_ops:
+        if op.type in _LINEAR_OPS and len(op.output_ops) == 1 and op.output_ops[0].type in _ACTIVATIONS:
+            # The graph of the simulation has no public way from an operation to its quantized module.
+            layer, activation = sim._get_qmodule(op), sim._get_qmodule(op.output_ops[0])
+            if layer is not None and activation is not None and activation.output_quantizers[0] is not None:
+                layer.output_quantizers[0] = None
+
+
+def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
+    """Give each channel of a depthwise transposed convolution its scale.
+
+    Their weight is C×1×k×k: AIMET takes the axis of ordinary transposed convolutions, which has length 1 here.
+    """
+    for module in sim.model.modules():
+        quantizers = getattr(module, "param_quantizers", None)
+        if not isinstance(module, nn.ConvTranspose2d) or module.groups == 1 or not quantizers or not quantizers["weight"]:
+            continue
+        if module.groups != module.in_channels or module.out_channels != module.in_channels:
+            continue
+        old, shape = quantizers["weight"], (module.in_channels, 1, 1, 1)
+        analyzer = type(old.encoding_analyzer)(shape)
+        new = type(old)(shape, old.qmin, old.qmax, old.symmetric, encoding_analyzer=analyzer)
+        quantizers["weight"] = new.to(module.weight.device)
+
+
+def _store(sim: Any, out: Path) -> tuple[Path, Path]:
+    """Write weights, ranges and encodings.
+
+    AIMET's JSON rounds ranges on the way back in, so the calibrated tensors themselves lie beside the weights; the JSON
+    is what other tools read. The digest ties the two files together.
+    """
+    with vendor_warnings_muted():
+        activations, parameters = sim.get_activation_param_encodings()
+    version = import_aimet("aimet_torch").__version__
+    content = {
+        "producer": {"package": "aimet-torch", "version": version},
+        "version": "0.6.1",
+        "activation_encodings": activations,
+        "param_encodings": parameters,
+    }
+    encodings, model = out / ENCODINGS_FILE, out / MODEL_FILE
+    _write(encodings, json.dumps(content, indent=1, sort_keys=True).encode())
+    state = {key: value for key, value in sim.model.state_dict().items() if isinstance(value, torch.Tensor)}
+    # Tied quantizers share memory, which the format refuses.
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    partial = model.with_suffix(".part")
+    save_file(tensors, partial, metadata={"encodings_sha256": _sha256(encodings)})
+    os.replace(partial, model)
+    return model, encodings
+
+
+def _read(model: Path, encodings: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(model, framework="pt") as file:
+            promised = (file.metadata() or {}).get("encodings_sha256")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError) as error:
+        raise QuantizationError(
+            f"{model} cannot be read: {error}", hint="Run the step `quantize` again."
+        ) from error
+    if promised != _sha256(encodings):
+        raise QuantizationError(
+            f"{encodings} does not belong to {model}.", hint="Run the step `quantize` again."
+        )
+    return tensors
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _write(file: Path, content: bytes) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_bytes(content)
+    os.replace(partial, file)

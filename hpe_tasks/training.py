@@ -1,0 +1,232 @@
+"""Training of a pose network by plain heatmap regression, as Simple Baselines does it.
+
+The target of a joint is a Gaussian at a quarter of the input's resolution; the loss is the mean squared error over
+the labelled joints. Every random choice follows from the seed, and with it the crops, so that a training can be
+repeated. (The last bits of the weights still depend on the machine: sums run in another order elsewhere.)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from hpe_tasks.config import EvaluationConfig
+from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.evaluation import evaluate
+from hpe_tasks.inference import Predict
+from hpe_tasks.models import build_model
+from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.progress import track
+from hpe_tasks.results import Artifact
+from hpe_tasks.training_config import TrainingConfig
+from hpe_tasks.training_data import Batch, TrainingCrops
+from hpe_tasks.workspace import write_atomically
+
+__all__ = ["TrainingConfig", "TrainingResult", "train"]
+
+METADATA_KEY = "hpe_training"
+"""Entry of a checkpoint's safetensors metadata: JSON that says how the weights came about."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training produced.
+
+    Attributes:
+        checkpoint: The weights.
+        losses: Mean loss of each epoch.
+        ap: COCO AP on the validation split with ground-truth boxes; None where no split was given.
+        persons: Number of persons trained on.
+        seconds: How long it took.
+    """
+
+    checkpoint: Path
+    losses: tuple[float, ...]
+    ap: float | None
+    persons: int
+    seconds: float
+
+
+def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
+    """Train a network and save it as safetensors.
+
+    The file is written at once when the training is done. Until then the weights of every `save_every`th epoch lie
+    beside it under `<name>.interim.safetensors`; they, too, are always complete.
+
+    Args:
+        config: Network, schedule and augmentation.
+        root: Folder of a COCO keypoint data set.
+        out: The file to write, `*.safetensors`.
+
+    Raises:
+        CheckpointError: The initial weights cannot be read or do not fit.
+        ConfigError: `out` has another suffix, or the device is not there.
+        DatasetError: The data set is missing or broken.
+        StorageError: The file cannot be written.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"A training cannot write {out.name!r}.", hint="Name the file *.safetensors.")
+    device = _device(config)
+    started = time.monotonic()
+    dataset = load_coco(root, config.train_split)
+    validation = load_coco(root, config.val_split) if config.val_split else None
+    # In memory format `channels_last` the depthwise convolutions of a CPU run twice as fast.
+    model = _initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    crops = TrainingCrops(dataset, config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    steps = math.ceil(len(crops) / config.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config))
+    interim = out.with_suffix(".interim.safetensors")
+    losses: list[float] = []
+    ap: float | None = None
+    for epoch in range(config.epochs):
+        losses.append(_train_epoch(model, optimizer, schedule, crops, epoch, config, device))
+        last = epoch + 1 == config.epochs
+        note = ""
+        if validation is not None and (last or (epoch + 1) % config.evaluate_every == 0):
+            ap = _average_precision(model, validation, config, device)
+            note = "" if ap is None else f", AP {ap:.3f}"
+        log.info("epoch %d of %d: loss %.6f%s", epoch + 1, config.epochs, losses[-1], note)
+        if not last and (epoch + 1) % config.save_every == 0:
+            _save(model, interim, config, dataset, epoch + 1, ap)
+    _save(model, out, config, dataset, config.epochs, ap)
+    interim.unlink(missing_ok=True)
+    return TrainingResult(out, tuple(losses), ap, len(crops), time.monotonic() - started)
+
+
+def _device(config: TrainingConfig) -> torch.device:
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but there is none.", hint="Use device 'cpu' or 'auto'.")
+    return torch.device(config.device)
+
+
+def _initial_model(config: TrainingConfig) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build_model(config.model_config_for("unused"))
+    if config.initial_weights is not None:
+        load_checkpoint(model, Path(config.initial_weights))
+    return model
+
+
+def _rate(step: int, steps_per_epoch: int, config: TrainingConfig) -> float:
+    """Factor on the learning rate: a linear rise over the warm-up, then a cosine down to nearly zero."""
+    warm_up = max(1, config.warm_up_epochs * steps_per_epoch)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, config.epochs * steps_per_epoch - warm_up)
+    return max(0.5 * (1 + math.cos(math.pi * min(done, 1.0))), 1e-3)
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    crops: TrainingCrops,
+    epoch: int,
+    config: TrainingConfig,
+    device: torch.device,
+) -> float:
+    model.train()
+    total, count = 0.0, 0
+    steps = math.ceil(len(crops) / config.batch_size)
+    for batch in track(_prefetch(crops, epoch), f"training, epoch {epoch + 1}", total=steps):
+        images = torch.from_numpy(batch.images).to(device).to(memory_format=torch.channels_last)
+        targets, weights = torch.from_numpy(batch.targets).to(device), torch.from_numpy(batch.weights).to(device)
+        optimizer.zero_grad(set_to_none=True)
+        # Summed over a heatmap's pixels and averaged over all joints, labelled or not.
+        errors = (model(images) - targets).square().sum(dim=(2, 3))
+        loss = (errors * weights).mean()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach()) * len(batch.images)
+        count += len(batch.images)
+    return total / count
+
+
+def _prefetch(crops: TrainingCrops, epoch: int) -> Iterator[Batch]:
+    """Give the epoch's batches in order, while a thread makes the next one."""
+    plan = crops.plan(epoch)
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for indices in plan:
+            following = pool.submit(crops.batch, epoch, indices)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
+def _average_precision(
+    model: nn.Module, validation: CocoKeypoints, config: TrainingConfig, device: torch.device
+) -> float | None:
+    model.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        report = evaluate(
+            validation,
+            _predictor(model, device),
+            config.model_config_for("unused"),
+            EvaluationConfig(batch_size=config.batch_size),
+            runtime="fp32",
+            dataset_digest="",
+            seed=config.seed,
+            predictions_file=Path(folder) / "predictions.json",
+            artifact=lambda path: Artifact(uri=path.as_uri(), sha256="", size_bytes=path.stat().st_size),
+        )
+    return report.stats.ap
+
+
+def _predictor(model: nn.Module, device: torch.device) -> Predict:
+    def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            heatmaps: npt.NDArray[np.float32] = model(torch.from_numpy(images).to(device)).cpu().numpy()
+        return heatmaps
+
+    return run
+
+
+def _save(
+    model: nn.Module, path: Path, config: TrainingConfig, dataset: CocoKeypoints, epochs: int, ap: float | None
+) -> None:
+    """Write weights and how they came about, under a temporary name first."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    about: dict[str, Any] = {
+        "architecture": config.architecture,
+        "skeleton": config.skeleton,
+        "input_size": [config.input_width, config.input_height],
+        "epochs": epochs,
+        "seed": config.seed,
+        "training": config.model_dump(mode="json"),
+        "dataset": _describe(dataset),
+        "torch": torch.__version__,
+    }
+    if ap is not None:
+        about["ap"] = round(ap, 4)
+    # One entry: safetensors writes several in random order, and equal trainings should give equal files.
+    write_atomically(path, save(state, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)}))
+
+
+def _describe(dataset: CocoKeypoints) -> object:
+    """The data set's own description, as its annotation file has it."""
+    return read_annotations(dataset.annotation_file).get("info", {})

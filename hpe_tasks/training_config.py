@@ -1,0 +1,65 @@
+"""What a training is asked to do: light enough for `hpe --help`."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from hpe_tasks.config import Frozen, ModelConfig
+
+
+class TrainingConfig(Frozen):
+    """Network, schedule and augmentation of a training.
+
+    The defaults are those that the project's sample checkpoint was trained with.
+    """
+
+    architecture: Literal[
+        "pose_resnet_18", "pose_resnet_34", "pose_resnet_50", "pose_resnet_101", "pose_resnet_152", "pose_mobilenet"
+    ] = Field(default="pose_mobilenet", description="Network to train.")
+    skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
+        default="coco17", description="Joints that the network learns; those that the data set lacks have no target."
+    )
+    input_width: int = Field(default=96, ge=32, le=1024, description="Width of the network's input in pixels.")
+    input_height: int = Field(default=128, ge=32, le=1024, description="Height of the network's input in pixels.")
+    width_multiplier: float = Field(default=0.5, gt=0, le=2, description="Channel multiplier of pose_mobilenet.")
+    initial_weights: str | None = Field(
+        default=None, min_length=1, description="Checkpoint to start from; random weights where there is none."
+    )
+    train_split: str = Field(default="train", min_length=1, description="Split to learn from.")
+    val_split: str | None = Field(default="val", description="Split to measure AP on; none to leave that out.")
+    epochs: int = Field(default=26, ge=1, description="Passes over the persons of the split.")
+    warm_up_epochs: float = Field(default=1.0, ge=0, description="Epochs in which the learning rate rises.")
+    batch_size: int = Field(default=32, ge=2, le=1024, description="Persons in one step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of AdamW.")
+    weight_decay: float = Field(default=0.02, ge=0, description="Weight decay of AdamW.")
+    sigma: float = Field(default=1.25, gt=0, description="Standard deviation of a target, in heatmap pixels.")
+    flip_probability: float = Field(default=0.5, ge=0, le=1, description="Share of crops that are mirrored.")
+    rotation_degrees: float = Field(default=15.0, ge=0, le=180, description="Largest turn of a crop.")
+    scale_range: float = Field(default=0.15, ge=0, lt=1, description="Largest change of a crop's size, as a share.")
+    shift_range: float = Field(default=0.04, ge=0, lt=1, description="Largest shift of a crop, as a share of its size.")
+    colour_jitter: float = Field(default=0.2, ge=0, lt=1, description="Largest change of brightness and contrast.")
+    evaluate_every: int = Field(default=4, ge=1, description="Measure AP after every so many epochs.")
+    save_every: int = Field(default=2, ge=1, description="Save interim weights after every so many epochs.")
+    cache_mb: int = Field(default=2000, ge=0, description="Memory for decoded images, in MB (1e6 bytes).")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")
+    seed: int = Field(default=0, ge=0, description="Seed of the weights, the order and the augmentation.")
+
+    def model_config_for(self, checkpoint: str) -> ModelConfig:
+        """Describe the network that is trained, with its weights in `checkpoint`."""
+        return ModelConfig(
+            architecture=self.architecture,
+            checkpoint=checkpoint,
+            skeleton=self.skeleton,
+            input_width=self.input_width,
+            input_height=self.input_height,
+            width_multiplier=self.width_multiplier,
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.model_config_for("unused")
+        if self.train_split == self.val_split:
+            raise ValueError(f"train_split and val_split are both {self.train_split!r}")
+        return self

@@ -1,0 +1,148 @@
+"""Crops of persons to learn from: augmented, with their target heatmaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpe_tasks.codecs.heatmap import box_to_center_scale, crop_matrix, encode_heatmaps, transform_points
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.training_config import TrainingConfig
+
+_STRIDE = 4
+"""Input pixels in one heatmap pixel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's worth of crops.
+
+    Attributes:
+        images: N×3×H×W float32, RGB, normalized.
+        targets: N×J×H/4×W/4 float32.
+        weights: N×J float32; 0 where the joint is not labelled or not in the crop.
+    """
+
+    images: npt.NDArray[np.float32]
+    targets: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+
+
+class TrainingCrops:
+    """All persons of a split, to be cut out and augmented anew in every epoch.
+
+    Decoded images are kept as long as `cache_mb` allows; the others are decoded each time. A crop depends on the
+    seed, the epoch and the person only, and not on the batch or the thread that it is made in.
+
+    Raises:
+        DatasetError: The split has none of the network's joints.
+    """
+
+    def __init__(self, dataset: CocoKeypoints, config: TrainingConfig) -> None:
+        self._dataset, self._config = dataset, config
+        model = config.model_config_for("unused")
+        self._model = model
+        self._persons = dataset.all_persons()
+        self._images = {image.id: image for image in dataset.images}
+        index = {name: i for i, name in enumerate(dataset.keypoint_names)}
+        self._source = [index.get(joint, -1) for joint in model.joints.joints]
+        if all(i < 0 for i in self._source) or not self._persons:
+            raise DatasetError(
+                f"{dataset.annotation_file} has no person with joints of the skeleton {config.skeleton!r}.",
+                hint="Choose the skeleton that the data set is annotated with.",
+            )
+        swap = np.arange(len(model.joints.joints))
+        for left, right in model.joints.flip_pairs:
+            swap[[left, right]] = right, left
+        self._swap = swap
+        self._cache: dict[int, npt.NDArray[np.uint8]] = {}
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._persons)
+
+    def plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """The epoch's batches, as indices of persons in random order.
+
+        A last batch of one is left out where it is not the only one: batch norms cannot learn from it.
+        """
+        order = np.random.default_rng((self._config.seed, epoch)).permutation(len(self._persons))
+        batches = [order[i : i + self._config.batch_size] for i in range(0, len(order), self._config.batch_size)]
+        return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
+
+    def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
+        """Cut out and augment persons.
+
+        Raises:
+            DatasetError: An image is missing or cannot be decoded.
+        """
+        width, height = self._model.input_size
+        crops, points, visible = [], [], []
+        for index in indices:
+            rng = np.random.default_rng((self._config.seed, epoch, int(index)))
+            crop, joints, seen = self._crop(int(index), rng)
+            crops.append(crop)
+            points.append(joints)
+            visible.append(seen)
+        targets, weights = encode_heatmaps(
+            np.stack(points) / _STRIDE, np.stack(visible), (width // _STRIDE, height // _STRIDE), self._config.sigma
+        )
+        mean, std = (np.array(v, dtype=np.float32) for v in (self._model.mean, self._model.std))
+        normalized = (np.stack(crops) - mean) / std
+        return Batch(np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)), targets, weights)
+
+    def _crop(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """One augmented crop H×W×3 in [0, 1], its joints J×2 in input pixels, and which of them are labelled."""
+        config, (width, height) = self._config, self._model.input_size
+        person = self._persons[index]
+        image = self._images[person.image_id]
+        center, scale = box_to_center_scale(person.box, (image.width, image.height), (width, height))
+        extent = scale * 200.0
+        center = center + rng.uniform(-config.shift_range, config.shift_range, 2) * extent
+        scale = scale * (1 + rng.uniform(-config.scale_range, config.scale_range))
+        # Most people stand upright: turn only some crops, as Simple Baselines does.
+        angle = rng.uniform(-config.rotation_degrees, config.rotation_degrees) if rng.random() < 0.6 else 0.0
+        turn = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0), [0, 0, 1]])
+        matrix = turn @ np.vstack([crop_matrix(center, scale, (width, height)), [0, 0, 1]])
+        flip = rng.random() < config.flip_probability
+        if flip:
+            matrix = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ matrix
+        pixels = cv2.warpAffine(self._pixels(image), matrix[:2], (width, height), flags=cv2.INTER_LINEAR)
+        crop = self._jitter(pixels.astype(np.float32) / np.float32(255), rng)
+
+        source = np.array(self._source)
+        joints = transform_points(person.keypoints[source, :2], matrix[:2])
+        labelled = (person.keypoints[source, 2] > 0) & (source >= 0)
+        if flip:
+            joints, labelled = joints[self._swap], labelled[self._swap]
+        return crop, joints, labelled
+
+    def _jitter(self, crop: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        amount = self._config.colour_jitter
+        gain = 1 + rng.uniform(-amount, amount) + rng.uniform(-amount, amount, 3) * 0.4
+        offset = rng.uniform(-amount, amount) * 0.5
+        changed: npt.NDArray[np.float32] = np.clip(crop * gain.astype(np.float32) + np.float32(offset), 0, 1)
+        return changed
+
+    def _pixels(self, image: CocoImage) -> npt.NDArray[np.uint8]:
+        """The image as H×W×3 in red, green, blue."""
+        cached = self._cache.get(image.id)
+        if cached is not None:
+            return cached
+        path = self._dataset.image_path(image)
+        decoded = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        if decoded is None:
+            raise DatasetError(
+                f"{path} is missing or is not an image.", hint="validate_dataset lists all files that are wrong."
+            )
+        pixels = decoded.astype(np.uint8, copy=False)
+        if self._cached_bytes + pixels.nbytes <= self._config.cache_mb * 1_000_000:
+            self._cache[image.id] = pixels
+            self._cached_bytes += pixels.nbytes
+        return pixels

@@ -1,0 +1,50 @@
+"""What happens when a task fails: which errors are tried again, and how the reason is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from hpe_tasks.errors import HpeError, TransientError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+log = logging.getLogger(__name__)
+
+RETRIES: dict[str, Any] = {
+    "retries": 4,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+    # A wrong configuration or a broken file fails the same way again. What kills a worker process never reaches this
+    # policy, so a task that was lost with its machine is started again by the scheduler.
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[RetryRule(TransientError, RetryAction.RETRY, reason="The network or a server failed; this may pass.")],
+        default=RetryAction.FAIL,
+    ),
+}
+"""Arguments for tasks: only network errors are tried again, the waits doubling from about half a minute."""
+
+
+def log_reason(context: Mapping[str, Any] | Context) -> None:
+    """Say in one sentence why a task failed; an `on_failure_callback`."""
+    instance = context["ti"]
+    log.error("%s failed: %s", instance.task_id, reason_of(context.get("exception")))
+
+
+def reason_of(error: BaseException | str | None) -> str:
+    """The reason of a failure on one line, with what to do next where the error says so."""
+    if error is None:
+        return "its process ended without an exception; it may have been killed."
+    if isinstance(error, HpeError):
+        text = str(error)
+    elif isinstance(error, BaseException):
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    else:
+        text = error
+    return " ".join(text.split())

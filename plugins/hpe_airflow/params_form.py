@@ -1,0 +1,169 @@
+"""The trigger form of the DAG, generated from RunConfig, and the way back from the form's values to a RunConfig.
+
+The form's keys are those of `hpe run --set`. Every setting may stay empty, which means: as the preset has it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+from hpe_tasks.config import RECIPES, RunConfig
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.presets import PRESETS, config_keys, load_config
+
+DEFAULT_PRESET = "sample"
+
+_SECTIONS = {
+    "model": "Model",
+    "dataset": "Data set",
+    "recipe": "Quantization recipe",
+    "evaluation": "Evaluation",
+    "gate": "Gate",
+    "destination": "Destination",
+    "seed": "Reproducibility",
+}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+
+
+def form_params(defaults: str | None = None) -> dict[str, Param]:
+    """The DAG's parameters: the preset, a named recipe, then one for each setting of RunConfig, in its order.
+
+    Args:
+        defaults: What fields hold at first, and scheduled runs use, as a JSON object by key; nothing by default.
+
+    Raises:
+        ConfigError: The defaults are no JSON object or make no valid configuration.
+    """
+    schema = RunConfig.model_json_schema()
+    params = {
+        "preset": _preset_param(),
+        "recipe": _recipe_param(),
+        **{key: _setting_param(key, schema) for key in config_keys()},
+    }
+    for key, value in _checked(defaults).items():
+        params[key].value = value
+    return params
+
+
+def _checked(defaults: str | None) -> dict[str, Any]:
+    if not defaults:
+        return {}
+    try:
+        values = json.loads(defaults)
+    except ValueError as error:
+        raise ConfigError(f"The DAG's default parameters are not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError("The DAG's default parameters are not a JSON object.", hint='Write {"preset": "NAME"}.')
+    config_from_params(values)
+    return values
+
+
+def config_from_params(params: Mapping[str, Any]) -> RunConfig:
+    """The run configuration that the form's values ask for.
+
+    Args:
+        params: Values by the form's keys; None or a missing key means as in the preset.
+
+    Raises:
+        ConfigError: Names the unknown key, the missing setting or the values that do not go together.
+    """
+    given = {key: value for key, value in params.items() if value is not None}
+    return load_config(given.pop("preset", DEFAULT_PRESET), overrides=given)
+
+
+def _preset_param() -> Param:
+    listed = "\n".join(f"- `{name}`: {preset.description}{_needs(preset.needs)}" for name, preset in PRESETS.items())
+    start = "Where the run starts from. Every setting below that stays empty is as the preset has it."
+    return Param(
+        DEFAULT_PRESET,
+        type="string",
+        enum=list(PRESETS),
+        description_md=_markdown(f"{start}\n\n{listed}"),
+    )
+
+
+def _needs(keys: tuple[str, ...]) -> str:
+    return f" Needs {' and '.join(f'`{key}`' for key in keys)}." if keys else ""
+
+
+def _recipe_param() -> Param:
+    return Param(
+        None,
+        type=["string", "null"],
+        enum=[None, *RECIPES],
+        values_display={"null": "as in the preset"},
+        description_md="How to quantize, by name; single settings of the recipe are further down.",
+    )
+
+
+def _setting_param(key: str, schema: Mapping[str, Any]) -> Param:
+    field = _field(key, schema)
+    return Param(
+        None,
+        **_value_schema(field),
+        section=_SECTIONS[key.partition(".")[0]],
+        description_md=_markdown(f"{field['description']} {_limits(field)}".strip()),
+    )
+
+
+def _markdown(text: str) -> str:
+    """Bold where a description has code: the form's boxes around code hide the line above them."""
+    return re.sub(r"`([^`]+)`", r"**\1**", text)
+
+
+def _field(key: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The JSON schema of one setting, with the alternative `null` taken away."""
+    here: Mapping[str, Any] = schema
+    for name in key.split("."):
+        here = here["properties"][name]
+        if "$ref" in here:
+            here = {**schema["$defs"][here["$ref"].rpartition("/")[2]], **here}
+    options = [option for option in here.get("anyOf", ()) if option.get("type") != "null"]
+    return {**here, **options[0]} if options else here
+
+
+def _value_schema(field: Mapping[str, Any]) -> dict[str, Any]:
+    """What Airflow checks a value against, and what its form makes an input field of."""
+    kind = field["type"]
+    if kind == "boolean":
+        # A switch could not show the third state, and Airflow's choice list keeps only texts and numbers.
+        return _choice("string", ["true", "false"])
+    if "enum" in field:
+        return _choice(kind, field["enum"])
+    if kind == "array":
+        return {"type": ["array", "null"], **_array(field)}
+    kept = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern")
+    return {"type": [kind, "null"], **{key: field[key] for key in kept if key in field}}
+
+
+def _choice(kind: str, values: list[Any]) -> dict[str, Any]:
+    return {"type": [kind, "null"], "enum": [None, *values], "values_display": {"null": "as in the preset"}}
+
+
+def _array(field: Mapping[str, Any]) -> dict[str, Any]:
+    items = field.get("items") or field["prefixItems"][0]
+    return {"items": items, **{key: field[key] for key in ("minItems", "maxItems") if key in field}}
+
+
+def _limits(field: Mapping[str, Any]) -> str:
+    """The bounds and RunConfig's own default in words: Airflow's form shows neither."""
+    said = list(_said(field))
+    return f"({', '.join(said)})" if said else ""
+
+
+def _said(field: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"{words} {field[key]:g}" for key, words in _BOUNDS.items() if key in field)
+    default = field.get("default")
+    if default is not None:
+        shown = str(default).lower() if isinstance(default, bool) else default
+        yield f"default `{shown}`"

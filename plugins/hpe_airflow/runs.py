@@ -1,0 +1,49 @@
+"""From an Airflow task to the pipeline's run: which configuration, which name, which workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hpe_airflow.connections import s3_client
+from hpe_airflow.params_form import config_from_params
+from hpe_tasks.runs import Run, open_run
+from hpe_tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+def open_run_from_context(context: Context | None = None) -> Run:
+    """The run that the current task belongs to.
+
+    Args:
+        context: Airflow's task context; the current one by default.
+
+    Raises:
+        ConfigError: The run's parameters do not make a valid configuration.
+    """
+    if context is None:
+        from airflow.sdk import get_current_context
+
+        context = get_current_context()
+    settings = Settings.from_environment()
+    return open_run(
+        config_from_params(context["params"]),
+        workspace=settings.workspace,
+        cache=settings.cache,
+        name=run_name(context),
+        s3=s3_client,
+    )
+
+
+def run_name(context: Mapping[str, Any] | Context) -> str:
+    """A name that all tasks of an Airflow run share.
+
+    It comes from the logical date, because `airflow tasks test` makes a new run id for each task, and from the run id
+    where a run has no logical date.
+    """
+    logical_date = context.get("logical_date")
+    if logical_date is None:
+        return str(context["run_id"])
+    return f"{logical_date:%Y-%m-%dT%H%M%S}" + (f".{logical_date.microsecond:06d}" if logical_date.microsecond else "")

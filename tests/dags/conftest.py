@@ -1,0 +1,46 @@
+"""Airflow with its own database, an S3 server in memory, and a data set and checkpoint that take seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import airflow_home
+
+HOME = airflow_home.prepare()
+
+
+@pytest.fixture(scope="session")
+def dag_bag() -> Any:
+    """The DAGs of this checkout, with Airflow's database ready."""
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.utils.db import initdb
+
+    initdb()
+    return DagBag(airflow_home.REPOSITORY / "dags")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[str]:
+    """Address of the embedded S3 server with the bucket `hpe-models`, known to boto3 by the usual variables."""
+    from hpe_tasks.object_store import ObjectStore
+
+    python = repository / ".venv-object-store/bin/python"
+    with (
+        ObjectStore(tmp_path_factory.mktemp("object-store"), python) as server,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server.endpoint
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a run that takes seconds: a small drawn data set and a network that has learned nothing."""
+    from tiny_inputs import tiny_settings
+
+    return tiny_settings(tmp_path_factory.mktemp("tiny"))

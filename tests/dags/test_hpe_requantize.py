@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_expectations", "numpy", "cv2", "pandas")
+TASKS = {
+    "fetch_dataset",
+    "fetch_checkpoint",
+    "validate_dataset",
+    "evaluate_fp32",
+    "quantize",
+    "export_onnx",
+    "evaluate_quantized",
+    "gate",
+    "publish",
+    "report",
+}
+DATES = (datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=day) for day in count())
+
+
+@pytest.fixture(scope="session")
+def dag(dag_bag: Any) -> Any:
+    return dag_bag.dags["hpe_requantize"]
+
+
+def test_every_dag_file_imports_without_errors(dag_bag: Any) -> None:
+    assert dag_bag.import_errors == {}
+    assert set(dag_bag.dags) == {"hpe_requantize"}
+
+
+def test_the_plugin_loads_without_errors(dag_bag: Any) -> None:
+    from airflow import plugins_manager
+
+    assert [plugin.name for plugin in plugins_manager._get_plugins()[0] if plugin.name == "hpe"] == ["hpe"]
+    assert plugins_manager._get_plugins()[1] == {}
+
+
+IMPORT = """
+import json, sys, time
+sys.path.insert(0, sys.argv[2])
+from airflow.sdk import Asset, BaseOperatorLink, ExceptionRetryPolicy, Param, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
+from airflow.dag_processing.dagbag import DagBag
+import airflow.providers.standard.decorators.python  # what @task stands for
+import pydantic, urllib.request
+@dag(dag_id="empty")
+def empty():
+    @task
+    def nothing(): ...
+    nothing()
+empty()
+before = set(sys.modules)
+start = time.perf_counter()
+import runpy
+runpy.run_path(sys.argv[1])
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "modules": sorted({m.partition(".")[0] for m in sys.modules})}))
+"""
+
+
+def test_importing_the_dag_is_quick_and_loads_nothing_heavy(repository: Path) -> None:
+    command = [sys.executable, "-c", IMPORT, str(repository / "dags/hpe_requantize.py"), str(repository / "plugins")]
+    runs = [
+        json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()[-1])
+        for _ in range(3)
+    ]
+    assert not set(HEAVY) & set(runs[0]["modules"])
+    # The machine is shared: the quickest of three says what the import itself takes.
+    assert min(run["seconds"] for run in runs) < 0.3
+
+
+def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
+    assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
+        "fetch_dataset": set(),
+        "fetch_checkpoint": set(),
+        "validate_dataset": {"fetch_dataset"},
+        "evaluate_fp32": {"validate_dataset", "fetch_checkpoint"},
+        "quantize": {"evaluate_fp32"},
+        "export_onnx": {"quantize"},
+        "evaluate_quantized": {"export_onnx"},
+        "gate": {"evaluate_quantized"},
+        "publish": {"gate"},
+        "report": {"validate_dataset", "fetch_checkpoint", "publish"},
+    }
+
+
+def test_every_step_of_the_pipeline_has_a_task() -> None:
+    from hpe_tasks.steps import STEPS
+
+    assert set(STEPS) == TASKS
+
+
+def test_the_dag_runs_one_at_a_time_and_only_when_asked(dag: Any) -> None:
+    assert dag.schedule is None
+    assert not dag.catchup
+    assert dag.max_active_runs == 1
+    assert dag.tags
+    assert "Try it" in dag.doc_md
+
+
+@pytest.mark.parametrize(
+    ("variables", "schedule", "paused", "preset"),
+    [
+        pytest.param({}, None, False, "sample", id="off"),
+        pytest.param({"HPE_REQUANTIZE_SCHEDULE": "@weekly"}, "@weekly", True, "sample", id="weekly"),
+        pytest.param(
+            {
+                "HPE_REQUANTIZE_SCHEDULE": "@weekly",
+                "HPE_REQUANTIZE_PARAMS": json.dumps(
+                    {"preset": "pose_resnet_50", "model.checkpoint": "a.pth", "dataset.source": "d"}
+                ),
+            },
+            "@weekly",
+            True,
+            "pose_resnet_50",
+            id="weekly with its own settings",
+        ),
+    ],
+)
+def test_a_documented_variable_switches_the_schedule_on(
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dag_bag: Any,
+    variables: dict[str, str],
+    schedule: str | None,
+    paused: bool,
+    preset: str,
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    bag = DagBag(repository / "dags")
+    assert bag.import_errors == {}
+    dag = bag.dags["hpe_requantize"]
+    assert (dag.schedule, dag.is_paused_upon_creation, dag.params["preset"]) == (schedule, paused, preset)
+    assert all(name in dag.doc_md for name in variables)
+
+
+def test_wrong_settings_for_scheduled_runs_are_an_import_error(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, dag_bag: Any
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    monkeypatch.setenv("HPE_REQUANTIZE_PARAMS", '{"gate.min_app": 0.5}')
+    (error,) = DagBag(repository / "dags").import_errors.values()
+    assert "gate.min_app" in error
+    assert "gate.min_ap" in error
+
+
+def test_heavy_work_goes_to_the_gpu_worker_and_every_task_ends_some_time(dag: Any) -> None:
+    quantize = dag.get_task("quantize")
+    assert (quantize.queue, quantize.pool) == ("gpu", "gpu_pool")
+    assert all(task.execution_timeout for task in dag.tasks)
+
+
+def test_the_buttons_are_on_the_tasks_that_have_something_to_show(dag: Any) -> None:
+    links = {task.task_id: sorted(link.name for link in task.operator_extra_links) for task in dag.tasks}
+    assert {task: names for task, names in links.items() if names} == {
+        "gate": ["Report"],
+        "publish": ["Published version", "Report"],
+        "report": ["Report"],
+    }
+
+
+def test_the_published_model_is_an_asset(dag: Any) -> None:
+    assert [asset.name for asset in dag.get_task("publish").outlets] == ["hpe_published_model"]
+
+
+def run(dag: Any, settings: dict[str, Any]) -> tuple[str, dict[str, str], datetime]:
+    date = next(DATES)
+    finished = dag.test(logical_date=date, run_conf=settings)
+    return str(finished.state), {ti.task_id: str(ti.state) for ti in finished.get_task_instances()}, date
+
+
+def folder_of(date: datetime) -> Path:
+    (folder,) = (Path(os.environ["AIRFLOW_HOME"]) / ".hpe/workspace/runs").glob(f"{date:%Y-%m-%dT%H%M%S}-*")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3_server")
+class TestOutcomes:
+    """The DAG really run, with `dag.test`, in each way that a run can end."""
+
+    def test_a_model_that_passes_is_published_with_an_asset_event(self, dag: Any, small_run: dict[str, Any]) -> None:
+        from airflow.models.asset import AssetEvent
+        from airflow.utils.session import create_session
+
+        state, tasks, date = run(dag, small_run)
+        assert (state, tasks) == ("success", dict.fromkeys(TASKS, "success"))
+        assert (folder_of(date) / "report/report.html").is_file()
+        with create_session() as session:
+            event = session.query(AssetEvent).order_by(AssetEvent.id.desc()).first()
+            assert event is not None
+            extra = {key: value for key, value in event.extra.items() if key in {"name", "channel", "version"}}
+        assert (extra["name"], extra["channel"]) == ("tiny", "staging")
+        assert extra["version"]
+
+    def test_a_second_run_reuses_the_work_and_publishes_no_second_version(
+        self, dag: Any, small_run: dict[str, Any]
+    ) -> None:
+        run(dag, small_run)
+        state, _, date = run(dag, small_run)
+        assert state == "success"
+        results = {step: json.loads((folder_of(date) / step / "result.json").read_text()) for step in TASKS}
+        heavy = {"evaluate_fp32", "quantize", "export_onnx", "evaluate_quantized"}
+        assert {step for step in heavy if not results[step]["reused"]} == set()
+        assert results["publish"]["record"]["created"] is False
+
+    def test_a_model_that_fails_the_gate_is_not_published_and_the_run_is_no_failure(
+        self, dag: Any, small_run: dict[str, Any]
+    ) -> None:
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+
+        state, tasks, date = run(dag, {**small_run, "gate.min_ap": 0.99, "destination.name": "refused"})
+        assert state == "success"
+        assert tasks == {**dict.fromkeys(TASKS, "success"), "publish": "skipped"}
+        assert (folder_of(date) / "report/report.html").is_file()
+        with create_session() as session:
+            reason = (
+                session.query(XComModel.value)
+                .filter_by(task_id="publish", key="reason")
+                .order_by(XComModel.timestamp.desc())
+                .first()
+            )
+        assert "0.99" in str(reason)
+
+    def test_a_failed_step_fails_the_run_but_not_its_report(self, dag: Any, small_run: dict[str, Any]) -> None:
+        state, tasks, date = run(dag, {**small_run, "model.checkpoint": "/nowhere/model.safetensors"})
+        assert state == "failed"
+        assert tasks == {
+            **dict.fromkeys(TASKS, "upstream_failed"),
+            "fetch_dataset": "success",
+            "validate_dataset": "success",
+            "fetch_checkpoint": "failed",
+            "report": "success",
+        }
+        assert "/nowhere/model.safetensors" in (folder_of(date) / "report/report.html").read_text()
+
+    def test_settings_that_do_not_go_together_fail_the_first_tasks_without_a_retry(
+        self, dag: Any, small_run: dict[str, Any], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        state, tasks, _ = run(dag, {**small_run, "dataset.calibration_split": "val"})
+        assert state == "failed"
+        assert (tasks["fetch_dataset"], tasks["fetch_checkpoint"]) == ("failed", "failed")

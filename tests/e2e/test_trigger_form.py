@@ -1,0 +1,132 @@
+"""The trigger form in a browser: what a person sees who starts a run by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from airflow_server import AirflowServer, airflow_server
+
+__all__ = ["airflow_server"]
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("airflow-server")]
+
+SECTIONS = (
+    "Run Parameters",
+    "Model",
+    "Data set",
+    "Quantization recipe",
+    "Evaluation",
+    "Gate",
+    "Destination",
+    "Reproducibility",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(request: pytest.FixtureRequest, repository: Path) -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        # The rule for missing tools is that of tests/conftest.py, which pytest has loaded as a plugin.
+        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
+        rules.missing("no Chromium is installed")
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def browser_page(airflow_server: AirflowServer, chromium: str) -> Iterator[Page]:
+    """A page of the UI with the operator logged in."""
+    with sync_playwright() as playwright:
+        # As root, as in a container, Chromium has no sandbox.
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+        page = browser.new_page(viewport={"width": 1400, "height": 1600})
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
+        page.goto(airflow_server.url)
+        page.fill("input[name=username]", "operator")
+        page.fill("input[name=password]", airflow_server.passwords["operator"])
+        page.click("button[type=submit]")
+        expect(page.get_by_role("link", name="Dags")).to_be_visible()
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def form(airflow_server: AirflowServer, browser_page: Page) -> Page:
+    """The trigger form, freshly opened."""
+    browser_page.goto(f"{airflow_server.url}/dags/hpe_requantize")
+    browser_page.get_by_role("button", name="Trigger").first.click()
+    expect(browser_page.get_by_role("button", name="Run Parameters")).to_be_visible()
+    return browser_page
+
+
+def open_section(form: Page, name: str) -> None:
+    form.get_by_role("button", name=name, exact=True).click()
+
+
+def test_the_form_has_a_section_for_each_part_of_the_configuration(form: Page, tmp_path: Path) -> None:
+    for section in SECTIONS:
+        expect(form.get_by_role("button", name=section, exact=True)).to_be_visible()
+    # The first section is open: the preset, and what each preset is for.
+    expect(form.get_by_text("Every setting below that stays empty is as the preset has it.")).to_be_visible()
+    expect(form.get_by_text("needs no download")).to_be_visible()
+    form.screenshot(path=tmp_path / "form.png")
+
+
+def test_a_choice_offers_the_values_and_starts_as_in_the_preset(form: Page) -> None:
+    open_section(form, "Quantization recipe")
+    choice = form.locator("#element_recipe\\.scheme")
+    expect(choice).to_contain_text("as in the preset")
+    choice.click()
+    expect(form.get_by_role("option")).to_have_text(["as in the preset", "min_max", "tf_enhanced"])
+    form.keyboard.press("Escape")
+
+
+def test_a_number_shows_its_description_bounds_and_default(form: Page) -> None:
+    open_section(form, "Gate")
+    expect(form.get_by_text("gate.min_ap", exact=True)).to_be_visible()
+    expect(form.get_by_text("Lowest COCO AP of the exported file.")).to_contain_text(
+        "at least 0, at most 1, default 0.5"
+    )
+
+
+def test_settings_that_do_not_go_together_are_explained_on_the_form(form: Page) -> None:
+    open_section(form, "Data set")
+    form.locator("#element_dataset\\.calibration_split").fill("val")
+    form.get_by_role("button", name="Trigger", exact=True).last.click()
+    expect(form.get_by_text(re.compile("must not be calibrated on the images that judge it")).first).to_be_visible()
+
+
+def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, form: Page) -> None:
+    # A run that fails at once: what counts here is what it was asked.
+    open_section(form, "Model")
+    form.locator("#element_model\\.checkpoint").fill("/nowhere/model.safetensors")
+    open_section(form, "Gate")
+    form.locator("input[name='element_gate.min_ap']").fill("0.25")
+    open_section(form, "Quantization recipe")
+    form.locator("#element_recipe\\.fold_batch_norms").click()
+    form.get_by_role("option", name="false").click()
+    with form.expect_response(
+        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
+    ) as got:
+        form.get_by_role("button", name="Trigger", exact=True).last.click()
+    run = got.value.json()
+    given = {key: value for key, value in run["conf"].items() if value is not None}
+    assert given == {
+        "preset": "sample",
+        "model.checkpoint": "/nowhere/model.safetensors",
+        "gate.min_ap": 0.25,
+        "recipe.fold_batch_norms": "false",
+    }
+    session = airflow_server.session("operator")
+    task = f"{run['dag_run_id']}/taskInstances/fetch_checkpoint"
+    assert airflow_server.wait(session, task, {"failed", "success"}) == "failed"
+    runs = f"{airflow_server.url}/api/v2/dags/hpe_requantize/dagRuns"
+    session.patch(f"{runs}/{run['dag_run_id']}", json={"state": "failed"}, timeout=30).raise_for_status()

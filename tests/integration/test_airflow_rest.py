@@ -1,0 +1,147 @@
+"""The DAG as a team uses it: triggered over REST, run by the scheduler, looked at by people with different rights."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+import requests
+
+from airflow_server import AirflowServer, airflow_server
+
+__all__ = ["airflow_server"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("airflow-server")]
+
+RUNS = "/api/v2/dags/hpe_requantize/dagRuns"
+
+
+@pytest.fixture
+def operator(airflow_server: AirflowServer) -> requests.Session:
+    return airflow_server.session("operator")
+
+
+def trigger(
+    server: AirflowServer, session: requests.Session, settings: dict[str, Any], run_id: str | None = None
+) -> requests.Response:
+    body = {"logical_date": None, "conf": settings, "dag_run_id": run_id or f"test-{uuid.uuid4().hex}"}
+    return session.post(server.url + RUNS, json=body, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def finished(airflow_server: AirflowServer) -> str:
+    """Id of a run that has passed its gate."""
+    session = airflow_server.session("operator")
+    answer = trigger(airflow_server, session, airflow_server.settings, "manual__2026-01-02T03:04:05+00:00")
+    assert answer.status_code == 200, answer.text
+    run = str(answer.json()["dag_run_id"])
+    assert airflow_server.wait(session, run, {"success", "failed"}) == "success"
+    return run
+
+
+def links(server: AirflowServer, session: requests.Session, run: str, task: str) -> dict[str, str]:
+    answer = session.get(f"{server.url}{RUNS}/{requests.utils.quote(run)}/taskInstances/{task}/links", timeout=30)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json()["extra_links"])
+
+
+def test_every_task_succeeds_and_the_buttons_lead_to_the_runs_pages(
+    airflow_server: AirflowServer, operator: requests.Session, finished: str
+) -> None:
+    answer = operator.get(f"{airflow_server.url}{RUNS}/{finished}/taskInstances", timeout=30)
+    assert {task["state"] for task in answer.json()["task_instances"]} == {"success"}
+    assert links(airflow_server, operator, finished, "report").keys() == {"Report"}
+    assert links(airflow_server, operator, finished, "gate") == links(airflow_server, operator, finished, "report")
+    assert links(airflow_server, operator, finished, "publish").keys() == {"Report", "Published version"}
+
+
+def test_those_who_may_see_the_dag_may_read_the_report(airflow_server: AirflowServer, finished: str) -> None:
+    viewer = airflow_server.session("viewer")
+    page = viewer.get(airflow_server.url + links(airflow_server, viewer, finished, "report")["Report"], timeout=30)
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert "script-src" not in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "</html>" in page.text
+
+
+def test_the_version_page_is_the_published_manifest(airflow_server: AirflowServer, finished: str) -> None:
+    viewer = airflow_server.session("viewer")
+    link = links(airflow_server, viewer, finished, "publish")["Published version"]
+    manifest = viewer.get(airflow_server.url + link, timeout=30)
+    assert manifest.status_code == 200, manifest.text
+    assert manifest.json()["name"] == "tiny"
+
+
+@pytest.mark.parametrize("page", ["report", "version"])
+def test_nobody_reads_a_page_without_a_login(
+    airflow_server: AirflowServer, operator: requests.Session, finished: str, page: str
+) -> None:
+    link = links(airflow_server, operator, finished, "report")["Report"].removesuffix("report") + page
+    assert requests.get(airflow_server.url + link, timeout=30).status_code == 401
+    forged = {"Authorization": "Bearer forged"}
+    assert requests.get(airflow_server.url + link, headers=forged, timeout=30).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        pytest.param("no-such-run", 404, id="unknown"),
+        pytest.param("..%2F..%2F..%2Fetc", 404, id="path in the name"),
+        pytest.param("%2e%2e", 422, id="the folder above"),
+        pytest.param(".hidden", 422, id="leading dot"),
+    ],
+)
+def test_a_page_of_no_run_leads_nowhere(
+    airflow_server: AirflowServer, operator: requests.Session, name: str, status: int
+) -> None:
+    request = requests.Request(
+        "GET", f"{airflow_server.url}/hpe/runs/x/report", headers=dict(operator.headers)
+    ).prepare()
+    request.url = f"{airflow_server.url}/hpe/runs/{name}/report"
+    assert operator.send(request, timeout=30).status_code == status
+
+
+def test_a_viewer_cannot_start_a_run(airflow_server: AirflowServer) -> None:
+    assert trigger(airflow_server, airflow_server.session("viewer"), {}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        pytest.param({"gate.min_ap": 1.5}, "gate.min_ap", id="out of bounds"),
+        pytest.param({"preset": "unknown"}, "preset", id="unknown preset"),
+        pytest.param({"recipe.scheme": "magic"}, "recipe.scheme", id="unknown choice"),
+        pytest.param({"gate.min_app": 0.5}, "gate.min_ap", id="unknown key"),
+        pytest.param({"preset": "pose_resnet_50"}, "model.checkpoint", id="setting that the preset needs"),
+        pytest.param({"dataset.calibration_split": "val"}, "dataset.evaluation_split", id="two splits that are one"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(
+    airflow_server: AirflowServer, operator: requests.Session, settings: dict[str, Any], named: str
+) -> None:
+    before = operator.get(airflow_server.url + RUNS, timeout=30).json()["total_entries"]
+    answer = trigger(airflow_server, operator, settings)
+    assert answer.status_code == 400
+    assert named in answer.json()["detail"]
+    assert operator.get(airflow_server.url + RUNS, timeout=30).json()["total_entries"] == before
+
+
+def test_a_network_error_is_tried_again_and_a_wrong_file_is_not(
+    airflow_server: AirflowServer, operator: requests.Session
+) -> None:
+    settings = airflow_server.settings | {
+        # Nobody listens on port 9 of this machine.
+        "dataset.source": "http://127.0.0.1:9/data.zip",
+        "model.checkpoint": "/nowhere/model.safetensors",
+    }
+    run = trigger(airflow_server, operator, settings).json()["dag_run_id"]
+    tasks = f"{run}/taskInstances"
+    assert airflow_server.wait(operator, f"{tasks}/fetch_checkpoint", {"failed", "up_for_retry"}) == "failed"
+    assert airflow_server.wait(operator, f"{tasks}/fetch_dataset", {"failed", "up_for_retry"}) == "up_for_retry"
+    # One run is active at a time: end this one for the tests after it.
+    operator.patch(f"{airflow_server.url}{RUNS}/{run}", json={"state": "failed"}, timeout=30).raise_for_status()
+    log = operator.get(f"{airflow_server.url}{RUNS}/{tasks}/fetch_checkpoint/logs/1", timeout=30).text
+    assert "fetch_checkpoint failed: " in log
+    assert "/nowhere/model.safetensors" in log

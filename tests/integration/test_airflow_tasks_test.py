@@ -1,0 +1,82 @@
+"""`airflow tasks test` for one task after the other, as the README shows it.
+
+The command ends with status 0 even when the task fails, so the artefacts tell.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_server import airflow, prepare_home
+from hpe_tasks.object_store import Server
+from tiny_inputs import tiny_settings
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("airflow-tasks-test")]
+
+DATE = "2026-02-01"
+RUN = "2026-02-01T000000-*"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    home = prepare_home()
+    airflow(home, "dags", "reserialize")
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return tiny_settings(tmp_path_factory.mktemp("tiny"))
+
+
+def run_task(home: Path, server: Server, settings: dict[str, Any], task: str) -> str:
+    options = ("--task-params", json.dumps(settings))
+    return airflow(home, "tasks", "test", "hpe_requantize", task, DATE, *options, **server.environment)
+
+
+def results(home: Path) -> set[str]:
+    return {path.parent.name for path in (home / ".hpe/workspace/runs").glob(f"{RUN}/*/result.json")}
+
+
+def test_each_task_works_by_itself_and_finds_what_the_others_left(
+    home: Path, s3_server: Server, settings: dict[str, Any]
+) -> None:
+    early = run_task(home, s3_server, settings, "evaluate_fp32")
+    assert results(home) == set()
+    assert "evaluate_fp32 failed: " in early
+    assert "validate_dataset" in early.partition("evaluate_fp32 failed: ")[2].splitlines()[0]
+
+    done: set[str] = set()
+    for task in (
+        "fetch_dataset",
+        "fetch_checkpoint",
+        "validate_dataset",
+        "evaluate_fp32",
+        "quantize",
+        "export_onnx",
+        "evaluate_quantized",
+        "gate",
+        "publish",
+        "report",
+    ):
+        said = run_task(home, s3_server, settings, task)
+        done.add(task)
+        assert results(home) == done, said[-3000:]
+
+    (folder,) = (home / ".hpe/workspace/runs").glob(RUN)
+    published = json.loads((folder / "publish/result.json").read_text())["record"]
+    channel = s3_server.client().get_object(Bucket="hpe-models", Key="registry/models/tiny/channels/staging.json")
+    assert json.loads(channel["Body"].read())["version"] == published["version"]
+    assert "</html>" in (folder / "report/report.html").read_text()
+
+
+def test_what_was_done_is_not_done_again(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
+    said = run_task(home, s3_server, settings, "quantize")
+    assert "quantize: reused an earlier result" in said

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import ParamValidationError
+
+from hpe_airflow.params_form import config_from_params, form_params
+from hpe_tasks.config import RECIPES, RunConfig
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.presets import PRESETS, config_keys, load_config
+
+PARAMS = form_params()
+
+
+def test_the_form_has_the_keys_of_the_command_line() -> None:
+    assert list(PARAMS) == ["preset", "recipe", *config_keys()]
+
+
+def test_every_field_is_described_and_all_but_the_start_have_a_section() -> None:
+    assert all(param.schema["description_md"] for param in PARAMS.values())
+    assert {key for key, param in PARAMS.items() if "section" not in param.schema} == {"preset", "recipe"}
+
+
+def test_an_untouched_form_is_the_sample_preset() -> None:
+    untouched = {key: param.resolve() for key, param in PARAMS.items()}
+    assert config_from_params(untouched) == load_config("sample")
+
+
+@pytest.mark.parametrize(
+    ("key", "schema"),
+    [
+        pytest.param("preset", {"type": "string", "enum": list(PRESETS)}, id="presets"),
+        pytest.param("recipe", {"type": ["string", "null"], "enum": [None, *RECIPES]}, id="recipes"),
+        pytest.param("gate.min_ap", {"type": ["number", "null"], "minimum": 0, "maximum": 1}, id="bounds"),
+        pytest.param("gate.max_size_mb", {"exclusiveMinimum": 0}, id="open bound"),
+        pytest.param("evaluation.num_images", {"type": ["integer", "null"], "minimum": 1}, id="optional number"),
+        pytest.param("recipe.param_bw", {"type": ["integer", "null"], "enum": [None, 4, 8, 16]}, id="choice"),
+        pytest.param("recipe.fold_batch_norms", {"enum": [None, "true", "false"]}, id="yes or no or as in the preset"),
+        pytest.param("model.mean", {"type": ["array", "null"], "minItems": 3, "maxItems": 3}, id="three numbers"),
+        pytest.param("model.joint_names", {"items": {"type": "string"}}, id="lines of text"),
+        pytest.param("dataset.sha256", {"pattern": "^[0-9a-f]{64}$"}, id="pattern"),
+        pytest.param("destination.channel", {"section": "Destination"}, id="section"),
+    ],
+)
+def test_a_field_knows_what_it_may_hold(key: str, schema: dict[str, Any]) -> None:
+    assert schema.items() <= PARAMS[key].schema.items()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        pytest.param("gate.min_ap", 1.5, id="above its bound"),
+        pytest.param("gate.min_ap", "much", id="no number"),
+        pytest.param("preset", "unknown", id="unknown preset"),
+        pytest.param("recipe.scheme", "magic", id="unknown choice"),
+        pytest.param("destination.name", "Not A Slug", id="not the pattern"),
+        pytest.param("destination.registry", "http://host/bucket", id="not an S3 address"),
+        pytest.param("model.std", [0.2, 0.2], id="too few numbers"),
+        pytest.param("dataset.source", "", id="empty text"),
+        pytest.param("recipe.calibration_images", 0, id="no images"),
+    ],
+)
+def test_a_wrong_value_is_refused_before_anything_runs(key: str, value: Any) -> None:
+    with pytest.raises(ParamValidationError):
+        form_params()[key].resolve(value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"gate.min_ap": 0.7}, ("gate", "min_ap", 0.7), id="number"),
+        pytest.param({"recipe.fold_batch_norms": "false"}, ("recipe", "fold_batch_norms", False), id="no"),
+        pytest.param({"recipe": "w8a8_per_tensor"}, ("recipe", "granularity", "per_tensor"), id="named recipe"),
+        pytest.param({"model.mean": [0.5, 0.5, 0.5]}, ("model", "mean", (0.5, 0.5, 0.5)), id="three numbers"),
+        pytest.param({"gate.min_ap": None}, ("gate", "min_ap", 0.6), id="empty is as in the preset"),
+    ],
+)
+def test_what_is_filled_in_changes_the_preset(given: dict[str, Any], expected: tuple[str, str, Any]) -> None:
+    section, name, value = expected
+    for key, entered in given.items():
+        form_params()[key].resolve(entered)
+    assert getattr(getattr(config_from_params(given), section), name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        pytest.param({"gate.min_app": 0.5}, "gate.min_app", id="unknown key"),
+        pytest.param({"preset": "pose_resnet_50"}, "model.checkpoint", id="what the preset needs"),
+        pytest.param({"dataset.calibration_split": "val"}, "dataset.calibration_split", id="splits that are one"),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        config_from_params(given)
+
+
+def test_defaults_fill_the_form() -> None:
+    params = form_params(json.dumps({"gate.min_ap": 0.7}))
+    assert params["gate.min_ap"].resolve() == 0.7
+    assert params["gate.max_ap_drop"].resolve() is None
+
+
+@pytest.mark.parametrize("defaults", ["{", "[1]", '{"gate.min_app": 1}', '{"gate.min_ap": 2}'])
+def test_wrong_defaults_are_refused(defaults: str) -> None:
+    with pytest.raises(ConfigError):
+        form_params(defaults)
+
+
+def test_every_value_of_a_configuration_can_be_entered() -> None:
+    config = load_config("sample", overrides={"model.joint_names": ["a", "b"], "evaluation.num_images": 3})
+    dumped = json.loads(config.model_dump_json())
+    given = {}
+    for key, param in form_params().items():
+        value: Any = dumped
+        for name in key.split("."):
+            value = value[name]
+        if key in {"recipe", "preset"} or value is None:
+            continue
+        given[key] = param.resolve(str(value).lower() if isinstance(value, bool) else value)
+    assert config_from_params(given) == RunConfig.model_validate(dumped)

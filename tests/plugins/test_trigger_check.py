@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import pytest
+
+from hpe_airflow.lazy_app import LazyApp, Receive, Scope, Send
+from hpe_airflow.trigger_check import TriggerCheck
+
+TRIGGER = "/api/v2/dags/hpe_requantize/dagRuns"
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers 200 with the body that it was given."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def post(path: str, body: bytes, *, method: str = "POST", pieces: int = 1) -> tuple[int, bytes]:
+    size = -(-len(body) // pieces) or 1
+    parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
+    waiting = [{"type": "http.request", "body": p, "more_body": i < len(parts) - 1} for i, p in enumerate(parts)]
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return waiting.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(TriggerCheck(echo)({"type": "http", "method": method, "path": path}, receive, send))
+    return sent[0]["status"], sent[1]["body"]
+
+
+def conf(**settings: Any) -> bytes:
+    return json.dumps({"logical_date": None, "conf": settings}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        pytest.param(conf(**{"gate.min_app": 0.5}), "gate.min_ap", id="unknown key, with the one that was meant"),
+        pytest.param(conf(preset="pose_resnet_50"), "model.checkpoint", id="what the preset needs"),
+        pytest.param(conf(**{"dataset.calibration_split": "val"}), "dataset.evaluation_split", id="one split"),
+        pytest.param(conf(**{"model.input_width": 100}), "multiples of 32", id="size that the network cannot have"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_at_the_trigger(body: bytes, named: str) -> None:
+    status, answer = post(TRIGGER, body)
+    assert status == 400
+    assert named in json.loads(answer)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param(TRIGGER, conf(), id="nothing asked"),
+        pytest.param(TRIGGER, conf(preset="sample", **{"gate.min_ap": 0.4}), id="valid"),
+        pytest.param(TRIGGER, b'{"logical_date": null}', id="no conf"),
+        pytest.param(TRIGGER, b'{"logical_date": null, "conf": null}', id="null conf"),
+        pytest.param(TRIGGER, conf(**{"gate.min_ap": 7}), id="out of bounds: Airflow's own answer names it"),
+        pytest.param(TRIGGER, b"{not json", id="no JSON: Airflow's own answer"),
+        pytest.param(TRIGGER, b'{"conf": [1]}', id="no object: Airflow's own answer"),
+        pytest.param(TRIGGER, b"", id="empty"),
+        pytest.param("/api/v2/dags/another/dagRuns", conf(**{"gate.min_app": 1}), id="another DAG"),
+        pytest.param(f"{TRIGGER}/x/clear", conf(**{"gate.min_app": 1}), id="another call"),
+        pytest.param(TRIGGER, b"x" * 3_000_000, id="longer than any configuration"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_everything_else_passes_untouched(path: str, body: bytes, pieces: int) -> None:
+    assert post(path, body, pieces=pieces) == (200, body)
+
+
+def test_other_methods_pass() -> None:
+    assert post(TRIGGER, conf(**{"gate.min_app": 1}), method="GET")[0] == 200
+
+
+def test_a_path_before_the_api_is_part_of_the_address() -> None:
+    assert post(f"/airflow{TRIGGER}/", conf(**{"gate.min_app": 1}))[0] == 400
+
+
+def test_an_app_is_built_at_its_first_request() -> None:
+    app = LazyApp("no.such.module:build")
+    with pytest.raises(ModuleNotFoundError):
+        asyncio.run(app({"type": "http"}, None, None))  # type: ignore[arg-type]

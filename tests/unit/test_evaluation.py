@@ -1,0 +1,300 @@
+"""Evaluation on pictures in which every joint is a dot of its own colour: a few lines of network find them exactly."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.evaluation import DECODER, evaluate, person_score
+from hpe_tasks.results import Artifact, EvaluationReport
+from hpe_tasks.skeletons import COCO17, MPII16
+
+WIDTH, HEIGHT = 480, 360
+# RGB; each has a full channel, so that none is another one fading to black.
+COLOURS = [c for c in itertools.product((0.0, 0.5, 1.0), repeat=3) if max(c) == 1.0][:17]
+CONFIG = ModelConfig(checkpoint="unused", architecture="onnx", mean=(0, 0, 0), std=(1, 1, 1))
+HEAD = range(5)
+
+
+def colour_network(images: np.ndarray, joints: Sequence[str] = COCO17.joints) -> np.ndarray:
+    """Heatmaps at a quarter of the input's size: how near a pixel's colour is to that of the joint."""
+    maps = np.zeros((len(images), len(joints), images.shape[2] // 4, images.shape[3] // 4), dtype=np.float32)
+    for channel, joint in enumerate(joints):
+        if joint in COCO17.joints:
+            colour = np.array(COLOURS[COCO17.joints.index(joint)]).reshape(1, 3, 1, 1)
+            near = np.clip(1 - np.abs(images - colour).max(axis=1) / 0.2, 0, 1).astype(np.float32)
+            maps[:, channel] = [cv2.GaussianBlur(one, (0, 0), 3)[::4, ::4] for one in near]
+    return maps
+
+
+def joints_at(x: float, y: float) -> np.ndarray:
+    """17 joints on a grid of about 90×200 pixels whose top left corner is (x, y)."""
+    return np.array([(x + 30 * (joint % 4), y + 45 * (joint // 4), 2) for joint in range(17)], dtype=np.float64)
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., CocoKeypoints]:
+    """Writes a split `val`: for each image a list of persons, each a list of keypoints (17×3)."""
+
+    def make(*images: Sequence[np.ndarray], names: Sequence[str] = COCO17.joints, **changes: object) -> CocoKeypoints:
+        folder = tmp_path / "images" / "val"
+        folder.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        records, annotations = [], []
+        for number, persons in enumerate(images, start=1):
+            picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
+            for keypoints in persons:
+                for (x, y, visible), colour in zip(keypoints, COLOURS, strict=True):
+                    if visible:
+                        bgr = [int(255 * c) for c in colour[::-1]]
+                        cv2.circle(picture, (int(x), int(y)), 7, bgr, -1)
+                corner = keypoints[:, :2].min(axis=0) - 15
+                extent = keypoints[:, :2].max(axis=0) + 15 - corner
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 7,
+                    "bbox": [*corner.tolist(), *extent.tolist()],
+                    "area": float(extent.prod()),
+                    "iscrowd": 0,
+                    "num_keypoints": int((keypoints[:, 2] > 0).sum()),
+                    "keypoints": (keypoints * (keypoints[:, 2:] > 0)).ravel().tolist(),
+                }
+                annotations.append(annotation | changes)
+            cv2.imwrite(str(folder / f"{number}.png"), picture)
+            records.append({"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT})
+        category = {"id": 7, "name": "person", "keypoints": list(names)}
+        content = {"images": records, "annotations": annotations, "categories": [category]}
+        (tmp_path / "annotations" / "person_keypoints_val.json").write_text(json.dumps(content))
+        return load_coco(tmp_path, "val")
+
+    return make
+
+
+def measure(
+    dataset: CocoKeypoints,
+    network: Callable[[np.ndarray], np.ndarray] = colour_network,
+    config: ModelConfig = CONFIG,
+    *,
+    num_images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 4,
+) -> tuple[EvaluationReport, list[dict]]:
+    file = dataset.root / "out" / "predictions.json"
+    report = evaluate(
+        dataset,
+        network,
+        config,
+        EvaluationConfig(num_images=num_images, batch_size=batch_size),
+        runtime="fp32",
+        dataset_digest="d" * 64,
+        seed=seed,
+        predictions_file=file,
+        artifact=lambda path: Artifact(
+            uri=path.as_uri(),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size_bytes=path.stat().st_size,
+        ),
+    )
+    return report, json.loads(file.read_text())
+
+
+ONE, TWO = joints_at(40, 40), joints_at(300, 90)
+
+
+def without(keypoints: np.ndarray, joints: Sequence[int]) -> np.ndarray:
+    changed = keypoints.copy()
+    changed[list(joints), 2] = 0
+    return changed
+
+
+def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset) -> None:
+    report, rows = measure(make_dataset([ONE, TWO], [], [TWO]))
+    assert report.stats.ap == pytest.approx(1.0, abs=0.01)
+    assert report.stats.ar == pytest.approx(1.0, abs=0.01)
+    assert list(report.ap_by_group) == ["head", "shoulders", "elbows", "wrists", "hips", "knees", "ankles"]
+    assert all(ap is not None and ap > 0.9 for ap in report.ap_by_group.values())
+    assert report.runtime == "fp32"
+    assert report.images_per_second > 0
+
+    assert [(row["image_id"], row["annotation_id"], row["category_id"]) for row in rows] == [
+        (1, 1, 7),
+        (1, 2, 7),
+        (3, 3, 7),
+    ]
+    for row, truth in zip(rows, [ONE, TWO, TWO], strict=True):
+        found = np.array(row["keypoints"]).reshape(17, 3)
+        assert np.abs(found[:, :2] - truth[:, :2]).max() < 2
+        assert row["score"] == pytest.approx(found[:, 2].mean(), abs=1e-3)
+    written = Path(report.predictions.uri.removeprefix("file://"))
+    assert report.predictions.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
+    assert [path.name for path in written.parent.iterdir()] == ["predictions.json"]  # no temporary file stays
+
+
+def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
+    fingerprint = measure(make_dataset([ONE, TWO], [], [TWO]))[0].fingerprint
+    assert fingerprint.model_dump(exclude={"joint_map", "sigmas"}) == {
+        "dataset_digest": "d" * 64,
+        "split": "val",
+        "image_ids_digest": hashlib.sha256(b"1,3").hexdigest(),
+        "num_images": 2,
+        "num_persons": 3,
+        "subset": False,
+        "box_source": "ground_truth",
+        "flip_test": False,
+        "decoder": DECODER,
+        "input_size": (192, 256),
+        "metric": "coco_oks_ap",
+    }
+    assert fingerprint.joint_map == tuple((joint, i, i) for i, joint in enumerate(COCO17.joints))
+    assert len(fingerprint.sigmas) == 17
+
+
+def test_the_numbers_are_those_of_pycocotools_on_the_predictions_file(make_dataset, capsys) -> None:
+    """A network that is wrong here and there, and a crowd that must be ignored."""
+
+    def sloppy(images: np.ndarray) -> np.ndarray:
+        return np.roll(colour_network(images), 3, axis=3)
+
+    dataset = make_dataset([ONE, TWO], [TWO], [ONE, joints_at(200, 30)])
+    content = json.loads(dataset.annotation_file.read_text())
+    content["annotations"].append(
+        {**content["annotations"][0], "id": 99, "iscrowd": 1, "num_keypoints": 0, "keypoints": [0] * 51}
+    )
+    dataset.annotation_file.write_text(json.dumps(content))
+    report, _ = measure(dataset, sloppy)
+    assert capsys.readouterr().out == ""
+
+    truth = COCO(str(dataset.annotation_file))
+    evaluation = COCOeval(truth, truth.loadRes(str(dataset.root / "out" / "predictions.json")), "keypoints")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    expected = [None if value < 0 else value for value in evaluation.stats.tolist()]
+    assert list(report.stats.model_dump().values()) == expected
+    assert 0 < report.stats.ap < 0.99
+
+
+def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset) -> None:
+    def blind_for_wrists(images: np.ndarray) -> np.ndarray:
+        maps = colour_network(images)
+        maps[:, 9:11] = 0
+        return maps
+
+    report, rows = measure(make_dataset([ONE, TWO]), blind_for_wrists)
+    assert report.ap_by_group["wrists"] == 0.0
+    assert report.ap_by_group["elbows"] == pytest.approx(1.0)
+    # Joints that were not found do not lower a person's score.
+    found = np.array(rows[0]["keypoints"]).reshape(17, 3)[:, 2]
+    assert rows[0]["score"] == pytest.approx(found[found > 0.2].mean(), abs=1e-3)
+
+
+def test_a_model_of_other_joints_is_measured_on_those_that_both_have(make_dataset) -> None:
+    only_head = without(joints_at(180, 90), range(5, 17))
+    dataset = make_dataset([ONE, TWO], [only_head], [only_head, ONE])
+    config = CONFIG.model_copy(update={"skeleton": "mpii16"})
+    report, rows = measure(dataset, lambda images: colour_network(images, MPII16.joints), config)
+    fingerprint = report.fingerprint
+    assert fingerprint.joint_map[0] == ("left_shoulder", 13, 5)
+    assert [index for _, _, index in fingerprint.joint_map] == list(range(5, 17))
+    assert (fingerprint.num_images, fingerprint.num_persons) == (2, 3)
+    assert report.stats.ap == pytest.approx(1.0, abs=0.01)
+    assert report.stats.ar == pytest.approx(1.0, abs=0.01)
+    assert report.ap_by_group["head"] is None
+    assert report.ap_by_group["knees"] == pytest.approx(1.0, abs=0.02)
+    for row in rows:
+        assert row["keypoints"][:15] == [0.0] * 15
+        assert all(value > 0 for value in row["keypoints"][15:])
+
+
+def test_a_data_set_with_its_own_joint_order_is_followed(make_dataset) -> None:
+    order = list(reversed(COCO17.joints))
+    dataset = make_dataset([ONE[::-1].copy()], names=order)
+    # The colours follow the data set's order in the picture: the network sees them mirrored.
+    report, _ = measure(dataset, lambda images: colour_network(images)[:, ::-1])
+    assert report.fingerprint.joint_map[0] == ("right_ankle", 16, 0)
+    assert report.stats.ap == pytest.approx(1.0, abs=0.01)
+
+
+def test_joints_without_a_sigma_are_left_out_and_named(make_dataset, caplog) -> None:
+    dataset = make_dataset([ONE], names=["head_top", *COCO17.joints[1:]])
+    config = CONFIG.model_copy(update={"joint_names": ("head_top", *COCO17.joints[1:])})
+    report, _ = measure(dataset, config=config)
+    assert [joint for joint, _, _ in report.fingerprint.joint_map] == list(COCO17.joints[1:])
+    assert "head_top" in caplog.text
+
+
+def test_no_common_joint_is_a_config_error(make_dataset) -> None:
+    config = CONFIG.model_copy(update={"joint_names": ("tail", "snout")})
+    with pytest.raises(ConfigError, match=r"tail, snout.*no joint in common"):
+        measure(make_dataset([ONE]), config=config)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [pytest.param(([], []), id="empty-images"), pytest.param(([without(ONE, range(5, 17))],), id="no-common-joint")],
+)
+def test_a_split_without_a_person_to_measure_is_a_dataset_error(make_dataset, images) -> None:
+    dataset = make_dataset(*images) if images[0] else make_dataset([ONE]).subset([])
+    config = CONFIG.model_copy(update={"skeleton": "mpii16"})
+    with pytest.raises(DatasetError, match=r"person_keypoints_val\.json"):
+        measure(dataset, lambda images: colour_network(images, MPII16.joints), config)
+
+
+def test_a_subset_is_drawn_by_seed_and_marked(make_dataset) -> None:
+    dataset = make_dataset(*[[ONE]] * 10, [], [])
+    first, rows = measure(dataset, num_images=4, seed=3)
+    again, same_rows = measure(dataset, num_images=4, seed=3, batch_size=1)
+    assert first.fingerprint == again.fingerprint
+    assert rows == same_rows
+    assert first.fingerprint.subset
+    assert (first.fingerprint.num_images, first.fingerprint.num_persons) == (4, 4)
+    assert first.stats.ar == pytest.approx(1.0)  # persons of other images are not missed
+    ids = {row["image_id"] for row in rows}
+    assert len(ids) == 4
+    assert ids <= set(range(1, 11))
+    assert {row["image_id"] for row in measure(dataset, num_images=4, seed=4)[1]} != ids
+
+
+@pytest.mark.parametrize("num_images", [10, 500])
+def test_asking_for_all_images_is_no_subset(make_dataset, num_images: int) -> None:
+    dataset = make_dataset(*[[ONE]] * 10, [])
+    report, _ = measure(dataset, num_images=num_images)
+    assert report.fingerprint == measure(dataset)[0].fingerprint
+    assert not report.fingerprint.subset
+
+
+def test_a_person_found_twice_is_kept_once(make_dataset) -> None:
+    """Two annotations of one person: their poses are the same, so OKS-NMS keeps the first."""
+    _, rows = measure(make_dataset([ONE, ONE, TWO]))
+    assert [row["annotation_id"] for row in rows] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        pytest.param([0.1, 0.4, 0.8], 0.6, id="low-ones-are-left-out"),
+        pytest.param([0.2, 0.6], 0.6, id="the-threshold-itself-is-low"),
+        pytest.param([0.1, 0.2], 0.0, id="none-is-high-enough"),
+        pytest.param([-0.5, 0.5], 0.5, id="negative"),
+    ],
+)
+def test_the_score_of_a_person(scores, expected) -> None:
+    assert person_score(np.array(scores, dtype=np.float32)) == pytest.approx(expected)
+
+
+def test_the_batch_size_changes_nothing(make_dataset) -> None:
+    dataset = make_dataset([ONE, TWO], [TWO], [ONE])
+    assert measure(dataset, batch_size=1)[1] == measure(dataset, batch_size=64)[1]

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_sigmas, coco_stats, oks, suppress_duplicates
+from hpe_tasks.results import CocoStats
+from hpe_tasks.skeletons import COCO17
+
+ALL = tuple(range(17))
+SIGMAS = tuple(coco_sigmas().values())
+BODY = tuple(range(5, 17))
+MEDIUM, LARGE = 50.0**2, 200.0**2
+ONE = pytest.approx(1.0)  # pycocotools adds an epsilon to a denominator
+
+
+def person(number: int, *, image: int = 1, area: float = LARGE, visible: tuple[int, ...] = ALL, crowd: int = 0) -> dict:
+    """An annotation with joints in a column at x = 100·number."""
+    keypoints = np.zeros((17, 3))
+    for joint in visible:
+        keypoints[joint] = 100.0 * number, 10.0 * joint, 2
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": 1,
+        "keypoints": keypoints.ravel().tolist(),
+        "num_keypoints": len(visible),
+        "bbox": [100.0 * number - 20, 0.0, 40.0, 170.0],
+        "area": area,
+        "iscrowd": crowd,
+    }
+
+
+def found(annotation: dict, *, score: float = 0.9, shift: tuple[float, ...] = (0.0,) * 17) -> dict:
+    """A prediction that misses each joint of the annotation by `shift` in x."""
+    keypoints = np.array(annotation["keypoints"]).reshape(17, 3)
+    keypoints[:, 0] += shift
+    keypoints[:, 2] = 1
+    return {
+        "image_id": annotation["image_id"],
+        "category_id": 1,
+        "keypoints": keypoints.ravel().tolist(),
+        "score": score,
+    }
+
+
+def stats(truth: list[dict], results: list[dict], joints: tuple[int, ...] = ALL) -> CocoStats:
+    return coco_stats(truth, results, joints=joints, sigmas=[SIGMAS[j] for j in joints])
+
+
+def directly(truth: list[dict], results: list[dict]) -> list[float]:
+    """The ten numbers as a user of pycocotools computes them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        expected = COCO()
+        expected.dataset = {
+            "images": [{"id": i} for i in sorted({row["image_id"] for row in truth})],
+            "annotations": copy.deepcopy(truth),
+            "categories": [{"id": 1, "name": "person"}],
+        }
+        expected.createIndex()
+        evaluation = COCOeval(expected, expected.loadRes(copy.deepcopy(results)), "keypoints")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+def miss(similarity: float, area: float, sigma: float) -> float:
+    """The distance at which one joint's OKS has this value: OKS = exp(-d² / (2·area·(2·sigma)²))."""
+    return float(np.sqrt(-np.log(similarity) * 2 * area * (2 * sigma) ** 2))
+
+
+def test_perfect_predictions_have_an_ap_of_one() -> None:
+    truth = [person(1), person(2, area=MEDIUM), person(3, image=2)]
+    got = stats(truth, [found(row) for row in truth])
+    assert list(got.model_dump().values()) == [ONE] * 10
+
+
+def test_a_size_that_no_person_has_is_none() -> None:
+    truth = [person(1, area=LARGE)]
+    got = stats(truth, [found(truth[0])])
+    assert (got.ap, got.ap_medium, got.ar_medium, got.ap_large) == (ONE, None, None, ONE)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "ap", "ap50", "ap75"),
+    [
+        pytest.param(0.97, 1.0, 1, 1, id="above-all-ten-thresholds"),
+        pytest.param(0.82, 0.7, 1, 1, id="above-seven"),  # 0.50, 0.55 … 0.80
+        pytest.param(0.73, 0.5, 1, 0, id="above-five"),
+        pytest.param(0.51, 0.1, 1, 0, id="above-one"),
+        pytest.param(0.49, 0.0, 0, 0, id="below-all"),
+    ],
+)
+def test_ap_of_one_person_counts_the_thresholds_below_its_oks(similarity, ap, ap50, ap75) -> None:
+    truth = [person(1)]
+    shift = tuple(miss(similarity, LARGE, sigma) for sigma in SIGMAS)
+    got = stats(truth, [found(truth[0], shift=shift)])
+    assert (got.ap, got.ap50, got.ap75) == pytest.approx((ap, ap50, ap75), abs=1e-9)
+    assert got.ar == pytest.approx(ap)
+
+
+def test_a_better_scored_false_detection_halves_precision() -> None:
+    truth = [person(1)]
+    nowhere = found(truth[0], score=0.95, shift=(5000.0,) * 17)
+    assert stats(truth, [found(truth[0], score=0.9), nowhere]).ap == pytest.approx(0.5)
+    assert stats(truth, [found(truth[0], score=0.99), nowhere]).ap == ONE
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        pytest.param(person(2, crowd=1), id="crowd"),
+        pytest.param(person(2, visible=()), id="unlabelled"),
+        pytest.param({"id": 2, "image_id": 1, "iscrowd": 1}, id="crowd-without-any-field"),
+    ],
+)
+def test_what_cannot_be_found_is_ignored_and_not_missed(annotation) -> None:
+    truth = [person(1), annotation]
+    assert stats(truth, [found(truth[0])]).ar == ONE
+
+
+def test_a_subset_of_joints_restricts_truth_and_results() -> None:
+    only_head = person(2, visible=(0, 1, 2))
+    truth = [person(1), only_head]
+    # Wrong in every joint of the head, right in the body.
+    wrong_head = tuple(1000.0 if joint < 5 else 0.0 for joint in ALL)
+    results = [found(truth[0], shift=wrong_head)]
+    assert stats(truth, results, BODY).ar == ONE  # `only_head` is ignored
+    assert stats(truth, results, BODY).ap == ONE
+    assert stats(truth, results, (0, 1, 2, 3, 4)).ap == 0.0
+    assert stats(truth, results).ar == 0.5 * 0.5  # 12 of 17 joints: OKS 0.71 passes five thresholds, for one of two
+
+
+def test_the_area_stays_that_of_the_person() -> None:
+    truth = [person(1, area=MEDIUM)]
+    got = stats(truth, [found(truth[0])], BODY)
+    assert (got.ap_medium, got.ap_large) == (ONE, None)
+
+
+def test_the_annotation_id_zero_counts_as_any_other() -> None:
+    """pycocotools itself takes a match with id 0 for none."""
+    truth = [{**person(1), "id": 0}]
+    assert stats(truth, [found(truth[0])]).ap == ONE
+
+
+def test_no_predictions_miss_everyone() -> None:
+    got = stats([person(1, area=LARGE)], [])
+    assert (got.ap, got.ar, got.ap_large, got.ap_medium) == (0.0, 0.0, 0.0, None)
+
+
+def test_no_person_gives_no_numbers() -> None:
+    unlabelled = person(1, visible=())
+    assert set(stats([unlabelled], []).model_dump().values()) == {None}
+    assert set(stats([unlabelled], [found(person(1))]).model_dump().values()) == {None}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_ten_numbers_equal_those_of_pycocotools(seed) -> None:
+    rng = np.random.default_rng(seed)
+    truth, results = [], []
+    for number in range(1, 41):
+        visible = tuple(np.flatnonzero(rng.random(17) < 0.8).tolist()) if rng.random() < 0.9 else ()
+        annotation = person(
+            number,
+            image=int(rng.integers(1, 12)),
+            area=float(rng.choice([MEDIUM, LARGE])),
+            visible=visible,
+            crowd=int(rng.random() < 0.1),
+        )
+        truth.append(annotation)
+        for _ in range(int(rng.integers(0, 3))):
+            shift = rng.normal(0, rng.choice([2, 10, 30]), 17)
+            results.append(found(annotation, score=float(rng.random()), shift=tuple(shift)))
+    got = [-1.0 if value is None else value for value in stats(truth, results).model_dump().values()]
+    assert got == directly(truth, results)
+
+
+def test_arguments_stay_as_they_were_and_nothing_is_printed(capsys) -> None:
+    truth = [person(1), person(2, crowd=1)]
+    results = [found(truth[0])]
+    before = json.dumps([truth, results])
+    stats(truth, results, BODY)
+    assert json.dumps([truth, results]) == before
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("joints", "sigmas"), [((), ()), ((0, 1), (0.1,))], ids=["none", "unequal"])
+def test_joints_and_sigmas_must_match(joints, sigmas) -> None:
+    with pytest.raises(ValueError, match="joints and sigmas"):
+        coco_stats([person(1)], [], joints=joints, sigmas=sigmas)
+
+
+def test_sigmas_are_those_of_coco() -> None:
+    tenths = [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
+    assert list(coco_sigmas()) == list(COCO17.joints)
+    assert list(coco_sigmas().values()) == pytest.approx([value / 10 for value in tenths])
+
+
+def test_every_coco_joint_is_in_one_group() -> None:
+    grouped = [joint for joints in JOINT_GROUPS.values() for joint in joints]
+    assert sorted(grouped) == sorted(COCO17.joints)
+
+
+def test_oks_by_hand() -> None:
+    # One joint 3 px off and one exact: (exp(-9 / (2·100·(2·0.1)²)) + 1) / 2
+    pose, other = [(0.0, 0.0), (5.0, 5.0)], [[(3.0, 0.0), (5.0, 5.0)]]
+    assert oks(pose, other, [100.0], [0.1, 0.2]) == pytest.approx([(np.exp(-9 / 8) + 1) / 2])
+
+
+@pytest.mark.parametrize(
+    ("poses", "scores", "kept"),
+    [
+        pytest.param([0, 0.1, 500], [0.5, 0.9, 0.1], [1, 2], id="the-better-duplicate-stays"),
+        pytest.param([0, 0.1], [0.5, 0.5], [0], id="the-first-of-equals-stays"),
+        pytest.param([0, 500], [0.1, 0.9], [1, 0], id="different-persons-stay"),
+        pytest.param([0, 0.1, 0.2], [0.1, 0.2, 0.3], [2], id="three-of-one-person"),
+        pytest.param([0], [0.0], [0], id="one-pose"),
+    ],
+)
+def test_duplicates_go(poses, scores, kept) -> None:
+    keypoints = np.zeros((len(poses), 17, 2)) + np.array(poses)[:, None, None]
+    assert suppress_duplicates(keypoints, scores, [LARGE] * len(poses), SIGMAS, threshold=0.9) == kept
+
+
+@pytest.mark.parametrize(("area", "kept"), [(100.0, [0, 1]), (300.0, [0])], ids=["small-areas", "large-areas"])
+def test_the_area_of_a_pair_is_the_mean_of_both(area, kept) -> None:
+    # Alone, an area of 100 gives an OKS of 0.866, one of 300 0.953; their mean, 200, gives 0.930.
+    distance = miss(0.93, 200, 0.1)
+    keypoints = [[(0.0, 0.0)], [(distance, 0.0)]]
+    assert suppress_duplicates(keypoints, [0.9, 0.8], [100.0, area], [0.1], threshold=0.9) == kept
