@@ -1,6 +1,6 @@
 """Measures the memory that an evaluation takes, by the number of images.
 
-    python benchmarks/evaluation_memory.py [--images 200 2000] [--json]
+    python benchmarks/evaluation_memory.py [--images 200 2000] [--input-size W H] [--json]
 
 Every size is measured in a process of its own: pose_mobilenet with random weights on the CPU, 640×480 pictures of the
 project's sample, of which a hundred are drawn and the others are links to them under names and ids of their own.
@@ -69,7 +69,7 @@ class ResidentMemory:
         self._thread.join()
 
 
-def measure(num_images: int, threads: int) -> dict[str, float]:
+def measure(folder: Path, input_size: tuple[int, int], threads: int) -> dict[str, float]:
     import torch
 
     from hpe_tasks.config import EvaluationConfig, ModelConfig
@@ -80,27 +80,24 @@ def measure(num_images: int, threads: int) -> dict[str, float]:
     from hpe_tasks.results import Artifact
 
     torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_dataset(folder, num_images)
-        config = ModelConfig(checkpoint=str(folder / "network.pth"))
-        torch.manual_seed(0)
-        torch.save(build_model(config).state_dict(), config.checkpoint)
-        network = fp32_predictor(config, Path(config.checkpoint), "cpu")
-        dataset = load_coco(folder, "val")
-        before = psutil.Process().memory_info().rss
-        with ResidentMemory() as memory:
-            report = evaluate(
-                dataset,
-                network,
-                config,
-                EvaluationConfig(),
-                runtime="fp32",
-                dataset_digest="0" * 64,
-                seed=0,
-                predictions_file=folder / "predictions.json",
-                artifact=lambda path: Artifact(uri=path.as_uri(), sha256="0" * 64, size_bytes=path.stat().st_size),
-            )
+    weights = folder / "network.pth"
+    config = ModelConfig(checkpoint=str(weights), input_width=input_size[0], input_height=input_size[1])
+    torch.manual_seed(0)
+    torch.save(build_model(config).state_dict(), weights)
+    network = fp32_predictor(config, weights, "cpu")
+    before = psutil.Process().memory_info().rss
+    with ResidentMemory() as memory:
+        report = evaluate(
+            load_coco(folder, "val"),
+            network,
+            config,
+            EvaluationConfig(),
+            runtime="fp32",
+            dataset_digest="0" * 64,
+            seed=0,
+            predictions_file=folder / "predictions.json",
+            artifact=lambda path: Artifact(uri=path.as_uri(), sha256="0" * 64, size_bytes=path.stat().st_size),
+        )
     half = memory.samples[len(memory.samples) // 2 :]
     return {
         "images": report.fingerprint.num_images,
@@ -115,17 +112,22 @@ def measure(num_images: int, threads: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--input-size", type=int, nargs=2, default=(192, 256), metavar=("W", "H"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the data set: measure in this process
     arguments = parser.parse_args()
-    if arguments.one is not None:
-        print(json.dumps(measure(arguments.one, arguments.threads)))
+    width, height = arguments.input_size
+    if arguments.folder is not None:
+        print(json.dumps(measure(arguments.folder, (width, height), arguments.threads)))
         return
     rows = []
     for count in arguments.images:
-        command = [sys.executable, __file__, "--one", str(count), "--threads", str(arguments.threads)]
-        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        with tempfile.TemporaryDirectory() as folder:
+            write_dataset(Path(folder), count)
+            command = [sys.executable, __file__, "--folder", folder, "--threads", str(arguments.threads)]
+            command += ["--input-size", str(width), str(height)]
+            output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         rows.append(json.loads(output.splitlines()[-1]))
     if arguments.json:
         print(json.dumps(rows, indent=2))

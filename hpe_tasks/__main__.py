@@ -143,7 +143,8 @@ def run_all(
             info.execute(run)
     finally:
         STEPS["report"].execute(run)
-    if not _print_summary(run, as_json):
+        passed = _print_summary(run, as_json)
+    if not passed:
         raise typer.Exit(EXIT_GATE_FAILED)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ def track(items: Iterable[T], description: str, *, total: int | None = None) -> 
         description: What is done, as a person reads it.
         total: Number of items, where `items` has no length.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         yield from _bar(items, description, total)

@@ -68,7 +68,9 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client])
 
     if model.checkpoint == SAMPLE:
         return sample_checkpoint()
-    return fetch_file(model.checkpoint, cache / "checkpoints", sha256=model.checkpoint_sha256, s3=s3)
+    # One folder for each address: two files of one name must not take each other's place.
+    folder = cache / "checkpoints" / digest_of(model.checkpoint)[:16]
+    return fetch_file(model.checkpoint, folder, sha256=model.checkpoint_sha256, s3=s3)
 
 
 def _checkpoint_digest(run: Run) -> str:
@@ -79,10 +81,13 @@ def _checkpoint_digest(run: Run) -> str:
 @step(FetchedCheckpoint, found=_checkpoint_digest)
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace."""
+    from hpe_tasks.data.transports import public_address
+
     file = checkpoint_file(run.config.model, run.cache, run.s3)
     kept = scratch.path / file.name
     shutil.copyfile(file, kept)
-    return FetchedCheckpoint(source=run.config.model.checkpoint, file=scratch.artifact(kept))
+    source = run.config.model.checkpoint
+    return FetchedCheckpoint(source=public_address(source) if "://" in source else source, file=scratch.artifact(kept))
 
 
 def _refuse_broken(validation: DatasetValidation) -> None:
@@ -190,18 +195,18 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
 @step(ExportedModel, needs=("fetch_checkpoint", "quantize"), settings=lambda c: [_network(c), c.recipe.model_dump()])
 def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     """Write the file that ships, and read back where onnxruntime will run its arithmetic."""
+    from hpe_tasks.export import ENCODINGS_FILE
     from hpe_tasks.export import export_onnx as export
     from hpe_tasks.models.onnx_model import describe_onnx
     from hpe_tasks.placement import audit_placement
 
     config, quantized = run.config, run.get(QuantizedModel)
-    encodings = scratch.path / "encodings.json"
-    shutil.copyfile(run.workspace.local(quantized.encodings), encodings)
-    model = export(config.model, config.recipe, run.workspace.local(quantized.model), encodings, scratch.path)
+    local = run.workspace.local
+    model = export(config.model, config.recipe, local(quantized.model), local(quantized.encodings), scratch.path)
     described = describe_onnx(model)
     return ExportedModel(
         model=scratch.artifact(model),
-        encodings=scratch.artifact(encodings),
+        encodings=scratch.artifact(scratch.path / ENCODINGS_FILE),
         fp32_size_bytes=quantized.model.size_bytes,
         opset=described.opset,
         inputs=described.inputs,
@@ -323,14 +328,14 @@ def report(run: Run, scratch: Scratch) -> RunReport:
             log.warning("The report goes without a part of it: %s", error)
             return None
 
-    def local(artifact: Artifact | None) -> Path | None:
-        return None if artifact is None else at_hand(lambda: run.workspace.local(artifact))
+    def local(artifact: Artifact) -> Path | None:
+        return at_hand(lambda: run.workspace.local(artifact))
 
     files = ReportFiles(
         dataset_root=None if records.dataset is None else at_hand(lambda: run.dataset[0]),
-        fp32_predictions=local(records.fp32 and records.fp32.predictions),
-        onnx_predictions=local(records.onnx and records.onnx.predictions),
-        data_docs=local(records.validation and records.validation.data_docs),
+        fp32_predictions=None if records.fp32 is None else local(records.fp32.predictions),
+        onnx_predictions=None if records.onnx is None else local(records.onnx.predictions),
+        data_docs=None if records.validation is None else local(records.validation.data_docs),
     )
     html = render_report(records, files, scratch.path / "report.html")
     run.workspace.write(LATEST, json.dumps({"run": run.name}).encode())

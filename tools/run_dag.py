@@ -47,8 +47,9 @@ def run_folder(conf: dict[str, Any], logical_date: datetime) -> str:
 
 
 def follow(lines: Iterable[str], log: Path) -> None:
-    """Keep every line in `log`, and tell which task runs, how it ended, and what it warned of."""
+    """Keep every line in `log`; tell which task runs, how it ended, and after that what it warned of, once."""
     task, began, reused = "", time.monotonic(), False
+    notes: dict[str, bool] = {}  # by text: whether it has been told
     with log.open("w", encoding="utf-8") as kept:
         for line in lines:
             kept.write(line)
@@ -56,16 +57,16 @@ def follow(lines: Iterable[str], log: Path) -> None:
             if found := _STARTED.search(line):
                 task, began, reused = found[1], time.monotonic(), False
                 print(f"  {task:20}", end="", flush=True)
-            elif task and _REUSED.search(line):
+            elif found := _OURS.search(line):
+                notes.setdefault(found[1].removeprefix(f"{task} failed: "), False)
+            elif _REUSED.search(line):
                 reused = True
             elif task and (found := _STATE.search(line)):
                 state = "reused" if reused and found[1] == "success" else found[1].replace("success", "done")
-                print(f"{state:10}{time.monotonic() - began:6.1f} s", flush=True)
+                print(f"{state:10}{time.monotonic() - began:6.1f} s")
+                print("".join(f"    {note}\n" for note, told in notes.items() if not told), end="", flush=True)
+                notes = dict.fromkeys(notes, True)
                 task = ""
-            elif found := _OURS.search(line):
-                # In the middle of a task's line: say it on a line of its own, and begin the task's line again.
-                before, after = ("\n", f"\n  {task:20}") if task else ("", "\n")
-                print(f"{before}    {found[1]}", end=after, flush=True)
 
 
 def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnx import version_converter
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.results import TensorSpec
 
 MIN_OPSET = 13
 """First opset whose DequantizeLinear knows one scale for each channel."""
@@ -204,3 +206,31 @@ def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
             f"{config.output_layout.upper()} heatmaps of {joints} joints.",
             hint="Correct model.output_layout, model.skeleton or model.joint_names.",
         )
+
+
+@dataclass(frozen=True)
+class OnnxDescription:
+    """What a file says of itself."""
+
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def describe_onnx(path: Path) -> OnnxDescription:
+    """Read the opset, inputs and outputs of an ONNX file."""
+    model = onnx.load(path, load_external_data=False)
+    return OnnxDescription(
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        inputs=tuple(_tensor_spec(value) for value in model.graph.input),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.output),
+    )
+
+
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    return TensorSpec(
+        name=value.name,
+        dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name,
+        shape=tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim),
+    )

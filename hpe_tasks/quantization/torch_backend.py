@@ -154,6 +154,7 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
             raise config_rejected(recipe, error) from error
     _fuse_activations(sim)
+    _keep_heatmap_peaks(sim)
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
         _quantize_depthwise_transposes_per_channel(sim)
     return sim
@@ -171,6 +172,20 @@ def _fuse_activations(sim: Any) -> None:
             layer, activation = sim._get_qmodule(op), sim._get_qmodule(op.output_ops[0])
             if layer is not None and activation is not None and activation.output_quantizers[0] is not None:
                 layer.output_quantizers[0] = None
+
+
+def _keep_heatmap_peaks(sim: Any) -> None:
+    """Measure the extremes of the heatmaps, whatever the recipe's scheme.
+
+    Peaks are a few values in ten thousand: tf_enhanced finds it cheapest to cut them off, and with them the joints.
+    """
+    analyzer = import_aimet("aimet_torch.quantization.encoding_analyzer").MinMaxEncodingAnalyzer
+    for op in sim.connected_graph.ordered_ops:
+        module = sim._get_qmodule(op)
+        if not op.output_ops and module is not None:
+            for quantizer in module.output_quantizers:
+                if quantizer is not None:
+                    quantizer.encoding_analyzer = analyzer(quantizer.shape)
 
 
 def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
