@@ -33,9 +33,9 @@ Turns a human-pose checkpoint into an int8 ONNX model, proves the exported file,
 **Your own model and data:** choose a preset, set `model.checkpoint` and `dataset.source` (a folder, an archive, `s3://`
 or `http(s)://`; COCO layout), and what the model must reach under *Gate*. An empty field means "as in the preset".
 
-**Where the result is:** the button *Report* on the tasks `gate`, `publish` and `report` opens the run's report;
-*Published version* on `publish` opens the manifest. A run whose gate failed is green with `publish` skipped: the reason
-is the XCom `reason` of `publish`, and in its log and the report.
+**Where the result is:** the tasks `gate`, `publish` and `report` have a button *Report* on their *Details* tab, and
+`publish` has *Published version*, which opens the manifest. A run whose gate failed is green with `publish` skipped:
+the reason is the XCom `reason` of `publish`, and in its log and the report.
 
 **When it fails:** the last line of the failed task's log says what is wrong and what to do. Network errors are tried
 again by themselves. After mending anything else, clear the failed task: finished steps are not repeated.

@@ -7,6 +7,7 @@ anything else. Only Typer is imported before a command is chosen, so that `--hel
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -117,6 +118,14 @@ def _print_summary(run: Run, as_json: bool) -> bool:
     return decision is not None and decision.passed
 
 
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
+
+
+def _be_verbose(verbose: bool) -> None:
+    if verbose:
+        logging.getLogger("hpe_tasks").setLevel(logging.INFO)
+
+
 @app.command("run")
 def run_all(
     preset: PresetOption = None,
@@ -124,11 +133,13 @@ def run_all(
     settings: SetOption = None,
     name: RunOption = "local",
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run every step, publish the model if it passes, and print what came out."""
     from hpe_tasks.results import GateDecision
     from hpe_tasks.steps import STEPS
 
+    _be_verbose(verbose)
     run = _open(preset, config, settings, name)
     try:
         for step, info in STEPS.items():
@@ -155,10 +166,12 @@ def _step_command(step: str, summary: str) -> None:
         settings: SetOption = None,
         name: RunOption = "local",
         as_json: JsonOption = False,
+        verbose: VerboseOption = False,
     ) -> None:
         from hpe_tasks.results import GateDecision
         from hpe_tasks.steps import STEPS
 
+        _be_verbose(verbose)
         run = _open(preset, config, settings, name)
         record = STEPS[step].execute(run)
         if as_json:
@@ -300,6 +313,25 @@ def channel_show(
     _print_channel(_registry(registry).show(name, channel), as_json)
 
 
+@channel_app.command("versions")
+def channel_versions(name: NameArgument, registry: RegistryOption = _REGISTRY, as_json: JsonOption = False) -> None:
+    """List the versions of a model, and the channels that serve them."""
+    stored = _registry(registry).versions(name)
+    if as_json:
+        listed = [
+            {"version": v.version, "published_at": v.published_at.isoformat(), "channels": v.channels} for v in stored
+        ]
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("version", "published", "served by", title=name)
+    for version in stored:
+        table.add_row(version.version, f"{version.published_at:%Y-%m-%d %H:%M} UTC", ", ".join(version.channels))
+    Console().print(table)
+
+
 @channel_app.command("promote")
 def channel_promote(
     name: NameArgument,
@@ -331,6 +363,8 @@ def _fail(message: str, code: int) -> NoReturn:
 def main() -> None:
     """Entry point of the `hpe` command."""
     from hpe_tasks.errors import BadInputError, HpeError
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
     try:
         app()

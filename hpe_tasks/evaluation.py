@@ -46,6 +46,8 @@ _TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxrunt
 # Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.
 _DIGITS = 3
 
+_TRUTH_FIELDS = ("id", "image_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd")
+
 log = logging.getLogger(__name__)
 
 
@@ -99,14 +101,11 @@ def evaluate(
     poses = _predict_poses(measured, persons, predict, config, evaluation.batch_size, joint_map, runtime)
     elapsed = time.perf_counter() - started
 
-    content = read_annotations(dataset.annotation_file)
-    category = person_category(content)
-    category_id = 1 if category is None else category["id"]
+    truth, category_id = _read_truth(measured)
     results = [
         _result_row(pose, joint_map, len(dataset.keypoint_names), category_id)
         for pose in _without_duplicates(poses, sigmas)
     ]
-    truth = _truth(content, measured, None if category is None else category_id)
     write_atomically(predictions_file, json.dumps(results).encode())
 
     keypoints = [index for _, _, index in joint_map]
@@ -233,14 +232,17 @@ def _result_row(pose: _ScoredPose, joint_map: JointMap, num_keypoints: int, cate
     }
 
 
-def _truth(content: dict[str, Any], measured: CocoKeypoints, category_id: int | None) -> list[dict[str, Any]]:
-    """All annotations of persons in the measured images, with those that the metric ignores."""
+def _read_truth(measured: CocoKeypoints) -> tuple[list[dict[str, Any]], int]:
+    """All annotations of persons in the measured images, with those that the metric ignores; and their category."""
+    content = read_annotations(measured.annotation_file)
+    category = person_category(content)
     ids = {image.id for image in measured.images}
-    return [
-        row
+    truth = [
+        {field: row[field] for field in _TRUTH_FIELDS if field in row}  # segments are most of a file, and not needed
         for row in content["annotations"]
-        if row.get("image_id") in ids and (category_id is None or row.get("category_id") == category_id)
+        if row.get("image_id") in ids and (category is None or row.get("category_id") == category["id"])
     ]
+    return truth, 1 if category is None else category["id"]
 
 
 def _group_ap(

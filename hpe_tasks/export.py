@@ -44,8 +44,11 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
         out: Existing folder.
 
     Raises:
-        QuantizationError: The files do not belong together, or the result is no valid self-contained ONNX file.
+        QuantizationError: The files do not belong together, `out` is their own folder, or the result is no valid
+            self-contained ONNX file.
     """
+    if out.resolve() == model.resolve().parent:
+        raise QuantizationError(f"{out} holds the network that is exported.", hint="Export to another folder.")
     with TemporaryDirectory(prefix="export-", dir=out) as folder:
         if config.architecture == "onnx":
             exported = _from_onnx(config, recipe, model, encodings)
@@ -162,9 +165,13 @@ def _saturates_within(
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """Values of initializers and Constant nodes by name."""
+    """Values of initializers and Constant nodes, and of scalars that AIMET stored as integers, by name."""
     values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     for node in graph.node:
+        if node.op_type == "DequantizeLinear" and all(name in values for name in node.input) and len(node.input) == 3:
+            code, scale, zero = (values[name] for name in node.input)
+            if code.size == 1:
+                values[node.output[0]] = (code.astype(np.float32) - zero.astype(np.float32)) * scale
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 if attribute.name == "value":

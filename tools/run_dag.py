@@ -28,7 +28,7 @@ DAG_ID = "hpe_requantize"
 
 _STARTED = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 _STATE = re.compile(r"Task instance state updated .*new_state=(\w+)")
-_REUSED = re.compile(r": reused an earlier result")
+_REUSED = re.compile(r"\w+: reused .*\[hpe_tasks\.runs\]")
 _OURS = re.compile(r"\[(?:warning|error)\s*\] (.*?)\s*\[hpe_\w+[\w.]*\]")
 
 

@@ -102,6 +102,8 @@ def main() -> int:
     options = parser.parse_args()
     home = Path(os.environ["AIRFLOW_HOME"]).absolute()
     port = free_port(options.port)
+    # Both, because a shell starts background jobs with the interrupt ignored.
+    signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:

@@ -76,7 +76,7 @@ _WHY_MISSING = {
 
 def _page(file: FilePath) -> FileResponse:
     # The report brings its own styles and pictures and talks to nobody.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-src data:; sandbox allow-popups"
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; sandbox allow-popups"
     return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": policy})
 
 

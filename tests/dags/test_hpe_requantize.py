@@ -188,6 +188,7 @@ def folder_of(date: datetime) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("dag-outcomes")  # they share what the first one computes
 @pytest.mark.usefixtures("s3_server")
 class TestOutcomes:
     """The DAG really run, with `dag.test`, in each way that a run can end."""
@@ -249,7 +250,7 @@ class TestOutcomes:
         assert "/nowhere/model.safetensors" in (folder_of(date) / "report/report.html").read_text()
 
     def test_settings_that_do_not_go_together_fail_the_first_tasks_without_a_retry(
-        self, dag: Any, small_run: dict[str, Any], capfd: pytest.CaptureFixture[str]
+        self, dag: Any, small_run: dict[str, Any]
     ) -> None:
         state, tasks, _ = run(dag, {**small_run, "dataset.calibration_split": "val"})
         assert state == "failed"

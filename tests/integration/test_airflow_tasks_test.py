@@ -17,7 +17,12 @@ from airflow_server import airflow, prepare_home
 from hpe_tasks.object_store import Server
 from tiny_inputs import tiny_settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("airflow-tasks-test")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("airflow-tasks-test"),
+    pytest.mark.timeout(1200),  # a new process for each task, and most of them import AIMET
+]
 
 DATE = "2026-02-01"
 RUN = "2026-02-01T000000-*"
@@ -26,7 +31,6 @@ RUN = "2026-02-01T000000-*"
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     home = prepare_home()
-    airflow(home, "dags", "reserialize")
     yield home
     shutil.rmtree(home)
 
@@ -50,8 +54,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
 ) -> None:
     early = run_task(home, s3_server, settings, "evaluate_fp32")
     assert results(home) == set()
-    assert "evaluate_fp32 failed: " in early
-    assert "validate_dataset" in early.partition("evaluate_fp32 failed: ")[2].splitlines()[0]
+    assert "Run fetch_dataset first" in early.partition("evaluate_fp32 failed: ")[2].partition("\n")[0], early[-3000:]
 
     done: set[str] = set()
     for task in (
@@ -79,4 +82,4 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
 
 def test_what_was_done_is_not_done_again(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
     said = run_task(home, s3_server, settings, "quantize")
-    assert "quantize: reused an earlier result" in said
+    assert "quantize: reused " in said
