@@ -12,7 +12,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,11 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.progress import track
 from hpe_tasks.results import Artifact
-from hpe_tasks.training_config import TrainingConfig
+from hpe_tasks.training_config import SAMPLE_STAGES, TrainingConfig
 from hpe_tasks.training_data import Batch, TrainingCrops
 from hpe_tasks.workspace import write_atomically
 
-__all__ = ["TrainingConfig", "TrainingResult", "train"]
+__all__ = ["SAMPLE_STAGES", "TrainingConfig", "TrainingResult", "train", "train_stages"]
 
 METADATA_KEY = "hpe_training"
 """Entry of a checkpoint's safetensors metadata: JSON that says how the weights came about."""
@@ -109,6 +109,41 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
     _save(model, out, config, dataset, config.epochs, ap)
     interim.unlink(missing_ok=True)
     return TrainingResult(out, tuple(losses), ap, len(crops), time.monotonic() - started)
+
+
+def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> TrainingResult:
+    """Train a network in several stages, each of which starts from the weights of the one before.
+
+    Between the stages the weights lie beside `out` under `<name>.stage<number>.safetensors`.
+
+    Args:
+        stages: At least one; see `SAMPLE_STAGES`.
+        root: Folder of a COCO keypoint data set.
+        out: The file to write, `*.safetensors`.
+
+    Returns:
+        The last stage's result.
+
+    Raises:
+        As `train`.
+    """
+    *before, last = stages
+    previous: Path | None = None
+    for number, stage in enumerate(before, start=1):
+        log.info("stage %d of %d", number, len(stages))
+        path = out.with_suffix(f".stage{number}.safetensors")
+        train(_starting_from(stage, previous), root, path)
+        if previous is not None:
+            previous.unlink()
+        previous = path
+    result = train(_starting_from(last, previous), root, out)
+    if previous is not None:
+        previous.unlink()
+    return result
+
+
+def _starting_from(stage: TrainingConfig, weights: Path | None) -> TrainingConfig:
+    return stage if weights is None else stage.model_copy(update={"initial_weights": str(weights)})
 
 
 def _device(config: TrainingConfig) -> torch.device:
@@ -211,13 +246,17 @@ def _save(
 ) -> None:
     """Write weights and how they came about, under a temporary name first."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    training = config.model_dump(mode="json")
+    if config.initial_weights is not None:
+        # The folder is nobody's business but this machine's.
+        training["initial_weights"] = Path(config.initial_weights).name
     about: dict[str, Any] = {
         "architecture": config.architecture,
         "skeleton": config.skeleton,
         "input_size": [config.input_width, config.input_height],
         "epochs": epochs,
         "seed": config.seed,
-        "training": config.model_dump(mode="json"),
+        "training": training,
         "dataset": _describe(dataset),
         "torch": torch.__version__,
     }

@@ -10,10 +10,7 @@ from hpe_tasks.config import Frozen, ModelConfig
 
 
 class TrainingConfig(Frozen):
-    """Network, schedule and augmentation of a training.
-
-    The defaults are those that the project's sample checkpoint was trained with.
-    """
+    """Network, schedule and augmentation of a training."""
 
     architecture: Literal[
         "pose_resnet_18", "pose_resnet_34", "pose_resnet_50", "pose_resnet_101", "pose_resnet_152", "pose_mobilenet"
@@ -63,3 +60,20 @@ class TrainingConfig(Frozen):
         if self.train_split == self.val_split:
             raise ValueError(f"train_split and val_split are both {self.train_split!r}")
         return self
+
+
+SAMPLE_STAGES: tuple[TrainingConfig, ...] = (
+    # Small crops cost half as much, and teach the network most of what it needs.
+    TrainingConfig(),
+    TrainingConfig(
+        input_width=128,
+        input_height=192,
+        sigma=1.5,
+        epochs=8,
+        warm_up_epochs=0.3,
+        learning_rate=1.5e-3,
+        evaluate_every=2,
+        save_every=1,
+    ),
+)
+"""How the shipped sample checkpoint was trained, on the sample data set: each stage starts from the one before."""

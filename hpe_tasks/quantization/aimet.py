@@ -16,10 +16,23 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from jsonschema.exceptions import ValidationError
 
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import ConfigError, QuantizationError
 from hpe_tasks.progress import track
+
+REFUSALS = (
+    AssertionError,
+    AttributeError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValidationError,
+    ValueError,
+)
+"""What AIMET raises when it cannot work with a configuration or a network; it has no exception of its own."""
 
 _SHIPPED_CONFIGS = {"per_channel": "default_config_per_channel.json", "per_tensor": "default_config.json"}
 

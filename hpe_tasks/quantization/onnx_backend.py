@@ -17,6 +17,7 @@ from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.onnx_model import heatmap_output, prepare_onnx
 from hpe_tasks.quantization.aimet import (
+    REFUSALS,
     aimet_config_file,
     checked_batches,
     config_rejected,
@@ -44,15 +45,32 @@ def quantize(
     model, encodings = out / MODEL_FILE, out / ENCODINGS_FILE
     with TemporaryDirectory(prefix="quantize-", dir=out) as folder:
         draft = Path(folder) / MODEL_FILE
-        prepare_onnx(checkpoint, draft, config)
+        sim = calibrated_sim(config, recipe, checkpoint, batches, draft, device)
         with vendor_warnings_muted():
-            onnx.save(_fold_and_equalize(onnx.load(draft), recipe), draft)
-            sim = build_sim(draft, config, recipe, device)
-            sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
             sim.export(folder, "sim", export_model=False, encoding_version="1.0.0")
         os.replace(Path(folder) / "sim.encodings", encodings)
         os.replace(draft, model)
     return model, encodings
+
+
+def calibrated_sim(
+    config: ModelConfig,
+    recipe: QuantizationRecipe,
+    checkpoint: Path,
+    batches: Iterable[np.ndarray],
+    prepared: Path,
+    device: str,
+) -> Any:
+    """The simulation (`aimet_onnx.QuantizationSimModel`) with ranges measured on the batches.
+
+    `prepared` is where the float graph that it simulates is written: cleaned, folded and equalized.
+    """
+    prepare_onnx(checkpoint, prepared, config)
+    with vendor_warnings_muted():
+        onnx.save(_fold_and_equalize(onnx.load(prepared), recipe), prepared)
+        sim = build_sim(prepared, config, recipe, device)
+        sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
+    return sim
 
 
 def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, device: str) -> Any:
@@ -76,8 +94,7 @@ def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, devi
                 providers=providers,
                 path=scratch,
             )
-        # AIMET raises whatever its validator and graph reader raise; the cause stays chained.
-        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except REFUSALS as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise config_rejected(recipe, error) from error
     weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
@@ -94,7 +111,7 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
         sim = build_sim(model, config, recipe, device)
         try:
             quantsim.load_encodings_to_sim(sim, str(encodings), strict=True, allow_overwrite=False)
-        except (AssertionError, RuntimeError, ValueError, KeyError, NotImplementedError, OSError) as error:
+        except (*REFUSALS, OSError) as error:
             raise QuantizationError(
                 f"{encodings} does not belong to {model} and this recipe: {error}",
                 hint="Run the step `quantize` again.",
@@ -106,7 +123,11 @@ def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
 ) -> Callable[[np.ndarray], np.ndarray]:
     """As `hpe_tasks.quantization.load_quantsim`."""
-    sim = load_sim(config, recipe, model, encodings, device)
+    return as_predictor(load_sim(config, recipe, model, encodings, device), config, model)
+
+
+def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A simulation of `model` as a function from images N×3×H×W to heatmaps N×J×h×w, both float32."""
     output = heatmap_output(sim.model.model, config, model)
 
     def predict(images: np.ndarray) -> np.ndarray:

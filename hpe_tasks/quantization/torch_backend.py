@@ -20,6 +20,7 @@ from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.quantization.aimet import (
+    REFUSALS,
     aimet_config_file,
     checked_batches,
     config_rejected,
@@ -44,22 +45,29 @@ def quantize(
     device: str,
 ) -> tuple[Path, Path]:
     """Calibrate and store; arguments and errors as for `hpe_tasks.quantization.quantize_model`."""
+    return _store(calibrated_sim(config, recipe, checkpoint, batches, device), out)
+
+
+def calibrated_sim(
+    config: ModelConfig, recipe: QuantizationRecipe, checkpoint: Path, batches: Iterable[np.ndarray], device: str
+) -> Any:
+    """The simulation (`aimet_torch.QuantizationSimModel`) with ranges measured on the batches."""
     network = build_model(config)
     load_checkpoint(network, checkpoint)
+
+    def calibrate(model: nn.Module) -> None:
+        with torch.no_grad():
+            for batch in checked_batches(batches, config):
+                model(torch.from_numpy(batch).to(device))
+
     with vendor_warnings_muted():
         prepared = _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
         sim = build_sim(prepared, config, recipe, device)
-
-        def calibrate(model: nn.Module) -> None:
-            with torch.no_grad():
-                for batch in checked_batches(batches, config):
-                    model(torch.from_numpy(batch).to(device))
-
         sim.compute_encodings(calibrate)
     uncalibrated = [name for name, quantizer in sim.named_quantizers() if not quantizer.is_initialized()]
     if uncalibrated:
         raise QuantizationError(f"Calibration left these quantizers without a range: {', '.join(uncalibrated[:5])}.")
-    return _store(sim, out)
+    return sim
 
 
 def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
@@ -86,7 +94,12 @@ def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
 ) -> Callable[[np.ndarray], np.ndarray]:
     """As `hpe_tasks.quantization.load_quantsim`."""
-    network = load_sim(config, recipe, model, encodings, device).model.eval()
+    return as_predictor(load_sim(config, recipe, model, encodings, device), device)
+
+
+def as_predictor(sim: Any, device: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A simulation as a function from images N×3×H×W to heatmaps N×J×h×w, both float32."""
+    network = sim.model.eval()
 
     def predict(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -140,8 +153,7 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
                 config_file=config_file,
                 in_place=True,
             )
-        # AIMET raises whatever its validator and tracer raise; the cause stays chained.
-        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except REFUSALS as error:
             raise config_rejected(recipe, error) from error
     _fuse_activations(sim)
     _keep_heatmap_peaks(sim)

@@ -18,7 +18,7 @@ from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError, Storage
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.skeletons import COCO17
-from hpe_tasks.training import METADATA_KEY, train
+from hpe_tasks.training import METADATA_KEY, train, train_stages
 from hpe_tasks.training_config import TrainingConfig
 from hpe_tasks.training_data import TrainingCrops
 
@@ -92,6 +92,19 @@ def test_training_goes_on_from_given_weights(dataset: Path, tmp_path: Path) -> N
     assert torch.allclose(first["heatmaps.weight"], second["heatmaps.weight"], atol=1e-6)
     with pytest.raises(CheckpointError, match="does not fit"):
         train(config(initial_weights=str(small.checkpoint), width_multiplier=0.25), dataset, tmp_path / "w.safetensors")
+
+
+def test_stages_follow_each_other_and_leave_one_file(dataset: Path, tmp_path: Path) -> None:
+    first = config(epochs=1, learning_rate=0.01)
+    second = config(epochs=1, learning_rate=1e-9, weight_decay=0.0, input_width=96)
+    alone = train(first, dataset, tmp_path / "alone" / "w.safetensors")
+    staged = train_stages([first, second], dataset, tmp_path / "staged" / "w.safetensors")
+    assert [path.name for path in (tmp_path / "staged").iterdir()] == ["w.safetensors"]
+    expected, weights = load_file(alone.checkpoint)["heatmaps.weight"], load_file(staged.checkpoint)["heatmaps.weight"]
+    assert torch.allclose(expected, weights, atol=1e-6)
+    about = metadata(staged.checkpoint)
+    assert about["input_size"] == [96, 64]
+    assert about["training"]["initial_weights"] == "w.stage1.safetensors"
 
 
 class Interrupted(Exception):

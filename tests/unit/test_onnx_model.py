@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tiny_networks as tiny
+from onnx import TensorProto, external_data_helper, helper
+
+from hpe_tasks.errors import CheckpointError
+from hpe_tasks.models.onnx_model import MIN_OPSET, prepare_onnx
+
+
+def _run(path: Path, images: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "as-it-should-be": {},
+    "opset-9": {"opset": 9, "ir": 4},
+    "opset-7-ir-3-initializers-listed": {"opset": 7, "ir": 3, "listed_initializers": True},
+    "opset-11-initializers-listed": {"opset": 11, "ir": 6, "listed_initializers": True},
+    "opset-21": {"opset": 21, "ir": 10},
+    "free-batch": {"shape": ("n", 3, 32, 64)},
+    "nameless-batch": {"shape": (None, 3, 32, 64)},
+    "free-height-and-width": {"shape": ("n", 3, "h", "w")},
+}
+
+
+@pytest.mark.parametrize("fields", ACCEPTED.values(), ids=ACCEPTED)
+def test_a_network_is_cleaned_and_computes_the_same(fields: dict[str, Any], tmp_path: Path) -> None:
+    source, cleaned = tiny.write_onnx(tmp_path / "source.onnx", **fields), tmp_path / "cleaned.onnx"
+    config = tiny.onnx_config()
+    prepare_onnx(source, cleaned, config)
+    model = onnx.load(cleaned)
+    onnx.checker.check_model(model, full_check=True)
+    assert next(o.version for o in model.opset_import if o.domain == "") == max(fields.get("opset", 13), MIN_OPSET)
+    assert model.ir_version >= 4
+    assert [i.name for i in model.graph.input] == ["image"]
+    assert [o.name for o in model.graph.output] == ["heatmaps"]
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in dims][1:] == [3, 32, 64]
+    assert dims[0].dim_value == 1 or dims[0].dim_param
+    images = tiny.smooth_images(1, config)
+    np.testing.assert_allclose(_run(cleaned, images), _run(source, images), rtol=1e-5, atol=1e-5)
+    again = tmp_path / "again.onnx"
+    prepare_onnx(cleaned, again, config)
+    np.testing.assert_array_equal(_run(again, images), _run(cleaned, images))
+
+
+def test_constant_nodes_become_initializers(tmp_path: Path) -> None:
+    model = tiny.pose_onnx()
+    weight = next(t for t in model.graph.initializer if t.name == "head.w")
+    model.graph.initializer.remove(weight)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["head.w"], value=weight))
+    onnx.save(model, tmp_path / "source.onnx")
+    prepare_onnx(tmp_path / "source.onnx", tmp_path / "cleaned.onnx", tiny.onnx_config())
+    cleaned = onnx.load(tmp_path / "cleaned.onnx")
+    assert not [n for n in cleaned.graph.node if n.op_type == "Constant"]
+    assert "head.w" in {t.name for t in cleaned.graph.initializer}
+
+
+def test_the_named_output_of_several_is_accepted(tmp_path: Path) -> None:
+    source = tiny.write_onnx(tmp_path / "source.onnx", outputs=2)
+    prepare_onnx(source, tmp_path / "cleaned.onnx", tiny.onnx_config(output_name="extra1"))
+
+
+def _no_file(path: Path) -> None:
+    assert not path.exists()
+
+
+def _text(path: Path) -> None:
+    path.write_text("a text, and no network")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(tiny.pose_onnx().SerializeToString()[:-200])
+
+
+def _external(path: Path) -> None:
+    model = tiny.pose_onnx()
+    external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+    onnx.save(model, path)
+
+
+def _quantized(path: Path) -> None:
+    model = tiny.pose_onnx()
+    model.graph.node[0].op_type = "ConvInteger"
+    onnx.save(model, path)
+
+
+def _two_inputs(path: Path) -> None:
+    model = tiny.pose_onnx()
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1]))
+    onnx.save(model, path)
+
+
+def _unconvertible(path: Path) -> None:
+    """Upsample of opset 7 has its scales as an attribute; a node of an unknown operator cannot be converted."""
+    model = tiny.pose_onnx(opset=9, ir=4)
+    model.graph.node.insert(0, helper.make_node("NoSuchOperator", ["image"], ["unused"]))
+    onnx.save(model, path)
+
+
+def _foreign_operator(path: Path) -> None:
+    model = tiny.pose_onnx()
+    model.graph.node.append(helper.make_node("Mystery", ["heatmaps"], ["more"], domain="com.example"))
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    onnx.save(model, path)
+
+
+REFUSED_FILES = {
+    "missing": (_no_file, "cannot be read"),
+    "text": (_text, "is not an ONNX file"),
+    "empty": (_empty, "is not an ONNX file"),
+    "truncated": (_truncated, "is not an ONNX file"),
+    "external-data": (_external, "weights in other files"),
+    "quantized": (_quantized, "quantized already: it holds ConvInteger"),
+    "two-inputs": (_two_inputs, r"2 inputs \(image, mask\)"),
+    "unconvertible": (_unconvertible, "opset 9, which cannot be converted to 13"),
+    "foreign-operator": (_foreign_operator, "not valid ONNX|cannot run"),
+}
+
+
+@pytest.mark.parametrize(("write", "message"), REFUSED_FILES.values(), ids=REFUSED_FILES)
+def test_an_unusable_file_is_refused(write: Any, message: str, tmp_path: Path) -> None:
+    source = tmp_path / "source.onnx"
+    write(source)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        prepare_onnx(source, tmp_path / "cleaned.onnx", tiny.onnx_config())
+    assert "source.onnx" in str(caught.value)
+    assert not (tmp_path / "cleaned.onnx").exists()
+
+
+DISAGREEMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "size": ({}, {"input_width": 96}, "1×3×32×64, but the configuration says NCHW with 3 channels, 96 wide"),
+    "layout": ({}, {"input_layout": "nhwc"}, "the configuration says NHWC"),
+    "grey": ({"shape": (1, 1, 32, 64)}, {}, "3 channels"),
+    "rank": ({"shape": (3, 32, 64)}, {}, "3×32×64, but"),
+    "batch": ({"shape": (4, 3, 32, 64)}, {}, "the batch is fixed to 4"),
+    "half-precision": ({"dtype": TensorProto.FLOAT16}, {}, "only float32"),
+    "joints": ({"joints": 6}, {}, "heatmaps of 5 joints"),
+    "output-layout": ({}, {"output_layout": "nhwc"}, "NHWC heatmaps"),
+    "several-outputs": ({"outputs": 3}, {}, r"3 outputs \(heatmaps, extra1, extra2\)"),
+    "unknown-output": ({"outputs": 2}, {"output_name": "poses"}, "no output 'poses'; it has heatmaps, extra1"),
+}
+
+
+@pytest.mark.parametrize(("file", "described", "message"), DISAGREEMENTS.values(), ids=DISAGREEMENTS)
+def test_a_file_that_differs_from_its_description_is_refused(
+    file: dict[str, Any], described: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    source = tiny.write_onnx(tmp_path / "source.onnx", **file)
+    with pytest.raises(CheckpointError, match=message):
+        prepare_onnx(source, tmp_path / "cleaned.onnx", tiny.onnx_config(**described))
+
+
+@pytest.mark.parametrize(("name", "side"), [("EfficientPoseRT_LITE_224", 224), ("EfficientPoseI_LITE_256", 256)])
+def test_real_networks_are_accepted(name: str, side: int, test_data: Path, tmp_path: Path) -> None:
+    config = tiny.onnx_config(
+        skeleton="efficientpose16", joint_names=None, input_width=side, input_height=side, output_layout="nhwc"
+    )
+    source = test_data / "models" / f"{name}.onnx"
+    prepare_onnx(source, tmp_path / "cleaned.onnx", config)
+    images = tiny.smooth_images(1, config)
+    np.testing.assert_array_equal(_run(tmp_path / "cleaned.onnx", images), _run(source, images))

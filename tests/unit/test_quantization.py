@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_networks as tiny
+import torch
+
+from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
+from hpe_tasks.quantization import (
+    QuantizedFiles,
+    best_device,
+    load_quantsim,
+    onnx_backend,
+    quantize_model,
+    tool_versions,
+    torch_backend,
+)
+
+MOBILENET = tiny.mobilenet_config()
+USERS_OWN = tiny.onnx_config()
+MIN_MAX = QuantizationRecipe(scheme="min_max")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("quantization")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    return tiny.write_checkpoint(folder / "weights.safetensors", MOBILENET)
+
+
+@pytest.fixture(scope="module")
+def users_file(folder: Path) -> Path:
+    return tiny.write_onnx(folder / "users.onnx")
+
+
+@pytest.fixture(scope="module")
+def stored(folder: Path, checkpoint: Path) -> QuantizedFiles:
+    out = folder / "stored"
+    out.mkdir()
+    return quantize_model(MOBILENET, MIN_MAX, checkpoint, [tiny.smooth_images(4, MOBILENET)], out, "cpu")
+
+
+RECIPES = {
+    "min-max": MIN_MAX,
+    "tf_enhanced": QuantizationRecipe(),
+    "per-tensor": QuantizationRecipe(scheme="min_max", granularity="per_tensor"),
+    "equalized": QuantizationRecipe(scheme="min_max", cross_layer_equalization=True),
+    "not-folded": QuantizationRecipe(scheme="min_max", fold_batch_norms=False),
+}
+
+
+TORCH_RECIPES = [
+    pytest.param(recipe, id=name, marks=() if name in {"min-max", "per-tensor"} else pytest.mark.slow)
+    for name, recipe in RECIPES.items()
+]
+
+
+@pytest.mark.parametrize("recipe", TORCH_RECIPES)
+def test_torch_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, checkpoint: Path, tmp_path: Path) -> None:
+    images = tiny.smooth_images(4, MOBILENET)
+    sim = torch_backend.calibrated_sim(MOBILENET, recipe, checkpoint, [images], "cpu")
+    expected = torch_backend.as_predictor(sim, "cpu")(images)
+    files = QuantizedFiles(*torch_backend._store(sim, tmp_path))
+    heatmaps = load_quantsim(MOBILENET, recipe, files.model, files.encodings, "cpu")(images)
+    assert heatmaps.shape == (4, 17, 16, 16)
+    assert heatmaps.dtype == np.float32
+    np.testing.assert_array_equal(heatmaps, expected)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_onnx_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, layout: str, tmp_path: Path) -> None:
+    nhwc = layout == "nhwc"
+    shape = (1, 32, 64, 3) if nhwc else ("batch", 3, 32, 64)
+    config = tiny.onnx_config(input_layout=layout, output_layout=layout)
+    source = tiny.write_onnx(tmp_path / "users.onnx", shape=shape, nhwc=nhwc)
+    images = tiny.smooth_images(3, config)
+    prepared = tmp_path / "prepared.onnx"
+    sim = onnx_backend.calibrated_sim(config, recipe, source, [images], prepared, "cpu")
+    expected = onnx_backend.as_predictor(sim, config, prepared)(images)
+    out = tmp_path / "out"
+    out.mkdir()
+    files = quantize_model(config, recipe, source, [images], out, "cpu")
+    heatmaps = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(images)
+    assert heatmaps.shape == (3, 5, 16, 32)
+    np.testing.assert_array_equal(heatmaps, expected)
+
+
+_LOAD = """
+import logging, sys
+from pathlib import Path
+import numpy as np, torch
+handler = logging.StreamHandler()
+logging.basicConfig(handlers=[handler], level=logging.INFO)
+torch.set_num_threads(1)
+import tiny_networks as tiny
+from hpe_tasks.config import QuantizationRecipe
+from hpe_tasks.quantization import load_quantsim
+model, encodings, out = map(Path, sys.argv[1:])
+config = tiny.mobilenet_config()
+predict = load_quantsim(config, QuantizationRecipe(scheme="min_max"), model, encodings, "cpu")
+np.save(out, predict(tiny.smooth_images(2, config)))
+# AIMET would have closed this handler and added its own.
+assert logging.getLogger().handlers == [handler]
+assert not logging.getLogger("Quant").handlers
+"""
+
+
+@pytest.mark.slow
+def test_another_process_rebuilds_the_same_simulation_and_prints_nothing(
+    stored: QuantizedFiles, tmp_path: Path
+) -> None:
+    out = tmp_path / "heatmaps.npy"
+    tests = Path(tiny.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD, stored.model, stored.encodings, out],
+        env={"PYTHONPATH": f"{tests}:{tests.parent}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    here = load_quantsim(MOBILENET, MIN_MAX, stored.model, stored.encodings, "cpu")
+    np.testing.assert_array_equal(np.load(out), here(tiny.smooth_images(2, MOBILENET)))
+
+
+@pytest.mark.slow
+def test_activations_are_quantized_once_and_heatmaps_keep_their_peaks(checkpoint: Path) -> None:
+    images = tiny.smooth_images(4, MOBILENET)
+    sim = torch_backend.calibrated_sim(MOBILENET, QuantizationRecipe(), checkpoint, [images], "cpu")
+    depthwise = sim.model.get_submodule("features.3.layers.0")
+    assert depthwise.groups > 1
+    assert depthwise.output_quantizers[0] is None
+    assert sim.model.get_submodule("features.3.layers.2").output_quantizers[0] is not None
+    transposed = sim.model.get_submodule("head.3")
+    assert transposed.param_quantizers["weight"].get_scale().numel() == transposed.in_channels
+    relu = sim.model.get_submodule("head.5").output_quantizers[0]
+    assert relu.get_min().item() == pytest.approx(0, abs=1e-6)
+    heatmaps = sim.model.heatmaps.output_quantizers[0]
+    with torch.no_grad(), torch_backend.import_aimet("aimet_torch.v2.utils").remove_all_quantizers(sim.model):
+        peak = sim.model(torch.from_numpy(images)).max().item()
+    assert heatmaps.get_max().item() > 0.8 * peak
+
+
+def test_encodings_are_readable_json(stored: QuantizedFiles) -> None:
+    encodings = json.loads(stored.encodings.read_text())
+    weight = encodings["param_encodings"]["heatmaps.weight"]
+    assert len(weight) == 17
+    assert {entry["bitwidth"] for entry in weight} == {8}
+    assert encodings["activation_encodings"]["heatmaps"]["output"]["0"]["bitwidth"] == 8
+
+
+def _no_image(config: ModelConfig) -> list[np.ndarray]:
+    return []
+
+
+def _wrong_size(config: ModelConfig) -> list[np.ndarray]:
+    return [np.zeros((1, 3, 8, 8), np.float32)]
+
+
+def _wrong_type(config: ModelConfig) -> list[np.ndarray]:
+    return [tiny.smooth_images(1, config).astype(np.float64)]
+
+
+def _not_finite(config: ModelConfig) -> list[np.ndarray]:
+    return [np.full_like(tiny.smooth_images(1, config), np.nan)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        pytest.param(_no_image, "no calibration image", id="no-image"),
+        pytest.param(_wrong_size, r"\(1, 3, 8, 8\); expected float32", id="wrong-size"),
+        pytest.param(_wrong_type, "float64", id="wrong-type"),
+        pytest.param(_not_finite, "NaN", id="not-finite"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_bad_calibration_batches_are_refused(
+    batches: object, message: str, backend: str, checkpoint: Path, users_file: Path, tmp_path: Path
+) -> None:
+    config, source = (MOBILENET, checkpoint) if backend == "torch" else (USERS_OWN, users_file)
+    assert callable(batches)
+    with pytest.raises(QuantizationError, match=message):
+        quantize_model(config, MIN_MAX, source, batches(config), tmp_path, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "cannot be read", id="missing"),
+        pytest.param("{", "is not JSON", id="not-json"),
+        pytest.param("[]", "no `defaults` section", id="not-an-object"),
+        pytest.param('{"defaults": {"ops": {"is_output_quantized": "maybe"}}}', "AIMET does not accept", id="invalid"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_unusable_aimet_config_is_refused(
+    content: str | None, message: str, backend: str, checkpoint: Path, users_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "aimet.json"
+    if content is not None:
+        file.write_text(content)
+    config, source = (MOBILENET, checkpoint) if backend == "torch" else (USERS_OWN, users_file)
+    recipe = QuantizationRecipe(scheme="min_max", aimet_config=str(file))
+    with pytest.raises(ConfigError, match=message) as caught:
+        quantize_model(config, recipe, source, [tiny.smooth_images(1, config)], tmp_path, "cpu")
+    assert "recipe.aimet_config" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_the_users_aimet_config_decides(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "aimet.json"
+    file.write_text(
+        json.dumps(
+            {
+                "defaults": {"ops": {"is_output_quantized": "True"}, "params": {"is_quantized": "False"}},
+                "params": {},
+                "op_type": {},
+                "supergroups": [],
+                "model_input": {},
+                "model_output": {},
+            }
+        )
+    )
+    recipe = QuantizationRecipe(scheme="min_max", aimet_config=str(file))
+    images = tiny.smooth_images(2, MOBILENET)
+    quantize_model(MOBILENET, recipe, checkpoint, [images], tmp_path, "cpu")
+    assert not json.loads((tmp_path / "encodings.json").read_text())["param_encodings"]
+
+
+def test_checkpoint_of_another_architecture_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = tiny.mobilenet_config(width_multiplier=0.25)
+    with pytest.raises(CheckpointError):
+        quantize_model(config, MIN_MAX, checkpoint, [tiny.smooth_images(1, config)], tmp_path, "cpu")
+
+
+def _foreign_encodings(files: QuantizedFiles, folder: Path) -> QuantizedFiles:
+    other = folder / "encodings.json"
+    other.write_text(files.encodings.read_text() + " ")
+    return QuantizedFiles(files.model, other)
+
+
+def _truncated_model(files: QuantizedFiles, folder: Path) -> QuantizedFiles:
+    other = folder / "model.safetensors"
+    other.write_bytes(files.model.read_bytes()[:-100])
+    return QuantizedFiles(other, files.encodings)
+
+
+@pytest.mark.parametrize("damage", [_foreign_encodings, _truncated_model], ids=["encodings", "model"])
+def test_stored_files_that_do_not_belong_together_are_refused(
+    damage: object, stored: QuantizedFiles, tmp_path: Path
+) -> None:
+    assert callable(damage)
+    files = damage(stored, tmp_path)
+    with pytest.raises(QuantizationError, match="does not belong|cannot be read") as caught:
+        load_quantsim(MOBILENET, MIN_MAX, files.model, files.encodings, "cpu")
+    assert "quantize" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [
+        pytest.param(tiny.mobilenet_config(width_multiplier=0.25), MIN_MAX, id="other-width"),
+        pytest.param(MOBILENET, RECIPES["not-folded"], id="other-folding"),
+        pytest.param(MOBILENET, RECIPES["per-tensor"], id="other-granularity"),
+    ],
+)
+def test_stored_simulation_of_another_recipe_is_refused(
+    config: ModelConfig, recipe: QuantizationRecipe, stored: QuantizedFiles
+) -> None:
+    with pytest.raises(QuantizationError):
+        load_quantsim(config, recipe, stored.model, stored.encodings, "cpu")
+
+
+def test_foreign_onnx_encodings_are_refused(users_file: Path, tmp_path: Path) -> None:
+    files = quantize_model(USERS_OWN, MIN_MAX, users_file, [tiny.smooth_images(1, USERS_OWN)], tmp_path, "cpu")
+    content = json.loads(files.encodings.read_text())
+    for entry in content["activation_encodings"]:
+        entry["name"] = "no such tensor"
+    files.encodings.write_text(json.dumps(content))
+    with pytest.raises(QuantizationError, match="does not belong"):
+        load_quantsim(USERS_OWN, MIN_MAX, files.model, files.encodings, "cpu")
+
+
+def test_tool_versions_name_what_decides_the_numbers() -> None:
+    assert {"aimet-torch", "aimet-onnx", "torch", "onnx", "onnxruntime"} <= tool_versions().keys()
+
+
+def test_missing_gpu_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert best_device() == "cpu"
+    assert "CPU" in caplog.text
