@@ -11,11 +11,11 @@ from typing import Any
 
 from airflow.sdk import Asset, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
-
 from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.links import ReportLink, VersionLink, with_links
 from hpe_airflow.params_form import form_params
 from hpe_airflow.runs import open_run_from_context
+
 from hpe_tasks import steps
 from hpe_tasks.results import GateDecision
 

@@ -17,9 +17,9 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from hpe_tasks.channels import ChannelPointer
     from hpe_tasks.config import RunConfig
-    from hpe_tasks.publishing import Registry
+    from hpe_tasks.registry.channels import ChannelPointer
+    from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.runs import Run
 
 EXIT_GATE_FAILED = 1
@@ -104,14 +104,14 @@ def _print_summary(run: Run, as_json: bool) -> bool:
     if as_json:
         from pydantic import TypeAdapter
 
-        from hpe_tasks.records import RunRecords
+        from hpe_tasks.report.records import RunRecords
 
         shown = TypeAdapter(RunRecords).dump_python(records, mode="json")
         typer.echo(json.dumps({**shown, "report": html.html.uri if html else None}, indent=1))
     else:
         from rich.console import Console
 
-        from hpe_tasks.summary import summary_table
+        from hpe_tasks.report.summary import summary_table
 
         Console().print(summary_table(records, report=html.html.uri if html else None))
     decision = run.load(GateDecision)
@@ -179,7 +179,7 @@ def _step_command(step: str, summary: str) -> None:
         else:
             from rich.console import Console
 
-            from hpe_tasks.summary import record_table
+            from hpe_tasks.report.summary import record_table
 
             Console().print(record_table(step, record))
         if isinstance(record, GateDecision) and not record.passed:
@@ -236,7 +236,7 @@ def evaluate(
     else:
         from rich.console import Console
 
-        from hpe_tasks.summary import record_table
+        from hpe_tasks.report.summary import record_table
 
         Console().print(record_table("evaluate", record))
 
@@ -281,7 +281,7 @@ _REGISTRY = "s3://hpe-models/registry"
 
 def _registry(uri: str) -> Registry:
     from hpe_tasks.provenance import user
-    from hpe_tasks.publishing import Registry
+    from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.s3 import S3Location, make_client
 
     return Registry(make_client(), S3Location.parse(uri), actor=user())

@@ -114,7 +114,7 @@ def _session(
         return ort.InferenceSession(
             content, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
         )
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:
         raise QuantizationError(f"onnxruntime cannot load {model}: {error}") from error
 
 
@@ -171,7 +171,7 @@ def _measure_shapes(
     names = sorted(wanted)
     try:
         results = session.run(names, feeds) if names else []
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
+    except Exception as error:
         raise QuantizationError(f"The shapes of {model} cannot be determined: {error}") from error
     shapes |= {name: np.shape(value) for name, value in zip(names, results, strict=True)}
     return shapes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, NotApprovedError
-from hpe_tasks.records import RunRecords
+from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
     DatasetValidation,
@@ -264,9 +264,9 @@ def publish(run: Run, _: Scratch) -> PublishedModel:
     Raises:
         NotApprovedError: The gate did not pass.
     """
-    from hpe_tasks.manifest import build_manifest
     from hpe_tasks.provenance import git_commit, user
-    from hpe_tasks.publishing import Registry
+    from hpe_tasks.registry.manifest import build_manifest
+    from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.s3 import S3Location
 
     decision, exported = run.get(GateDecision), run.get(ExportedModel)
@@ -316,7 +316,7 @@ def records_of(run: Run) -> RunRecords:
 @step(RunReport, reuse=False)
 def report(run: Run, scratch: Scratch) -> RunReport:
     """Write the report that a person reads, whatever the run has come to."""
-    from hpe_tasks.report import ReportFiles, render_report
+    from hpe_tasks.report.page import ReportFiles, render_report
 
     records = records_of(run)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
-
 from hpe_airflow.lazy_app import LazyApp
 from hpe_airflow.links import PAGES_PREFIX
 from hpe_airflow.trigger_check import TriggerCheck

@@ -16,8 +16,8 @@ from hpe_tasks.config import GateLimits, ModelConfig, QuantizationRecipe, RunCon
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.gates import decide
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import RunRecords
-from hpe_tasks.report import ReportFiles
+from hpe_tasks.report.page import ReportFiles
+from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
     CocoStats,

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpe_tasks.config import GateLimits, ModelConfig, RunConfig
 from hpe_tasks.gates import decide
-from hpe_tasks.manifest import ModelManifest, build_manifest
+from hpe_tasks.registry.manifest import ModelManifest, build_manifest
 from hpe_tasks.results import (
     Artifact,
     CocoStats,

@@ -36,6 +36,7 @@ def run_folder(conf: dict[str, Any], logical_date: datetime) -> str:
     """Name of the run's folder in the workspace; raises ConfigError before anything is started."""
     from hpe_airflow.params_form import config_from_params
     from hpe_airflow.runs import run_name
+
     from hpe_tasks.runs import open_run
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings

@@ -196,7 +196,7 @@ def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         heatmaps = session.run([name], {tensor.name: blank})[0]
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:
         raise CheckpointError(f"onnxruntime cannot run {source}: {error}") from error
     joints = len(config.joints.joints)
     axis = 1 if config.output_layout == "nchw" else -1

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import airflow_home
+import pytest
 
 HOME = airflow_home.prepare()
 

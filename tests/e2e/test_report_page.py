@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hpe_tasks.report import render_report
+from hpe_tasks.report.page import render_report
 from tests.conftest import missing
 from tests.run_cases import STATES, report_files
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
-
 from airflow_server import AirflowServer, airflow_server
+from playwright.sync_api import Page, expect, sync_playwright
 
 __all__ = ["airflow_server"]
 

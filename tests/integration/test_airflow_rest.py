@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import requests
-
 from airflow_server import AirflowServer, airflow_server
 
 __all__ = ["airflow_server"]

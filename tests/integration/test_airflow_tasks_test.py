@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from airflow_server import airflow, prepare_home
-from hpe_tasks.object_store import Server
 from tiny_inputs import tiny_settings
+
+from hpe_tasks.object_store import Server
 
 pytestmark = [
     pytest.mark.integration,

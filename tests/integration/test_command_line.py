@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_inputs import tiny_settings
 
 from hpe_tasks.object_store import Server
-from tiny_inputs import tiny_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("command-line")]
 

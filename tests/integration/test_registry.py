@@ -13,7 +13,7 @@ import pytest
 
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.object_store import HOST, ObjectStore, Server
-from hpe_tasks.publishing import Registry
+from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.results import PublishedModel
 from hpe_tasks.s3 import S3Location, make_client
 

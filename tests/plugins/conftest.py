@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 import airflow_home
+import pytest
 
 HOME = airflow_home.prepare()
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from hpe_airflow.connections import client_options, s3_client
+
 from hpe_tasks.errors import ConfigError
 
 

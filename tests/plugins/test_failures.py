@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk import RetryAction
-
 from hpe_airflow.failures import RETRIES, log_reason, reason_of
+
 from hpe_tasks.errors import AccessError, ConfigError, DatasetError, StorageError, TransientError
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from hpe_airflow.links import ReportLink, VersionLink, report_path, version_path
 from hpe_airflow.pages import RUN_NAME
 from hpe_airflow.runs import open_run_from_context, run_name

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
-
 from hpe_airflow.params_form import config_from_params, form_params
+
 from hpe_tasks.config import RECIPES, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config

@@ -6,7 +6,6 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
-
 from hpe_airflow.lazy_app import LazyApp, Receive, Scope, Send
 from hpe_airflow.trigger_check import TriggerCheck
 

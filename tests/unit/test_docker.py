@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,8 @@ def hashes(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_dockerfile_lints(repository: Path, image: str) -> None:
-    done = subprocess.run(
-        ["hadolint", str(repository / "docker" / image / "Dockerfile")], capture_output=True, text=True, check=False
-    )
+    hadolint, file = Path(sys.executable).with_name("hadolint"), repository / "docker" / image / "Dockerfile"
+    done = subprocess.run([hadolint, file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -49,7 +49,7 @@ def test_images_do_not_run_as_root(repository: Path, image: str) -> None:
     assert users == ["50000"]
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "docker/airflow/requirements.txt", "docker/worker/requirements.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", *(f"docker/{image}/requirements.txt" for image in IMAGES)])
 def test_locks_name_no_index_and_hash_everything(repository: Path, file: str) -> None:
     text = (repository / file).read_text()
     assert "://" not in text

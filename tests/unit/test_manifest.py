@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config import GateLimits, ModelConfig
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.manifest import ModelManifest, blob_key
+from hpe_tasks.registry.manifest import ModelManifest, blob_key
 
 
 @pytest.fixture

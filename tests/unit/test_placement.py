@@ -116,13 +116,14 @@ def test_float_operators_are_named_with_the_most_work_first(tmp_path: Path) -> N
     nodes = [
         helper.make_node("Conv", ["x", "small"], ["a"], name="small_conv"),
         helper.make_node("Sigmoid", ["a"], ["b"], name="squash"),
-        helper.make_node("Conv", ["b", "large"], ["y"], name="large_conv"),
+        helper.make_node("Conv", ["b", "large"], ["c"], name="large_conv"),
+        helper.make_node("Softmax", ["c"], ["y"], name="share"),
     ]
     constants = {"small": _ones(4, 4, 1, 1), "large": _ones(64, 4, 3, 3)}
     names = audit_placement(_save(tmp_path / "model.onnx", nodes, constants, (1, 4, 32, 32))).float_operators
     assert names[0].startswith("Conv large_conv: 2.1 M")
-    assert names[1].startswith("Conv small_conv: 0.0 M")
-    assert names[2] == "Sigmoid squash"
+    assert names[1].startswith("FusedConv small_conv: 0.0 M")
+    assert names[2] == "Softmax share"
 
 
 def test_a_graph_without_work_has_no_int8_share(tmp_path: Path) -> None:

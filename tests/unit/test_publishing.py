@@ -22,8 +22,8 @@ from hpe_tasks.errors import (
     StorageError,
     TransientError,
 )
-from hpe_tasks.manifest import ModelManifest
-from hpe_tasks.publishing import Registry
+from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.s3 import S3Location, make_client
 
 LOCATION = S3Location("models", "team/registry")

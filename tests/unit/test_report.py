@@ -12,15 +12,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from hpe_tasks.advice import next_steps
-from hpe_tasks.charts import bullet, dot_plot
 from hpe_tasks.data.coco import Person, load_coco
 from hpe_tasks.metrics.oks import coco_stats
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import RunRecords, decimals_of, quantity_text, steps_of, verdict_of
-from hpe_tasks.report import ReportFiles, render_report
-from hpe_tasks.results import GateCheck
-from hpe_tasks.side_by_side import (
+from hpe_tasks.report.advice import next_steps
+from hpe_tasks.report.charts import bullet, dot_plot
+from hpe_tasks.report.page import ReportFiles, render_report
+from hpe_tasks.report.records import RunRecords, decimals_of, quantity_text, steps_of, verdict_of
+from hpe_tasks.report.side_by_side import (
     PICTURE_SIZE,
     PredictedPose,
     compare_persons,
@@ -29,6 +28,7 @@ from hpe_tasks.side_by_side import (
     person_oks,
     read_predictions,
 )
+from hpe_tasks.results import GateCheck
 from tests.run_cases import (
     HOSTILE,
     STATES,

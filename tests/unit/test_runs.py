@@ -105,7 +105,7 @@ def test_changed_inputs_make_later_results_stale(pipeline: Pipeline) -> None:
     pipeline.outside = "data v2"
     pipeline.fetch(run)
     assert run.load(GateDecision) is None
-    with pytest.raises(MissingInputError, match="made from other inputs.*Run judge again before tell"):
+    with pytest.raises(MissingInputError, match=r"made from other inputs.*Run judge again before tell"):
         pipeline.tell(run)
     pipeline.judge(run)
     assert run.load(GateDecision) is not None

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from hpe_tasks.summary import summary_table
+from hpe_tasks.report.summary import summary_table
 from tests.run_cases import HOSTILE, STATES, broken_dataset, complete, gate_failed, only_config, step_failed
 
 
@@ -74,6 +74,6 @@ def test_the_broken_data_set_is_told_once() -> None:
 
 
 def test_it_is_light_to_import() -> None:
-    code = "import sys, hpe_tasks.summary; print(*sys.modules)"
+    code = "import sys, hpe_tasks.report.summary; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "PIL", "jinja2", "onnx", "pandas"} & set(done.stdout.split())

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 from moto import mock_aws
@@ -13,7 +13,15 @@ from moto import mock_aws
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
 from hpe_tasks.results import Artifact, RunReport
 from hpe_tasks.s3 import S3Location, make_client
-from hpe_tasks.workspace import LocalWorkspace, S3Workspace, Scratch, Workspace, open_workspace, path_of, write_atomically
+from hpe_tasks.workspace import (
+    LocalWorkspace,
+    S3Workspace,
+    Scratch,
+    Workspace,
+    open_workspace,
+    path_of,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -176,7 +184,12 @@ def test_full_disk_while_writing_a_small_file(tmp_path: Path) -> None:
     target.write_bytes(b"old")
     with full, pytest.MonkeyPatch.context() as patch:
         real = os.fdopen
-        patch.setattr(os, "fdopen", lambda descriptor, mode: (os.close(descriptor), real(os.dup(full.fileno()), mode))[1])
+
+        def open_full(descriptor: int, mode: str) -> IO[bytes]:
+            os.close(descriptor)
+            return real(os.dup(full.fileno()), mode)
+
+        patch.setattr(os, "fdopen", open_full)
         with pytest.raises(StorageError, match=r"record\.json"):
             write_atomically(target, b"new")
     assert target.read_bytes() == b"old"

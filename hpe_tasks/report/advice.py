@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hpe_tasks.records import RunRecords, ap_text, megabytes_text
+from hpe_tasks.report.records import RunRecords, ap_text, megabytes_text
 from hpe_tasks.results import GateCheck
 
 # Below this many persons, AP of the same model moves by more than the usual limits from sample to sample.

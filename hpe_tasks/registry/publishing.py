@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from hpe_tasks.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.config import Slug
 from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, NotApprovedError
-from hpe_tasks.manifest import ManifestFile, ModelManifest, Version
+from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
+from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
+from hpe_tasks.registry.objects import download, get_bytes, is_stored, put_new_bytes, upload
 from hpe_tasks.results import Artifact, PublishedModel
 from hpe_tasks.s3 import S3Location, s3_errors
-from hpe_tasks.s3_objects import download, get_bytes, is_stored, put_new_bytes, upload
 from hpe_tasks.workspace import sha256_file
 
 if TYPE_CHECKING:

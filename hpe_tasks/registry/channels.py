@@ -17,10 +17,8 @@ from pydantic import ValidationError
 
 from hpe_tasks.config import Frozen, Sha256, Slug
 from hpe_tasks.errors import ChannelConflictError, DigestError
-from hpe_tasks.manifest import Version
-from hpe_tasks.results import Record
-from hpe_tasks.s3 import S3Location, error_code, s3_errors
-from hpe_tasks.s3_objects import (
+from hpe_tasks.registry.manifest import Version
+from hpe_tasks.registry.objects import (
     CONFLICT_UNDER_WAY,
     PRECONDITION_FAILED,
     WRITE_ATTEMPTS,
@@ -28,6 +26,8 @@ from hpe_tasks.s3_objects import (
     no_conditional_writes,
     s3_checksum,
 )
+from hpe_tasks.results import Record
+from hpe_tasks.s3 import S3Location, error_code, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

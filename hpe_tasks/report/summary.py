@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpe_tasks.config import Frozen
-from hpe_tasks.records import (
+from hpe_tasks.report.records import (
     RunRecords,
     ap_text,
     decimals_of,

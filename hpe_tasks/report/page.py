@@ -10,12 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hpe_tasks.advice import next_steps
-from hpe_tasks.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.drawing import CENTRE, LEFT, RIGHT
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.records import (
+from hpe_tasks.report.advice import next_steps
+from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
+from hpe_tasks.report.records import (
     RunRecords,
     Step,
     Verdict,
@@ -27,8 +27,8 @@ from hpe_tasks.records import (
     steps_of,
     verdict_of,
 )
+from hpe_tasks.report.side_by_side import SCORE_THRESHOLD, ComparedPerson, compare_persons, read_predictions
 from hpe_tasks.results import CocoStats, GateCheck
-from hpe_tasks.side_by_side import SCORE_THRESHOLD, ComparedPerson, compare_persons, read_predictions
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
 
@@ -115,7 +115,7 @@ def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
         OSError: `out` cannot be written.
     """
     environment = Environment(
-        loader=PackageLoader("hpe_tasks"),
+        loader=PackageLoader("hpe_tasks.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

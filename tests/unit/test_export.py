@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tiny_networks as tiny
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from hpe_tasks import export
+from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.errors import QuantizationError
+from hpe_tasks.export import check_onnx, export_onnx
+from hpe_tasks.placement import audit_placement
+from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
+
+MIN_MAX = QuantizationRecipe(scheme="min_max")
+MOBILENET = tiny.mobilenet_config()
+
+Quantize = Callable[[ModelConfig, QuantizationRecipe], QuantizedFiles]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantize:
+    """Quantizes each network and recipe once."""
+    done: dict[str, QuantizedFiles] = {}
+
+    def files(config: ModelConfig, recipe: QuantizationRecipe) -> QuantizedFiles:
+        key = config.model_dump_json() + recipe.model_dump_json()
+        if key not in done:
+            folder = tmp_path_factory.mktemp("quantized")
+            if config.architecture == "onnx":
+                shape = ("n", 3, 32, 64) if config.input_layout == "nchw" else (1, 32, 64, 3)
+                source = tiny.write_onnx(folder / "users.onnx", shape=shape, nhwc=config.input_layout == "nhwc")
+            else:
+                source = tiny.write_checkpoint(folder / "weights.safetensors", config)
+            out = folder / "out"
+            out.mkdir()
+            done[key] = quantize_model(config, recipe, source, [tiny.smooth_images(4, config)], out, "cpu")
+        return done[key]
+
+    return files
+
+
+def _run(path: Path, images: np.ndarray) -> np.ndarray:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+
+
+def _initializer_types(model: onnx.ModelProto, minimum_size: int) -> set[int]:
+    return {t.data_type for t in model.graph.initializer if np.prod(t.dims) >= minimum_size}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights"),
+    [
+        pytest.param(MIN_MAX, {TensorProto.INT8}, id="per-channel-symmetric"),
+        pytest.param(
+            QuantizationRecipe(scheme="min_max", granularity="per_tensor"), {TensorProto.UINT8}, id="per-tensor-asymmetric"
+        ),
+    ],
+)
+def test_torch_network_becomes_one_small_file(
+    recipe: QuantizationRecipe, weights: set[int], quantized: Quantize, tmp_path: Path
+) -> None:
+    files = quantized(MOBILENET, recipe)
+    path = export_onnx(MOBILENET, recipe, files.model, files.encodings, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["encodings.json", "model.onnx"]
+    assert (tmp_path / "encodings.json").read_bytes() == files.encodings.read_bytes()
+    check_onnx(path)
+    model = onnx.load(path)
+    assert [i.name for i in model.graph.input] == ["image"]
+    assert [o.name for o in model.graph.output] == ["heatmaps"]
+    assert _initializer_types(model, 200) == weights
+    codes = [n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    zeros = {t.name: t.data_type for t in model.graph.initializer}
+    assert {zeros[name] for name in codes} == {TensorProto.UINT8}
+    assert not [n for n in model.graph.node if n.op_type == "Clip"]
+    for batch in (1, 3):
+        assert _run(path, tiny.smooth_images(batch, MOBILENET)).shape == (batch, 17, 16, 16)
+    audit = audit_placement(path)
+    assert audit.int8_mac_share > 0.9
+    assert all(name.startswith("ConvTranspose") for name in audit.float_operators)
+
+
+def test_the_file_says_how_to_use_it(quantized: Quantize, tmp_path: Path) -> None:
+    files = quantized(MOBILENET, MIN_MAX)
+    facts = {p.key: p.value for p in onnx.load(export_onnx(MOBILENET, MIN_MAX, *_paths(files), tmp_path)).metadata_props}
+    assert facts["producer"].startswith("aimet-torch")
+    assert json.loads(facts["hpe.input_size"]) == [64, 64]
+    assert json.loads(facts["hpe.mean"]) == [0.485, 0.456, 0.406]
+    assert json.loads(facts["hpe.joints"])[0] == "nose"
+    assert QuantizationRecipe.model_validate_json(facts["hpe.recipe"]) == MIN_MAX
+    assert facts["hpe.codec"] == "heatmap"
+
+
+def _paths(files: QuantizedFiles) -> tuple[Path, Path]:
+    return files.model, files.encodings
+
+
+ONNX_CASES = {
+    "nchw": (tiny.onnx_config(), MIN_MAX),
+    "nhwc": (tiny.onnx_config(input_layout="nhwc", output_layout="nhwc"), MIN_MAX),
+    "per-tensor": (tiny.onnx_config(), QuantizationRecipe(scheme="min_max", granularity="per_tensor")),
+    "equalized": (tiny.onnx_config(), QuantizationRecipe(scheme="min_max", cross_layer_equalization=True)),
+}
+
+
+@pytest.mark.parametrize(("config", "recipe"), ONNX_CASES.values(), ids=ONNX_CASES)
+def test_users_network_keeps_its_interface_and_agrees_with_quantsim(
+    config: ModelConfig, recipe: QuantizationRecipe, quantized: Quantize, tmp_path: Path
+) -> None:
+    files = quantized(config, recipe)
+    path = export_onnx(config, recipe, *_paths(files), tmp_path)
+    check_onnx(path)
+    model, float_model = onnx.load(path), onnx.load(files.model)
+    assert [i.SerializeToString() for i in model.graph.input] == [i.SerializeToString() for i in float_model.graph.input]
+    assert [o.name for o in model.graph.output] == ["heatmaps"]
+    assert not [n for n in model.graph.node if n.op_type == "Clip"]
+    images = tiny.smooth_images(1, config, seed=9)
+    simulated = load_quantsim(config, recipe, *_paths(files), "cpu")(images)
+    heatmaps = _run(path, images.transpose(0, 2, 3, 1) if config.input_layout == "nhwc" else images)
+    if config.output_layout == "nhwc":
+        heatmaps = heatmaps.transpose(0, 3, 1, 2)
+    step = _output_step(model)
+    assert np.abs(heatmaps - simulated).max() <= 2.01 * step
+    assert np.abs(heatmaps - simulated).mean() <= 0.25 * step
+    assert audit_placement(path).int8_mac_share > 0.9
+
+
+def _output_step(model: onnx.ModelProto) -> float:
+    """Scale of the quantizer in front of the output."""
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    producer = {name: node for node in model.graph.node for name in node.output}
+    node = producer[model.graph.output[0].name]
+    while node.op_type != "DequantizeLinear":
+        node = producer[node.input[0]]
+    return float(constants[node.input[1]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(QuantizationRecipe(scheme="min_max", activation_bw=16), id="w8a16"),
+        pytest.param(QuantizationRecipe(scheme="min_max", param_bw=4), id="w4a8"),
+    ],
+)
+def test_other_bit_widths_run_in_float_and_the_audit_says_so(
+    recipe: QuantizationRecipe, quantized: Quantize, tmp_path: Path
+) -> None:
+    files = quantized(MOBILENET, recipe)
+    path = export_onnx(MOBILENET, recipe, *_paths(files), tmp_path)
+    check_onnx(path)
+    assert next(o.version for o in onnx.load(path).opset_import if o.domain == "") == 21
+    assert _run(path, tiny.smooth_images(2, MOBILENET)).shape == (2, 17, 16, 16)
+    assert audit_placement(path).int8_mac_share == 0
+
+
+def test_export_does_not_overwrite_what_it_reads(quantized: Quantize) -> None:
+    files = quantized(MOBILENET, MIN_MAX)
+    with pytest.raises(QuantizationError, match="holds the network"):
+        export_onnx(MOBILENET, MIN_MAX, *_paths(files), files.model.parent)
+
+
+def test_failed_export_leaves_nothing(quantized: Quantize, tmp_path: Path) -> None:
+    files = quantized(MOBILENET, MIN_MAX)
+    foreign = tmp_path / "foreign.json"
+    shutil.copyfile(files.encodings, foreign)
+    foreign.write_text(foreign.read_text() + "\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(QuantizationError, match="does not belong"):
+        export_onnx(MOBILENET, MIN_MAX, files.model, foreign, out)
+    assert not list(out.iterdir())
+
+
+def _clip_graph(*, high: float, scale: float, zero: int, outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
+    """Q → DQ → Clip(0, high) → Q → DQ with one scale and zero point."""
+    constants: dict[str, Any] = {
+        "s": np.array(scale, np.float32),
+        "z": np.array(zero, np.uint8),
+        "low": np.array(0, np.float32),
+        "high": np.array(high, np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q1"]),
+        helper.make_node("DequantizeLinear", ["q1", "s", "z"], ["d1"]),
+        helper.make_node("Clip", ["d1", "low", "high"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["q2"]),
+        helper.make_node("DequantizeLinear", ["q2", "s", "z"], ["d2"]),
+        helper.make_node("Neg", ["d2"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "clip",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("fields", "operators"),
+    [
+        pytest.param({"high": 6, "scale": 6 / 255, "zero": 0}, 3, id="codes-end-at-the-bound"),
+        pytest.param({"high": 6, "scale": 4 / 255, "zero": 0}, 3, id="codes-end-below-the-bound"),
+        pytest.param({"high": 6, "scale": 7 / 255, "zero": 0}, 6, id="codes-reach-beyond-the-bound"),
+        pytest.param({"high": 6, "scale": 6 / 255, "zero": 3}, 6, id="codes-reach-below-zero"),
+        pytest.param({"high": 6, "scale": 6 / 255, "zero": 0, "outputs": ("y", "c")}, 6, id="clip-is-an-output"),
+    ],
+)
+def test_a_clip_goes_only_where_quantization_does_its_work(
+    fields: dict[str, Any], operators: int, tmp_path: Path
+) -> None:
+    model = _clip_graph(**fields)
+    values = np.linspace(-3, 12, 3001).astype(np.float32)
+    onnx.save(model, tmp_path / "before.onnx")
+    export._drop_redundant_clips(model)
+    export._merge_repeated_quantizers(model)
+    onnx.save(model, tmp_path / "after.onnx")
+    assert len(model.graph.node) == operators
+    np.testing.assert_array_equal(_run(tmp_path / "after.onnx", values), _run(tmp_path / "before.onnx", values))
+
+
+def _older(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 12
+
+
+def _dangling(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nothing"
+
+
+def _external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(_older, "has opset 12", id="opset"),
+        pytest.param(_dangling, "is not valid ONNX", id="dangling-input"),
+        pytest.param(_external, "keeps 1 tensors in other files", id="external-data"),
+    ],
+)
+def test_a_file_that_must_not_ship_is_refused(
+    damage: Callable[[onnx.ModelProto], None], message: str, tmp_path: Path
+) -> None:
+    model = tiny.pose_onnx()
+    damage(model)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(QuantizationError, match=message):
+        check_onnx(path)
