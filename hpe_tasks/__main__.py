@@ -60,21 +60,29 @@ STEP_COMMANDS = {
 }
 
 
-def _config(preset: str | None, file: Path | None, settings: list[str] | None, **extra: Any) -> RunConfig:
+def _values(settings: list[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE settings; values are YAML, so that numbers, lists and null can be given."""
     import yaml
 
     from hpe_tasks.errors import ConfigError
-    from hpe_tasks.presets import load_config
 
-    overrides: dict[str, Any] = dict(extra)
+    values: dict[str, Any] = {}
     for setting in settings or ():
         key, separator, value = setting.partition("=")
         if not separator:
             raise ConfigError(f"--set {setting!r} has no value.", hint="Write it as --set KEY=VALUE.")
         try:
-            overrides[key.strip()] = yaml.safe_load(value)
+            values[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting!r} cannot be read: {error}") from error
+    return values
+
+
+def _config(preset: str | None, file: Path | None, settings: list[str] | None, **extra: Any) -> RunConfig:
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.presets import load_config
+
+    overrides = {**extra, **_values(settings)}
     if preset is None and file is None and "model.checkpoint" not in overrides:
         raise ConfigError("Nothing was asked for.", hint="Give --preset NAME or --config FILE.")
     return load_config(preset, file, overrides)
@@ -239,6 +247,32 @@ def evaluate(
         from hpe_tasks.report.summary import record_table
 
         Console().print(record_table("evaluate", record))
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="File to write, *.safetensors.", dir_okay=False)],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="COCO-layout folder, archive or address; or `sample`.")
+    ] = "sample",
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network by heatmap regression; without settings, as the sample checkpoint was trained."""
+    from hpe_tasks.presets import load_training
+    from hpe_tasks.s3 import make_client
+    from hpe_tasks.settings import Settings
+    from hpe_tasks.steps import train_network
+
+    logging.getLogger("hpe_tasks").setLevel(logging.INFO)
+    stages, cache = load_training(_values(settings)), Settings.from_environment().cache
+    result = train_network(stages, dataset, cache, make_client, out)
+    told = {"checkpoint": str(result.checkpoint), "ap": result.ap, "persons": result.persons, "seconds": result.seconds}
+    if as_json:
+        typer.echo(json.dumps({**told, "losses": result.losses}, indent=1))
+    else:
+        measured = "" if result.ap is None else f", COCO AP {result.ap:.3f} on the validation split"
+        typer.echo(f"{result.checkpoint}: {result.persons:,} persons, {result.seconds / 60:.1f} minutes{measured}")
 
 
 @app.command()

@@ -7,7 +7,6 @@ The torch backend names the input `image` (batch×3×H×W float32, normalized) a
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
@@ -51,17 +50,18 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
         raise QuantizationError(f"{out} holds the network that is exported.", hint="Export to another folder.")
     with TemporaryDirectory(prefix="export-", dir=out) as folder:
         if config.architecture == "onnx":
-            exported = _from_onnx(config, recipe, model, encodings)
+            exported = _from_onnx(recipe, model, encodings)
         else:
             exported = _from_torch(config, recipe, model, encodings, Path(folder))
         _drop_redundant_clips(exported)
         _merge_repeated_quantizers(exported)
+        _align_biases(exported)
         _describe(exported, config, recipe)
         draft = Path(folder) / MODEL_FILE
         onnx.save(exported, draft)
         check_onnx(draft)
         shutil.copyfile(encodings, out / ENCODINGS_FILE)
-        os.replace(draft, out / MODEL_FILE)
+        draft.replace(out / MODEL_FILE)
     return out / MODEL_FILE
 
 
@@ -105,11 +105,11 @@ def _from_torch(
     return onnx.load(file)
 
 
-def _from_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path) -> onnx.ModelProto:
+def _from_onnx(recipe: QuantizationRecipe, model: Path, encodings: Path) -> onnx.ModelProto:
     from hpe_tasks.quantization.aimet import vendor_warnings_muted
     from hpe_tasks.quantization.onnx_backend import load_sim
 
-    sim = load_sim(config, recipe, model, encodings, "cpu")
+    sim = load_sim(recipe, model, encodings, "cpu")
     with vendor_warnings_muted():
         exported: onnx.ModelProto = sim.to_onnx_qdq(export_int32_bias=True, prequantize_constants=True)
     return exported
@@ -141,9 +141,7 @@ def _drop_redundant_clips(model: onnx.ModelProto) -> None:
         graph.node.remove(node)
 
 
-def _saturates_within(
-    quantizer: onnx.NodeProto, clip: onnx.NodeProto, constants: dict[str, np.ndarray]
-) -> bool:
+def _saturates_within(quantizer: onnx.NodeProto, clip: onnx.NodeProto, constants: dict[str, np.ndarray]) -> bool:
     """Whether quantizing gives the same codes with and without the Clip: both bounds map to the extreme codes."""
     if quantizer.op_type != "QuantizeLinear" or len(quantizer.input) < 3:
         return False
@@ -204,6 +202,40 @@ def _merge_repeated_quantizers(model: onnx.ModelProto) -> None:
             continue
         if code(first) is not None and code(first) == code(quantize) == code(second):
             _replace_input(graph, second.output[0], first.output[0])
+    _remove_unused(graph)
+
+
+def _align_biases(model: onnx.ModelProto) -> None:
+    """Store every integer bias in the scale input × weight, the only one that integer kernels can add.
+
+    AIMET loses sight of the input's scale behind a MaxPool and takes another; onnxruntime then runs the layer in float.
+    """
+    graph = model.graph
+    constants = _constants(graph)
+    producer = {name: node for node in graph.node for name in node.output}
+    layers = [node for node in graph.node if node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(node.input) > 2]
+    for node in layers:
+        pairs = [producer.get(name) for name in node.input[:3]]
+        if any(pair is None or pair.op_type != "DequantizeLinear" for pair in pairs):
+            continue
+        scales = [constants[pair.input[1]] for pair in pairs if pair is not None]
+        old = pairs[2]
+        if old is None or old.input[0] not in constants or constants[old.input[0]].dtype != np.int32:
+            continue
+        wanted = (scales[0] * scales[1]).astype(np.float32)
+        if wanted.shape == scales[2].shape and np.allclose(wanted, scales[2], rtol=1e-4, atol=0):
+            continue
+        codes = np.rint(constants[old.input[0]].astype(np.float64) * scales[2] / wanted)
+        if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+            continue
+        parts = {"q": codes.astype(np.int32), "scale": wanted, "zero_point": np.zeros(wanted.shape, np.int32)}
+        prefix = f"{node.output[0]}_bias"
+        graph.initializer.extend(numpy_helper.from_array(value, f"{prefix}_{part}") for part, value in parts.items())
+        axis: dict[str, Any] = {"axis": 0} if wanted.ndim else {}
+        names = [f"{prefix}_{part}" for part in parts]
+        added = helper.make_node("DequantizeLinear", names, [f"{prefix}_qdq"], name=f"{prefix}_dq", **axis)
+        graph.node.insert(list(graph.node).index(node), added)
+        node.input[2] = added.output[0]
     _remove_unused(graph)
 
 

@@ -46,7 +46,7 @@ _UNCOUNTED = {
 _NO_ARITHMETIC = {
     "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Split",
     "Slice", "Gather", "Identity", "Shape", "Cast", "Constant", "ConstantOfShape", "Expand", "Tile", "Pad", "MaxPool",
-    "DepthToSpace", "SpaceToDepth", "ReorderInput", "ReorderOutput",
+    "NhwcMaxPool", "DepthToSpace", "SpaceToDepth", "ReorderInput", "ReorderOutput",
 }  # fmt: skip
 
 _SHOWN_FLOAT_OPERATORS = 20
@@ -149,9 +149,7 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
     return macs
 
 
-def _measure_shapes(
-    optimized: onnx.ModelProto, nodes: list[onnx.NodeProto], model: Path
-) -> dict[str, tuple[int, ...]]:
+def _measure_shapes(optimized: onnx.ModelProto, nodes: list[onnx.NodeProto], model: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the nodes' factors and results, by running the graph once on zeros.
 
     The optimized graph holds onnxruntime's own operators in its own layouts, which no shape inference covers.
@@ -184,7 +182,7 @@ def _zeros(tensor: onnx.ValueInfoProto, model: Path) -> np.ndarray:
     free = [i for i, d in enumerate(dims) if i > 0 and not d]
     if free or not dims:
         raise QuantizationError(
-            f"Input {tensor.name!r} of {model.name} has no fixed size in dimension {free}, so its work cannot be counted.",
+            f"Input {tensor.name!r} of {model.name} has no fixed size in dimension {free}: its work cannot be counted.",
             hint="Export the model with a fixed height and width.",
         )
     shape = [1, *(d or 1 for d in dims[1:])]
@@ -197,10 +195,11 @@ def _float_operators(optimized: onnx.ModelProto, macs: list[tuple[onnx.NodeProto
     if len(heavy) > _SHOWN_FLOAT_OPERATORS:
         rest = sum(count for _, count in heavy[_SHOWN_FLOAT_OPERATORS:])
         named.append(f"{len(heavy) - _SHOWN_FLOAT_OPERATORS} more: {rest / 1e6:.1f} M MACs")
+    counted = _FACTORS.keys() | _NO_ARITHMETIC
     light = [
         _label(node)
         for node in optimized.graph.node
-        if node.op_type not in _FACTORS and node.op_type not in _NO_ARITHMETIC and not node.op_type.startswith("QLinear")
+        if node.op_type not in counted and not node.op_type.startswith("QLinear")
     ]
     named.extend(light[:_SHOWN_FLOAT_OPERATORS])
     if len(light) > _SHOWN_FLOAT_OPERATORS:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from hpe_tasks.config import RECIPES, SAMPLE, Frozen, RunConfig
 from hpe_tasks.errors import ConfigError
+from hpe_tasks.training_config import SAMPLE_STAGES, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ PRESETS: dict[str, Preset] = {
     "sample": Preset(
         description="The project's own drawn people and the small network trained on them: needs no download.",
         values={
-            "model": {"architecture": "pose_mobilenet", "checkpoint": SAMPLE},
+            "model": {
+                "architecture": "pose_mobilenet",
+                "checkpoint": SAMPLE,
+                "input_width": 128,
+                "input_height": 192,
+            },
             "dataset": {
                 "source": SAMPLE,
                 "calibration_split": "calibration",
@@ -130,6 +136,21 @@ def load_config(
     return _validate(values, preset)
 
 
+def load_training(values: Mapping[str, Any]) -> tuple[TrainingConfig, ...]:
+    """The stages of a training: those of the sample checkpoint, or one with these settings.
+
+    Raises:
+        ConfigError: Names the unknown setting or the value out of bounds.
+    """
+    if not values:
+        return SAMPLE_STAGES
+    try:
+        return (TrainingConfig.model_validate(dict(values)),)
+    except ValidationError as error:
+        problems = [_problem(item, tuple(TrainingConfig.model_fields)) for item in error.errors(include_url=False)]
+        raise ConfigError("The training's settings are not valid: " + "; ".join(problems) + ".") from error
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -189,7 +210,7 @@ def _validate(values: dict[str, Any], preset: str | None) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(item) for item in error.errors(include_url=False)]
+        problems = [_problem(item, tuple(config_keys())) for item in error.errors(include_url=False)]
         raise ConfigError("The configuration is not valid: " + "; ".join(problems) + ".") from error
 
 
@@ -198,11 +219,11 @@ def _given(values: Mapping[str, Any], key: str) -> bool:
     return bool(values.get(section, {}).get(leaf))
 
 
-def _problem(item: Any) -> str:
+def _problem(item: Any, known: tuple[str, ...]) -> str:
     where = ".".join(str(part) for part in item["loc"])
     text = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, tuple(config_keys()), n=1)
+        near = difflib.get_close_matches(where, known, n=1)
         return f"there is no setting {where!r}" + (f" (did you mean {near[0]}?)" if near else "")
     given = "" if isinstance(item["input"], (dict, BaseModel)) else f" (given: {item['input']!r})"
     return f"{where + ': ' if where else ''}{text}{given}"

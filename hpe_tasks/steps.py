@@ -10,12 +10,12 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
+from hpe_tasks.config import SAMPLE, DatasetConfig, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, NotApprovedError
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.inference import Predict
+    from hpe_tasks.training import TrainingResult
+    from hpe_tasks.training_config import TrainingConfig
 
 __all__ = ["STEPS", "Run", "open_run"]
 
@@ -376,3 +378,24 @@ def evaluate_file(
                 uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size
             ),
         )
+
+
+def train_network(
+    stages: Sequence[TrainingConfig], dataset: str, cache: Path, s3: Callable[[], S3Client], out: Path
+) -> TrainingResult:
+    """Train a network, stage by stage.
+
+    Args:
+        stages: Each starts from the weights of the one before.
+        dataset: Address of a COCO-layout data set, as `dataset.source` of a run.
+        cache: Folder of this machine for downloads.
+        s3: Makes the S3 client, when one is needed.
+        out: The file to write, `*.safetensors`.
+    """
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.training import train_stages
+
+    first = stages[0]
+    splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}
+    root, _ = fetch(DatasetConfig(source=dataset, **splits), cache, s3)
+    return train_stages(stages, root, out)

@@ -1,4 +1,6 @@
-"""A real Airflow with its scheduler, API server and the embedded S3 server; started once for all tests that want it."""
+"""A real Airflow with its scheduler and API server, and an S3 server that it reaches by its connection `hpe_s3`.
+
+Started once for all tests that want it."""
 
 from __future__ import annotations
 
@@ -97,7 +99,16 @@ def _start(config: pytest.Config) -> AirflowServer:
 
     home = prepare_home()
     store = ObjectStore(home / "object-store", airflow_home.REPOSITORY / ".venv-object-store/bin/python")
-    environment = os.environ | airflow_home.environment(home) | store.start().environment
+    # The tasks and the pages reach S3 through Airflow's connection, and by nothing else.
+    settings = store.start().client_settings
+    airflow(
+        *(home, "connections", "add", "hpe_s3", "--conn-type", "aws"),
+        *("--conn-login", settings.pop("aws_access_key_id")),
+        *("--conn-password", settings.pop("aws_secret_access_key")),
+        *("--conn-extra", json.dumps(settings)),
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment = inherited | airflow_home.environment(home)
     process = subprocess.Popen(
         [sys.executable, airflow_home.REPOSITORY / "tools/ui.py", "--port", "0", "--timeout", str(START_S)],
         env=environment,

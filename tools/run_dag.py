@@ -29,6 +29,7 @@ DAG_ID = "hpe_requantize"
 _STARTED = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 _STATE = re.compile(r"Task instance state updated .*new_state=(\w+)")
 _REUSED = re.compile(r"\w+: reused .*\[hpe_tasks\.runs\]")
+_PROGRESS = re.compile(r"\[info\s*\] (.*?)\s*\[hpe_tasks\.progress\]")
 _OURS = re.compile(r"\[(?:warning|error)\s*\] (.*?)\s*\[hpe_\w+[\w.]*\]")
 
 
@@ -58,13 +59,17 @@ def follow(lines: Iterable[str], log: Path) -> None:
             if found := _STARTED.search(line):
                 task, began, reused = found[1], time.monotonic(), False
                 print(f"  {task:20}", end="", flush=True)
+            elif sys.stdout.isatty() and (found := _PROGRESS.search(line)):
+                print(f"\r  {task:20}{found[1]}\033[K", end="", flush=True)
             elif found := _OURS.search(line):
                 notes.setdefault(found[1].removeprefix(f"{task} failed: "), False)
             elif _REUSED.search(line):
                 reused = True
             elif task and (found := _STATE.search(line)):
                 state = "reused" if reused and found[1] == "success" else found[1].replace("success", "done")
-                print(f"{state:10}{time.monotonic() - began:6.1f} s")
+                # A terminal's line may show progress: it is written over.
+                again = f"\r\033[K  {task:20}" if sys.stdout.isatty() else ""
+                print(f"{again}{state:10}{time.monotonic() - began:6.1f} s")
                 print("".join(f"    {note}\n" for note, told in notes.items() if not told), end="", flush=True)
                 notes = dict.fromkeys(notes, True)
                 task = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,14 @@ MIN_OPSET = 13
 _MIN_IR = 7
 """IR version that came with opset 12; from 4 on initializers need not be graph inputs."""
 
-_QUANTIZED_OPS = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
+_QUANTIZED_OPS = {
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "QLinearConv",
+    "QuantizeLinear",
+}
 
 
 def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
@@ -42,6 +49,7 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     model = _load(source)
     _drop_initializers_from_inputs(model)
     _constants_to_initializers(model)
+    _name_nodes(model)
     _modernize(model, source)
     model = _convert(model, source)
     _fit_input(model, source, config)
@@ -53,7 +61,7 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     _try_run(model, source, config)
     partial = destination.with_suffix(".part")
     onnx.save(model, partial)
-    os.replace(partial, destination)
+    partial.replace(destination)
 
 
 def heatmap_output(model: onnx.ModelProto, config: ModelConfig, source: Path) -> str:
@@ -115,6 +123,19 @@ def _constants_to_initializers(model: onnx.ModelProto) -> None:
         tensor.name = node.output[0]
         model.graph.initializer.append(tensor)
         model.graph.node.remove(node)
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """AIMET finds patterns by node names: without names it folds no batch norm, in silence."""
+    uses = Counter(node.name for node in model.graph.node)
+    taken = set(uses)
+    for index, node in enumerate(model.graph.node):
+        if not node.name or uses[node.name] > 1:
+            name = f"{node.op_type}_{index}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
 
 
 def _modernize(model: onnx.ModelProto, source: Path) -> None:

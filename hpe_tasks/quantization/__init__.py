@@ -93,7 +93,7 @@ def best_device() -> str:
 
     if torch.cuda.is_available():
         return "cuda"
-    log.warning("No CUDA device is available: calibration and QuantSim run on the CPU, which takes several times longer.")
+    log.warning("No CUDA device is available: calibration and QuantSim run on the CPU, several times more slowly.")
     return "cpu"
 
 

@@ -47,6 +47,7 @@ def import_aimet(module: str) -> ModuleType:
     At import AIMET configures Python's logging anew: it closes all handlers of the process and sends its own INFO lines
     to stdout, where they would mix with results. Here its loggers hand warnings to the process's own handlers instead.
     """
+
     def keep_configuration(config: dict[str, Any]) -> None:
         for name in config["loggers"]:
             logging.getLogger(name).setLevel(_AIMET_LOG_LEVELS.get(name, logging.WARNING))

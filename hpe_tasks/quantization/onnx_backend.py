@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +28,7 @@ MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
 
 _ACTIVATIONS = {"Relu", "Clip"}
-_HEATMAP_OPS = {"QcQuantizeOp", "ConvTranspose", "Transpose", "Resize", "Upsample", "Identity", "Sigmoid", "Reshape", "Cast"}
+_HEATMAP_OPS = {"QcQuantizeOp", "ConvTranspose", "Transpose", "Resize", "Identity", "Sigmoid", "Reshape", "Cast"}
 _LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
 
 
@@ -48,8 +47,8 @@ def quantize(
         sim = calibrated_sim(config, recipe, checkpoint, batches, draft, device)
         with vendor_warnings_muted():
             sim.export(folder, "sim", export_model=False, encoding_version="1.0.0")
-        os.replace(Path(folder) / "sim.encodings", encodings)
-        os.replace(draft, model)
+        (Path(folder) / "sim.encodings").replace(encodings)
+        draft.replace(model)
     return model, encodings
 
 
@@ -68,12 +67,12 @@ def calibrated_sim(
     prepare_onnx(checkpoint, prepared, config)
     with vendor_warnings_muted():
         onnx.save(_fold_and_equalize(onnx.load(prepared), recipe), prepared)
-        sim = build_sim(prepared, config, recipe, device)
+        sim = build_sim(prepared, recipe, device)
         sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
     return sim
 
 
-def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, device: str) -> Any:
+def build_sim(model: Path, recipe: QuantizationRecipe, device: str) -> Any:
     """An uncalibrated `aimet_onnx.QuantizationSimModel`, with AIMET's rules adapted to onnxruntime's kernels."""
     aimet_onnx = import_aimet("aimet_onnx")
     import onnxruntime as ort
@@ -104,11 +103,11 @@ def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, devi
     return sim
 
 
-def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
+def load_sim(recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
     """Rebuild the stored simulation with its calibrated ranges."""
     quantsim = import_aimet("aimet_onnx.quantsim")
     with vendor_warnings_muted():
-        sim = build_sim(model, config, recipe, device)
+        sim = build_sim(model, recipe, device)
         try:
             quantsim.load_encodings_to_sim(sim, str(encodings), strict=True, allow_overwrite=False)
         except (*REFUSALS, OSError) as error:
@@ -123,7 +122,7 @@ def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
 ) -> Callable[[np.ndarray], np.ndarray]:
     """As `hpe_tasks.quantization.load_quantsim`."""
-    return as_predictor(load_sim(config, recipe, model, encodings, device), config, model)
+    return as_predictor(load_sim(recipe, model, encodings, device), config, model)
 
 
 def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -175,8 +174,8 @@ def _leave_bounds_float(sim: Any) -> None:
 def _keep_heatmap_peaks(sim: Any) -> None:
     """Measure the extremes of the heatmaps, whatever the recipe's scheme.
 
-    Peaks are a few values in ten thousand: tf_enhanced finds it cheapest to cut them off, and with them the joints. From
-    the outputs back to the last convolution everything is heatmaps.
+    Peaks are a few values in ten thousand: tf_enhanced finds it cheapest to cut them off, and with them the joints.
+    From the outputs back to the last convolution everything is heatmaps.
     """
     extremes = import_aimet("aimet_onnx.common.defs").QuantScheme.post_training_tf
     graph = sim.model.model.graph

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -119,9 +118,9 @@ def _prepare(network: nn.Module, config: ModelConfig, recipe: QuantizationRecipe
     """The network as it is quantized: every operation a module of its own, batch norms folded, layers equalized.
 
     Additions become modules and reused activations get copies; otherwise AIMET leaves them unquantized in silence.
-    Equalization leaves layers around a ReLU6 as they are: only a positively homogeneous activation lets scales move, and
-    to replace ReLU6 by ReLU first costs more than it wins (float heatmaps of pose_mobilenet change by 16 dB SQNR, whereas
-    quantization itself leaves 23 dB).
+    Equalization leaves layers around a ReLU6 as they are: only a positively homogeneous activation lets scales move.
+    Replacing ReLU6 by ReLU first costs more than it wins: it alone moved the float heatmaps of a trained pose_mobilenet
+    to 16 dB SQNR, where quantization without it keeps 23 dB.
     """
     prepared: nn.Module = import_aimet("aimet_torch.model_preparer").prepare_model(network.eval().cpu())
     folded: list[tuple[nn.Module, nn.Module]] = []
@@ -197,9 +196,9 @@ def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
     """
     for module in sim.model.modules():
         quantizers = getattr(module, "param_quantizers", None)
-        if not isinstance(module, nn.ConvTranspose2d) or module.groups == 1 or not quantizers or not quantizers["weight"]:
+        if not isinstance(module, nn.ConvTranspose2d) or not quantizers or quantizers["weight"] is None:
             continue
-        if module.groups != module.in_channels or module.out_channels != module.in_channels:
+        if not 1 < module.groups == module.in_channels == module.out_channels:
             continue
         old, shape = quantizers["weight"], (module.in_channels, 1, 1, 1)
         analyzer = type(old.encoding_analyzer)(shape)
@@ -229,7 +228,7 @@ def _store(sim: Any, out: Path) -> tuple[Path, Path]:
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     partial = model.with_suffix(".part")
     save_file(tensors, partial, metadata={"encodings_sha256": _sha256(encodings)})
-    os.replace(partial, model)
+    partial.replace(model)
     return model, encodings
 
 
@@ -239,13 +238,9 @@ def _read(model: Path, encodings: Path) -> dict[str, torch.Tensor]:
             promised = (file.metadata() or {}).get("encodings_sha256")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
-        raise QuantizationError(
-            f"{model} cannot be read: {error}", hint="Run the step `quantize` again."
-        ) from error
+        raise QuantizationError(f"{model} cannot be read: {error}", hint="Run the step `quantize` again.") from error
     if promised != _sha256(encodings):
-        raise QuantizationError(
-            f"{encodings} does not belong to {model}.", hint="Run the step `quantize` again."
-        )
+        raise QuantizationError(f"{encodings} does not belong to {model}.", hint="Run the step `quantize` again.")
     return tensors
 
 
@@ -256,4 +251,4 @@ def _sha256(file: Path) -> str:
 def _write(file: Path, content: bytes) -> None:
     partial = file.with_suffix(".part")
     partial.write_bytes(content)
-    os.replace(partial, file)
+    partial.replace(file)

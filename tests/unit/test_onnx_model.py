@@ -52,6 +52,17 @@ def test_a_network_is_cleaned_and_computes_the_same(fields: dict[str, Any], tmp_
     np.testing.assert_array_equal(_run(again, images), _run(cleaned, images))
 
 
+def test_every_node_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    model = tiny.pose_onnx()
+    for node in model.graph.node[1:3]:
+        node.name = "twin"
+    onnx.save(model, tmp_path / "source.onnx")
+    prepare_onnx(tmp_path / "source.onnx", tmp_path / "cleaned.onnx", tiny.onnx_config())
+    names = [node.name for node in onnx.load(tmp_path / "cleaned.onnx").graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
 def test_constant_nodes_become_initializers(tmp_path: Path) -> None:
     model = tiny.pose_onnx()
     weight = next(t for t in model.graph.initializer if t.name == "head.w")

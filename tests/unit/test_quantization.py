@@ -270,7 +270,7 @@ def test_stored_files_that_do_not_belong_together_are_refused(
 ) -> None:
     assert callable(damage)
     files = damage(stored, tmp_path)
-    with pytest.raises(QuantizationError, match="does not belong|cannot be read") as caught:
+    with pytest.raises(QuantizationError, match=r"does not belong|cannot be read") as caught:
         load_quantsim(MOBILENET, MIN_MAX, files.model, files.encodings, "cpu")
     assert "quantize" in caught.value.hint
 

@@ -1,0 +1,68 @@
+"""Quantization at the size of a published network: pose_resnet_50 with random weights at 256×256."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import tiny_networks as tiny
+import torch
+from safetensors.torch import save_file
+
+from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.export import check_onnx, export_onnx
+from hpe_tasks.models import build_model
+from hpe_tasks.placement import audit_placement
+from hpe_tasks.quantization import load_quantsim, quantize_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.integration]
+
+CONFIG = ModelConfig(architecture="pose_resnet_50", checkpoint="random", input_width=256, input_height=256)
+RECIPE = QuantizationRecipe(scheme="min_max")
+
+
+def test_pose_resnet_50_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "weights.safetensors"
+    network = build_model(CONFIG)
+    save_file(network.state_dict(), checkpoint)
+    images = tiny.smooth_images(3, CONFIG)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+
+    simulated, exported = tmp_path / "quantsim", tmp_path / "exported"
+    simulated.mkdir()
+    exported.mkdir()
+    files = quantize_model(CONFIG, RECIPE, checkpoint, [images], simulated, "cpu")
+    path = export_onnx(CONFIG, RECIPE, files.model, files.encodings, exported)
+
+    assert 130e6 < files.model.stat().st_size < 140e6
+    assert path.stat().st_size <= 36e6
+    check_onnx(path)
+    audit = audit_placement(path)
+    assert audit.int8_mac_share > 0.7
+    assert 7e9 < audit.total_macs < 7.5e9
+    assert len(audit.float_operators) == 3
+    assert all(name.startswith("ConvTranspose") for name in audit.float_operators)
+
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    one, three = (session.run(None, {"image": images[:count]})[0] for count in (1, 3))
+    assert one.shape == (1, 17, 64, 64)
+    np.testing.assert_allclose(three[:1], one)
+
+    heatmaps = load_quantsim(CONFIG, RECIPE, files.model, files.encodings, "cpu")(images)
+    step = np.ptp(heatmaps) / 255
+    difference = np.abs(three - heatmaps)
+    # A code that rounds the other way moves a few codes of the next layer; 54 layers leave about one step.
+    assert difference.mean() < step
+    assert np.quantile(difference, 0.99) < 4 * step
+    assert _decibels(expected, heatmaps) > 20
+    assert _decibels(expected, three) > 20
+    assert {i.name for i in onnx.load(path).graph.input} == {"image"}
+
+
+def _decibels(signal: np.ndarray, noisy: np.ndarray) -> float:
+    return float(10 * np.log10((signal**2).sum() / ((signal - noisy) ** 2).sum()))
