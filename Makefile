@@ -20,6 +20,8 @@ export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export XDG_CACHE_HOME := $(CURDIR)/.cache
 export XDG_CONFIG_HOME := $(CURDIR)/.cache/config
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+# Threads that wait by spinning slow a busy machine down tenfold.
+export OMP_WAIT_POLICY ?= PASSIVE
 export GX_ANALYTICS_ENABLED := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -74,6 +76,8 @@ format: .venv/ready ## Format the code
 
 lock: $(UV) ## Resolve the dependencies anew into the hashed requirements.txt files
 	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
+	@$(LOCK) --extra scheduler pyproject.toml -c requirements.txt -o docker/airflow/requirements.txt
+	@$(LOCK) --extra worker pyproject.toml -c requirements.txt -o docker/worker/requirements.txt
 	@$(LOCK) docker/object-store/requirements.in -o docker/object-store/requirements.txt
 
 clean: stop ## Remove everything that was generated, the libraries included

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -398,6 +399,8 @@ def main() -> None:
     """Entry point of the `hpe` command."""
     from hpe_tasks.errors import BadInputError, HpeError
 
+    # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
     try:

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
 from moto import mock_aws
@@ -177,23 +177,24 @@ def test_full_disk_while_a_step_writes(workspace: Workspace, tmp_path: Path) -> 
     assert not list(tmp_path.rglob("half"))
 
 
-def test_full_disk_while_writing_a_small_file(tmp_path: Path) -> None:
-    # /dev/full answers every write as a full disk does.
-    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+def test_full_disk_while_writing_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "record.json"
     target.write_bytes(b"old")
-    with full, pytest.MonkeyPatch.context() as patch:
-        real = os.fdopen
 
-        def open_full(descriptor: int, mode: str) -> IO[bytes]:
-            os.close(descriptor)
-            return real(os.dup(full.fileno()), mode)
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patch.setattr(os, "fdopen", open_full)
-        with pytest.raises(StorageError, match=r"record\.json"):
-            write_atomically(target, b"new")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(StorageError, match=r"record\.json"):
+        write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "record.json", b"1")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "record.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_abandoned_scratch_is_swept(tmp_path: Path) -> None:
