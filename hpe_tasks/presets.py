@@ -69,7 +69,7 @@ PRESETS: dict[str, Preset] = {
                 "evaluation_split": "val",
                 "min_persons": 300,
             },
-            "recipe": {"cross_layer_equalization": True},
+            "recipe": {"cross_layer_equalization": True, "calibration_images": 120},
             "gate": {"min_ap": 0.6},
             "destination": {"name": "sample-pose"},
         },
