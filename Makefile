@@ -51,7 +51,7 @@ run: setup ## Quantize, prove and publish a model with the DAG; ends with the ta
 	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset '$(PRESET)' --conf '$(CONF)'
 
 test: setup ## Run the whole test suite
-	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --dist loadgroup --basetemp=.cache/pytest $(ARGS)
+	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --dist loadfile --basetemp=.cache/pytest $(ARGS)
 
 ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 	@$(WITH_S3) exec $(BIN)/python tools/ui.py --port $(PORT)

@@ -32,11 +32,13 @@ Architecture = Literal[
 class Frozen(BaseModel):
     """Immutable record that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelConfig(Frozen):
     """The pose network, where its weights come from, and how images must be presented to it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     architecture: Architecture = Field(
         default="pose_mobilenet",
@@ -163,6 +165,8 @@ class EvaluationConfig(Frozen):
 
 class GateLimits(Frozen):
     """What a model must reach before it may be published."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest COCO AP of the exported file.")
     max_ap_drop: float = Field(

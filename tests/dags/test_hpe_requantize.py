@@ -188,7 +188,6 @@ def folder_of(date: datetime) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("dag-outcomes")  # they share what the first one computes
 @pytest.mark.usefixtures("s3_server")
 class TestOutcomes:
     """The DAG really run, with `dag.test`, in each way that a run can end."""

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 __all__ = ["airflow_server"]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.xdist_group("airflow-server")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SECTIONS = (
     "Run Parameters",

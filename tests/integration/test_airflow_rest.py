@@ -11,7 +11,7 @@ from airflow_server import AirflowServer, airflow_server
 
 __all__ = ["airflow_server"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("airflow-server")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 RUNS = "/api/v2/dags/hpe_requantize/dagRuns"
 

@@ -20,7 +20,6 @@ from hpe_tasks.object_store import Server
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.xdist_group("airflow-tasks-test"),
     pytest.mark.timeout(1200),  # a new process for each task, and most of them import AIMET
 ]
 
