@@ -50,6 +50,7 @@ setup: .airflow/ready .venv-object-store/ready ## Install everything and prepare
 run: setup ## Quantize, prove and publish a model with the DAG; ends with the table of results
 	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset '$(PRESET)' --conf '$(CONF)'
 
+# By file, because the tests of a file share servers and results; grouping by mark has no effect with pytest 9.2.
 test: setup ## Run the whole test suite
 	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --dist loadfile --basetemp=.cache/pytest $(ARGS)
 

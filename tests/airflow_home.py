@@ -6,12 +6,14 @@ import it, before they do.
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -34,6 +36,12 @@ def environment(home: Path) -> dict[str, str]:
 def prepare() -> Path:
     """Make the home of this process and point the environment to it."""
     home = Path(tempfile.mkdtemp(prefix="airflow-"))
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
     os.environ.update(environment(home))
     return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_airflow_home() -> Iterator[None]:
+    """Remove the home after the last test; pytest-xdist ends its workers without their exit functions."""
+    yield
+    shutil.rmtree(prepare(), ignore_errors=True)

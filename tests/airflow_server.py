@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,23 @@ class AirflowServer:
         url: Address of the UI and the API.
         passwords: By user: admin, operator, viewer.
         settings: A run's settings that take seconds and pass the gate.
+        users: Fixtures that hold it; the last one stops it.
     """
 
     url: str
     home: Path
     passwords: dict[str, str]
     settings: dict[str, Any]
+    process: subprocess.Popen[str]
+    store: ObjectStore
+    users: int = 0
+
+    def stop(self) -> None:
+        """Stop Airflow and the S3 server, and remove what they left."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        self.store.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def session(self, user: str) -> requests.Session:
         """A session that is logged in by a token."""
@@ -87,25 +99,32 @@ _running: list[AirflowServer] = []
 
 
 @pytest.fixture(scope="session")
-def airflow_server(request: pytest.FixtureRequest) -> AirflowServer:
+def airflow_server() -> Iterator[AirflowServer]:
     """The running Airflow; the first test that asks waits for its start."""
+    # Each file that imports this fixture has one of its own: they share the server of the process.
     if not _running:
-        _running.append(_start(request.config))
-    return _running[0]
+        _running.append(_start())
+    server = _running[0]
+    server.users += 1
+    yield server
+    server.users -= 1
+    if not server.users:
+        _running.clear()
+        server.stop()
 
 
-def _start(config: pytest.Config) -> AirflowServer:
+def _start() -> AirflowServer:
     from tiny_inputs import tiny_settings
 
     home = prepare_home()
     store = ObjectStore(home / "object-store", airflow_home.REPOSITORY / ".venv-object-store/bin/python")
     # The tasks and the pages reach S3 through Airflow's connection, and by nothing else.
-    settings = store.start().client_settings
+    s3 = store.start().client_settings
     airflow(
         *(home, "connections", "add", "hpe_s3", "--conn-type", "aws"),
-        *("--conn-login", settings.pop("aws_access_key_id")),
-        *("--conn-password", settings.pop("aws_secret_access_key")),
-        *("--conn-extra", json.dumps(settings)),
+        *("--conn-login", s3.pop("aws_access_key_id")),
+        *("--conn-password", s3.pop("aws_secret_access_key")),
+        *("--conn-extra", json.dumps(s3)),
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment = inherited | airflow_home.environment(home)
@@ -115,22 +134,18 @@ def _start(config: pytest.Config) -> AirflowServer:
         stdout=subprocess.PIPE,
         text=True,
     )
-
-    def stop() -> None:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        store.stop()
-        shutil.rmtree(home, ignore_errors=True)
-
-    config.add_cleanup(stop)
     assert process.stdout is not None
     for line in process.stdout:
         if found := re.search(r"ready: (http://127\.0\.0\.1:\d+)", line):
             passwords = json.loads((home / ".airflow/passwords.json").read_text())
-            settings = tiny_settings(home / "tiny")
-            server = AirflowServer(found[1], home, passwords, settings)
-            _wait_for_dag(server)
+            server = AirflowServer(found[1], home, passwords, tiny_settings(home / "tiny"), process, store)
+            try:
+                _wait_for_dag(server)
+            except BaseException:
+                server.stop()
+                raise
             return server
+    store.stop()
     pytest.fail(f"Airflow did not start; see {home}/.airflow/logs")
 
 

@@ -59,6 +59,8 @@ def quantize_model(
         ConfigError: `recipe.aimet_config` is missing or not a valid AIMET configuration.
         QuantizationError: There is no calibration image, an image has the wrong shape, or AIMET cannot quantize it.
     """
+    if device == "cpu":
+        log.warning("Calibrating on the CPU, several times more slowly than on a GPU.")
     if config.architecture == "onnx":
         from hpe_tasks.quantization import onnx_backend
 
@@ -88,13 +90,10 @@ def load_quantsim(
 
 
 def best_device() -> str:
-    """`cuda` where there is a GPU, else `cpu` with a warning in the log."""
+    """`cuda` where there is a GPU, else `cpu`."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    log.warning("No CUDA device is available: calibration and QuantSim run on the CPU, several times more slowly.")
-    return "cpu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def tool_versions() -> dict[str, str]:

@@ -28,7 +28,6 @@ MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
 
 _ACTIVATIONS = {"Relu", "Clip"}
-_HEATMAP_OPS = {"QcQuantizeOp", "ConvTranspose", "Transpose", "Resize", "Identity", "Sigmoid", "Reshape", "Cast"}
 _LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
 
 
@@ -99,7 +98,6 @@ def build_sim(model: Path, recipe: QuantizationRecipe, device: str) -> Any:
     weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
     _leave_bounds_float(sim)
     _fuse_activations(sim)
-    _keep_heatmap_peaks(sim)
     return sim
 
 
@@ -169,26 +167,6 @@ def _leave_bounds_float(sim: Any) -> None:
                 quantizer = sim.qc_quantize_op_dict.get(source.get(name, name))
                 if quantizer is not None:
                     quantizer.enabled = False
-
-
-def _keep_heatmap_peaks(sim: Any) -> None:
-    """Measure the extremes of the heatmaps, whatever the recipe's scheme.
-
-    Peaks are a few values in ten thousand: tf_enhanced finds it cheapest to cut them off, and with them the joints.
-    From the outputs back to the last convolution everything is heatmaps.
-    """
-    extremes = import_aimet("aimet_onnx.common.defs").QuantScheme.post_training_tf
-    graph = sim.model.model.graph
-    producer = {name: node for node in graph.node for name in node.output}
-    pending = [output.name for output in graph.output]
-    while pending:
-        name = pending.pop()
-        quantizer = sim.qc_quantize_op_dict.get(name)
-        if quantizer is not None:
-            quantizer.set_quant_scheme(extremes)
-        node = producer.get(name)
-        if node is not None and node.op_type in _HEATMAP_OPS:
-            pending.append(node.input[0])
 
 
 def _fuse_activations(sim: Any) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import airflow_home
 import pytest
+from airflow_home import remove_airflow_home
+
+__all__ = ["remove_airflow_home"]
 
 HOME = airflow_home.prepare()
 
