@@ -79,7 +79,8 @@ def _axis(size: int, cells: int) -> _Axis:
 def smoothing_matrix(size: int, cells: int) -> NDArray[np.float64]:
     """Give the matrix that upsamples an axis and smooths it: size×cells, no weight negative, rows of sum 1.
 
-    The Gaussian is cut at 4 σ, and the border reflects the pixels, the outermost included (SciPy's `reflect`).
+    The Gaussian is cut at four standard deviations, and the border reflects the pixels, the outermost included (SciPy's
+    `reflect`).
     """
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     kernel = np.exp(-0.5 * (offsets / SIGMA) ** 2)
@@ -91,7 +92,7 @@ def smoothing_matrix(size: int, cells: int) -> NDArray[np.float64]:
     # One column more, for the next cell of the last, whose share is 0.
     cell = np.arange(size)[:, None] * (cells + 1) + axis.lower[source]
     length = size * (cells + 1)
-    flat = np.bincount(cell.ravel(), (kernel * (1 - share)).ravel(), length)
+    flat = np.bincount(cell.ravel(), (kernel * (1 - share)).ravel(), length).astype(np.float64)
     flat[1:] += np.bincount(cell.ravel(), (kernel * share).ravel(), length)[:-1]
     return flat.reshape(size, cells + 1)[:, :cells]
 

@@ -1,8 +1,8 @@
 """Part-affinity fields: how OpenPose describes all people of an image at once, and how people are read from its maps.
 
-A network gives 19 heatmaps (the joints of `OPENPOSE18` and the background) and 38 channels of part-affinity fields: for
-each limb of `OPENPOSE18` two, the x and y of a vector that points along the limb where a limb is, and is zero elsewhere.
-People are given and returned with COCO's 17 joints.
+A network gives 19 heatmaps (the joints of `OPENPOSE18` and the background) and 38 channels of part-affinity fields: two
+for each limb of `OPENPOSE18`, the x and y of a vector that points along the limb where there is one, and is zero
+elsewhere. People are given and returned with COCO's 17 joints.
 
 Conventions: sizes are (W, H), arrays H×W; coordinates are (x, y) in image pixels as COCO's annotations have them. The
 centre of the first pixel of a map is at (−0.5, −0.5): the published decoder subtracts half a pixel from what it finds,
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.codecs.map_peaks import Peaks, find_map_peaks
 from hpe_tasks.codecs.upsampling import UpsampledMaps
+from hpe_tasks.errors import CheckpointError
 from hpe_tasks.skeletons import COCO17, OPENPOSE18
 
 Floats = NDArray[np.floating[Any]]
@@ -41,7 +42,13 @@ PEAK_SIGMA = 7 / 8
 LIMB_WIDTH = 1.0
 """Half the breadth of a limb in cells, as OpenPose draws it."""
 
-_LIMBS = np.array(OPENPOSE18.limb_indices())
+OFF_GRID = 0.01
+"""Pixels by which `encode_people` moves joints. Annotated joints lie at whole pixels, so that in an image with a whole
+number of pixels to a cell (as 480 to 48) many would peak midway between two pixels. Both are then peaks, and a person
+would be found twice."""
+
+_LIMB_ENDS = OPENPOSE18.limb_indices()
+_LIMBS = np.array(_LIMB_ENDS)
 # The neck is no COCO joint; behind COCO's joints it would be the 18th.
 _FROM_COCO = [COCO17.joints.index(joint) if joint != "neck" else len(COCO17.joints) for joint in OPENPOSE18.joints]
 _TO_COCO = tuple(joint if joint < len(COCO17.joints) else None for joint in _FROM_COCO)
@@ -57,6 +64,8 @@ _MIN_JOINTS = 4
 _MIN_MEAN_SCORE = 0.4
 _SCORE_DECIMALS = 9
 _PAIRS_AT_ONCE = 4096
+# Some seconds of work. A hundred people with ten false peaks for each joint of theirs make fewer.
+_MAX_PAIRS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ def decode_people(heatmaps: Floats, pafs: Floats, image_size: tuple[int, int]) -
 
     Raises:
         ValueError: The maps have other shapes, or hold values that are not finite.
+        CheckpointError: There are so many peaks that the maps cannot be those of a trained network.
     """
     if heatmaps.ndim != 3 or len(heatmaps) != HEATMAPS or pafs.shape != (PAF_CHANNELS, *heatmaps.shape[1:]):
         raise ValueError(
@@ -137,7 +147,7 @@ def encode_people(
     labelled = np.asarray(visible).reshape(coco.shape[:2]) > 0
     width, height = map_size
     # Half a pixel as `decode_people` takes it off, then OpenCV's half-pixel centres.
-    points = (_with_neck(coco) + 1.0) * (width / image_size[0], height / image_size[1]) - 0.5
+    points = (_with_neck(coco) + 1.0 + OFF_GRID) * (width / image_size[0], height / image_size[1]) - 0.5
     shown = np.concatenate([labelled, labelled[:, _SHOULDERS].all(axis=1, keepdims=True)], axis=1)[:, _FROM_COCO]
 
     spread = 2 * sigma**2
@@ -150,7 +160,7 @@ def encode_people(
     heatmaps[JOINTS] = 1 - heatmaps[:JOINTS].max(axis=0)
 
     pafs = np.zeros((PAF_CHANNELS, height, width), np.float32)
-    for (first, second), channel in zip(_LIMBS, LIMB_CHANNELS, strict=True):
+    for (first, second), channel in zip(_LIMB_ENDS, LIMB_CHANNELS, strict=True):
         both = shown[:, first] & shown[:, second]
         pafs[channel : channel + 2] = _limb_field(points[both, first], points[both, second], map_size, limb_width)
     return heatmaps, pafs
@@ -223,6 +233,11 @@ def _candidates(pafs: Floats, peaks: Peaks, image_size: tuple[int, int]) -> _Lim
     count = np.diff(start)
     last = np.cumsum(count[_LIMBS[:, 0]] * count[_LIMBS[:, 1]])
     total = int(last[-1])
+    if total > _MAX_PAIRS:
+        raise CheckpointError(
+            f"The heatmaps have {len(peaks.maps)} peaks, far more than people have joints.",
+            hint="Check that the network is trained and that its input is normalized as in its training.",
+        )
     portions = []
     for begin in range(0, total, _PAIRS_AT_ONCE):
         pair = np.arange(begin, min(begin + _PAIRS_AT_ONCE, total))
@@ -303,7 +318,7 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
 
     number = 0
     for limb, first, second, limb_score in limbs:
-        first_joint, second_joint = (int(joint) for joint in _LIMBS[limb])
+        first_joint, second_joint = _LIMB_ENDS[limb]
         either = {**holders.get(first, {}), **holders.get(second, {})}
         holding = [either[key] for key in sorted(either)]
         if len(holding) > 1 and not holding[0].peaks.keys() & holding[1].peaks.keys():
@@ -320,7 +335,7 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
                 take(person, second_joint, second)
                 person.count += 1
                 person.score += scores[second] + limb_score
-        elif limb < len(_LIMBS) - _JOINING_LIMBS:
+        elif limb < len(_LIMB_ENDS) - _JOINING_LIMBS:
             person = persons[number] = _Person(number)
             number += 1
             take(person, first_joint, first)

@@ -51,7 +51,7 @@ class UpsampledMaps(Generic[Value]):
         self._x = interpolation(image_size[0], width)
         self._y = interpolation(image_size[1], height)
         # One more row and column, whose share is 0, so that the next cell always exists.
-        self._cells = np.pad(maps, ((0, 0), (0, 1), (0, 1)), mode="edge").ravel()
+        self._cells: NDArray[Value] = np.pad(maps, ((0, 0), (0, 1), (0, 1)), mode="edge").ravel()
         self._row = width + 1
         self._map = (width + 1) * (height + 1)
 

@@ -100,9 +100,10 @@ class AimetPose(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 # The first of a pair, which has no bias, is followed by no activation.
-                gain = "linear" if module.bias is None else "relu"
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity=gain)
-                if module.bias is not None:
+                if module.bias is None:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                else:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                     nn.init.zeros_(module.bias)
         # Both kinds of maps are zero nearly everywhere: start there.
         for head in (self.stage1_1, self.stage1_2, self.stage2_1, self.stage2_2):
