@@ -149,7 +149,56 @@ EFFICIENTPOSE16 = Skeleton(
     limbs=MPII16.limbs,
 )
 
-SKELETONS: dict[str, Skeleton] = {s.name: s for s in (COCO17, MPII16, EFFICIENTPOSE16)}
+OPENPOSE18 = Skeleton(
+    name="openpose18",
+    # The joint heatmaps of OpenPose, which a heatmap of the background follows. The neck is no COCO joint: it lies
+    # midway between the shoulders.
+    joints=(
+        "nose",
+        "neck",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_eye",
+        "left_eye",
+        "right_ear",
+        "left_ear",
+    ),
+    # In the order in which OpenPose assembles people from them; each has a part-affinity field from the first joint
+    # to the second.
+    limbs=(
+        ("neck", "right_shoulder"),
+        ("neck", "left_shoulder"),
+        ("right_shoulder", "right_elbow"),
+        ("right_elbow", "right_wrist"),
+        ("left_shoulder", "left_elbow"),
+        ("left_elbow", "left_wrist"),
+        ("neck", "right_hip"),
+        ("right_hip", "right_knee"),
+        ("right_knee", "right_ankle"),
+        ("neck", "left_hip"),
+        ("left_hip", "left_knee"),
+        ("left_knee", "left_ankle"),
+        ("neck", "nose"),
+        ("nose", "right_eye"),
+        ("right_eye", "right_ear"),
+        ("nose", "left_eye"),
+        ("left_eye", "left_ear"),
+        ("right_shoulder", "right_ear"),
+        ("left_shoulder", "left_ear"),
+    ),
+)
+
+SKELETONS: dict[str, Skeleton] = {s.name: s for s in (COCO17, MPII16, EFFICIENTPOSE16, OPENPOSE18)}
 
 
 def common_joints(model: Skeleton, dataset: Skeleton) -> tuple[tuple[str, int, int], ...]:

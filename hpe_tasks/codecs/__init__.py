@@ -13,13 +13,17 @@ from hpe_tasks.codecs.heatmap import (
     inverse_crop_matrix,
     transform_points,
 )
+from hpe_tasks.codecs.paf import People, decode_people, encode_people
 
 __all__ = [
+    "People",
     "Poses",
     "box_to_center_scale",
     "crop_matrix",
     "decode_heatmaps",
+    "decode_people",
     "encode_heatmaps",
+    "encode_people",
     "find_peaks",
     "inverse_crop_matrix",
     "transform_points",

@@ -9,6 +9,7 @@ from torch import nn
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import ConfigError
+from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.pose_mobilenet import PoseMobileNet
 from hpe_tasks.models.pose_resnet import LAYERS, PoseResNet
 
@@ -23,7 +24,13 @@ def _mobilenet(config: ModelConfig) -> nn.Module:
     return PoseMobileNet(len(config.joints.joints), width_multiplier=config.width_multiplier)
 
 
+def _aimet_pose(_: ModelConfig) -> nn.Module:
+    # Its joints are fixed, and its maps need the `paf` codec.
+    return AimetPose()
+
+
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "aimet_pose": _aimet_pose,
     "pose_mobilenet": _mobilenet,
     **{f"pose_resnet_{depth}": _resnet(depth) for depth in LAYERS},
 }
@@ -32,8 +39,9 @@ MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 def build_model(config: ModelConfig) -> nn.Module:
     """Build a network with random weights, float32 and in evaluation mode.
 
-    It takes normalized images N×3×H×W and gives heatmaps N×J×H/4×W/4, one for each joint of `config.joints`. No
-    module is used twice in a forward pass: AIMET would leave the second use unquantized.
+    It takes normalized images N×3×H×W and gives heatmaps N×J×H/4×W/4, one for each joint of `config.joints`;
+    `aimet_pose` gives part-affinity fields and heatmaps of both its stages, see there. No module is used twice in a
+    forward pass: AIMET would leave the second use unquantized.
 
     Raises:
         ConfigError: The architecture is not built here, as `onnx`.
