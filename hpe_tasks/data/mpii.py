@@ -293,6 +293,11 @@ def _person(row: Any, index: int, path: Path) -> MpiiPerson:
             f"{path}: person number {index} cannot be read: {fault}.",
             hint="Correct the record; validate_dataset lists all that are wrong.",
         )
+    return as_person(row, index)
+
+
+def as_person(row: dict[str, Any], index: int) -> MpiiPerson:
+    """Take a record in which `record_fault` finds no fault for a person."""
     x, y = (float(value) for value in row["center"])
     return MpiiPerson(
         index=index,

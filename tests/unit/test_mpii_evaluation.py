@@ -81,7 +81,8 @@ def make_dataset(tmp_path: Path) -> Callable[..., MpiiKeypoints]:
         truth = np.stack(joints)[chosen]
         # Heads around upper_neck and head_top; 0.6 of the diagonal, 20, is the head's size.
         middle = truth[:, 8:10].mean(axis=1)
-        heads = np.stack([middle - (10, 40 / 3), middle + (10, 40 / 3)], axis=1)
+        half = np.array([10, 40 / 3])
+        heads = np.stack([middle - half, middle + half], axis=1)
         write_mpii_mat(tmp_path / "annot" / "gt_valid.mat", MpiiMat(truth, labelled[chosen], heads))
         return load_mpii(tmp_path, "valid")
 
@@ -192,7 +193,7 @@ def test_joints_that_are_wrong_show_in_their_columns(make_dataset) -> None:
 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_predictions_meet_the_truth_in_the_same_pixels(make_dataset, shift: int) -> None:
-    """A tenth of a head is 2 pixels here, a shift by a pixel in x and y 1.4: right, unless a second pixel adds to it."""
+    """A tenth of a head is 2 pixels, a shift by one in x and y 1.4: right, unless a second pixel adds to it."""
 
     def shifted(images: np.ndarray) -> np.ndarray:
         return np.roll(colour_network(images), (shift, shift), axis=(2, 3))
