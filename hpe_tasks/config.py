@@ -162,8 +162,14 @@ class EvaluationConfig(Frozen):
 
 
 class GateLimits(Frozen):
-    """What a model must reach before it may be published."""
+    """What a model must reach before it may be published.
 
+    `metric` says which accuracy counts; the limits of the other one are not looked at.
+    """
+
+    metric: Literal["ap", "pckh"] = Field(
+        default="ap", description="Accuracy that is judged: COCO's AP, or MPII's mean PCKh@0.5."
+    )
     min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest COCO AP of the exported file.")
     max_ap_drop: float = Field(
         default=0.02, ge=0, le=1, description="Largest loss of AP from the FP32 model to the exported file."
@@ -173,6 +179,18 @@ class GateLimits(Frozen):
         ge=0,
         le=1,
         description="Largest difference in AP, either way, between QuantSim and the file.",
+    )
+    min_pckh: float = Field(
+        default=80.0, ge=0, le=100, description="Lowest mean PCKh@0.5 of the exported file in percent."
+    )
+    max_pckh_drop: float = Field(
+        default=1.0, ge=0, le=100, description="Largest loss of mean PCKh from the FP32 model to the exported file."
+    )
+    max_quantsim_pckh_gap: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Largest difference in mean PCKh, either way, between QuantSim and the file.",
     )
     min_int8_mac_share: float = Field(
         default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."

@@ -7,17 +7,11 @@ lost. A number that is missing, out of range, or made under another protocol fai
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from hpe_tasks.config import GateLimits
-from hpe_tasks.results import (
-    EvaluationReport,
-    ExportedModel,
-    GateCheck,
-    GateDecision,
-    ProtocolFingerprint,
-    QuantizedEvaluation,
-)
+from hpe_tasks.results import ExportedModel, GateCheck, GateDecision, Measurement, ProtocolFingerprint
 
 _RUNTIME_NAMES = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX"}
 
@@ -29,8 +23,32 @@ _BYTES_PER_MB = 1e6
 _NAMED_FLOAT_OPERATORS = 3
 
 
+class QuantizedMeasurements(Protocol):
+    """QuantSim and the exported file, measured alike: `QuantizedEvaluation` or `QuantizedPckhEvaluation`."""
+
+    @property
+    def quantsim(self) -> Measurement:
+        """Of the simulation."""
+
+    @property
+    def onnx(self) -> Measurement:
+        """Of the exported file."""
+
+
+@dataclass(frozen=True)
+class _Metric:
+    """An accuracy and its limits; `name` is also its unit, `best` the largest value that it can have."""
+
+    name: str
+    protocol: str
+    best: float
+    lowest: float
+    largest_drop: float
+    largest_gap: float
+
+
 def decide(
-    limits: GateLimits, fp32: EvaluationReport, quantized: QuantizedEvaluation, exported: ExportedModel
+    limits: GateLimits, fp32: Measurement, quantized: QuantizedMeasurements, exported: ExportedModel
 ) -> GateDecision:
     """Judge the exported file against the limits.
 
@@ -43,12 +61,13 @@ def decide(
         exported: The exported file, its size and its placement audit.
 
     Returns:
-        One check for each limit, in the order of `GateLimits`; passed when all of them passed.
+        One check for each limit of the metric and of the file; passed when all of them passed.
     """
+    metric = _metric(limits)
     checks = (
-        _min_ap(limits.min_ap, quantized.onnx),
-        _max_ap_drop(limits.max_ap_drop, fp32, quantized.onnx),
-        _quantsim_gap(limits.max_quantsim_gap, quantized.quantsim, quantized.onnx),
+        _lowest(metric, quantized.onnx),
+        _drop(metric, fp32, quantized.onnx),
+        _quantsim_gap(metric, quantized.quantsim, quantized.onnx),
         _int8_mac_share(limits.min_int8_mac_share, exported),
         _size_mb(limits.max_size_mb, exported),
     )
@@ -64,46 +83,58 @@ def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> t
     )
 
 
-def _min_ap(limit: float, onnx: EvaluationReport) -> GateCheck:
-    problem = _unusable(onnx, "onnxruntime")
+def _metric(limits: GateLimits) -> _Metric:
+    if limits.metric == "pckh":
+        return _Metric("PCKh", "mpii_pckh", 100.0, limits.min_pckh, limits.max_pckh_drop, limits.max_quantsim_pckh_gap)
+    return _Metric("AP", "coco_oks_ap", 1.0, limits.min_ap, limits.max_ap_drop, limits.max_quantsim_gap)
+
+
+def _lowest(metric: _Metric, onnx: Measurement) -> GateCheck:
+    problem = _unusable(metric, onnx, "onnxruntime")
     return _check(
-        "min_ap",
+        f"min_{metric.name.lower()}",
         "Accuracy of the exported file",
-        subject="ONNX AP",
-        observed=onnx.stats.ap,
-        limit=limit,
+        subject=f"ONNX {metric.name}",
+        observed=onnx.accuracy,
+        limit=metric.lowest,
         comparison="at_least",
-        unit="AP",
+        unit=metric.name,
         problem=problem,
         note=_subset_note(onnx),
     )
 
 
-def _max_ap_drop(limit: float, fp32: EvaluationReport, onnx: EvaluationReport) -> GateCheck:
-    problem = _unusable(fp32, "fp32") or _unusable(onnx, "onnxruntime") or _incomparable(fp32, onnx)
+def _drop(metric: _Metric, fp32: Measurement, onnx: Measurement) -> GateCheck:
+    problem = (
+        _unusable(metric, fp32, "fp32") or _unusable(metric, onnx, "onnxruntime") or _incomparable(metric, fp32, onnx)
+    )
     return _check(
-        "max_ap_drop",
+        f"max_{metric.name.lower()}_drop",
         "Accuracy lost by quantization",
-        subject="AP drop from FP32 to ONNX",
-        observed=None if problem else _ap(fp32) - _ap(onnx),
-        limit=limit,
+        subject=f"{metric.name} drop from FP32 to ONNX",
+        observed=None if problem else _accuracy(fp32) - _accuracy(onnx),
+        limit=metric.largest_drop,
         comparison="at_most",
-        unit="AP",
+        unit=metric.name,
         problem=problem,
         note=_subset_note(onnx),
     )
 
 
-def _quantsim_gap(limit: float, quantsim: EvaluationReport, onnx: EvaluationReport) -> GateCheck:
-    problem = _unusable(quantsim, "quantsim") or _unusable(onnx, "onnxruntime") or _incomparable(quantsim, onnx)
+def _quantsim_gap(metric: _Metric, quantsim: Measurement, onnx: Measurement) -> GateCheck:
+    problem = (
+        _unusable(metric, quantsim, "quantsim")
+        or _unusable(metric, onnx, "onnxruntime")
+        or _incomparable(metric, quantsim, onnx)
+    )
     return _check(
         "quantsim_gap",
         "Agreement of simulation and exported file",
-        subject="AP gap between QuantSim and ONNX",
-        observed=None if problem else abs(_ap(quantsim) - _ap(onnx)),
-        limit=limit,
+        subject=f"{metric.name} gap between QuantSim and ONNX",
+        observed=None if problem else abs(_accuracy(quantsim) - _accuracy(onnx)),
+        limit=metric.largest_gap,
         comparison="at_most",
-        unit="AP",
+        unit=metric.name,
         problem=problem,
         note=_subset_note(onnx),
     )
@@ -180,33 +211,35 @@ def _check(
     )
 
 
-def _unusable(report: EvaluationReport, runtime: str) -> str:
-    """Why the report's AP cannot be used; empty when it can."""
-    name = _RUNTIME_NAMES[runtime]
+def _unusable(metric: _Metric, report: Measurement, runtime: str) -> str:
+    """Why the report's accuracy cannot be used; empty when it can."""
+    name = f"{_RUNTIME_NAMES[runtime]} {metric.name}"
     if report.runtime != runtime:
-        return f"{name} AP is missing: the report in its place was measured with {_RUNTIME_NAMES[report.runtime]}"
-    ap = report.stats.ap
-    if ap is None or math.isnan(ap):
-        return f"{name} AP is missing: {report.fingerprint.num_persons} persons were measured"
-    if not 0 <= ap <= 1:
-        return f"{name} AP {ap:.3f} is not a number in [0, 1]"
+        return f"{name} is missing: the report in its place was measured with {_RUNTIME_NAMES[report.runtime]}"
+    if report.fingerprint.metric != metric.protocol:
+        return f"{name} is missing: the report in its place holds {report.fingerprint.metric}, not {metric.protocol}"
+    accuracy = report.accuracy
+    if accuracy is None or math.isnan(accuracy):
+        return f"{name} is missing: {report.fingerprint.num_persons} persons were measured"
+    if not 0 <= accuracy <= metric.best:
+        return f"{name} {accuracy:.3f} is not a number in [0, {metric.best:g}]"
     return ""
 
 
-def _incomparable(a: EvaluationReport, b: EvaluationReport) -> str:
+def _incomparable(metric: _Metric, a: Measurement, b: Measurement) -> str:
     differences = fingerprint_differences(a.fingerprint, b.fingerprint)
     if not differences:
         return ""
     names = f"{_RUNTIME_NAMES[a.runtime]} and {_RUNTIME_NAMES[b.runtime]}"
-    return f"{names} AP cannot be compared: they were measured with a different {', '.join(differences)}"
+    return f"{names} {metric.name} cannot be compared: they were measured with a different {', '.join(differences)}"
 
 
-def _ap(report: EvaluationReport) -> float:
-    """The AP of a report that `_unusable` found nothing wrong with."""
-    return report.stats.ap if report.stats.ap is not None else math.nan
+def _accuracy(report: Measurement) -> float:
+    """The accuracy of a report that `_unusable` found nothing wrong with."""
+    return report.accuracy if report.accuracy is not None else math.nan
 
 
-def _subset_note(report: EvaluationReport) -> str:
+def _subset_note(report: Measurement) -> str:
     fingerprint = report.fingerprint
     if not fingerprint.subset:
         return ""
@@ -215,7 +248,7 @@ def _subset_note(report: EvaluationReport) -> str:
 
 def _format(observed: float, limit: float, unit: str) -> tuple[str, str]:
     """Both numbers as text, with as many decimals as it takes to tell them apart."""
-    factor, suffix, first = {"AP": (1, "", 3), "share": (100, " %", 1), "MB": (1, " MB", 1)}[unit]
+    factor, suffix, first = {"AP": (1, "", 3), "PCKh": (1, " %", 1), "share": (100, " %", 1), "MB": (1, " MB", 1)}[unit]
     a, b = observed * factor, limit * factor
     digits = first
     while digits < first + 6 and f"{a:.{digits}f}" == f"{b:.{digits}f}" and abs(a - b) > _TOLERANCE * factor:

@@ -258,6 +258,13 @@ class QuantizedEvaluation(Record):
     onnx: EvaluationReport
 
 
+class QuantizedPckhEvaluation(Record):
+    """QuantSim and the exported file, measured on the same persons of MPII."""
+
+    quantsim: PckhReport
+    onnx: PckhReport
+
+
 class GateCheck(Frozen):
     """One requirement: what was observed, what was asked, and why it passed or failed."""
 

@@ -7,7 +7,15 @@ import pytest
 
 from hpe_tasks.config import GateLimits
 from hpe_tasks.gates import decide, fingerprint_differences
-from hpe_tasks.results import Artifact, GateCheck, GateDecision, QuantizedEvaluation
+from hpe_tasks.results import (
+    Artifact,
+    GateCheck,
+    GateDecision,
+    PckhReport,
+    PckhStats,
+    QuantizedEvaluation,
+    QuantizedPckhEvaluation,
+)
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)
 
@@ -194,3 +202,68 @@ def test_the_decision_joins_the_reasons_and_survives_storage(records: ModuleType
 
 def test_fingerprint_differences_of_equal_protocols_are_none(records: ModuleType) -> None:
     assert fingerprint_differences(records.fingerprint(), records.fingerprint()) == ()
+
+
+PCKH_LIMITS = GateLimits(metric="pckh", min_pckh=80, max_pckh_drop=1, max_quantsim_pckh_gap=1)
+
+
+def pckh(records: ModuleType, runtime: str, mean: float | None, **changes: Any) -> PckhReport:
+    columns = dict.fromkeys(PckhStats.model_fields, 90.0) | {"mean": mean, "num_joints": 66}
+    protocol = {"metric": "mpii_pckh", "box_source": "annotated_center_scale", "sigmas": ()} | changes
+    of_coco = records.report("fp32", 0.5)
+    return PckhReport(
+        runtime=runtime,
+        stats=PckhStats(**columns),
+        fingerprint=records.fingerprint(**protocol),
+        predictions=of_coco.predictions,
+        images_per_second=2.0,
+    )
+
+
+def judge_pckh(records: ModuleType, fp32: PckhReport, quantsim: PckhReport, onnx: PckhReport) -> GateDecision:
+    return decide(PCKH_LIMITS, fp32, QuantizedPckhEvaluation(quantsim=quantsim, onnx=onnx), records.exported())
+
+
+@pytest.mark.parametrize(
+    ("fp32", "quantsim", "onnx", "names"),
+    [
+        pytest.param(88.5, 88.0, 87.6, set(), id="good"),
+        pytest.param(80.5, 80.0, 79.9, {"min_pckh"}, id="below-the-floor"),
+        pytest.param(88.5, 87.0, 87.4, {"max_pckh_drop"}, id="lost-too-much"),
+        pytest.param(88.5, 89.0, 87.9, {"quantsim_gap"}, id="quantsim-apart"),
+        pytest.param(88.5, 88.0, None, {"min_pckh", "max_pckh_drop", "quantsim_gap"}, id="missing"),
+        pytest.param(88.5, 88.0, 100.1, {"min_pckh", "max_pckh_drop", "quantsim_gap"}, id="no-percentage"),
+    ],
+)
+def test_pckh(records: ModuleType, fp32: float, quantsim: float, onnx: float | None, names: set[str]) -> None:
+    decision = judge_pckh(
+        records, pckh(records, "fp32", fp32), pckh(records, "quantsim", quantsim), pckh(records, "onnxruntime", onnx)
+    )
+    assert set(failed(decision)) == names
+    assert [check.name for check in decision.checks] == [
+        "min_pckh",
+        "max_pckh_drop",
+        "quantsim_gap",
+        "int8_mac_share",
+        "size_mb",
+    ]
+
+
+def test_pckh_is_said_in_percent(records: ModuleType) -> None:
+    reports = [
+        pckh(records, runtime, mean) for runtime, mean in (("fp32", 88.5), ("quantsim", 88), ("onnxruntime", 87))
+    ]
+    assert [check.reason for check in judge_pckh(records, *reports).checks][:3] == [
+        "ONNX PCKh 87.0 % is at least 80.0 %",
+        "PCKh drop from FP32 to ONNX 1.5 % is above 1.0 %",
+        "PCKh gap between QuantSim and ONNX 1.0 % is at most 1.0 %",
+    ]
+
+
+def test_an_ap_is_never_judged_as_pckh(records: ModuleType) -> None:
+    reports = {runtime: records.report(runtime, 0.9) for runtime in ("fp32", "quantsim", "onnxruntime")}
+    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    decision = decide(PCKH_LIMITS, reports["fp32"], quantized, records.exported())
+    assert failed(decision)["min_pckh"].reason == (
+        "ONNX PCKh is missing: the report in its place holds coco_oks_ap, not mpii_pckh"
+    )
