@@ -26,7 +26,10 @@ MAT_JOINTS = (
 _HINT = "Give the gt_<split>.mat of the Simple Baselines layout, or convert the original annotations again."
 
 # What SciPy raises for bytes that are no MATLAB file, as found by cutting and overwriting one.
-_BROKEN = (ValueError, TypeError, MatReadError, OSError, EOFError, IndexError, KeyError, MemoryError, zlib.error)
+_BROKEN = (
+    *(ValueError, TypeError, MatReadError, OSError, EOFError, IndexError, KeyError, MemoryError, zlib.error),
+    UnboundLocalError,
+)
 
 _COUNT = len(MPII16.joints)
 
@@ -133,6 +136,7 @@ def write_mpii_mat(path: Path, truth: MpiiMat) -> None:
             "pos_gt_src": truth.joints.transpose(1, 2, 0),
             "headboxes_src": truth.head_boxes.transpose(1, 2, 0),
         },
+        do_compression=True,  # With a checksum: damage inside an uncompressed file can go unnoticed.
     )
     write_atomically(path, buffer.getvalue())
 
