@@ -41,7 +41,7 @@ DECODER = (
     f"person score: mean of the joint scores above {JOINT_SCORE_THRESHOLD}; OKS-NMS at {NMS_THRESHOLD}"
 )
 
-_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
+RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.
 _DIGITS = 3
@@ -191,7 +191,7 @@ def _predict_poses(
     batches = inference.predict(dataset, predict, config, batch_size, persons)
     count = -(-len(persons) // batch_size)
     poses = []
-    for found in track(batches, f"Evaluating {_TITLES[runtime]}", total=count):
+    for found in track(batches, f"Evaluating {RUNTIME_TITLES[runtime]}", total=count):
         keypoints = found.poses.keypoints[:, channels]
         scores = found.poses.scores[:, channels]
         areas = np.prod(found.scales * PIXEL_STD, axis=1)

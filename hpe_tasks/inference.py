@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -24,7 +26,26 @@ from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
 from hpe_tasks.errors import CheckpointError, DatasetError
 from hpe_tasks.onnx_session import onnx_predictor
 
-__all__ = ["CropBatch", "PosedPersons", "Predict", "fp32_predictor", "onnx_predictor", "person_batches", "predict"]
+__all__ = [
+    "CropBatch",
+    "ImageCrops",
+    "PosedPersons",
+    "Predict",
+    "Region",
+    "crop_batches",
+    "find_poses",
+    "fp32_predictor",
+    "onnx_predictor",
+    "person_batches",
+    "predict",
+]
+
+PersonT = TypeVar("PersonT")
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+Region = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""What a crop shows: its centre (x, y) in image pixels, and its scale (w, h) in units of 200 pixels."""
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A network: normalized N×3×H×W float32 → heatmaps N×J×h×w float32."""
@@ -36,7 +57,21 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
-class CropBatch:
+class ImageCrops(Generic[PersonT]):
+    """Persons who are to be cut out of one image.
+
+    Attributes:
+        regions: The crop of each person, given the (W, H) of the decoded image; raises DatasetError when the image or
+            a record cannot be used.
+    """
+
+    path: Path
+    persons: tuple[PersonT, ...]
+    regions: Callable[[tuple[int, int]], Sequence[Region]]
+
+
+@dataclass(frozen=True, eq=False)
+class CropBatch(Generic[PersonT]):
     """Persons as a network sees them.
 
     Attributes:
@@ -47,13 +82,13 @@ class CropBatch:
     """
 
     images: NDArray[np.float32]
-    persons: tuple[Person, ...]
+    persons: tuple[PersonT, ...]
     centers: NDArray[np.float64]
     scales: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class PosedPersons:
+class PosedPersons(Generic[PersonT]):
     """Persons with the joints that a network found: all channels of the network, in its order.
 
     Attributes:
@@ -61,15 +96,15 @@ class PosedPersons:
         scales: N×2, of the crops, in units of 200 pixels.
     """
 
-    persons: tuple[Person, ...]
+    persons: tuple[PersonT, ...]
     poses: Poses
     scales: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class _Crop:
+class _Crop(Generic[PersonT]):
     pixels: NDArray[np.float32]
-    person: Person
+    person: PersonT
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
 
@@ -110,23 +145,47 @@ def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predic
 
 def person_batches(
     dataset: CocoKeypoints, config: ModelConfig, batch_size: int, persons: Sequence[Person] | None = None
-) -> Iterator[CropBatch]:
-    """Cut persons out of their images, as the network wants them.
-
-    Every image is decoded once, in parallel with others; few are held at a time, so memory does not depend on how
-    many there are. The order is that of `persons`, which must keep the persons of an image together.
+) -> Iterator[CropBatch[Person]]:
+    """Cut COCO persons out of their images by their boxes, as the network wants them.
 
     Args:
         dataset: Where the images lie.
         config: Input size and normalization.
         batch_size: Persons in a batch; the last one may be smaller.
-        persons: Whom to cut out; by default all persons of the data set, by image id and annotation id.
+        persons: Whom to cut out, those of an image together; by default all persons of the data set, by image id and
+            annotation id.
 
     Raises:
         DatasetError: An image is missing, cannot be decoded, or has another size than its record says; a box
             lies outside its image. Names the file.
     """
-    crops = _crops(dataset, config, dataset.all_persons() if persons is None else persons)
+    return crop_batches(
+        _coco_crops(dataset, config, dataset.all_persons() if persons is None else persons), config, batch_size
+    )
+
+
+def crop_batches(
+    images: Iterable[ImageCrops[PersonT]], config: ModelConfig, batch_size: int
+) -> Iterator[CropBatch[PersonT]]:
+    """Cut persons out of their images, as the network wants them.
+
+    Every image is decoded once, in parallel with others; few are held at a time, so memory does not depend on how
+    many there are. The order stays.
+
+    Args:
+        images: What to cut out of each image.
+        config: Input size and normalization.
+        batch_size: Persons in a batch; the last one may be smaller.
+
+    Raises:
+        DatasetError: An image is missing or cannot be decoded, or `ImageCrops.regions` refuses it.
+    """
+    workers = min(_MAX_WORKERS, os.cpu_count() or 1)
+
+    def cut(image: ImageCrops[PersonT]) -> list[_Crop[PersonT]]:
+        return _cut_persons(image, config)
+
+    crops = (crop for in_image in _map_ahead(cut, images, workers) for crop in in_image)
     while batch := tuple(islice(crops, batch_size)):
         yield CropBatch(
             images=np.stack([crop.pixels for crop in batch]),
@@ -142,8 +201,8 @@ def predict(
     config: ModelConfig,
     batch_size: int,
     persons: Sequence[Person] | None = None,
-) -> Iterator[PosedPersons]:
-    """Find the joints of persons whose boxes are known.
+) -> Iterator[PosedPersons[Person]]:
+    """Find the joints of COCO persons whose boxes are known.
 
     Args:
         dataset: Where the images lie.
@@ -156,7 +215,14 @@ def predict(
         DatasetError: As `person_batches`.
         CheckpointError: The network's output is not N×J×h×w with J the configured joints, or is not finite.
     """
-    for batch in person_batches(dataset, config, batch_size, persons):
+    return find_poses(person_batches(dataset, config, batch_size, persons), predict, config)
+
+
+def find_poses(
+    batches: Iterable[CropBatch[PersonT]], predict: Predict, config: ModelConfig
+) -> Iterator[PosedPersons[PersonT]]:
+    """Find the joints of persons who were cut out; raises CheckpointError as `predict` does."""
+    for batch in batches:
         heatmaps = predict(batch.images)
         _check_heatmaps(heatmaps, len(batch.persons), config)
         keypoints, scores = decode_heatmaps(heatmaps, batch.centers, batch.scales)
@@ -179,27 +245,37 @@ def _check_heatmaps(heatmaps: NDArray[np.float32], count: int, config: ModelConf
         )
 
 
-def _crops(dataset: CocoKeypoints, config: ModelConfig, persons: Sequence[Person]) -> Iterator[_Crop]:
+def _coco_crops(dataset: CocoKeypoints, config: ModelConfig, persons: Sequence[Person]) -> Iterator[ImageCrops[Person]]:
     records = {image.id: image for image in dataset.images}
-    groups = ((records[image_id], tuple(group)) for image_id, group in groupby(persons, key=lambda p: p.image_id))
-    workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-
-    def cut(task: tuple[CocoImage, tuple[Person, ...]]) -> list[_Crop]:
-        image, group = task
-        return _cut_persons(dataset.image_path(image), image, group, config)
-
-    for crops in _map_ahead(cut, groups, workers):
-        yield from crops
+    for image_id, group in groupby(persons, key=lambda p: p.image_id):
+        image, in_image = records[image_id], tuple(group)
+        path = dataset.image_path(image)
+        yield ImageCrops(path, in_image, partial(_box_regions, path, image, in_image, config.input_size))
 
 
-def _map_ahead(
-    function: Callable[[tuple[CocoImage, tuple[Person, ...]]], list[_Crop]],
-    tasks: Iterable[tuple[CocoImage, tuple[Person, ...]]],
-    workers: int,
-) -> Iterator[list[_Crop]]:
+def _box_regions(
+    path: Path, image: CocoImage, persons: Sequence[Person], input_size: tuple[int, int], size: tuple[int, int]
+) -> list[Region]:
+    if size != (image.width, image.height):
+        raise DatasetError(
+            f"{path} is {size[0]}×{size[1]} pixels, but its record says {image.width}×{image.height}.",
+            hint="Annotations refer to the size in the record: use the original image, or correct both.",
+        )
+    regions = []
+    for person in persons:
+        try:
+            regions.append(box_to_center_scale(person.box, size, input_size))
+        except DatasetError as error:
+            raise DatasetError(
+                f"Annotation {person.annotation_id} of {path}: {error.message}", hint=error.hint
+            ) from error
+    return regions
+
+
+def _map_ahead(function: Callable[[TaskT], ResultT], tasks: Iterable[TaskT], workers: int) -> Iterator[ResultT]:
     """Map in threads and in order, never more than a few results ahead; stops cleanly when the consumer does."""
     remaining = iter(tasks)
-    waiting: deque[Future[list[_Crop]]] = deque()
+    waiting: deque[Future[ResultT]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
             waiting.extend(pool.submit(function, task) for task in islice(remaining, workers * _AHEAD))
@@ -212,24 +288,13 @@ def _map_ahead(
                 future.cancel()
 
 
-def _cut_persons(path: Path, image: CocoImage, persons: Sequence[Person], config: ModelConfig) -> list[_Crop]:
-    pixels = _read_image(path)
+def _cut_persons(image: ImageCrops[PersonT], config: ModelConfig) -> list[_Crop[PersonT]]:
+    pixels = _read_image(image.path)
     height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
-        raise DatasetError(
-            f"{path} is {width}×{height} pixels, but its record says {image.width}×{image.height}.",
-            hint="Annotations refer to the size in the record: use the original image, or correct both.",
-        )
     mean = np.array(config.mean, dtype=np.float32)
     std = np.array(config.std, dtype=np.float32)
     crops = []
-    for person in persons:
-        try:
-            center, scale = box_to_center_scale(person.box, (width, height), config.input_size)
-        except DatasetError as error:
-            raise DatasetError(
-                f"Annotation {person.annotation_id} of {path}: {error.message}", hint=error.hint
-            ) from error
+    for person, (center, scale) in zip(image.persons, image.regions((width, height)), strict=True):
         matrix = crop_matrix(center, scale, config.input_size)
         bgr = cv2.warpAffine(
             pixels, matrix, config.input_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0

@@ -88,7 +88,8 @@ class ProtocolFingerprint(Frozen):
         dataset_digest: Content digest of the data set.
         image_ids_digest: SHA-256 of the sorted ids of the images that were measured.
         joint_map: (joint, channel of the model, keypoint of the data set) for every joint that is compared.
-        sigmas: OKS sigma of each compared joint.
+        box_source: Where the crops come from: the annotated boxes, or MPII's annotated centre and scale.
+        sigmas: OKS sigma of each compared joint; empty for a metric without.
     """
 
     dataset_digest: str
@@ -97,13 +98,13 @@ class ProtocolFingerprint(Frozen):
     num_images: int
     num_persons: int
     subset: bool
-    box_source: Literal["ground_truth"]
+    box_source: Literal["ground_truth", "annotated_center_scale"]
     flip_test: bool
     decoder: str
     input_size: tuple[int, int]
     joint_map: tuple[tuple[str, int, int], ...]
     sigmas: tuple[float, ...]
-    metric: Literal["coco_oks_ap"] = "coco_oks_ap"
+    metric: Literal["coco_oks_ap", "mpii_pckh"] = "coco_oks_ap"
 
 
 class CocoStats(Frozen):
@@ -121,22 +122,63 @@ class CocoStats(Frozen):
     ar_large: float | None
 
 
-class EvaluationReport(Record):
-    """Accuracy of one form of the model, and how it was measured.
+class PckhStats(Frozen):
+    """PCKh of MPII in percent; None where no person has such a joint labelled.
+
+    A joint counts as right when its distance to the truth is at most a threshold times the size of the head: 0.5
+    unless said otherwise. A group is the mean of the left and the right joint; the means are over all labelled
+    joints but pelvis and thorax.
+
+    Attributes:
+        head: Of the top of the head.
+        mean_at_01: The column that publications call "Mean@0.1"; their reference computes it at the threshold 0.11.
+        mean_at_exactly_01: The mean at the threshold 0.1.
+        num_joints: Labelled joints that the means are over.
+    """
+
+    head: float | None
+    shoulder: float | None
+    elbow: float | None
+    wrist: float | None
+    hip: float | None
+    knee: float | None
+    ankle: float | None
+    mean: float | None
+    mean_at_01: float | None
+    mean_at_exactly_01: float | None
+    num_joints: int
+
+
+class Measurement(Record):
+    """How one form of the model was measured; what came out is with the metric that derives from this.
 
     Attributes:
         runtime: What ran the network.
-        ap_by_group: AP over the joints of one group alone ("head", "shoulders", ...); None without such joints.
-        predictions: COCO results JSON, one entry for each person.
+        predictions: JSON, one entry for each person.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
     """
 
     runtime: Literal["fp32", "quantsim", "onnxruntime"]
-    stats: CocoStats
-    ap_by_group: dict[str, float | None]
     fingerprint: ProtocolFingerprint
     predictions: Artifact
     images_per_second: float
+
+
+class EvaluationReport(Measurement):
+    """Accuracy on COCO; the predictions are a COCO results file.
+
+    Attributes:
+        ap_by_group: AP over the joints of one group alone ("head", "shoulders", ...); None without such joints.
+    """
+
+    stats: CocoStats
+    ap_by_group: dict[str, float | None]
+
+
+class PckhReport(Measurement):
+    """Accuracy on MPII."""
+
+    stats: PckhStats
 
 
 class QuantizedModel(Record):

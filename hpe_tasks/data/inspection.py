@@ -70,13 +70,13 @@ def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
     annotations: list[dict[str, Any]] = []
     for split in (calibration, evaluation):
         path, folder = annotation_path(root, split), image_folder(root, split)
-        files.append(_file_row(folder, root, folder.is_dir()))
+        files.append(file_row(folder, root, folder.is_dir()))
         try:
             content = read_annotations(path)
         except DatasetError as error:
-            files.append(_file_row(path, root, path.is_file(), error.message))
+            files.append(file_row(path, root, path.is_file(), error.message))
             continue
-        files.append(_file_row(path, root, exists=True))
+        files.append(file_row(path, root, exists=True))
         category = person_category(content)
         joints = len(category["keypoints"]) if category else len(COCO17.joints)
         image_rows = [_image_row(row, split) for row in content["images"]]
@@ -101,22 +101,25 @@ def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
                 "category_keypoints": joints if category else 0,
             }
         )
-    _look_at_files(root, images)
-    _mark_shared(images, calibration, evaluation)
+    look_at_files(images, {split: image_folder(root, split) for split in (calibration, evaluation)})
+    shared = {"id": "id_shared", "file_name": "name_shared", "digest": "content_shared"}
+    mark_shared(images, calibration, evaluation, shared)
     return Inspection(
-        files=pd.DataFrame(files, columns=list(_file_row(root, root, exists=True))),
-        splits=_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
-        images=_frame(images, dict.fromkeys(("id", "width", "height", "file_width", "file_height"), "Int64")),
-        annotations=_frame(annotations, dict.fromkeys(("id", "image_id", "num_keypoints"), "Int64")),
+        files=pd.DataFrame(files, columns=list(file_row(root, root, exists=True))),
+        splits=make_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
+        images=make_frame(images, dict.fromkeys(("id", "width", "height", "file_width", "file_height"), "Int64")),
+        annotations=make_frame(annotations, dict.fromkeys(("id", "image_id", "num_keypoints"), "Int64")),
     )
 
 
-def _frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
+def make_frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
+    """A table of the rows, with types of columns that pandas would not find by itself."""
     frame = pd.DataFrame(rows)
     return frame.astype({column: kind for column, kind in types.items() if column in frame})
 
 
-def _file_row(path: Path, root: Path, exists: bool, fault: str = "") -> dict[str, Any]:
+def file_row(path: Path, root: Path, exists: bool, fault: str = "") -> dict[str, Any]:
+    """A row of the table of files; `fault` says why an existing file cannot be used."""
     return {
         "label": path.relative_to(root).as_posix(),
         "present": exists,
@@ -211,8 +214,13 @@ def _annotation_row(
     return result
 
 
-def _look_at_files(root: Path, images: list[dict[str, Any]]) -> None:
-    folders = {split: image_folder(root, split) for split in {row["split"] for row in images}}
+def look_at_files(images: list[dict[str, Any]], folders: Mapping[str, Path]) -> None:
+    """Decode every image and add what its file is to its row: `exists`, `decode_fault`, sizes and `digest`.
+
+    Args:
+        images: Rows with `split` and `file_name`.
+        folders: Where the images of each split lie.
+    """
 
     def look(row: Mapping[str, Any]) -> _ImageFile:
         if row["file_name"] is None:
@@ -249,10 +257,19 @@ def _look(path: Path) -> _ImageFile:
     return _ImageFile(exists=True, width=width, height=height, digest=digest)
 
 
-def _mark_shared(images: Sequence[dict[str, Any]], calibration: str, evaluation: str) -> None:
-    """Say for each calibration image whether the evaluation split has its id, name or content."""
+def mark_shared(
+    images: Sequence[dict[str, Any]], calibration: str, evaluation: str, columns: Mapping[str, str]
+) -> None:
+    """Say for each calibration image whether an image of the evaluation split has the same value in a column.
+
+    Args:
+        images: Rows with `split` and the columns.
+        calibration: The calibration split.
+        evaluation: The evaluation split.
+        columns: For each column that is compared, the column that says so.
+    """
     judged = [row for row in images if row["split"] == evaluation]
-    for column, target in (("id", "id_shared"), ("file_name", "name_shared"), ("digest", "content_shared")):
+    for column, target in columns.items():
         theirs = {row[column] for row in judged} - {None}
         for row in images:
             row[target] = row[column] in theirs if row["split"] == calibration else None

@@ -1,0 +1,348 @@
+"""MPII Human Pose in the layout of Simple Baselines: `images/`, `annot/<split>.json` and `annot/gt_<split>.mat`.
+
+Files count pixels from 1, as MATLAB does: `joints`, centres and head boxes are kept as they are in the files. The
+crop of a person counts from 0, as every image in memory does: `crop_region` converts, and predictions in image
+pixels get +1 before they are compared with the truth (`to_file_pixels`).
+
+A file that counts from 0 gives slightly wrong figures and no error, so it is looked for: see `load_truth` for what
+is certain and `counts_from_zero` for what is likely.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpe_tasks.codecs.heatmap import BOX_PADDING
+from hpe_tasks.data.coco import is_safe_file_name
+from hpe_tasks.data.mpii_mat import MpiiMat, load_mpii_mat
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.skeletons import MPII16
+
+FIRST_PIXEL = 1.0
+"""Coordinate of the first pixel in the files."""
+
+CENTER_SHIFT = 15.0
+"""The crop's centre lies this much lower than the annotated one, in pixels for each unit of scale."""
+
+_LAYOUT_HINT = "An MPII data set holds images/, annot/<split>.json and, to be evaluated on, annot/gt_<split>.mat."
+
+# Both files write the same clicks, one as decimals and one as float64: they agree far better than this, in pixels.
+_SAME = 0.25
+
+# Corrected records: more than this share of the persons that differ means files of different splits.
+_MAY_DIFFER = 0.01
+
+_JOINTS = len(MPII16.joints)
+_NECK, _HEAD_TOP = MPII16.joints.index("upper_neck"), MPII16.joints.index("head_top")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class MpiiPerson:
+    """An annotated person; pixels count from 1, as in the file.
+
+    Attributes:
+        index: Position in the annotation file: the person's column in the .mat file.
+        image: File name in `images/`.
+        center: (x, y), roughly the middle of the body.
+        scale: Height of the body in units of 200 pixels.
+        joints: 16×2 float64 in the order of `MPII16`; meaningless where not labelled.
+        visible: 16 booleans: whether the joint is labelled. A labelled joint may be hidden in the image.
+    """
+
+    index: int
+    image: str
+    center: tuple[float, float]
+    scale: float
+    joints: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class MpiiKeypoints:
+    """One split: the persons of `annot/<split>.json`, in its order."""
+
+    root: Path
+    split: str
+    persons: tuple[MpiiPerson, ...]
+
+    @property
+    def annotation_file(self) -> Path:
+        """`annot/<split>.json`."""
+        return annotation_path(self.root, self.split)
+
+    @property
+    def truth_file(self) -> Path:
+        """`annot/gt_<split>.mat`; splits that only serve calibration have none."""
+        return truth_path(self.root, self.split)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """File names of the images, sorted."""
+        return tuple(sorted({person.image for person in self.persons}))
+
+    def image_path(self, person: MpiiPerson) -> Path:
+        """Where the person's photograph lies; it may be missing."""
+        return self.root / "images" / person.image
+
+    def subset(self, images: Iterable[str]) -> MpiiKeypoints:
+        """The same split with the persons of these images only; raises DatasetError for one that it lacks."""
+        wanted = set(images)
+        unknown = sorted(wanted - set(self.images))
+        if unknown:
+            raise DatasetError(f"The split {self.split!r} has nobody in the image {unknown[0]}.")
+        return replace(self, persons=tuple(person for person in self.persons if person.image in wanted))
+
+
+@dataclass(frozen=True, eq=False)
+class MpiiTruth:
+    """What predictions are compared with, in the order of the persons; pixels count from 1.
+
+    Attributes:
+        joints: N×16×2.
+        visible: N×16 booleans: labelled.
+        head_boxes: N×2×2, two opposite corners (x, y).
+    """
+
+    joints: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+    head_boxes: NDArray[np.float64]
+
+
+def annotation_path(root: Path, split: str) -> Path:
+    """`annot/<split>.json` of a data set."""
+    return root / "annot" / f"{split}.json"
+
+
+def truth_path(root: Path, split: str) -> Path:
+    """`annot/gt_<split>.mat` of a data set."""
+    return root / "annot" / f"gt_{split}.mat"
+
+
+def crop_region(person: MpiiPerson) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the centre and scale of a person's crop, as Simple Baselines derives them from the annotation.
+
+    The centre is moved down by 15 pixels for each unit of scale, the scale grown by 1.25, and then the centre is
+    counted from 0.
+
+    Returns:
+        `center` (x, y) in image pixels counted from 0, and `scale` (w, h) in units of 200 pixels.
+    """
+    x, y = person.center
+    center = np.array([x, y + CENTER_SHIFT * person.scale]) - FIRST_PIXEL
+    return center, np.full(2, person.scale * BOX_PADDING)
+
+
+def to_file_pixels(points: ArrayLike) -> NDArray[np.float64]:
+    """Turn image pixels counted from 0, as predictions are, into those of MPII's files, which count from 1."""
+    return np.asarray(points, dtype=np.float64) + FIRST_PIXEL
+
+
+def load_mpii(root: Path, split: str) -> MpiiKeypoints:
+    """Read the persons of a split.
+
+    Raises:
+        DatasetError: The file is missing, is not a JSON list, is empty, or holds a record that cannot be used; names
+            the file and the record.
+    """
+    path = annotation_path(root, split)
+    persons = tuple(_person(row, index, path) for index, row in enumerate(read_records(path)))
+    if not persons:
+        raise DatasetError(f"{path} lists nobody.", hint="Give the annotation file of a split with persons.")
+    if counts_from_zero(np.stack([p.joints for p in persons]), np.stack([p.visible for p in persons])):
+        log.warning(
+            "%s has joints at pixel 0 and none below: it may count pixels from 0, where MPII counts from 1. "
+            "The data set's validation looks into that with the sizes of the images.",
+            path,
+        )
+    return MpiiKeypoints(root, split, persons)
+
+
+def read_records(path: Path) -> list[Any]:
+    """The records of an annotation file, whatever they hold.
+
+    Raises:
+        DatasetError: The file is missing or is not a JSON list.
+    """
+    try:
+        rows = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} does not exist.", hint=_LAYOUT_HINT) from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not JSON: {error}.", hint="The file may be cut off: fetch it again.") from error
+    if not isinstance(rows, list):
+        raise DatasetError(
+            f"{path} is not an MPII annotation file: its top level is no list of persons.", hint=_LAYOUT_HINT
+        )
+    return rows
+
+
+def load_truth(dataset: MpiiKeypoints) -> MpiiTruth:
+    """Read what the split's persons are compared with, and check that both files speak of the same thing.
+
+    Three independent records of the same pixels must agree: the joints of the .json file, those of the .mat file, and
+    the head boxes, whose centre is by construction half-way between `upper_neck` and `head_top`. When two of them are
+    apart by the same single pixel, one was converted to count from 0 and the other was not. The median over the
+    persons decides, so that a few corrected records do no harm; up to a hundredth of the persons may differ in other
+    ways, which is logged. The .mat file is then right, as in the reference.
+
+    Raises:
+        DatasetError: The .mat file cannot be used; it speaks of other persons than the .json file; or one of them
+            counts pixels from 0.
+    """
+    path = dataset.truth_file
+    everyone = load_mpii_mat(path)
+    indices = [person.index for person in dataset.persons]
+    listed = len(read_records(dataset.annotation_file))
+    if everyone.count != listed:
+        raise DatasetError(
+            f"{path} holds {everyone.count} persons, but {dataset.annotation_file.name} lists {listed}.",
+            hint="Give the two files of one split: they list the same persons in the same order.",
+        )
+    mat = everyone.select(indices)
+    joints = np.stack([person.joints for person in dataset.persons])
+    visible = np.stack([person.visible for person in dataset.persons])
+    _check_agreement(dataset, joints, visible, mat)
+    _check_head_boxes(path, mat)
+    return MpiiTruth(joints=mat.joints, visible=mat.visible, head_boxes=mat.head_boxes)
+
+
+def check_images(dataset: MpiiKeypoints) -> None:
+    """Raise DatasetError when images of the split's persons are missing; names the first of them."""
+    missing = [image for image in dataset.images if not (dataset.root / "images" / image).is_file()]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(dataset.images)} images of the split {dataset.split!r} are missing in "
+            f"{dataset.root / 'images'}: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}.",
+            hint="Unpack the images of MPII (mpii_human_pose_v1.tar.gz) there.",
+        )
+
+
+def counts_from_zero(joints: NDArray[np.float64], visible: NDArray[np.bool_]) -> bool:
+    """Whether labelled joints look as if pixels were counted from 0.
+
+    A file that counts from 1 has no joint in [0, 1) unless joints are also labelled outside the images, and then
+    some are negative too. So: some in [0, 1), none below. A file may count from 0 without any joint at a border:
+    this is a sign, not a proof, and so is only warned of.
+
+    Args:
+        joints: N×16×2.
+        visible: N×16.
+    """
+    labelled = joints[visible]
+    return bool(((labelled >= 0) & (labelled < FIRST_PIXEL)).any() and not (labelled < 0).any())
+
+
+def _check_agreement(
+    dataset: MpiiKeypoints, joints: NDArray[np.float64], visible: NDArray[np.bool_], mat: MpiiMat
+) -> None:
+    both = visible & mat.visible
+    names = f"{dataset.annotation_file.name} and {dataset.truth_file.name} of {dataset.root}"
+    offset = np.median((joints - mat.joints)[both], axis=0) if both.any() else np.full(2, np.nan)
+    for value, wrong in ((-1.0, dataset.annotation_file), (1.0, dataset.truth_file)):
+        if (np.abs(offset - value) < _SAME).all():
+            raise _from_zero(wrong, f"its joints are those of the other file, each less by one pixel ({names})")
+    apart = np.abs(joints - mat.joints).max(axis=2) > _SAME
+    differing = [int(i) for i in np.nonzero((visible != mat.visible).any(axis=1) | (apart & both).any(axis=1))[0]]
+    if not differing:
+        return
+    first = dataset.persons[differing[0]]
+    message = (
+        f"{names} disagree about {len(differing)} of {len(joints)} persons, first about number {first.index} "
+        f"({first.image}): other joints are labelled, or lie elsewhere."
+    )
+    if len(differing) > _MAY_DIFFER * len(joints):
+        raise DatasetError(
+            message, hint="Give the two files of one split: they list the same persons in the same order."
+        )
+    log.warning("%s The .mat file is used.", message)
+
+
+def _check_head_boxes(path: Path, mat: MpiiMat) -> None:
+    heads = mat.visible[:, _NECK] & mat.visible[:, _HEAD_TOP]
+    if not heads.any():
+        return
+    middles = (mat.joints[heads, _NECK] + mat.joints[heads, _HEAD_TOP]) / 2
+    offset = np.median(middles - mat.head_boxes[heads].mean(axis=1), axis=0)
+    for value, what in ((-1.0, "pos_gt_src"), (1.0, "headboxes_src")):
+        if (np.abs(offset - value) < _SAME).all():
+            raise _from_zero(path, f"{what} is less by one pixel than the file's other pixels")
+
+
+def _from_zero(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f"{path} counts pixels from 0, where MPII counts from 1: {reason}.",
+        hint="Give the original file, or add 1 to its coordinates.",
+    )
+
+
+def _person(row: Any, index: int, path: Path) -> MpiiPerson:
+    if fault := record_fault(row):
+        raise DatasetError(
+            f"{path}: person number {index} cannot be read: {fault}.",
+            hint="Correct the record; validate_dataset lists all that are wrong.",
+        )
+    return as_person(row, index)
+
+
+def as_person(row: dict[str, Any], index: int) -> MpiiPerson:
+    """Take a record in which `record_fault` finds no fault for a person."""
+    x, y = (float(value) for value in row["center"])
+    return MpiiPerson(
+        index=index,
+        image=row["image"],
+        center=(x, y),
+        scale=float(row["scale"]),
+        joints=np.asarray(row["joints"], dtype=np.float64),
+        visible=np.asarray(row["joints_vis"]) > 0,
+    )
+
+
+def record_fault(row: Any) -> str:
+    """What is wrong with a record of an annotation file; empty when it can be used."""
+    if not isinstance(row, dict):
+        return "it is no object"
+    for field, (usable, fault) in _FIELDS.items():
+        if field not in row:
+            return f"{field!r} is missing"
+        if not usable(row[field]):
+            return fault
+    return ""
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and len(values) == count
+        # A whole number may be too large for a float; pixels are not.
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in values)
+    )
+
+
+def _are_joints(values: object) -> bool:
+    return isinstance(values, list) and len(values) == _JOINTS and all(_are_numbers(joint, 2) for joint in values)
+
+
+def _are_flags(values: object) -> bool:
+    return isinstance(values, list) and _are_numbers(values, _JOINTS) and all(value in (0, 1) for value in values)
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "image": (is_safe_file_name, "image is not a file name inside images/"),
+    "center": (lambda value: _are_numbers(value, 2), "center is not two numbers"),
+    "scale": (lambda value: _are_numbers([value], 1) and value > 0, "scale is no positive number"),
+    "joints": (_are_joints, f"joints are not {_JOINTS} pairs of numbers"),
+    "joints_vis": (_are_flags, f"joints_vis is not {_JOINTS} numbers that are 0 or 1"),
+}

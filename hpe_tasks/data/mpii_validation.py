@@ -1,0 +1,115 @@
+"""Whether an MPII data set is fit for a run: a Great Expectations suite over its files, splits, images and persons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import great_expectations.expectations as gxe
+import pandas as pd
+from great_expectations.expectations.expectation import Expectation
+
+from hpe_tasks.config import DatasetConfig
+from hpe_tasks.data.expectations import (
+    Suite,
+    ValidationOutcome,
+    disjoint_rules,
+    image_file_rules,
+    layout_rules,
+    person_count_rules,
+    rule,
+    run_suites,
+    some_rows,
+)
+from hpe_tasks.data.mpii_inspection import MpiiInspection, inspect_mpii
+from hpe_tasks.results import SplitCounts
+
+BORDER_PX = 1.0
+"""How far labelled joints may exceed the image."""
+
+MOSTLY_INSIDE = 0.99
+"""Share of persons whose labelled joints must be inside the image: MPII labels a few beyond its border."""
+
+
+def validate_mpii(root: Path, config: DatasetConfig, out: Path, digest: str) -> ValidationOutcome:
+    """Check the two splits of an MPII data set in the Simple Baselines layout.
+
+    The calibration split needs no truth; that of the evaluation split is compared with its annotations.
+
+    Args:
+        root: Folder that holds `annot/` and `images/`.
+        config: Names of the splits and the fewest persons.
+        out: Folder for the Data Docs; nothing is written elsewhere.
+        digest: Content digest of the data set, shown in the Data Docs.
+
+    Raises:
+        HpeError: Great Expectations itself failed on an expectation.
+        StorageError: The Data Docs cannot be written.
+    """
+    found = inspect_mpii(root, calibration=config.calibration_split, evaluation=config.evaluation_split)
+    splits = tuple(
+        SplitCounts(split=row.label, images=row.images, annotations=row.annotations, persons=row.persons)
+        for row in found.splits.itertuples()
+    )
+    return run_suites("mpii", _suites(found, config), splits, out, digest)
+
+
+def _suites(found: MpiiInspection, config: DatasetConfig) -> Iterator[Suite]:
+    yield Suite("files", found.files, layout_rules("readable, and the truth speaks of the persons of its split"))
+    if len(found.splits):
+        yield Suite("splits", found.splits, _about_splits(config))
+        yield Suite("images", found.images, _about_images(found.images))
+        yield Suite("persons", found.persons, _about_persons(found.persons))
+
+
+def _about_splits(config: DatasetConfig) -> list[Expectation]:
+    return [
+        *person_count_rules(config.min_persons),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="zero_surplus",
+            max_value=0,
+            **rule(
+                "pixels_count_from_one",
+                "Joints lie on the border of images as pixels that count from 1 do.",
+                "Annotation files that seem to count pixels from 0, where MPII counts from 1",
+                "{label}: {zero_surplus} more coordinates at pixel 0 than at the last pixel",
+            ),
+        ),
+    ]
+
+
+def _about_images(images: pd.DataFrame) -> list[Expectation]:
+    if not len(images):
+        return [some_rows("images_listed", "An image is named.", "Annotation files that name no image")]
+    return [
+        *image_file_rules(),
+        *disjoint_rules({"name_shared": "the file name", "content_shared": "the content"}),
+    ]
+
+
+def _about_persons(persons: pd.DataFrame) -> list[Expectation]:
+    if not len(persons):
+        return [some_rows("persons_listed", "A person is annotated.", "Annotation files without persons")]
+    return [
+        gxe.ExpectColumnValuesToBeNull(
+            column="fault",
+            **rule(
+                "annotation_records_complete",
+                "Every person has image, center, scale, joints and joints_vis of the right types.",
+                "Persons with incomplete records",
+                "{label}: {fault}",
+            ),
+        ),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="joints_out_px",
+            max_value=BORDER_PX,
+            mostly=MOSTLY_INSIDE,
+            **rule(
+                "keypoints_inside_image",
+                f"Every labelled joint is inside the image or exceeds it by at most {BORDER_PX:g} px, "
+                f"for {MOSTLY_INSIDE:.0%} of the persons.",
+                "Persons with labelled joints outside the image",
+                "{label}: by {joints_out_px:.4g} px",
+            ),
+        ),
+    ]

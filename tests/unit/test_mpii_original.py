@@ -1,0 +1,161 @@
+"""MPII's own annotation file, built with the nested structs that it has, converted to the Simple Baselines layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+
+from hpe_tasks.data.mpii import load_mpii, load_truth
+from hpe_tasks.data.mpii_original import ConvertedMpii, convert_original
+from hpe_tasks.errors import DatasetError
+
+EMPTY = np.zeros((0, 0))
+
+
+def struct(*rows: dict[str, Any]) -> np.ndarray:
+    """A MATLAB struct array of one row."""
+    array = np.empty((1, len(rows)), dtype=[(name, object) for name in rows[0]])
+    for element, row in zip(array[0], rows, strict=True):
+        for name, value in row.items():
+            element[name] = value
+    return array
+
+
+HEAD = {"x1": 40.0, "y1": 10.0, "x2": 60.0, "y2": 40.0}
+
+
+def person(offset: float = 0.0, ids: Sequence[int] = range(16), **changes: Any) -> dict[str, Any]:
+    points = [
+        # MPII writes the visibility as text, as a number, or not at all.
+        {"x": 100.0 + 3 * i + offset, "y": 200.0 + 5 * i, "id": i, "is_visible": ("1", "0", 1, EMPTY)[i % 4]}
+        for i in ids
+        if i not in (8, 9)
+    ]
+    points += [
+        {"x": 51.5, "y": 38.75, "id": 8, "is_visible": EMPTY},
+        {"x": 48.5, "y": 11.25, "id": 9, "is_visible": EMPTY},
+    ]
+    points.reverse()  # The file's order is any.
+    row = HEAD | {
+        "annopoints": struct({"point": struct(*points)}),
+        "scale": 2.5,
+        "objpos": struct({"x": 110.0 + offset, "y": 220.0}),
+    }
+    return row | changes
+
+
+def image(name: str, *persons: dict[str, Any], video: int = 1) -> dict[str, Any]:
+    rectangles: Any = struct(*persons) if persons else EMPTY
+    return {"image": struct({"name": name}), "annorect": rectangles, "frame_sec": 3.0, "vididx": video}
+
+
+# Digests put video 3 among the tenth that validates.
+TRAINING = [
+    image("a.jpg", person(), person(7.0, scale=EMPTY), person(9.0, annopoints=EMPTY)),
+    image("nobody.jpg"),
+    image("b.jpg", person(20.0, ids=[i for i in range(16) if i not in (0, 5)]), video=2),
+]
+
+
+def write(path: Path, images: list[dict[str, Any]], training: list[int] | None = None) -> Path:
+    release = {
+        "annolist": struct(*images),
+        "img_train": np.array([training or [1] * len(images)], dtype=np.uint8),
+        "version": "12",
+        "single_person": EMPTY,
+    }
+    scipy.io.savemat(path, {"RELEASE": struct(release)})
+    return path
+
+
+def test_the_layout_holds_what_the_original_holds(tmp_path: Path) -> None:
+    test_image = image("test.jpg", {**HEAD, "annopoints": EMPTY, "scale": 1.0, "objpos": EMPTY})
+    source = write(tmp_path / "original.mat", [*TRAINING, test_image], [1, 1, 1, 0])
+    converted = convert_original(source, tmp_path / "mpii", valid_images=["b.jpg"])
+    assert converted == ConvertedMpii({"train": 1, "valid": 1}, skipped=2)
+
+    (row,) = json.loads((tmp_path / "mpii" / "annot" / "valid.json").read_text())
+    assert row["image"] == "b.jpg"
+    assert (row["center"], row["scale"]) == ([130.0, 220.0], 2.5)
+    assert row["joints"][1] == [123.0, 205.0]
+    assert row["joints"][9] == [48.5, 11.25]
+    assert row["joints"][0] == row["joints"][5] == [-1.0, -1.0]
+    assert row["joints_vis"] == [0, 1, 1, 1, 1, 0] + [1] * 10
+
+    for split in ("train", "valid"):
+        dataset = load_mpii(tmp_path / "mpii", split)
+        truth = load_truth(dataset)
+        assert truth.head_boxes.tolist() == [[[40.0, 10.0], [60.0, 40.0]]]
+        assert np.array_equal(truth.visible[0], dataset.persons[0].visible)
+        assert truth.joints[0, 15].tolist() == dataset.persons[0].joints[15].tolist()
+
+
+def test_without_named_images_whole_videos_validate(tmp_path: Path) -> None:
+    frames = [image(f"{video}-{i}.jpg", person(float(i)), video=video) for video in range(60) for i in range(2)]
+    source = write(tmp_path / "original.mat", frames)
+    counts = convert_original(source, tmp_path / "mpii").persons
+    assert sum(counts.values()) == 120
+    assert 2 <= counts["valid"] <= 30
+    videos = {
+        split: {person.image.split("-")[0] for person in load_mpii(tmp_path / "mpii", split).persons}
+        for split in ("train", "valid")
+    }
+    assert not videos["train"] & videos["valid"]
+    first = (tmp_path / "mpii" / "annot" / "valid.json").read_bytes()
+    convert_original(source, tmp_path / "again")
+    assert (tmp_path / "again" / "annot" / "valid.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        pytest.param({"other": 1.0}, "holds no struct RELEASE", id="no-release"),
+        pytest.param({"RELEASE": 1.0}, "holds no struct RELEASE", id="release-number"),
+        pytest.param({"RELEASE": {"img_train": [1]}}, "has no field 'annolist'", id="no-annolist"),
+        pytest.param({"RELEASE": {"annolist": struct(*TRAINING)}}, "has no field 'img_train'", id="no-img_train"),
+        pytest.param(
+            {"RELEASE": {"annolist": struct(*TRAINING), "img_train": [1, 1]}},
+            "annolist has 3 entries, img_train 2",
+            id="counts",
+        ),
+        pytest.param(
+            {"RELEASE": {"annolist": struct({"image": EMPTY}), "img_train": [1]}}, "has no image.name", id="no-name"
+        ),
+        pytest.param(
+            {"RELEASE": {"annolist": struct(image("nobody.jpg")), "img_train": [1]}}, "0 annotated persons", id="nobody"
+        ),
+    ],
+)
+def test_another_structure_is_refused(tmp_path: Path, variables: dict[str, Any], message: str) -> None:
+    source = tmp_path / "original.mat"
+    scipy.io.savemat(source, variables)
+    with pytest.raises(DatasetError, match=message):
+        convert_original(source, tmp_path / "mpii")
+    assert not (tmp_path / "mpii").exists()
+
+
+@pytest.mark.parametrize(
+    ("valid_images", "message"),
+    [
+        pytest.param(
+            ["x.jpg", "a.jpg"], r"1 of 2 validation images have no annotated person.*first x\.jpg", id="unknown"
+        ),
+        pytest.param(["a.jpg", "b.jpg"], "would give the split 'train' nobody", id="all"),
+        pytest.param([], "would give the split 'valid' nobody", id="none"),
+    ],
+)
+def test_images_that_cannot_validate_are_refused(tmp_path: Path, valid_images: list[str], message: str) -> None:
+    source = write(tmp_path / "original.mat", TRAINING)
+    with pytest.raises(DatasetError, match=message):
+        convert_original(source, tmp_path / "mpii", valid_images=valid_images)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"original\.mat does not exist"):
+        convert_original(tmp_path / "original.mat", tmp_path / "mpii")

@@ -1,0 +1,172 @@
+"""Great Expectations on small MPII data sets: whole ones pass, and every kind of damage is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpe_tasks.config import DatasetConfig
+from hpe_tasks.data.expectations import ValidationOutcome
+from hpe_tasks.data.mpii_validation import validate_mpii
+from hpe_tasks.results import SplitCounts
+from tests.unit.mpii_factory import HEIGHT, WIDTH, edited_mat, edited_rows, write_mpii
+
+DIGEST = "d" * 64
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_mpii(tmp_path / "mpii")
+
+
+def validate(root: Path, *, min_persons: int = 4) -> ValidationOutcome:
+    config = DatasetConfig(
+        source=str(root), calibration_split="train", evaluation_split="valid", min_persons=min_persons
+    )
+    return validate_mpii(root, config, root.parent / "out", DIGEST)
+
+
+def test_a_whole_data_set_has_no_problem(root: Path) -> None:
+    outcome = validate(root)
+    assert outcome.problems == ()
+    assert outcome.checks_run == 11
+    assert outcome.splits == tuple(
+        SplitCounts(split=split, images=3, annotations=4, persons=4) for split in ("train", "valid")
+    )
+    text = outcome.data_docs.read_text()
+    assert "All 11 expectations are met." in text
+    assert DIGEST in text
+
+
+def test_the_calibration_split_needs_no_truth(root: Path) -> None:
+    (root / "annot" / "gt_train.mat").unlink()
+    assert validate(root).problems == ()
+
+
+def test_borders_counted_from_one_are_fine(root: Path) -> None:
+    with edited_rows(root) as rows, edited_mat(root) as mat:
+        for person, (joint, value) in enumerate([(1, [1, 1]), (2, [WIDTH, HEIGHT]), (3, [WIDTH + 0.9, 5])]):
+            rows[person]["joints"][joint] = value
+            mat["pos_gt_src"][joint, :, person] = value
+    assert validate(root).problems == ()
+
+
+def rows_with(index: int, **changes: object) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        with edited_rows(root) as rows:
+            rows[index] |= changes
+
+    return damage
+
+
+def everything_from_zero(root: Path) -> None:
+    """All three records of the pixels, with a joint on the border: only the images can tell."""
+    with edited_rows(root) as rows, edited_mat(root) as mat:
+        rows[0]["joints"][3] = mat["pos_gt_src"][3, :, 0] = [1, 50]
+        rows[0]["joints"][3] = list(rows[0]["joints"][3])
+        for row in rows:
+            row["joints"] = [[x - 1, y - 1] for x, y in row["joints"]]
+        mat["pos_gt_src"] -= 1
+        mat["headboxes_src"] -= 1
+
+
+def joints_from_zero(root: Path) -> None:
+    with edited_rows(root) as rows:
+        for row in rows:
+            row["joints"] = [[x - 1, y - 1] for x, y in row["joints"]]
+
+
+def joint_outside(root: Path) -> None:
+    with edited_rows(root, "train") as rows:
+        rows[2]["joints"][4] = [WIDTH + 12.0, 4.0]
+
+
+def truth_of_others(root: Path) -> None:
+    with edited_mat(root) as mat:
+        mat["pos_gt_src"] = mat["pos_gt_src"][..., ::-1]
+
+
+def nobody(root: Path) -> None:
+    for split in ("train", "valid"):
+        (root / "annot" / f"{split}.json").write_text("[]")
+
+
+def same_image(root: Path) -> None:
+    shutil.copy(root / "images" / "1000002.jpg", root / "images" / "0000002.jpg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "check", "example"),
+    [
+        pytest.param(lambda r: shutil.rmtree(r / "images"), "layout_present", "images", id="no-images"),
+        pytest.param(lambda r: (r / "annot/valid.json").unlink(), "layout_present", "annot/valid.json", id="no-json"),
+        pytest.param(lambda r: (r / "annot/gt_valid.mat").unlink(), "layout_present", "gt_valid.mat", id="no-mat"),
+        pytest.param(
+            lambda r: (r / "annot/train.json").write_text("{"), "annotations_readable", "is not JSON", id="cut"
+        ),
+        pytest.param(
+            lambda r: (r / "annot/gt_valid.mat").write_bytes(b"x" * 300), "annotations_readable", "no", id="no-matlab"
+        ),
+        pytest.param(truth_of_others, "annotations_readable", "disagree about 4 of 4 persons", id="truth-of-others"),
+        pytest.param(joints_from_zero, "annotations_readable", "valid.json counts pixels from 0", id="json-from-0"),
+        pytest.param(
+            everything_from_zero, "pixels_count_from_one", "valid: 1 more coordinates at pixel 0", id="all-from-0"
+        ),
+        pytest.param(lambda r: (r / "images/1000001.jpg").unlink(), "images_exist", "valid: 1000001.jpg", id="image"),
+        pytest.param(
+            lambda r: (r / "images/1000001.jpg").write_bytes((r / "images/1000001.jpg").read_bytes()[:400]),
+            "images_decode",
+            "valid: 1000001.jpg: cannot be decoded",
+            id="truncated-image",
+        ),
+        pytest.param(
+            rows_with(1, image="../annot/valid.json"),
+            "annotation_records_complete",
+            "person 1 of valid (../annot/valid.json): image is not a file name inside images/",
+            id="path",
+        ),
+        pytest.param(rows_with(3, scale=-1), "annotation_records_complete", "scale is no positive number", id="scale"),
+        pytest.param(rows_with(0, joints=None), "annotation_records_complete", "16 pairs of numbers", id="joints"),
+        pytest.param(
+            joint_outside, "keypoints_inside_image", "person 2 of train (0000002.jpg): by 12 px", id="outside"
+        ),
+        pytest.param(rows_with(0, image="0000001.jpg"), "splits_disjoint", "train: 0000001.jpg", id="shared-name"),
+        pytest.param(same_image, "splits_disjoint", "train: 0000002.jpg", id="shared-content"),
+        pytest.param(nobody, "persons_listed", "", id="nobody"),
+        pytest.param(rows_with(2, joints_vis=[0] * 16), "enough_persons", "valid: 3 persons", id="few-persons"),
+    ],
+)
+def test_damage_is_found_and_named(root: Path, damage: Callable[[Path], object], check: str, example: str) -> None:
+    damage(root)
+    problems = [problem for problem in validate(root).problems if problem.check == check]
+    assert problems
+    assert all(problem.count >= 1 and problem.message for problem in problems)
+    named = [text for problem in problems for text in problem.examples]
+    assert not example or any(example in text for text in named), named
+
+
+def test_wild_records_are_problems_and_no_crash(root: Path) -> None:
+    wild = [None, True, -1, 1e400, "x", [], {}, [None] * 16, [[1e308, 1]] * 16, 10**400]
+    with edited_rows(root) as rows:
+        good = json.loads(json.dumps(rows[0]))
+        rows.extend(wild)
+        rows.extend(good | {field: value} for field in good for value in wild if (field, value) != ("image", "x"))
+    outcome = validate(root)
+    checks = {problem.check: problem for problem in outcome.problems}
+    assert checks["annotation_records_complete"].count > 50
+    assert all(len(problem.examples) <= 5 for problem in outcome.problems)
+    assert all(len(example) < 300 for problem in outcome.problems for example in problem.examples)
+
+
+def test_real_photographs(test_data: Path, tmp_path: Path) -> None:
+    """The five persons serve as both splits here, so that only their sharing is a problem."""
+    root = tmp_path / "mpii"
+    shutil.copytree(test_data / "mpii-mini", root)
+    shutil.copy(root / "annot" / "valid.json", root / "annot" / "train.json")
+    outcome = validate(root, min_persons=5)
+    assert {problem.check for problem in outcome.problems} == {"splits_disjoint"}
+    assert outcome.splits[1] == SplitCounts(split="valid", images=5, annotations=5, persons=5)
