@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -40,8 +39,7 @@ def prepare() -> Path:
     return home
 
 
-@pytest.fixture(scope="session", autouse=True)
-def remove_airflow_home() -> Iterator[None]:
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
     """Remove the home after the last test; pytest-xdist ends its workers without their exit functions."""
-    yield
     shutil.rmtree(prepare(), ignore_errors=True)

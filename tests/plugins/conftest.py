@@ -6,9 +6,9 @@ from typing import Any
 
 import airflow_home
 import pytest
-from airflow_home import remove_airflow_home
+from airflow_home import pytest_sessionfinish
 
-__all__ = ["remove_airflow_home"]
+__all__ = ["pytest_sessionfinish"]
 
 HOME = airflow_home.prepare()
 
