@@ -49,6 +49,7 @@ DEFAULT_BUCKET = "hpe-models"
 
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
+_PORT_PATIENCE_S = 2.0
 _POLL_S = 0.05
 _START_ATTEMPTS = 3
 _LOG_LINES_SHOWN = 5
@@ -257,13 +258,19 @@ class ObjectStore:
     def _choose_port(self) -> int:
         last = self._recorded()
         for candidate in (self._port,) if self._port else (last.port if last else 0, 0):
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((HOST, candidate))
-                except OSError:
-                    continue
-                return int(probe.getsockname()[1])
+            # A server that was just killed holds its port until all of its threads are gone.
+            deadline = time.monotonic() + _PORT_PATIENCE_S
+            while True:
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind((HOST, candidate))
+                    except OSError:
+                        if time.monotonic() > deadline:
+                            break
+                    else:
+                        return int(probe.getsockname()[1])
+                time.sleep(_POLL_S)
         raise ConfigError(
             f"Port {self._port or 'any'} on {HOST} is not free.", hint="Choose another one, or 0 for any that is free."
         )

@@ -53,10 +53,8 @@ def _min_ap(records: RunRecords) -> Iterator[Advice]:
 
 
 def _max_ap_drop(records: RunRecords) -> Iterator[Advice]:
-    found = [*_stronger_recipe(records), *_more_persons(records)]
-    yield from found or [
-        Advice("The recipe has no stronger setting left: train the network for int8, or use one that loses less.")
-    ]
+    yield from _stronger_recipe(records)
+    yield from _more_persons(records)
 
 
 def _stronger_recipe(records: RunRecords) -> Iterator[Advice]:
@@ -68,15 +66,20 @@ def _stronger_recipe(records: RunRecords) -> Iterator[Advice]:
         )
     if recipe.granularity == "per_tensor":
         yield Advice("Give each output channel its own weight scale.", "recipe.granularity=per_channel")
+    # Which one keeps more depends on the network: peaks of heatmaps are rare, and an average error may cut them off.
     if recipe.scheme == "min_max":
         yield Advice("Choose ranges by the least error instead of the extremes.", "recipe.scheme=tf_enhanced")
+    else:
+        yield Advice("Choose ranges by the extremes instead of the least error.", "recipe.scheme=min_max")
     if not recipe.fold_batch_norms:
         yield Advice("Fold batch norms before calibration.", "recipe.fold_batch_norms=true")
     if recipe.calibration_images < 500:
         yield Advice("Calibrate on more images.", f"recipe.calibration_images={2 * recipe.calibration_images}")
     if recipe.activation_bw == 8:
         yield Advice(
-            "See whether activations are what loses accuracy: 16 bits are slower, but tell.", "recipe.activation_bw=16"
+            "See in QuantSim whether activations are what loses accuracy (onnxruntime has no kernels for 16 bits, so "
+            "such a file runs in float and the gate refuses it).",
+            "recipe.activation_bw=16",
         )
     if recipe.param_bw == 4:
         yield Advice("Use 8-bit weights.", "recipe.param_bw=8")

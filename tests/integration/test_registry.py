@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -217,6 +218,10 @@ def test_the_registry_survives_a_killed_server(object_store_python: Path, tmp_pa
         registry = Registry(server.client(), S3Location(server.bucket, "registry"))
         first, second = publish(registry, "one"), publish(registry, "two")
         os.kill(server.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while store.status() is not None:
+            assert time.monotonic() < deadline, "a killed server still answers"
+            time.sleep(0.05)
         store.start()
         assert registry.show("pose", "staging").version == second.version
         assert not publish(registry, "two").created
