@@ -12,6 +12,9 @@ PORT ?= 8080
 # `embedded` starts an S3 server in this folder; `environment` uses the AWS variables and files that you have set.
 S3 ?= embedded
 
+# Through the environment, so that quotes and line breaks arrive as they were typed.
+export PRESET CONF
+
 export AIRFLOW_HOME := $(CURDIR)
 export HPE_WORKSPACE := file://$(CURDIR)/.hpe/workspace
 export HPE_CACHE := $(CURDIR)/.hpe/cache
@@ -48,7 +51,7 @@ help: ## Show what there is
 setup: .airflow/ready .venv-object-store/ready ## Install everything and prepare Airflow's database
 
 run: setup ## Quantize, prove and publish a model with the DAG; ends with the table of results
-	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset '$(PRESET)' --conf '$(CONF)'
+	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset "$$PRESET" --conf "$$CONF"
 
 # By file, because the tests of a file share servers and results; grouping by mark has no effect with pytest 9.2.
 test: setup ## Run the whole test suite
@@ -59,11 +62,11 @@ ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 
 env: setup ## Print settings for a shell of your own, to be used as: eval "$$(make env)"
 	@printf 'export %s\n' 'AIRFLOW_HOME=$(AIRFLOW_HOME)' 'HPE_WORKSPACE=$(HPE_WORKSPACE)' 'HPE_CACHE=$(HPE_CACHE)' \
-	  'XDG_CACHE_HOME=$(XDG_CACHE_HOME)' 'MPLCONFIGDIR=$(MPLCONFIGDIR)' 'PATH=$(CURDIR)/$(BIN):$$PATH'
+	  'XDG_CACHE_HOME=$(XDG_CACHE_HOME)' 'MPLCONFIGDIR=$(MPLCONFIGDIR)' 'OMP_WAIT_POLICY=$(OMP_WAIT_POLICY)' 'PATH=$(CURDIR)/$(BIN):$$PATH'
 	@$(WITH_S3) echo "$${exports-}"
 
 stop: ## Stop the embedded S3 server
-	@if [ -x $(BIN)/python ]; then $(STORE) stop; fi
+	@if [ -f .venv/ready ]; then $(STORE) stop; fi
 
 lint: .venv/ready ## Check style, types and the direction of imports
 	@$(BIN)/ruff check .

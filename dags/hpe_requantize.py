@@ -131,7 +131,7 @@ def hpe_requantize() -> None:
     [validated, checkpoint] >> evaluate_fp32() >> quantize() >> export_onnx() >> evaluate_quantized() >> decided
     decided >> published
     # A teardown runs after all the others, failed or not, and leaves the run's state to them.
-    [validated, checkpoint, published] >> reported.as_teardown()
+    [validated, checkpoint, published] >> reported.as_teardown(on_failure_fail_dagrun=True)
 
 
 hpe_requantize()

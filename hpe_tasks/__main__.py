@@ -103,13 +103,13 @@ def _print_json(record: BaseModel) -> None:
     typer.echo(record.model_dump_json(indent=1))
 
 
-def _print_summary(run: Run, as_json: bool) -> bool:
+def _print_summary(run: Run, as_json: bool, *, looking_back: bool = False) -> bool:
     """Print what the run has come to; returns whether its gate passed."""
-    from hpe_tasks.results import GateDecision, RunReport
+    from hpe_tasks.results import RunReport
     from hpe_tasks.steps import records_of
 
-    records = records_of(run)
-    html = run.load(RunReport)
+    records = records_of(run, looking_back=looking_back)
+    html = run.recorded(RunReport)
     if as_json:
         from pydantic import TypeAdapter
 
@@ -122,9 +122,8 @@ def _print_summary(run: Run, as_json: bool) -> bool:
 
         from hpe_tasks.report.summary import summary_table
 
-        Console().print(summary_table(records, report=html.html.uri if html else None))
-    decision = run.load(GateDecision)
-    return decision is not None and decision.passed
+        Console().print(summary_table(records, report=html.html.uri if html else None), soft_wrap=True)
+    return records.decision is not None and records.decision.passed
 
 
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
@@ -145,6 +144,7 @@ def run_all(
     verbose: VerboseOption = False,
 ) -> None:
     """Run every step, publish the model if it passes, and print what came out."""
+    from hpe_tasks.errors import HpeError
     from hpe_tasks.results import GateDecision
     from hpe_tasks.steps import STEPS
 
@@ -161,10 +161,15 @@ def run_all(
             if not as_json:
                 typer.echo(f"{step} …", err=True)
             info.execute(run)
-    finally:
-        STEPS["report"].execute(run)
-        passed = _print_summary(run, as_json)
-    if not passed:
+    except BaseException:
+        try:
+            STEPS["report"].execute(run)
+            _print_summary(run, as_json)
+        except HpeError as second:
+            logging.getLogger(__name__).warning("There is no report: %s", second)
+        raise
+    STEPS["report"].execute(run)
+    if not _print_summary(run, as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -203,7 +208,7 @@ for _step, _summary in STEP_COMMANDS.items():
 
 @app.command()
 def show(
-    name: Annotated[str | None, typer.Option("--run", help="Folder of the run; by default the last.")] = None,
+    name: Annotated[str | None, typer.Option("--run", help="Name or folder of the run; by default the last.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print what a run has come to; exits with 1 when its gate failed."""
@@ -213,7 +218,7 @@ def show(
 
     places = Settings.from_environment()
     run = find_run(name, workspace=places.workspace, cache=places.cache, s3=make_client)
-    if not _print_summary(run, as_json):
+    if not _print_summary(run, as_json, looking_back=True):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -236,9 +241,11 @@ def evaluate(
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
-    if split is not None:
-        extra["dataset.evaluation_split"] = split
     asked = _config(preset, config, settings, **extra)
+    split = split or ("val" if dataset == "sample" else None)
+    if split is not None:
+        chosen = asked.dataset.model_copy(update={"evaluation_split": split})
+        asked = asked.model_copy(update={"dataset": chosen})
     record = evaluate_file(asked, Settings.from_environment().cache, make_client, predictions)
     if as_json:
         _print_json(record)

@@ -124,7 +124,7 @@ def load_config(
     from_file = _read(file) if file is not None else {}
     preset = preset or from_file.get("preset")
     if preset is not None:
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(f"There is no preset {preset!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
         _merge(values, PRESETS[preset].values)
         values["preset"] = preset
@@ -163,6 +163,14 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"The configuration file {file} does not hold settings.", hint="See `hpe presets --show NAME`."
         )
+    for name in sorted({key.partition(".")[0] for key in config_keys() if "." in key}):
+        value = loaded.get(name, {})
+        if not isinstance(value, Mapping) and not (name == "recipe" and isinstance(value, str)):
+            first = next(key for key in config_keys() if key.startswith(f"{name}."))
+            raise ConfigError(
+                f"{name} in {file} holds settings, not {value!r}.",
+                hint=f"Write them below it, such as `{name}: {{{first.partition('.')[2]}: …}}`.",
+            )
     return loaded
 
 
@@ -170,8 +178,8 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if key == "recipe" and isinstance(value, str):
             into[key] = _recipe(value)
-        elif isinstance(value, Mapping):
-            _merge(into.setdefault(key, {}), value)
+        elif isinstance(value, Mapping) and isinstance(into.setdefault(key, {}), dict):
+            _merge(into[key], value)
         else:
             into[key] = value
 
@@ -183,6 +191,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         kept = {k: v for k, v in values.get("recipe", {}).items() if k == "calibration_images"}
         values["recipe"] = {**_recipe(value), **kept}
         return
+    if any(name.startswith(f"{key}.") for name in known):
+        inside = [name for name in known if name.startswith(f"{key}.")]
+        raise ConfigError(f"{key!r} is a section.", hint=f"Set one of its keys: {', '.join(inside)}.")
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`hpe presets --keys` lists the keys."
@@ -195,7 +206,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _recipe(name: Any) -> dict[str, Any]:
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError(f"There is no recipe {name!r}.", hint=f"Choose one of: {', '.join(RECIPES)}.")
     return RECIPES[name].model_dump(exclude={"calibration_images"})
 

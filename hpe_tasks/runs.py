@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hpe_tasks.config import Frozen, RunConfig
-from hpe_tasks.errors import DatasetError, HpeError, MissingInputError
+from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, HpeError, MissingInputError
 from hpe_tasks.results import FetchedDataset, Record, StepFailure
 from hpe_tasks.workspace import RESULT, Scratch, Workspace, digest_of, open_workspace
 
@@ -81,13 +81,21 @@ class Run:
         return None if data is None else Pointer.model_validate_json(data)
 
     def load(self, kind: type[R]) -> R | None:
-        """The record that a step left in this run; None when there is none or its inputs have changed since."""
+        """The record that a step left in this run; None when there is none or its inputs have changed since.
+
+        "Changed" includes an input that is refused now, as a data set whose validation failed.
+        """
         info = _step_of(kind)
         try:
             pointer = require(self, info.name, wanted_by="the reader")
-        except MissingInputError:
+        except BadInputError:
             return None
         return kind.model_validate(pointer.record)
+
+    def recorded(self, kind: type[R]) -> R | None:
+        """The record that a step left in this run, whatever has changed since: for looking back."""
+        pointer = self.pointer(_step_of(kind).name)
+        return None if pointer is None else kind.model_validate(pointer.record)
 
     def get(self, kind: type[R]) -> R:
         """The record of a step that this one needs."""
@@ -97,9 +105,14 @@ class Run:
         return record
 
     def failures(self) -> tuple[StepFailure, ...]:
-        """Why steps failed, in the order of the steps."""
+        """Why steps failed, in the order of the steps; without those that an earlier step's new result has outdated."""
         stored = (self.workspace.read(f"{self.prefix}/{step}/{FAILURE}") for step in STEPS)
-        return tuple(StepFailure.model_validate_json(data) for data in stored if data is not None)
+        failures = (StepFailure.model_validate_json(data) for data in stored if data is not None)
+        return tuple(failure for failure in failures if not self._outdated(failure))
+
+    def _outdated(self, failure: StepFailure) -> bool:
+        inputs = (self.pointer(name) for name in STEPS[failure.step].needs)
+        return any(pointer is not None and pointer.finished_at > failure.failed_at for pointer in inputs)
 
     @cached_property
     def dataset(self) -> tuple[Path, FetchedDataset]:
@@ -115,7 +128,7 @@ class Run:
         root, fetched = self.dataset
         if self.get(FetchedDataset).digest != fetched.digest:
             raise DatasetError(
-                f"The data set {self.config.dataset.source} has changed since this run fetched it.",
+                f"The data set {fetched.source} has changed since this run fetched it.",
                 hint="Start again from fetch_dataset.",
             )
         return load_coco(root, name)
@@ -131,6 +144,8 @@ def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: C
         name: Name of the run, as Airflow or the user calls it.
         s3: Makes the S3 client, when one is needed.
     """
+    if not name:
+        raise ConfigError("The run's name is empty.", hint="Give it one, such as --run local.")
     safe = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name)
     run = Run(
         config=config,
@@ -146,7 +161,7 @@ def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: C
 
 
 def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], S3Client]) -> Run:
-    """Open a run by its folder in the workspace; the run that reported last when `name` is None.
+    """Open a run by its name or its folder in the workspace; the run that reported last when `name` is None.
 
     Raises:
         MissingInputError: There is no such run.
@@ -159,7 +174,13 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
         name = str(json.loads(latest)["run"])
     asked = place.read(f"runs/{name}/{CONFIG}")
     if asked is None:
-        raise MissingInputError(f"There is no run {name!r} in {workspace}.", hint="Check the name and HPE_WORKSPACE.")
+        # A run's folder is its name with a digest of its configuration.
+        folders = [f for f in place.folders("runs") if f.rpartition("-")[0] == name]
+        if len(folders) != 1:
+            hint = f"Choose one of: {', '.join(folders)}." if folders else "Check the name and HPE_WORKSPACE."
+            raise MissingInputError(f"{len(folders) or 'No'} runs are called {name!r} in {workspace}.", hint=hint)
+        name = folders[0]
+        asked = place.read(f"runs/{name}/{CONFIG}") or b""
     config = RunFile.model_validate_json(asked).config
     return Run(config=config, workspace=place, name=name, cache=cache, s3=s3)
 
@@ -302,7 +323,10 @@ def _keeping_failures(name: str, execute: Callable[[Run], R]) -> Callable[[Run],
                 hint=error.hint if isinstance(error, HpeError) else "",
                 failed_at=datetime.now(UTC),
             )
-            run.workspace.write(where, failure.model_dump_json(indent=1).encode())
+            try:
+                run.workspace.write(where, failure.model_dump_json(indent=1).encode())
+            except HpeError as second:
+                log.warning("The reason of the failure could not be kept for the report: %s", second)
             raise
         run.workspace.remove(where)
         return record

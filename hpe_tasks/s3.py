@@ -86,6 +86,7 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         AccessError: The credentials are missing or refused, or the bucket or object does not exist.
         TransientError: The endpoint cannot be reached, or the server failed.
     """
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -95,11 +96,19 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
     )
 
     try:
-        yield
+        try:
+            yield
+        except Boto3Error as error:
+            # Managed transfers wrap what went wrong: the first error says which kind it is.
+            inner = error.__cause__ or error.__context__
+            if isinstance(inner, (ClientError, BotoCoreError)):
+                raise inner from error
+            raise TransientError(f"The transfer failed while {doing} {location}: {error}") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise AccessError(
             f"No AWS credentials for {doing} {location}.",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the Airflow connection `hpe_s3`.",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; in Airflow, or the connection `hpe_s3`. "
+            '`eval "$(make env)"` sets those of the embedded server.',
         ) from error
     except ClientError as error:
         code = error_code(error)
@@ -129,7 +138,7 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         raise _bad_address(location) from error
     except BotoCoreError as error:
         raise TransientError(
-            f"The S3 server could not be reached while {doing} {location}: {error}",
+            f"The S3 server could not be reached while {doing} {location}: {str(error).rstrip('.')}.",
             hint="Check the endpoint and the network; the DAG retries this by itself.",
         ) from error
 

@@ -51,6 +51,16 @@ def _network(config: RunConfig) -> dict[str, Any]:
     return config.model.model_dump(mode="json", exclude={"checkpoint", "checkpoint_sha256"})
 
 
+def _recipe(config: RunConfig) -> list[Any]:
+    """The recipe, and the content of the file that it names."""
+    from hpe_tasks.errors import ConfigError
+
+    file = config.recipe.aimet_config
+    if file is not None and not Path(file).is_file():
+        raise ConfigError(f"recipe.aimet_config: {file} does not exist.", hint="Give the path of an AIMET .json file.")
+    return [config.recipe.model_dump(), sha256_file(Path(file)) if file is not None else None]
+
+
 def _dataset_digest(run: Run) -> str:
     _, fetched = run.dataset
     return digest_of(fetched.model_dump(mode="json"))
@@ -83,13 +93,17 @@ def _checkpoint_digest(run: Run) -> str:
 @step(FetchedCheckpoint, found=_checkpoint_digest)
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace."""
-    from hpe_tasks.data.transports import public_address
-
     file = checkpoint_file(run.config.model, run.cache, run.s3)
     kept = scratch.path / file.name
     shutil.copyfile(file, kept)
-    source = run.config.model.checkpoint
-    return FetchedCheckpoint(source=public_address(source) if "://" in source else source, file=scratch.artifact(kept))
+    return FetchedCheckpoint(source=_shown_address(run.config.model.checkpoint), file=scratch.artifact(kept))
+
+
+def _shown_address(source: str) -> str:
+    """An address without the passwords and signatures that it may hold."""
+    from hpe_tasks.data.transports import public_address
+
+    return public_address(source) if "://" in source else source
 
 
 def _refuse_broken(validation: DatasetValidation) -> None:
@@ -161,7 +175,7 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     settings=lambda c: [
         _network(c),
         [c.dataset.calibration_split, c.dataset.evaluation_split],
-        c.recipe.model_dump(),
+        _recipe(c),
         c.evaluation.batch_size,
         c.seed,
     ],
@@ -194,7 +208,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     )
 
 
-@step(ExportedModel, needs=("fetch_checkpoint", "quantize"), settings=lambda c: [_network(c), c.recipe.model_dump()])
+@step(ExportedModel, needs=("fetch_checkpoint", "quantize"), settings=lambda c: [_network(c), _recipe(c)])
 def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     """Write the file that ships, and read back where onnxruntime will run its arithmetic."""
     from hpe_tasks.export import ENCODINGS_FILE
@@ -293,24 +307,38 @@ def publish(run: Run, _: Scratch) -> PublishedModel:
     return registry.publish(manifest, files, run.config.destination.channel)
 
 
-def records_of(run: Run) -> RunRecords:
-    """What the run's steps have produced so far from its present inputs, for the report and the table."""
+def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
+    """What the run's steps have produced so far, for the report and the table.
+
+    Args:
+        run: The run.
+        looking_back: Show what is recorded, also when inputs or code have changed since.
+    """
     from hpe_tasks.provenance import git_commit
 
+    load = run.recorded if looking_back else run.load
+    model, dataset = run.config.model, run.config.dataset
+    # Addresses may hold passwords and signatures; what is shown must not.
+    shown = run.config.model_copy(
+        update={
+            "model": model.model_copy(update={"checkpoint": _shown_address(model.checkpoint)}),
+            "dataset": dataset.model_copy(update={"source": _shown_address(dataset.source)}),
+        }
+    )
     return RunRecords(
-        config=run.config,
+        config=shown,
         run=run.name,
         started=run.started,
         git_commit=git_commit(),
-        dataset=run.load(FetchedDataset),
-        checkpoint=run.load(FetchedCheckpoint),
-        validation=run.load(DatasetValidation),
-        fp32=run.load(EvaluationReport),
-        quantized=run.load(QuantizedModel),
-        exported=run.load(ExportedModel),
-        quantized_evaluation=run.load(QuantizedEvaluation),
-        decision=run.load(GateDecision),
-        published=run.load(PublishedModel),
+        dataset=load(FetchedDataset),
+        checkpoint=load(FetchedCheckpoint),
+        validation=load(DatasetValidation),
+        fp32=load(EvaluationReport),
+        quantized=load(QuantizedModel),
+        exported=load(ExportedModel),
+        quantized_evaluation=load(QuantizedEvaluation),
+        decision=load(GateDecision),
+        published=load(PublishedModel),
         failures=run.failures(),
     )
 
@@ -361,7 +389,9 @@ def evaluate_file(
     from hpe_tasks.inference import fp32_predictor
     from hpe_tasks.quantization import best_device
 
-    root, fetched = fetch(config.dataset, cache, s3)
+    # Nothing is calibrated here: the split that is measured is all that the data set must hold.
+    one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
+    root, fetched = fetch(one_split, cache, s3)
     checkpoint = checkpoint_file(config.model, cache, s3)
     with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
         file = predictions or Path(folder) / "predictions.json"

@@ -23,7 +23,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -179,6 +179,10 @@ class Workspace(ABC):
         """Write a small file in one piece, in place of an older one."""
 
     @abstractmethod
+    def folders(self, name: str) -> tuple[str, ...]:
+        """Names of the folders directly under `name`, sorted."""
+
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a small file, if it is there."""
 
@@ -217,8 +221,9 @@ class Workspace(ABC):
 def _sweep(parent: Path) -> None:
     """Remove what killed processes left behind; no step works on one folder for two days."""
     for folder in parent.iterdir():
-        if time.time() - folder.stat().st_mtime > _ABANDONED_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another step has just finished with it
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def artifacts_of(value: Any) -> Iterator[Artifact]:
@@ -265,6 +270,11 @@ class LocalWorkspace(Workspace):
     @override
     def write(self, name: str, data: bytes) -> None:
         write_atomically(self.root / name, data)
+
+    @override
+    def folders(self, name: str) -> tuple[str, ...]:
+        parent = self.root / name
+        return tuple(sorted(p.name for p in parent.iterdir() if p.is_dir())) if parent.is_dir() else ()
 
     @override
     def remove(self, name: str) -> None:
@@ -330,8 +340,9 @@ class LocalWorkspace(Workspace):
     @override
     def _drop(self, prefix: str) -> None:
         aside = self._scratch_parent() / f"dropped-{uuid.uuid4().hex}"
-        (self.root / prefix).rename(aside)
-        shutil.rmtree(aside)
+        with suppress(FileNotFoundError):  # another step has just done the same
+            (self.root / prefix).rename(aside)
+            shutil.rmtree(aside)
 
 
 def _link(file: Path, shown: Path) -> None:
@@ -377,6 +388,16 @@ class S3Workspace(Workspace):
         where = self.location / name
         with s3_errors(where, "writing"):
             self.client.put_object(Bucket=where.bucket, Key=where.key, Body=data, ChecksumAlgorithm="SHA256")
+
+    @override
+    def folders(self, name: str) -> tuple[str, ...]:
+        where = self.location / name
+        with s3_errors(where, "listing"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=where.bucket, Prefix=f"{where.key}/", Delimiter="/"
+            )
+            found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", ())]
+        return tuple(sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found))
 
     @override
     def remove(self, name: str) -> None:

@@ -105,6 +105,7 @@ def main() -> int:
     # Both, because a shell starts background jobs with the interrupt ignored.
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)  # the terminal was closed
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         print("Starting Airflow …", flush=True)

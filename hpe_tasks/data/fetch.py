@@ -56,7 +56,7 @@ def fetch_dataset(
         TransientError: The network failed; the next call continues.
         StorageError: The disk is full or not writable.
     """
-    splits = (config.calibration_split, config.evaluation_split)
+    splits = tuple(dict.fromkeys((config.calibration_split, config.evaluation_split)))
     root = find_root(_folder(config, cache, s3, splits, sample), splits)
     content = digest_content(root, splits, cache / "digests")
     source = public_address(config.source) if "://" in config.source else config.source
@@ -69,7 +69,7 @@ def _folder(
     config: DatasetConfig,
     cache: Path,
     s3: Callable[[], S3Client],
-    splits: tuple[str, str],
+    splits: tuple[str, ...],
     sample: SampleSpec | None,
 ) -> Path:
     source = config.source
@@ -124,7 +124,7 @@ def _unpacked(archive: FetchedFile, cache: Path) -> Path:
     return folder
 
 
-def _sample(cache: Path, splits: tuple[str, str], spec: SampleSpec | None) -> Path:
+def _sample(cache: Path, splits: tuple[str, ...], spec: SampleSpec | None) -> Path:
     from hpe_tasks.data import sample
 
     spec = spec or sample.SampleSpec()

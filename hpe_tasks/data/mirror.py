@@ -114,15 +114,25 @@ def _copy_all(location: S3Location, client: S3Client, missing: list[_Object], fo
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = {pool.submit(_copy, location, client, o, folder, stop): o for o in missing}
+        failure: BaseException | None = None
         try:
             for future in track(as_completed(futures), f"Fetching {location}", total=len(futures)):
-                future.result()
-                # After the file: a crash in between costs one object, never a wrong file.
-                record.write(json.dumps(vars(futures[future])) + "\n")
-                record.flush()
+                if future.cancelled():
+                    continue
+                if future.exception() is None:
+                    # After the file: a crash in between costs one object, never a wrong file.
+                    record.write(json.dumps(vars(futures[future])) + "\n")
+                    record.flush()
+                elif failure is None:
+                    # What is under way may still arrive, and then need not be fetched again.
+                    failure = future.exception()
+                    for waiting in futures:
+                        waiting.cancel()
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
+        if failure is not None:
+            raise failure
 
 
 def _copy(location: S3Location, client: S3Client, wanted: _Object, folder: Path, stop: threading.Event) -> None:

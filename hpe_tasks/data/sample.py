@@ -108,7 +108,10 @@ def make_sample(folder: Path, spec: SampleSpec | None = None, *, splits: Iterabl
     wanted = tuple(splits)
     unknown = sorted(set(wanted) - set(SPLITS))
     if unknown:
-        raise ConfigError(f"The sample has no split {unknown[0]!r}.", hint=f"It has {', '.join(SPLITS)}.")
+        raise ConfigError(
+            f"The sample has no split {unknown[0]!r}.",
+            hint=f"It has {', '.join(SPLITS)}: set dataset.calibration_split and dataset.evaluation_split.",
+        )
     for split in wanted:
         with storage_errors(folder / "images" / split):
             _make_split(folder, spec, split)

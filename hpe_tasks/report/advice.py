@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from hpe_tasks.results import GateCheck
 
 # Below this many persons, AP of the same model moves by more than the usual limits from sample to sample.
 _FEW_PERSONS = 150
+
+# A limit below this would be none.
+_USEFUL_AP = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,14 @@ def _for_check(check: GateCheck, records: RunRecords) -> Iterator[Advice]:
 def _min_ap(records: RunRecords) -> Iterator[Advice]:
     before, limit = records.fp32.stats.ap if records.fp32 else None, records.config.gate.min_ap
     if before is not None and before < limit:
+        measured = records.onnx.stats.ap if records.onnx else None
+        after = before if measured is None else measured
         yield Advice(
             f"FP32 itself reaches only {ap_text(before)}: no recipe can lift int8 above {ap_text(limit)} for certain. "
             "Use a better checkpoint, check that mean, std and the joint order fit it, or ask for less.",
-            f"gate.min_ap={before:.2f}",
+            f"gate.min_ap={math.floor(100 * min(before, after)) / 100:.2f}" if min(before, after) >= _USEFUL_AP else "",
         )
+        yield from _more_persons(records)
         return
     yield from _max_ap_drop(records)
 

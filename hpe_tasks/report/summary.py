@@ -30,7 +30,8 @@ _MANY = 6
 def summary_table(records: RunRecords, *, report: Path | str | None = None) -> RenderableType:
     """The verdict, accuracy, gate, sizes and addresses of a run, as far as it has come; `report` is its HTML file.
 
-    Values that users gave are shown as they are: nothing in them is read as markup.
+    Values that users gave are shown as they are: nothing in them is read as markup. Print it with `soft_wrap=True`, so
+    that addresses stay in one piece.
     """
     parts: list[RenderableType] = [_headline(records)]
     if any(measured for _, measured in records.measurements):
@@ -47,6 +48,8 @@ def _headline(records: RunRecords) -> Text:
     text = Text()
     text.append(verdict.title, style=f"bold {colour}")
     text.append(f"  (run {records.run})\n")
+    if any(report is not None and report.fingerprint.subset for _, report in records.measurements):
+        text.append("Quick look: the accuracy was measured on a subset of the evaluation split.\n", style="yellow")
     failed = [step.failure for step in steps_of(records) if step.state == "failed" and step.failure]
     if not failed:
         text.append(f"{verdict.detail}\n")
@@ -98,13 +101,15 @@ def _checks(decision: GateDecision) -> Table:
     return table
 
 
-def _facts(records: RunRecords, report: Path | str | None) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in _fact_rows(records, report):
-        table.add_row(label, Text(value))
-    return table
+def _facts(records: RunRecords, report: Path | str | None) -> Text:
+    """One line each, however long: addresses are there to be copied."""
+    rows = list(_fact_rows(records, report))
+    width = max((len(label) for label, _ in rows), default=0)
+    text = Text()
+    for label, value in rows:
+        text.append(f"{label:{width}}  ", style="bold")
+        text.append(f"{value}\n")
+    return text
 
 
 def _fact_rows(records: RunRecords, report: Path | str | None) -> Iterator[tuple[str, str]]:

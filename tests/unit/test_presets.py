@@ -117,3 +117,26 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_recipe_names_say_what_they_do() -> None:
     config: RunConfig = load_config("sample", overrides={"recipe.activation_bw": 16})
     assert config.recipe.name == "w8a16_per_channel_cle"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model: sample\ndataset: sample\n", "dataset in .* holds settings, not 'sample'.*source"),
+        ("preset: sample\nmodel: null\n", "model in .* holds settings, not None"),
+        ("preset: [sample]\n", "no preset"),
+        ("preset: sample\ngate: 3\n", "gate in .* holds settings, not 3"),
+    ],
+)
+def test_sections_hold_settings(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_config(file=file, overrides={"gate.min_ap": 0.5})
+
+
+def test_a_section_is_no_setting() -> None:
+    with pytest.raises(ConfigError, match=r"'model' is a section.*model\.checkpoint"):
+        load_config("sample", overrides={"model": "sample"})
+    with pytest.raises(ConfigError, match="no recipe"):
+        load_config("sample", overrides={"recipe": [1]})

@@ -8,7 +8,7 @@ import pytest
 
 from hpe_tasks import runs
 from hpe_tasks.config import RunConfig
-from hpe_tasks.errors import DatasetError, MissingInputError
+from hpe_tasks.errors import ConfigError, DatasetError, MissingInputError
 from hpe_tasks.presets import load_config
 from hpe_tasks.results import DatasetValidation, FetchedDataset, GateDecision, PublishedModel, RunReport
 from hpe_tasks.runs import Run, find_run, open_run, step
@@ -154,7 +154,7 @@ def test_a_run_is_found_again(pipeline: Pipeline) -> None:
     found = find_run(run.name, workspace=workspace, cache=run.cache, s3=no_client)
     assert found.config == run.config
     assert "/" not in run.name
-    with pytest.raises(MissingInputError, match="no run 'x'"):
+    with pytest.raises(MissingInputError, match="No runs are called 'x'"):
         find_run("x", workspace=workspace, cache=run.cache, s3=no_client)
     with pytest.raises(MissingInputError, match="No run has reported"):
         find_run(None, workspace=workspace, cache=run.cache, s3=no_client)
@@ -172,3 +172,36 @@ def test_the_real_steps_are_in_the_order_of_the_dag_and_fit_together() -> None:
         assert kinds.count(info.kind) == 1
     assert steps.STEPS["publish"].kind is PublishedModel
     assert steps.STEPS["validate_dataset"].kind is DatasetValidation
+
+
+def test_a_refused_input_hides_older_results_from_the_report_but_not_from_looking_back(pipeline: Pipeline) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    pipeline.judge(run)
+    pipeline.tell(run)
+    pipeline.accepts = False
+    assert run.load(RunReport) is None
+    assert run.recorded(RunReport) is not None
+
+
+def test_a_failure_is_outdated_once_its_input_is_made_again(pipeline: Pipeline) -> None:
+    run = pipeline.open()
+    with pytest.raises(MissingInputError):
+        pipeline.judge(run)
+    assert [failure.step for failure in run.failures()] == ["judge"]
+    pipeline.fetch(run)
+    assert run.failures() == ()
+
+
+def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Pipeline) -> None:
+    workspace, cache = (pipeline.tmp_path / "w").as_uri(), pipeline.tmp_path / "cache"
+    first = pipeline.open("mine", gate__min_ap=0.1)
+    assert find_run("mine", workspace=workspace, cache=cache, s3=no_client).name == first.name
+    second = pipeline.open("mine", gate__min_ap=0.2)
+    with pytest.raises(MissingInputError, match=f"2 runs are called 'mine'.*{second.name}"):
+        find_run("mine", workspace=workspace, cache=cache, s3=no_client)
+
+
+def test_a_run_has_a_name(pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="name is empty"):
+        pipeline.open("")
