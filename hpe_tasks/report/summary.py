@@ -143,14 +143,16 @@ def record_table(step: str, record: Record) -> RenderableType:
     return table
 
 
-def _measured(report: EvaluationReport) -> Table:
+def _measured(report: EvaluationReport) -> Group:
     protocol = report.fingerprint
     quick = f" ({_QUICK_LOOK})" if protocol.subset else ""
     title = f"{report.runtime}: {protocol.num_persons:,} persons in {protocol.num_images:,} images{quick}"
-    table = _table(title, "Statistic", "Value")
-    for name, value in (*report.stats, *((f"AP {group}", value) for group, value in report.ap_by_group.items())):
-        table.add_row(name, ap_text(value))
-    return table
+    table = _table("", "Statistic", "Value")
+    for name, value in report.stats:
+        table.add_row(name[:2].upper() + name[2:].replace("_", " "), ap_text(value))
+    for group, value in report.ap_by_group.items():
+        table.add_row(f"AP {group}", ap_text(value))
+    return Group(Text(title, style="bold"), table)
 
 
 def _shown(value: Any) -> str:

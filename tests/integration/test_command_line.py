@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,20 +34,21 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def hpe(folder: Path, s3_server: Server) -> Hpe:
+def hpe_environment(folder: Path, s3_server: Server) -> dict[str, str]:
+    places = {"HPE_WORKSPACE": str(folder / "workspace"), "HPE_CACHE": str(folder / "cache")}
+    return os.environ | places | dict(s3_server.environment) | {"OMP_NUM_THREADS": "2", "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def hpe(folder: Path, hpe_environment: dict[str, str]) -> Hpe:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        places = {"HPE_WORKSPACE": str(folder / "workspace"), "HPE_CACHE": str(folder / "cache")}
         return subprocess.run(
             [sys.executable, "-m", "hpe_tasks", *arguments],
             capture_output=True,
             text=True,
             check=False,
             cwd=folder,
-            env=os.environ
-            | places
-            | dict(s3_server.environment)
-            | {"OMP_NUM_THREADS": "2", "COLUMNS": "200"}
-            | environment,
+            env=hpe_environment | environment,
         )
 
     return run
@@ -121,6 +123,31 @@ def test_steps_one_by_one(hpe: Hpe, settings: dict[str, Any]) -> None:
         assert done.returncode == 0, done.stderr
     tables = hpe("evaluate-quantized", *asked, "--json")
     assert json.loads(tables.stdout)["onnx"]["runtime"] == "onnxruntime"
+
+
+@pytest.mark.slow
+def test_a_killed_step_leaves_nothing_that_counts(
+    hpe: Hpe, hpe_environment: dict[str, str], settings: dict[str, Any], folder: Path
+) -> None:
+    asked = [*options(settings, seed=8), "--run", "killed"]
+    for step in ("fetch-dataset", "fetch-checkpoint", "validate-dataset"):
+        assert hpe(step, *asked).returncode == 0
+    store, scratch = folder / "workspace" / "store" / "quantize", folder / "workspace" / "scratch"
+    before = set(store.glob("*")), set(scratch.glob("*"))
+    command = [sys.executable, "-m", "hpe_tasks", "quantize", *asked]
+    with subprocess.Popen(
+        command, env=hpe_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while set(scratch.glob("*")) == before[1]:
+            assert process.poll() is None, "the step ended before it could be killed"
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert set(store.glob("*")) == before[0]
+    assert hpe("export-onnx", *asked).returncode == 2
+    assert hpe("quantize", *asked).returncode == 0
+    assert len(set(store.glob("*")) - before[0]) == 1
+    assert hpe("export-onnx", *asked).returncode == 0
 
 
 def corrupt_archive(folder: Path) -> Path:

@@ -218,3 +218,17 @@ def test_addresses(tmp_path: Path) -> None:
     assert (tmp_path / "a b" / "x").read_bytes() == b"1"
     with pytest.raises(ConfigError, match="is not a workspace"):
         open_workspace("ftp://x", s3=no_client, cache=tmp_path)
+
+
+@pytest.mark.parametrize("workspace", ["s3"], indirect=True)
+def test_a_refused_upload_is_told_as_one(workspace: S3Workspace, tmp_path: Path) -> None:
+    absent = S3Workspace(S3Location("absent-bucket", "x"), workspace.client, tmp_path / "cache")
+    with pytest.raises(AccessError, match="'absent-bucket' does not exist"):
+        absent.renew("runs/r/report", writer("one"))
+
+
+def test_folders(workspace: Workspace) -> None:
+    assert workspace.folders("runs") == ()
+    for name in ("runs/b/x.json", "runs/a/x.json", "runs/a/deep/x.json", "latest.json"):
+        workspace.write(name, b"1")
+    assert workspace.folders("runs") == ("a", "b")
