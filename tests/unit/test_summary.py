@@ -20,7 +20,7 @@ def printed(records: object, width: int = 120, **options: str) -> str:
 
 
 def test_a_published_run_shows_what_a_person_asks_for() -> None:
-    text = printed(complete(), report="/work/report.html")
+    text = printed(complete(), report="/runs/report.html")
     assert "Published sample-pose 3f9c2a7b41d0e856" in text
     lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
     assert "0.681" in lines["FP32"]
@@ -31,7 +31,7 @@ def test_a_published_run_shows_what_a_person_asks_for() -> None:
     assert all(part in lines["Arithmetic that runs in int8"] for part in ("87.4 %", "≥ 50.0 %"))
     assert "FP32 2.31 MB, ONNX int8 0.71 MB (3.2 times smaller)" in text
     assert "s3://hpe-models/registry/models/sample-pose/versions/3f9c2a7b41d0e856/manifest.json" in text
-    assert "/work/report.html" in text
+    assert "/runs/report.html" in text
     assert "quick look" not in text
 
 
