@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +25,7 @@ from hpe_tasks.quantization.aimet import (
     import_aimet,
     vendor_warnings_muted,
 )
+from hpe_tasks.workspace import sha256_file, write_atomically
 
 MODEL_FILE = "model.safetensors"
 ENCODINGS_FILE = "encodings.json"
@@ -207,12 +207,12 @@ def _store(sim: Any, out: Path) -> tuple[Path, Path]:
         "param_encodings": parameters,
     }
     encodings, model = out / ENCODINGS_FILE, out / MODEL_FILE
-    _write(encodings, json.dumps(content, indent=1, sort_keys=True).encode())
+    write_atomically(encodings, json.dumps(content, indent=1, sort_keys=True).encode())
     state = {key: value for key, value in sim.model.state_dict().items() if isinstance(value, torch.Tensor)}
     # Tied quantizers share memory, which the format refuses.
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
     partial = model.with_suffix(".part")
-    save_file(tensors, partial, metadata={"encodings_sha256": _sha256(encodings)})
+    save_file(tensors, partial, metadata={"encodings_sha256": sha256_file(encodings)})
     partial.replace(model)
     return model, encodings
 
@@ -224,16 +224,6 @@ def _read(model: Path, encodings: Path) -> dict[str, torch.Tensor]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (OSError, SafetensorError) as error:
         raise QuantizationError(f"{model} cannot be read: {error}", hint="Run the step `quantize` again.") from error
-    if promised != _sha256(encodings):
+    if promised != sha256_file(encodings):
         raise QuantizationError(f"{encodings} does not belong to {model}.", hint="Run the step `quantize` again.")
     return tensors
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _write(file: Path, content: bytes) -> None:
-    partial = file.with_suffix(".part")
-    partial.write_bytes(content)
-    partial.replace(file)

@@ -29,6 +29,7 @@ from hpe_tasks.report.records import (
 )
 from hpe_tasks.report.side_by_side import SCORE_THRESHOLD, ComparedPerson, compare_persons, read_predictions
 from hpe_tasks.results import CocoStats, GateCheck
+from hpe_tasks.workspace import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
 
@@ -123,10 +124,8 @@ def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
     )
     environment.filters |= {"ap": ap_text, "mb": megabytes_text, "count": "{:,}".format, "units": _unbroken}
     page = environment.get_template("report.html.j2").render(_view(records, files))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(out)
+    write_atomically(out, page.encode())
+    return out
 
 
 def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
