@@ -6,7 +6,7 @@ models, so a field's title, description and bounds are written here once.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -25,8 +25,14 @@ Architecture = Literal[
     "pose_resnet_101",
     "pose_resnet_152",
     "pose_mobilenet",
+    "aimet_pose",
     "onnx",
 ]
+
+_BOTTLENECK_RESNETS = ("pose_resnet_50", "pose_resnet_101", "pose_resnet_152")
+
+_STRIDES: dict[str, int] = {"aimet_pose": 8, "onnx": 1}
+"""What a side of the input must be a multiple of; 32 for the other networks."""
 
 
 class Frozen(BaseModel):
@@ -46,7 +52,8 @@ class ModelConfig(Frozen):
     )
     checkpoint: str = Field(
         min_length=1,
-        description="Weights (.pth.tar, .pth, .safetensors, .onnx): a file, s3:// or http(s):// address, or `sample`.",
+        description="Weights (.pth.tar, .pth, .safetensors, .onnx, or a .tgz with one of them): a file, an s3:// or "
+        "http(s):// address, or `sample`.",
     )
     checkpoint_sha256: Sha256 | None = Field(default=None, description="SHA-256 that the checkpoint file must have.")
     skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
@@ -58,7 +65,13 @@ class ModelConfig(Frozen):
         description="Joint names in channel order, where no skeleton fits; replaces `skeleton`.",
     )
     input_width: int = Field(default=192, ge=32, le=1024, description="Width of the network's input in pixels.")
-    input_height: int = Field(default=256, ge=32, le=1024, description="Height of the network's input in pixels.")
+    input_height: int = Field(
+        default=256,
+        ge=32,
+        le=1024,
+        description="Height of the network's input in pixels. With codec `paf` both are for images that are wider than "
+        "high; the others are presented with the two swapped.",
+    )
     mean: tuple[float, float, float] = Field(
         default=(0.485, 0.456, 0.406), description="Per RGB channel: subtracted from pixel values in [0, 1]."
     )
@@ -66,6 +79,11 @@ class ModelConfig(Frozen):
         default=(0.229, 0.224, 0.225), description="Per RGB channel: divides after the subtraction."
     )
     width_multiplier: float = Field(default=0.5, gt=0, le=2, description="Channel multiplier of pose_mobilenet.")
+    caffe_style: bool = Field(
+        default=False,
+        description="Of a pose_resnet of 50 layers or more: stride 2 in the first 1x1 convolution of a bottleneck, as "
+        "in Caffe, instead of in its 3x3. The checkpoint's names and shapes do not tell.",
+    )
     input_layout: Literal["nchw", "nhwc"] = Field(default="nchw", description="Input layout of an `onnx` model.")
     output_layout: Literal["nchw", "nhwc"] = Field(
         default="nchw", description="Layout of the heatmaps of an `onnx` model: channels are joints."
@@ -73,7 +91,11 @@ class ModelConfig(Frozen):
     output_name: str | None = Field(
         default=None, description="Output that holds the heatmaps of an `onnx` model with several outputs."
     )
-    codec: Literal["heatmap"] = Field(default="heatmap", description="How joints are read from the network's output.")
+    codec: Literal["heatmap", "paf"] = Field(
+        default="heatmap",
+        description="How people are read from the network's output: `heatmap`, one person in each crop, or `paf`, all "
+        "people of the whole image from heatmaps and part-affinity fields.",
+    )
 
     @property
     def joints(self) -> Skeleton:
@@ -85,8 +107,15 @@ class ModelConfig(Frozen):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(W, H) of the network's input in pixels."""
+        """(W, H) of the network's input in pixels; see `input_size_for` for codec `paf`."""
         return self.input_width, self.input_height
+
+    def input_size_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(W, H) of the network's input for an image of this (W, H): turned with codec `paf` unless wider than high."""
+        width, height = self.input_size
+        if self.codec == "paf" and image_size[0] <= image_size[1]:
+            return height, width
+        return width, height
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -94,28 +123,98 @@ class ModelConfig(Frozen):
             raise ValueError("std must be positive")
         if self.joint_names is not None and len(set(self.joint_names)) != len(self.joint_names):
             raise ValueError("joint_names holds a name twice")
-        if self.architecture != "onnx" and (self.input_width % 32 or self.input_height % 32):
-            raise ValueError(f"input_width and input_height must be multiples of 32 for {self.architecture}")
+        stride = _STRIDES.get(self.architecture, 32)
+        if self.input_width % stride or self.input_height % stride:
+            raise ValueError(f"input_width and input_height must be multiples of {stride} for {self.architecture}")
+        if self.architecture != "onnx" and (self.architecture == "aimet_pose") != (self.codec == "paf"):
+            wanted = "paf" if self.architecture == "aimet_pose" else "heatmap"
+            raise ValueError(f"codec must be {wanted!r} for {self.architecture}")
+        if self.codec == "paf" and (self.skeleton != "coco17" or self.joint_names is not None):
+            raise ValueError("codec 'paf' gives the joints of skeleton 'coco17': leave skeleton and joint_names out")
+        if self.caffe_style and self.architecture not in _BOTTLENECK_RESNETS:
+            raise ValueError(f"caffe_style is for {', '.join(_BOTTLENECK_RESNETS)}, not for {self.architecture}")
         if self.checkpoint == SAMPLE and self.architecture != "pose_mobilenet":
             raise ValueError("checkpoint 'sample' holds a pose_mobilenet: set architecture to pose_mobilenet")
         return self
 
 
-class DatasetConfig(Frozen):
-    """A COCO keypoint data set: `images/<split>/` and `annotations/person_keypoints_<split>.json`."""
+DatasetKind = Literal["coco", "mpii"]
 
+_USUAL_SPLITS: dict[DatasetKind, tuple[str, str]] = {"coco": ("train2017", "val2017"), "mpii": ("train", "valid")}
+"""The splits for calibration and for evaluation that a data set of each kind usually has."""
+
+
+class DatasetConfig(Frozen):
+    """A data set of people with labelled joints.
+
+    COCO's layout is `images/<split>/` and `annotations/person_keypoints_<split>.json`; MPII's, in the form of Simple
+    Baselines, `images/`, `annot/<split>.json` and `annot/gt_<split>.mat`.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    kind: DatasetKind = Field(default="coco", description="Layout and metric: COCO (OKS AP) or MPII (PCKh).")
     source: str = Field(
         min_length=1,
-        description="A folder, a .zip or .tar(.gz) archive, an s3:// or http(s):// address of one; or `sample`.",
+        description="A folder, a .zip or .tar(.gz) archive, an s3:// or http(s):// address of one; or `sample`. For "
+        "MPII also the original annotation file (.mat).",
     )
     sha256: Sha256 | None = Field(default=None, description="SHA-256 that the data set's archive must have.")
-    calibration_split: str = Field(
-        default="train2017", min_length=1, description="Split that calibration images are drawn from."
+    image_archives: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Addresses of archives with the images, where `source` holds the annotations only.",
     )
-    evaluation_split: str = Field(default="val2017", min_length=1, description="Split that metrics are measured on.")
+    images_by_url: bool = Field(
+        default=False,
+        description="Fetch only the images that the run needs, each from the address in its record (`coco_url`); "
+        "`source` then holds the annotations only.",
+    )
+    requests_per_second: float = Field(
+        default=50.0, gt=0, le=1000, description="Most images that are asked for in a second with `images_by_url`."
+    )
+    boxes: str | None = Field(
+        default=None,
+        min_length=1,
+        description="COCO results file (.json: a path or an address) with detected boxes of persons, for a top-down "
+        "evaluation on COCO without the annotated boxes.",
+    )
+    calibration_split: str = Field(
+        default="train2017",
+        min_length=1,
+        description="Split that calibration images are drawn from; `train` is the default for MPII.",
+    )
+    evaluation_split: str = Field(
+        default="val2017",
+        min_length=1,
+        description="Split that metrics are measured on; `valid` is the default for MPII.",
+    )
+    evaluation_images: Literal["with_persons", "all"] = Field(
+        default="with_persons",
+        description="Images of the evaluation split that are measured. People found where nobody is count against a "
+        "model only with `all`.",
+    )
     min_persons: int = Field(
         default=50, ge=1, description="Fewest persons with visible joints that the evaluation split must hold."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_splits(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") in _USUAL_SPLITS:
+            calibration, evaluation = _USUAL_SPLITS[values["kind"]]
+            return {"calibration_split": calibration, "evaluation_split": evaluation, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.images_by_url and self.image_archives is not None:
+            raise ValueError("images_by_url and image_archives exclude one another: choose one")
+        if self.source == SAMPLE and (self.images_by_url or self.image_archives is not None):
+            raise ValueError("the sample brings its own images: leave images_by_url and image_archives out")
+        if self.kind == "mpii" and (self.source == SAMPLE or self.images_by_url or self.boxes is not None):
+            raise ValueError("source 'sample', images_by_url and boxes are for kind 'coco', not for 'mpii'")
+        return self
 
 
 class QuantizationRecipe(Frozen):
@@ -160,7 +259,21 @@ class EvaluationConfig(Frozen):
     num_images: int | None = Field(
         default=None, ge=1, description="Measure on a seeded subset of this many images: a quick look, marked as one."
     )
-    batch_size: int = Field(default=16, ge=1, le=512, description="Persons in one forward pass.")
+    batch_size: int = Field(
+        default=16, ge=1, le=512, description="Persons (with codec `paf`: images) in one forward pass."
+    )
+    flip_test: bool = Field(
+        default=False,
+        description="Average the heatmaps of each crop with those of its mirror image: slower, a little more accurate.",
+    )
+    max_failed_images: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Largest share of images that may turn out unreadable. Their persons count as missed, and the "
+        "report names them; with more the step fails.",
+    )
 
 
 class GateLimits(Frozen):
@@ -168,6 +281,9 @@ class GateLimits(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
+    metric: Literal["ap", "pckh"] = Field(
+        default="ap", description="What is judged: COCO's AP in [0, 1], or MPII's mean PCKh at 0.5 in percent."
+    )
     min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest COCO AP of the exported file.")
     max_ap_drop: float = Field(
         default=0.02, ge=0, le=1, description="Largest loss of AP from the FP32 model to the exported file."
@@ -177,6 +293,19 @@ class GateLimits(Frozen):
         ge=0,
         le=1,
         description="Largest difference in AP, either way, between QuantSim and the file.",
+    )
+    min_pckh: float = Field(default=50.0, ge=0, le=100, description="Lowest mean PCKh of the exported file, in percent.")
+    max_pckh_drop: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Largest loss of mean PCKh from the FP32 model to the exported file, in percentage points.",
+    )
+    max_quantsim_pckh_gap: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="Largest difference in mean PCKh, either way, between QuantSim and the file, in percentage points.",
     )
     min_int8_mac_share: float = Field(
         default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."
@@ -216,4 +345,13 @@ class RunConfig(Frozen):
                 f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
                 "a model must not be calibrated on the images that judge it"
             )
+        metric = "pckh" if self.dataset.kind == "mpii" else "ap"
+        if self.gate.metric != metric:
+            raise ValueError(
+                f"gate.metric is {self.gate.metric!r}, but a data set of kind {self.dataset.kind!r} gives {metric!r}"
+            )
+        if self.model.codec == "paf" and (self.dataset.kind == "mpii" or self.dataset.boxes is not None):
+            raise ValueError("codec 'paf' finds people in whole images of a COCO data set: it takes no boxes and no MPII")
+        if self.model.codec == "paf" and self.evaluation.flip_test:
+            raise ValueError("evaluation.flip_test is for codec 'heatmap'")
         return self

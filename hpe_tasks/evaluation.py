@@ -112,7 +112,7 @@ def evaluate(
     return EvaluationReport(
         runtime=runtime,
         stats=coco_stats(truth, results, joints=keypoints, sigmas=sigmas),
-        ap_by_group={group: _group_ap(truth, results, joint_map, joints) for group, joints in JOINT_GROUPS.items()},
+        by_group={group: _group_ap(truth, results, joint_map, joints) for group, joints in JOINT_GROUPS.items()},
         fingerprint=ProtocolFingerprint(
             dataset_digest=dataset_digest,
             split=dataset.split,

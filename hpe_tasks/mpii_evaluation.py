@@ -1,4 +1,4 @@
-"""From predictions and MPII's truth to a `PckhReport`: crops by annotated centre and scale, as Simple Baselines.
+"""From predictions and MPII's truth to a `EvaluationReport`: crops by annotated centre and scale, as Simple Baselines.
 
 Crops and predictions count pixels from 0; they get +1 where they meet the truth, which counts from 1.
 """
@@ -24,7 +24,7 @@ from hpe_tasks.evaluation import RUNTIME_TITLES, JointMap, Runtime
 from hpe_tasks.inference import CropBatch, ImageCrops, Predict, Region, crop_batches, find_poses
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, pckh_stats
 from hpe_tasks.progress import track
-from hpe_tasks.results import Artifact, PckhReport, ProtocolFingerprint
+from hpe_tasks.results import Artifact, EvaluationReport, ProtocolFingerprint
 from hpe_tasks.skeletons import MPII16, common_joints
 from hpe_tasks.workspace import write_atomically
 
@@ -57,7 +57,7 @@ def evaluate_mpii(
     seed: int,
     predictions_file: Path,
     artifact: Callable[[Path], Artifact],
-) -> PckhReport:
+) -> EvaluationReport:
     """Measure a network on the persons of an MPII split and keep its predictions.
 
     Joints that the model does not predict are not compared: their columns are None, and the fingerprint's joint map
@@ -93,8 +93,9 @@ def evaluate_mpii(
     write_atomically(predictions_file, json.dumps(_rows(measured.persons, found)).encode())
     compared = np.zeros(_JOINTS, dtype=np.bool_)
     compared[[index for _, _, index in joint_map]] = True
-    return PckhReport(
+    return EvaluationReport(
         runtime=runtime,
+        by_group={},
         stats=pckh_stats(to_file_pixels(found.keypoints), truth.joints, truth.visible & compared, truth.head_boxes),
         fingerprint=ProtocolFingerprint(
             dataset_digest=dataset_digest,

@@ -30,6 +30,7 @@ class FetchedDataset(Record):
     Attributes:
         source: The address that it came from.
         digest: SHA-256 over the annotation files and images of the run's splits; the same bytes on any machine.
+        boxes_sha256: SHA-256 of the file with detected boxes; None without one.
         num_files: Files that the digest covers.
     """
 
@@ -37,6 +38,7 @@ class FetchedDataset(Record):
     digest: str
     num_files: int
     size_bytes: int
+    boxes_sha256: str | None = None
 
 
 class FetchedCheckpoint(Record):
@@ -86,9 +88,12 @@ class ProtocolFingerprint(Frozen):
 
     Attributes:
         dataset_digest: Content digest of the data set.
-        image_ids_digest: SHA-256 of the sorted ids of the images that were measured.
         joint_map: (joint, channel of the model, keypoint of the data set) for every joint that is compared.
-        box_source: Where the crops come from: the annotated boxes, or MPII's annotated centre and scale.
+        image_ids_digest: SHA-256 of the sorted ids, or for MPII file names, of the images that were measured.
+        num_persons: Annotated persons that were measured.
+        box_source: Where the crops come from: the annotated boxes, boxes of a detector, MPII's annotated centre and
+            scale; or no crops, but the whole image.
+        boxes_digest: SHA-256 of the detector's results file; None without one.
         sigmas: OKS sigma of each compared joint; empty for a metric without.
     """
 
@@ -98,7 +103,8 @@ class ProtocolFingerprint(Frozen):
     num_images: int
     num_persons: int
     subset: bool
-    box_source: Literal["ground_truth", "annotated_center_scale"]
+    box_source: Literal["ground_truth", "detector", "annotated_center_scale", "whole_image"]
+    boxes_digest: str | None = None
     flip_test: bool
     decoder: str
     input_size: tuple[int, int]
@@ -149,36 +155,41 @@ class PckhStats(Frozen):
     num_joints: int
 
 
-class Measurement(Record):
-    """How one form of the model was measured; what came out is with the metric that derives from this.
+class FailedImage(Frozen):
+    """An image that could not be measured, and why."""
+
+    name: str
+    reason: str
+
+
+class EvaluationReport(Record):
+    """Accuracy of one form of the model, and how it was measured.
 
     Attributes:
         runtime: What ran the network.
-        predictions: JSON, one entry for each person.
+        stats: COCO's AP in [0, 1], or MPII's PCKh in percent.
+        by_group: The main figure (AP, or PCKh at 0.5) over the joints of one group alone ("head", "shoulders", ...);
+            None where nobody has such joints.
+        by_joint: The same for each compared joint.
+        fingerprint: The protocol.
+        predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.
+        failed_images: Images that could not be read; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
     """
 
     runtime: Literal["fp32", "quantsim", "onnxruntime"]
+    stats: CocoStats | PckhStats
+    by_group: dict[str, float | None]
+    by_joint: dict[str, float | None] = {}
     fingerprint: ProtocolFingerprint
     predictions: Artifact
+    failed_images: tuple[FailedImage, ...] = ()
     images_per_second: float
 
-
-class EvaluationReport(Measurement):
-    """Accuracy on COCO; the predictions are a COCO results file.
-
-    Attributes:
-        ap_by_group: AP over the joints of one group alone ("head", "shoulders", ...); None without such joints.
-    """
-
-    stats: CocoStats
-    ap_by_group: dict[str, float | None]
-
-
-class PckhReport(Measurement):
-    """Accuracy on MPII."""
-
-    stats: PckhStats
+    @property
+    def accuracy(self) -> float | None:
+        """The figure that the gate judges: AP in [0, 1], or mean PCKh at 0.5 in percent."""
+        return self.stats.ap if isinstance(self.stats, CocoStats) else self.stats.mean
 
 
 class QuantizedModel(Record):

@@ -185,7 +185,7 @@ def evaluation(runtime: str, ap: float | None, protocol: ProtocolFingerprint) ->
             ar_medium=None,
             ar_large=near(0.05),
         ),
-        ap_by_group={name: near(offset * (1 + spread * (offset < 0))) for name, offset in groups.items()},
+        by_group={name: near(offset * (1 + spread * (offset < 0))) for name, offset in groups.items()},
         fingerprint=protocol,
         predictions=artifact(f"{runtime}.json", 80_000),
         images_per_second={"fp32": 41.3, "quantsim": 12.8, "onnxruntime": 66.0}[runtime],

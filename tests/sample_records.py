@@ -50,7 +50,7 @@ def report(runtime: str, ap: float | None, **changes: Any) -> EvaluationReport:
     return EvaluationReport(
         runtime=runtime,  # type: ignore[arg-type]
         stats=CocoStats(ap=ap, **rest),
-        ap_by_group={"head": 0.7, "ankles": None},
+        by_group={"head": 0.7, "ankles": None},
         fingerprint=fingerprint(**changes),
         predictions=Artifact(uri="file:///p.json", sha256="a" * 64, size_bytes=2),
         images_per_second=12.5,

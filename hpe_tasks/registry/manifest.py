@@ -104,13 +104,13 @@ class Metrics(Frozen):
     """Accuracy of one form of the model; sample counts are in the fingerprint."""
 
     stats: CocoStats
-    ap_by_group: dict[str, float | None]
+    by_group: dict[str, float | None]
     fingerprint: ProtocolFingerprint
 
     @classmethod
     def of(cls, report: EvaluationReport) -> Metrics:
         """The lasting part of a report: its predictions and its speed stay behind."""
-        return cls(stats=report.stats, ap_by_group=report.ap_by_group, fingerprint=report.fingerprint)
+        return cls(stats=report.stats, by_group=report.by_group, fingerprint=report.fingerprint)
 
 
 class Calibration(Frozen):

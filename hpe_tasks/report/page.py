@@ -134,7 +134,7 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     steps: tuple[Step, ...] = steps_of(records)
     groups: DotPlot | None = None
     if records.fp32 and records.onnx:
-        groups = dot_plot(records.fp32.ap_by_group, records.onnx.ap_by_group)
+        groups = dot_plot(records.fp32.by_group, records.onnx.by_group)
     return {
         "r": records,
         "verdict": verdict,

@@ -150,7 +150,7 @@ def _measured(report: EvaluationReport) -> Group:
     table = _table("", "Statistic", "Value")
     for name, value in report.stats:
         table.add_row(name[:2].upper() + name[2:].replace("_", " "), ap_text(value))
-    for group, value in report.ap_by_group.items():
+    for group, value in report.by_group.items():
         table.add_row(f"AP {group}", ap_text(value))
     return Group(Text(title, style="bold"), table)
 

@@ -112,7 +112,7 @@ def test_the_products_own_figures_stay(
     assert report.fingerprint.num_persons == 66
     assert report.fingerprint.num_images == 31
     assert report.stats.ap == pytest.approx(ap, abs=TOLERANCE)
-    assert report.ap_by_group["head"] is None
+    assert report.by_group["head"] is None
     assert scored_by_the_plain_mean(dataset, predictions, report.fingerprint).ap == pytest.approx(
         plain_ap, abs=TOLERANCE
     )

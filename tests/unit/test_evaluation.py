@@ -124,8 +124,8 @@ def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset) -> None
     report, rows = measure(make_dataset([ONE, TWO], [], [TWO]))
     assert report.stats.ap == pytest.approx(1.0, abs=0.01)
     assert report.stats.ar == pytest.approx(1.0, abs=0.01)
-    assert list(report.ap_by_group) == ["head", "shoulders", "elbows", "wrists", "hips", "knees", "ankles"]
-    assert all(ap is not None and ap > 0.9 for ap in report.ap_by_group.values())
+    assert list(report.by_group) == ["head", "shoulders", "elbows", "wrists", "hips", "knees", "ankles"]
+    assert all(ap is not None and ap > 0.9 for ap in report.by_group.values())
     assert report.runtime == "fp32"
     assert report.images_per_second > 0
 
@@ -194,8 +194,8 @@ def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset) -> None:
         return maps
 
     report, rows = measure(make_dataset([ONE, TWO]), blind_for_wrists)
-    assert report.ap_by_group["wrists"] == 0.0
-    assert report.ap_by_group["elbows"] == pytest.approx(1.0)
+    assert report.by_group["wrists"] == 0.0
+    assert report.by_group["elbows"] == pytest.approx(1.0)
     # Joints that were not found do not lower a person's score.
     found = np.array(rows[0]["keypoints"]).reshape(17, 3)[:, 2]
     assert rows[0]["score"] == pytest.approx(found[found > 0.2].mean(), abs=1e-3)
@@ -212,8 +212,8 @@ def test_a_model_of_other_joints_is_measured_on_those_that_both_have(make_datase
     assert (fingerprint.num_images, fingerprint.num_persons) == (2, 3)
     assert report.stats.ap == pytest.approx(1.0, abs=0.01)
     assert report.stats.ar == pytest.approx(1.0, abs=0.01)
-    assert report.ap_by_group["head"] is None
-    assert report.ap_by_group["knees"] == pytest.approx(1.0, abs=0.02)
+    assert report.by_group["head"] is None
+    assert report.by_group["knees"] == pytest.approx(1.0, abs=0.02)
     for row in rows:
         assert row["keypoints"][:15] == [0.0] * 15
         assert all(value > 0 for value in row["keypoints"][15:])

@@ -18,7 +18,7 @@ from hpe_tasks.data.mpii_mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.mpii_evaluation import evaluate_mpii, mpii_batches
-from hpe_tasks.results import Artifact, PckhReport
+from hpe_tasks.results import Artifact, EvaluationReport
 from hpe_tasks.skeletons import EFFICIENTPOSE16, MPII16
 
 WIDTH, HEIGHT = 480, 360
@@ -96,7 +96,7 @@ def measure(
     *,
     num_images: int | None = None,
     batch_size: int = 2,
-) -> tuple[PckhReport, list[dict]]:
+) -> tuple[EvaluationReport, list[dict]]:
     file = dataset.root / "out" / "predictions.json"
     report = evaluate_mpii(
         dataset,
