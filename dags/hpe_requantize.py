@@ -31,7 +31,8 @@ Turns a human-pose checkpoint into an int8 ONNX model, proves the exported file,
 **Try it:** press *Trigger* and leave everything as it is. The preset `sample` needs no download and takes some minutes.
 
 **Your own model and data:** choose a preset, set `model.checkpoint` and `dataset.source` (a folder, an archive, `s3://`
-or `http(s)://`; COCO layout), and what the model must reach under *Gate*. An empty field means "as in the preset".
+or `http(s)://`; COCO or MPII layout, see `dataset.kind`), and what the model must reach under *Gate*. An empty field
+means "as in the preset".
 
 **Where the result is:** the tasks `gate`, `publish` and `report` have a button *Report* on their *Details* tab, and
 `publish` has *Published version*, which opens the manifest. A run whose gate failed is green with `publish` skipped:

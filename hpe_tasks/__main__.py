@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from hpe_tasks.config import RunConfig
+    from hpe_tasks.errors import HpeError
     from hpe_tasks.registry.channels import ChannelPointer
     from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.runs import Run
@@ -33,6 +34,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        typer.echo(importlib.metadata.version("hpe-tasks"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
 channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
 app.add_typer(channel_app, name="channel")
 
@@ -161,13 +182,17 @@ def run_all(
             if not as_json:
                 typer.echo(f"{step} …", err=True)
             info.execute(run)
-    except BaseException:
+    except BaseException as error:
         try:
             STEPS["report"].execute(run)
             _print_summary(run, as_json)
         except HpeError as second:
             logging.getLogger(__name__).warning("There is no report: %s", second)
-        raise
+            raise error from None
+        if as_json or not isinstance(error, HpeError) or error.message not in {f.message for f in run.failures()}:
+            raise
+        # The table has said it.
+        raise typer.Exit(_exit_code(error)) from error
     STEPS["report"].execute(run)
     if not _print_summary(run, as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
@@ -225,22 +250,28 @@ def show(
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="A checkpoint or ONNX file, or its address.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="A COCO-layout folder or archive, or `sample`.")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Data set: a folder, an archive, its address, or `sample`.")
+    ],
     split: Annotated[str | None, typer.Option("--split", help="Split to measure on.")] = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     settings: SetOption = None,
-    predictions: Annotated[Path | None, typer.Option(help="Keep the predictions in this COCO results file.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Keep the predictions in this file: for COCO a results file.", dir_okay=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the COCO AP of one model file, as the pipeline would."""
+    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh."""
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings
-    from hpe_tasks.steps import evaluate_file
+    from hpe_tasks.standalone import evaluate_file
 
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
+    if _values(settings).get("dataset.kind") == "mpii":
+        extra["gate.metric"] = "pckh"
     asked = _config(preset, config, settings, **extra)
     split = split or ("val" if dataset == "sample" else None)
     if split is not None:
@@ -263,17 +294,21 @@ def train(
     dataset: Annotated[
         str, typer.Option("--dataset", help="COCO-layout folder, archive or address; or `sample`.")
     ] = "sample",
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="A built-in schedule in place of settings, such as aimet_pose_sample."),
+    ] = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a network by heatmap regression; without settings, as the sample checkpoint was trained."""
+    """Train a network on its ideal maps; without a schedule or settings, as the sample checkpoint was trained."""
     from hpe_tasks.presets import load_training
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings
-    from hpe_tasks.steps import train_network
+    from hpe_tasks.standalone import train_network
 
     logging.getLogger("hpe_tasks").setLevel(logging.INFO)
-    stages, cache = load_training(_values(settings)), Settings.from_environment().cache
+    stages, cache = load_training(_values(settings), schedule), Settings.from_environment().cache
     result = train_network(stages, dataset, cache, make_client, out)
     told = {"checkpoint": str(result.checkpoint), "ap": result.ap, "persons": result.persons, "seconds": result.seconds}
     if as_json:
@@ -291,17 +326,22 @@ def presets(
 ) -> None:
     """List the ready-made configurations."""
     from hpe_tasks.errors import ConfigError
-    from hpe_tasks.presets import PRESETS, describe_keys
+    from hpe_tasks.presets import PRESETS, config_keys
 
     if keys:
-        described = describe_keys()
+        from hpe_tasks.setting_help import describe_setting
+
+        described = {key: describe_setting(key, choices=True) for key in config_keys()}
         typer.echo(json.dumps(described, indent=1) if as_json else "\n".join(f"{k}  {d}" for k, d in described.items()))
     elif show_one is not None:
         import yaml
 
         if show_one not in PRESETS:
             raise ConfigError(f"There is no preset {show_one!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
-        typer.echo(yaml.safe_dump({"preset": show_one, **json.loads(json.dumps(PRESETS[show_one].values))}), nl=False)
+        shown = PRESETS[show_one]
+        if shown.needs:
+            typer.echo(f"# Add {' and '.join(shown.needs)}.")
+        typer.echo(yaml.safe_dump({"preset": show_one, **json.loads(json.dumps(shown.values))}), nl=False)
     elif as_json:
         listed = {name: {"description": p.description, "needs": p.needs} for name, p in PRESETS.items()}
         typer.echo(json.dumps(listed, indent=1))
@@ -358,7 +398,11 @@ def channel_show(
 @channel_app.command("versions")
 def channel_versions(name: NameArgument, registry: RegistryOption = _REGISTRY, as_json: JsonOption = False) -> None:
     """List the versions of a model, and the channels that serve them."""
+    from hpe_tasks.errors import AccessError
+
     stored = _registry(registry).versions(name)
+    if not stored:
+        raise AccessError(f"There is no model {name!r} in {registry}.", hint="Check the name and --registry.")
     if as_json:
         listed = [
             {"version": v.version, "published_at": v.published_at.isoformat(), "channels": v.channels} for v in stored
@@ -378,7 +422,7 @@ def channel_versions(name: NameArgument, registry: RegistryOption = _REGISTRY, a
 def channel_promote(
     name: NameArgument,
     version: Annotated[str, typer.Argument(help="Version to serve.")],
-    channel: ChannelOption = "production",
+    channel: ChannelOption = "staging",
     registry: RegistryOption = _REGISTRY,
     as_json: JsonOption = False,
 ) -> None:
@@ -402,9 +446,15 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _exit_code(error: HpeError) -> int:
+    from hpe_tasks.errors import BadInputError
+
+    return EXIT_BAD_INPUT if isinstance(error, BadInputError) else EXIT_OTHER
+
+
 def main() -> None:
     """Entry point of the `hpe` command."""
-    from hpe_tasks.errors import BadInputError, HpeError
+    from hpe_tasks.errors import HpeError
 
     # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -413,7 +463,7 @@ def main() -> None:
     try:
         app()
     except HpeError as error:
-        _fail(f"Error: {error}", EXIT_BAD_INPUT if isinstance(error, BadInputError) else EXIT_OTHER)
+        _fail(f"Error: {error}", _exit_code(error))
     except Exception as error:  # noqa: BLE001 - the program's edge: shown whole, and told apart by its exit code
         import traceback
 

@@ -131,6 +131,8 @@ class ModelConfig(Frozen):
             raise ValueError(f"codec must be {wanted!r} for {self.architecture}")
         if self.codec == "paf" and (self.skeleton != "coco17" or self.joint_names is not None):
             raise ValueError("codec 'paf' gives the joints of skeleton 'coco17': leave skeleton and joint_names out")
+        if self.codec == "paf" and self.output_name is not None:
+            raise ValueError("codec 'paf' reads two outputs and finds them itself: leave output_name out")
         if self.caffe_style and self.architecture not in _BOTTLENECK_RESNETS:
             raise ValueError(f"caffe_style is for {', '.join(_BOTTLENECK_RESNETS)}, not for {self.architecture}")
         if self.checkpoint == SAMPLE and self.architecture != "pose_mobilenet":
@@ -294,7 +296,9 @@ class GateLimits(Frozen):
         le=1,
         description="Largest difference in AP, either way, between QuantSim and the file.",
     )
-    min_pckh: float = Field(default=50.0, ge=0, le=100, description="Lowest mean PCKh of the exported file, in percent.")
+    min_pckh: float = Field(
+        default=50.0, ge=0, le=100, description="Lowest mean PCKh of the exported file, in percent."
+    )
     max_pckh_drop: float = Field(
         default=1.0,
         ge=0,
@@ -351,7 +355,7 @@ class RunConfig(Frozen):
                 f"gate.metric is {self.gate.metric!r}, but a data set of kind {self.dataset.kind!r} gives {metric!r}"
             )
         if self.model.codec == "paf" and (self.dataset.kind == "mpii" or self.dataset.boxes is not None):
-            raise ValueError("codec 'paf' finds people in whole images of a COCO data set: it takes no boxes and no MPII")
+            raise ValueError("codec 'paf' finds people in whole images of a COCO data set: no boxes, no MPII")
         if self.model.codec == "paf" and self.evaluation.flip_test:
             raise ValueError("evaluation.flip_test is for codec 'heatmap'")
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from hpe_tasks.accuracy import FEW_PERSONS, METRICS, UNITS, Metric, accuracy_limits, metric_of, unreadable_text
 from hpe_tasks.config import GateLimits
 from hpe_tasks.results import (
     EvaluationReport,
@@ -45,10 +46,11 @@ def decide(
     Returns:
         One check for each limit, in the order of `GateLimits`; passed when all of them passed.
     """
+    metric, accuracy = METRICS[limits.metric], accuracy_limits(limits)
     checks = (
-        _min_ap(limits.min_ap, quantized.onnx),
-        _max_ap_drop(limits.max_ap_drop, fp32, quantized.onnx),
-        _quantsim_gap(limits.max_quantsim_gap, quantized.quantsim, quantized.onnx),
+        _minimum(metric, accuracy.minimum, quantized.onnx),
+        _drop(metric, accuracy.drop, fp32, quantized.onnx),
+        _quantsim_gap(metric, accuracy.quantsim_gap, quantized.quantsim, quantized.onnx),
         _int8_mac_share(limits.min_int8_mac_share, exported),
         _size_mb(limits.max_size_mb, exported),
     )
@@ -64,48 +66,53 @@ def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> t
     )
 
 
-def _min_ap(limit: float, onnx: EvaluationReport) -> GateCheck:
-    problem = _unusable(onnx, "onnxruntime")
+def _minimum(metric: Metric, limit: float, onnx: EvaluationReport) -> GateCheck:
     return _check(
-        "min_ap",
+        f"min_{metric.key}",
         "Accuracy of the exported file",
-        subject="ONNX AP",
-        observed=onnx.stats.ap,
+        subject=f"ONNX {metric.name}",
+        observed=onnx.accuracy,
         limit=limit,
         comparison="at_least",
-        unit="AP",
-        problem=problem,
-        note=_subset_note(onnx),
+        unit=metric.name,
+        problem=_unusable(metric, onnx, "onnxruntime"),
+        note=_sample_note(onnx),
     )
 
 
-def _max_ap_drop(limit: float, fp32: EvaluationReport, onnx: EvaluationReport) -> GateCheck:
-    problem = _unusable(fp32, "fp32") or _unusable(onnx, "onnxruntime") or _incomparable(fp32, onnx)
+def _drop(metric: Metric, limit: float, fp32: EvaluationReport, onnx: EvaluationReport) -> GateCheck:
+    problem = (
+        _unusable(metric, fp32, "fp32") or _unusable(metric, onnx, "onnxruntime") or _incomparable(metric, fp32, onnx)
+    )
     return _check(
-        "max_ap_drop",
+        f"max_{metric.key}_drop",
         "Accuracy lost by quantization",
-        subject="AP drop from FP32 to ONNX",
-        observed=None if problem else _ap(fp32) - _ap(onnx),
+        subject=f"{metric.name} drop from FP32 to ONNX",
+        observed=None if problem else _accuracy(fp32) - _accuracy(onnx),
         limit=limit,
         comparison="at_most",
-        unit="AP",
+        unit=metric.name,
         problem=problem,
-        note=_subset_note(onnx),
+        note=_sample_note(onnx),
     )
 
 
-def _quantsim_gap(limit: float, quantsim: EvaluationReport, onnx: EvaluationReport) -> GateCheck:
-    problem = _unusable(quantsim, "quantsim") or _unusable(onnx, "onnxruntime") or _incomparable(quantsim, onnx)
+def _quantsim_gap(metric: Metric, limit: float, quantsim: EvaluationReport, onnx: EvaluationReport) -> GateCheck:
+    problem = (
+        _unusable(metric, quantsim, "quantsim")
+        or _unusable(metric, onnx, "onnxruntime")
+        or _incomparable(metric, quantsim, onnx)
+    )
     return _check(
         "quantsim_gap",
         "Agreement of simulation and exported file",
-        subject="AP gap between QuantSim and ONNX",
-        observed=None if problem else abs(_ap(quantsim) - _ap(onnx)),
+        subject=f"{metric.name} gap between QuantSim and ONNX",
+        observed=None if problem else abs(_accuracy(quantsim) - _accuracy(onnx)),
         limit=limit,
         comparison="at_most",
-        unit="AP",
+        unit=metric.name,
         problem=problem,
-        note=_subset_note(onnx),
+        note=_sample_note(onnx),
     )
 
 
@@ -166,8 +173,10 @@ def _check(
         else:
             passed = observed <= limit + _TOLERANCE
             relation = "at most" if passed else "above"
-        shown, shown_limit = _format(observed, limit, unit)
-        reason = f"{subject} {shown} is {relation} {shown_limit}" + (f" ({note})" if note else "")
+        shown = UNITS[unit]
+        decimals = shown.decimals_between(observed, limit)
+        reason = f"{subject} {shown.text(observed, decimals)} is {relation} {shown.text(limit, decimals)}"
+        reason += f" ({note})" if note else ""
     return GateCheck(
         name=name,
         title=title,
@@ -180,47 +189,47 @@ def _check(
     )
 
 
-def _unusable(report: EvaluationReport, runtime: str) -> str:
-    """Why the report's AP cannot be used; empty when it can."""
-    name = _RUNTIME_NAMES[runtime]
+def _unusable(metric: Metric, report: EvaluationReport, runtime: str) -> str:
+    """Why the report's figure cannot be used; empty when it can."""
+    name = f"{_RUNTIME_NAMES[runtime]} {metric.name}"
     if report.runtime != runtime:
-        return f"{name} AP is missing: the report in its place was measured with {_RUNTIME_NAMES[report.runtime]}"
-    ap = report.stats.ap
-    if ap is None or math.isnan(ap):
-        return f"{name} AP is missing: {report.fingerprint.num_persons} persons were measured"
-    if not 0 <= ap <= 1:
-        return f"{name} AP {ap:.3f} is not a number in [0, 1]"
+        return f"{name} is missing: the report in its place was measured with {_RUNTIME_NAMES[report.runtime]}"
+    measured = metric_of(report.stats)
+    if measured != metric:
+        return f"{name} is missing: the report in its place holds {measured.name}, but gate.metric is {metric.key}"
+    value = report.accuracy
+    if value is None or math.isnan(value):
+        return f"{name} is missing: {report.fingerprint.num_persons} persons were measured"
+    if not 0 <= value <= metric.maximum:
+        return f"{name} {metric.text(value)} is not a number in [0, {metric.maximum:g}]"
     return ""
 
 
-def _incomparable(a: EvaluationReport, b: EvaluationReport) -> str:
+def _incomparable(metric: Metric, a: EvaluationReport, b: EvaluationReport) -> str:
+    names = f"{_RUNTIME_NAMES[a.runtime]} and {_RUNTIME_NAMES[b.runtime]} {metric.name} cannot be compared"
     differences = fingerprint_differences(a.fingerprint, b.fingerprint)
-    if not differences:
-        return ""
-    names = f"{_RUNTIME_NAMES[a.runtime]} and {_RUNTIME_NAMES[b.runtime]}"
-    return f"{names} AP cannot be compared: they were measured with a different {', '.join(differences)}"
+    if differences:
+        return f"{names}: they were measured with a different {', '.join(differences)}"
+    # An image that only one of them could read counts against the other alone.
+    differing = {image.name for image in a.failed_images} ^ {image.name for image in b.failed_images}
+    return f"{names}: only one of them could read {', '.join(sorted(differing)[:3])}" if differing else ""
 
 
-def _ap(report: EvaluationReport) -> float:
-    """The AP of a report that `_unusable` found nothing wrong with."""
-    return report.stats.ap if report.stats.ap is not None else math.nan
+def _accuracy(report: EvaluationReport) -> float:
+    """The figure of a report that `_unusable` found nothing wrong with."""
+    return report.accuracy if report.accuracy is not None else math.nan
 
 
-def _subset_note(report: EvaluationReport) -> str:
-    fingerprint = report.fingerprint
-    if not fingerprint.subset:
-        return ""
-    return f"measured on a subset: {fingerprint.num_images} images, {fingerprint.num_persons} persons"
-
-
-def _format(observed: float, limit: float, unit: str) -> tuple[str, str]:
-    """Both numbers as text, with as many decimals as it takes to tell them apart."""
-    factor, suffix, first = {"AP": (1, "", 3), "share": (100, " %", 1), "MB": (1, " MB", 1)}[unit]
-    a, b = observed * factor, limit * factor
-    digits = first
-    while digits < first + 6 and f"{a:.{digits}f}" == f"{b:.{digits}f}" and abs(a - b) > _TOLERANCE * factor:
-        digits += 1
-    return f"{a:.{digits}f}{suffix}", f"{b:.{digits}f}{suffix}"
+def _sample_note(report: EvaluationReport) -> str:
+    """What keeps the figure from speaking for the whole split: a subset, few persons, unreadable images."""
+    protocol, notes = report.fingerprint, []
+    if protocol.subset:
+        notes.append(f"measured on a subset: {protocol.num_images} images, {protocol.num_persons} persons")
+    elif protocol.num_persons < FEW_PERSONS:
+        notes.append(f"{protocol.num_persons} persons")
+    if report.failed_images:
+        notes.append(unreadable_text(report))
+    return "; ".join(notes)
 
 
 def _short(value: object) -> str:

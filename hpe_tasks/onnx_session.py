@@ -12,6 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.network_interface import input_sizes, join_outputs, map_outputs, shape_text
 
 _REFUSALS = (
     ort_errors.Fail,
@@ -29,37 +30,42 @@ _Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = None) -> _Forward:
-    """Load an ONNX model and present it as a network from N×3×H×W float32 to heatmaps N×J×h×w float32.
+    """Load an ONNX model and present it as a network from N×3×H×W float32 to its maps N×C×h×w float32.
 
-    A model with a fixed batch is run in pieces of that size.
+    The maps are heatmaps of the J joints, or with codec `paf` 38 channels of part-affinity fields and 19 heatmaps. A
+    model with a fixed batch is run in pieces of that size.
 
     Args:
         path: The model.
-        config: Its layouts, its output, its input size and its joints.
+        config: Its layouts, its outputs, its input size, its codec and its joints.
         threads: Threads of one operator; None leaves the choice to onnxruntime.
 
     Raises:
-        CheckpointError: The file is no model that onnxruntime runs, or its input or output is not what `config` says.
+        CheckpointError: The file is no model that onnxruntime runs, or its input or output is not what `config` says;
+            with codec `paf` also that it takes images of one orientation only.
     """
     session = _open(path, threads)
     input_name, fixed_batch = _check_input(session, path, config)
-    output_name = _choose_output(session, path, config)
+    output_names = _choose_outputs(session, path, config)
     channels_last_in = config.input_layout == "nhwc"
     channels_last_out = config.output_layout == "nhwc"
 
     def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
-            return np.asarray(session.run([output_name], {input_name: batch})[0])
+            outputs = session.run(output_names, {input_name: batch})
         except _REFUSALS as error:
             raise CheckpointError(
-                f"{path} fails on an input of {_text(batch.shape)}: {_first_line(error)}",
+                f"{path} fails on an input of {shape_text(batch.shape)}: {_first_line(error)}",
                 hint="A model whose inner shapes are fixed must say so: export it with a fixed batch of 1.",
             ) from error
+        if len(outputs) == 1:
+            return np.asarray(outputs[0])
+        return join_outputs(dict(zip(output_names, outputs, strict=True)), config, path)
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         batch = np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last_in else images)
-        heatmaps = forward(batch) if fixed_batch is None else _run_in_pieces(forward, batch, fixed_batch)
-        result: NDArray[np.float32] = np.asarray(heatmaps, dtype=np.float32)
+        maps = forward(batch) if fixed_batch is None else _run_in_pieces(forward, batch, fixed_batch)
+        result: NDArray[np.float32] = np.asarray(maps, dtype=np.float32)
         # A wrong rank is left for the caller's check, which names the shape.
         return result.transpose(0, 3, 1, 2) if channels_last_out and result.ndim == 4 else result
 
@@ -104,50 +110,49 @@ def _check_input(session: onnxruntime.InferenceSession, path: Path, config: Mode
             f"{path} has {len(inputs)} inputs ({names}); a pose model has one.", hint="Export it with the image only."
         )
     only = inputs[0]
-    width, height = config.input_size
-    wanted = (height, width, 3) if config.input_layout == "nhwc" else (3, height, width)
     shape = tuple(only.shape)
-    fits = len(shape) == 4 and all(
-        not isinstance(has, int) or has == want for has, want in zip(shape[1:], wanted, strict=True)
-    )
-    if not fits or only.type != "tensor(float)":
+    sizes = input_sizes(config)
+    wanted = [(h, w, 3) if config.input_layout == "nhwc" else (3, h, w) for w, h in sizes]
+    fits = [
+        len(shape) == 4
+        and all(not isinstance(has, int) or has == want for has, want in zip(shape[1:], dims, strict=True))
+        for dims in wanted
+    ]
+    if any(fits) and not all(fits):
         raise CheckpointError(
-            f"The input {only.name!r} of {path} is {only.type} {_text(shape)}; the configuration says "
-            f"tensor(float) {_text(('N', *wanted))} ({config.input_layout}).",
+            f"The input {only.name!r} of {path} is {shape_text(shape)}, for images of one orientation; codec 'paf' "
+            f"presents wide ones as {shape_text(('N', *wanted[0]))} and high ones as {shape_text(('N', *wanted[1]))}.",
+            hint="Export the model with a free height and width.",
+        )
+    if not all(fits) or only.type != "tensor(float)":
+        raise CheckpointError(
+            f"The input {only.name!r} of {path} is {only.type} {shape_text(shape)}; the configuration says "
+            f"tensor(float) {shape_text(('N', *wanted[0]))} ({config.input_layout}).",
             hint="Set model.input_width, model.input_height and model.input_layout to the model's.",
         )
     return only.name, shape[0] if isinstance(shape[0], int) else None
 
 
-def _choose_output(session: onnxruntime.InferenceSession, path: Path, config: ModelConfig) -> str:
-    outputs = {o.name: o for o in session.get_outputs()}
-    names = ", ".join(outputs)
-    name = config.output_name
-    if name is None:
-        if len(outputs) > 1:
-            raise CheckpointError(
-                f"{path} has several outputs: {names}.", hint="Set model.output_name to the one that holds heatmaps."
-            )
-        name = next(iter(outputs))
-    if name not in outputs:
-        raise CheckpointError(f"{path} has no output {name!r}; it has: {names}.", hint="Set model.output_name.")
+def _choose_outputs(session: onnxruntime.InferenceSession, path: Path, config: ModelConfig) -> tuple[str, ...]:
+    shapes = {o.name: tuple(o.shape) for o in session.get_outputs()}
+    names = map_outputs(shapes, config, path)
+    if config.codec == "heatmap":
+        _check_heatmaps(names[0], shapes[names[0]], path, config)
+    return names
+
+
+def _check_heatmaps(name: str, shape: tuple[int | str | None, ...], path: Path, config: ModelConfig) -> None:
     joints = len(config.joints.joints)
-    shape = tuple(outputs[name].shape)
     channel = 3 if config.output_layout == "nhwc" else 1
     # onnxruntime gives no dimensions at all where the file states none.
     if shape and (len(shape) != 4 or (isinstance(shape[channel], int) and shape[channel] != joints)):
         wanted = ("N", "height", "width", joints) if channel == 3 else ("N", joints, "height", "width")
         raise CheckpointError(
-            f"The output {name!r} of {path} is {_text(shape)}; heatmaps of {joints} joints ({config.joints.name}) "
-            f"are {_text(wanted)} ({config.output_layout}).",
+            f"The output {name!r} of {path} is {shape_text(shape)}; heatmaps of {joints} joints "
+            f"({config.joints.name}) are {shape_text(wanted)} ({config.output_layout}).",
             hint="Set model.skeleton or model.joint_names to the joints that the network predicts, "
             "and model.output_layout and model.output_name to where the heatmaps are.",
         )
-    return name
-
-
-def _text(shape: tuple[int | str | None, ...]) -> str:
-    return "×".join("?" if size is None else str(size) for size in shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ A quantized file whose activations stayed float has the right size and the right
 
 from __future__ import annotations
 
+import json
 import math
 import platform
 from collections.abc import Iterable
@@ -54,6 +55,8 @@ _SHOWN_FLOAT_OPERATORS = 20
 
 def audit_placement(model: Path) -> PlacementAudit:
     """Count the multiply-accumulates that onnxruntime's CPU provider runs in int8, at batch 1.
+
+    A free height and width count as those of `hpe.input_size`, which an exported file says of itself.
 
     Convolutions, transposed convolutions and matrix products count. `float_operators` names the arithmetic that stays
     float, most work first.
@@ -156,7 +159,8 @@ def _measure_shapes(optimized: onnx.ModelProto, nodes: list[onnx.NodeProto], mod
     """
     graph = optimized.graph
     shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    feeds = {i.name: _zeros(i, model) for i in graph.input if i.name not in shapes}
+    own_size = next((prop.value for prop in optimized.metadata_props if prop.key == "hpe.input_size"), None)
+    feeds = {i.name: _zeros(i, model, own_size) for i in graph.input if i.name not in shapes}
     shapes |= {name: value.shape for name, value in feeds.items()}
     wanted = {name for node in nodes for name in (*(node.input[i] for i in _FACTORS[node.op_type]), node.output[0])}
     wanted -= shapes.keys()
@@ -175,10 +179,14 @@ def _measure_shapes(optimized: onnx.ModelProto, nodes: list[onnx.NodeProto], mod
     return shapes
 
 
-def _zeros(tensor: onnx.ValueInfoProto, model: Path) -> np.ndarray:
-    """A blank input at batch 1; raises QuantizationError where another dimension is free."""
+def _zeros(tensor: onnx.ValueInfoProto, model: Path, own_size: str | None) -> np.ndarray:
+    """A blank input at batch 1; raises QuantizationError where another dimension is free and the file says no size."""
     kind = tensor.type.tensor_type
     dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    if own_size is not None and len(dims) == 4:
+        width, height = json.loads(own_size)
+        usual = (None, 3, height, width) if dims[1] == 3 else (None, height, width, 3)
+        dims = [has or other for has, other in zip(dims, usual, strict=True)]
     free = [i for i, d in enumerate(dims) if i > 0 and not d]
     if free or not dims:
         raise QuantizationError(

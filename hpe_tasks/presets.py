@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from hpe_tasks.config import RECIPES, SAMPLE, Frozen, RunConfig
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.training_config import SAMPLE_STAGES, TrainingConfig
+from hpe_tasks.references import PublishedFigure, Reference
+from hpe_tasks.training_config import SCHEDULES, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,13 @@ class Preset:
         description: One sentence for lists and forms.
         values: Nested settings that differ from RunConfig's defaults.
         needs: Dotted keys that the user must add.
+        reference: Published figures that a run's own are shown beside.
     """
 
     description: str
     values: Mapping[str, Any]
     needs: tuple[str, ...] = ()
+    reference: Reference | None = None
 
 
 def _efficientpose(variant: str, side: int) -> Preset:
@@ -53,6 +56,68 @@ def _efficientpose(variant: str, side: int) -> Preset:
         needs=("model.checkpoint", "dataset.source"),
     )
 
+
+_COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval{year}.zip"
+
+
+def _coco(year: int) -> dict[str, Any]:
+    """COCO as it is published: its annotations, and each image that is needed from its own address."""
+    return {
+        "source": _COCO_ANNOTATIONS.format(year=year),
+        "images_by_url": True,
+        "calibration_split": f"train{year}",
+        "evaluation_split": f"val{year}",
+        "min_persons": 5000,
+    }
+
+
+_AIMET_ZOO = Reference(
+    name="AIMET model zoo, Pose Estimation",
+    source="the model zoo's page of the network; W8A8 is AIMET QuantSim with weights per tensor (recipe "
+    "w8a8_per_tensor)",
+    metric="ap",
+    rows=(
+        PublishedFigure("FP32", "fp32", 0.364, 0.436),
+        PublishedFigure("W8A8", "quantsim", 0.359, 0.432),
+    ),
+    tolerance=0.005,
+    protocol={"split": "val2014", "num_images": 40_504, "box_source": "whole_image", "input_size": (496, 384)},
+)
+
+_SIMPLE_BASELINES_MPII = Reference(
+    name="Simple Baselines on MPII",
+    source="Xiao et al. (2018) and its repository, 256x256, flip test",
+    metric="pckh",
+    rows=(
+        PublishedFigure("ResNet-50, FP32", "fp32", 88.532, 33.911, architecture="pose_resnet_50"),
+        PublishedFigure("ResNet-101, FP32", "fp32", 89.131, 34.020, architecture="pose_resnet_101"),
+        PublishedFigure("ResNet-152, FP32", "fp32", 89.620, 35.025, architecture="pose_resnet_152"),
+    ),
+    tolerance=0.1,
+    protocol={"split": "valid", "num_persons": 2958, "flip_test": True, "input_size": (256, 256)},
+)
+
+_SIMPLE_BASELINES_COCO = Reference(
+    name="Simple Baselines on COCO",
+    source="Xiao et al. (2018) and its repository, 256x192, flip test, boxes of a detector with a person AP of 56.4",
+    metric="ap",
+    rows=(
+        PublishedFigure("ResNet-50, FP32", "fp32", 0.704, 0.763, architecture="pose_resnet_50"),
+        PublishedFigure("ResNet-101, FP32", "fp32", 0.714, 0.771, architecture="pose_resnet_101"),
+        PublishedFigure("ResNet-152, FP32", "fp32", 0.720, 0.778, architecture="pose_resnet_152"),
+    ),
+    tolerance=0.003,
+    protocol={
+        "split": "val2017",
+        "num_images": 5000,
+        "box_source": "detector",
+        "flip_test": True,
+        "input_size": (192, 256),
+    },
+)
+
+# As AIMET's model zoo and OpenPose present images: each value / 256 - 0.5.
+_CENTRED = {"mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
 
 PRESETS: dict[str, Preset] = {
     "sample": Preset(
@@ -82,6 +147,89 @@ PRESETS: dict[str, Preset] = {
     ),
     "efficientpose_rt_lite": _efficientpose("RT_LITE", 224),
     "efficientpose_i_lite": _efficientpose("I_LITE", 256),
+    "aimet_pose_sample": Preset(
+        description="All people of an image at once (bottom-up), on the project's own drawn scenes, with a checkpoint "
+        "that `hpe train --schedule aimet_pose_sample` makes.",
+        values={
+            "model": {
+                "architecture": "aimet_pose",
+                "codec": "paf",
+                "input_width": 496,
+                "input_height": 384,
+                **_CENTRED,
+            },
+            "dataset": {
+                "source": SAMPLE,
+                "calibration_split": "calibration",
+                "evaluation_split": "val",
+                "min_persons": 300,
+            },
+            "recipe": {"calibration_images": 80},
+            "gate": {"min_ap": 0.2, "min_int8_mac_share": 0.9},
+            "destination": {"name": "sample-aimet-pose"},
+        },
+        needs=("model.checkpoint",),
+    ),
+    "aimet_pose_coco2014": Preset(
+        description="The AIMET model zoo's bottom-up pose network on COCO 2014, all images of val2014.",
+        values={
+            "model": {
+                "architecture": "aimet_pose",
+                "checkpoint": "https://github.com/quic/aimet-model-zoo/releases/download/pose_estimation_pytorch/"
+                "pose_estimation_pytorch_weights.tgz",
+                "codec": "paf",
+                "input_width": 496,
+                "input_height": 384,
+                **_CENTRED,
+            },
+            "dataset": {**_coco(2014), "evaluation_images": "all"},
+            "recipe": {"calibration_images": 2000},
+            "gate": {"min_ap": 0.34, "min_int8_mac_share": 0.9},
+            "destination": {"name": "aimet-pose"},
+        },
+        reference=_AIMET_ZOO,
+    ),
+    "pose_resnet_50_mpii": Preset(
+        description="Simple Baselines ResNet-50 at 256x256 on MPII, judged by PCKh. 101 and 152 by model.architecture.",
+        values={
+            "model": {
+                "architecture": "pose_resnet_50",
+                "checkpoint": "https://sandhu-tsai-models-s5.s3.ap-south-1.amazonaws.com/pose_resnet_50_256x256.pth.tar",
+                "skeleton": "mpii16",
+                "input_width": 256,
+                "input_height": 256,
+            },
+            "dataset": {"kind": "mpii", "min_persons": 2000},
+            "evaluation": {"flip_test": True},
+            "gate": {"metric": "pckh", "min_pckh": 86.0},
+            "destination": {"name": "pose-resnet-50-mpii"},
+        },
+        needs=("dataset.source",),
+        reference=_SIMPLE_BASELINES_MPII,
+    ),
+    "pose_resnet_50_coco2017": Preset(
+        description="Simple Baselines ResNet-50 at 256x192 on COCO 2017. 101 and 152 by model.architecture.",
+        values={
+            "model": {"architecture": "pose_resnet_50"},
+            # Images without persons count as well: a detector finds people there.
+            "dataset": {**_coco(2017), "evaluation_images": "all"},
+            "evaluation": {"flip_test": True},
+            "gate": {"min_ap": 0.65},
+            "destination": {"name": "pose-resnet-50"},
+        },
+        needs=("model.checkpoint",),
+        reference=_SIMPLE_BASELINES_COCO,
+    ),
+    "pose_mobilenet_coco2017": Preset(
+        description="The project's small depthwise network at 256x192 on COCO 2017; no figures of it are published.",
+        values={
+            "dataset": _coco(2017),
+            "recipe": {"cross_layer_equalization": True},
+            "gate": {"min_ap": 0.45},
+            "destination": {"name": "pose-mobilenet"},
+        },
+        needs=("model.checkpoint",),
+    ),
 }
 
 
@@ -92,19 +240,6 @@ def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
             yield from config_keys(field.annotation, f"{prefix}{name}.")
         elif name not in {"schema_version", "preset"}:
             yield f"{prefix}{name}"
-
-
-def describe_keys() -> dict[str, str]:
-    """What each key of `config_keys` means."""
-    described = {}
-    for key in config_keys():
-        *sections, leaf = key.split(".")
-        model: type[BaseModel] = RunConfig
-        for section in sections:
-            inner = model.model_fields[section].annotation
-            model = inner if isinstance(inner, type) else model
-        described[key] = model.model_fields[leaf].description or ""
-    return described
 
 
 def load_config(
@@ -128,6 +263,9 @@ def load_config(
             raise ConfigError(f"There is no preset {preset!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
         _merge(values, PRESETS[preset].values)
         values["preset"] = preset
+        if "dataset.source" in (overrides or {}) or "source" in from_file.get("dataset", {}):
+            # How images come belongs to the preset's own source: the user's may hold them.
+            values.get("dataset", {}).pop("images_by_url", None)
     _merge(values, {key: value for key, value in from_file.items() if key != "preset"})
     ordered = sorted(
         (overrides or {}).items(), key=lambda item: item[0].count(".")
@@ -137,14 +275,19 @@ def load_config(
     return _validate(values, preset)
 
 
-def load_training(values: Mapping[str, Any]) -> tuple[TrainingConfig, ...]:
-    """The stages of a training: those of the sample checkpoint, or one with these settings.
+def load_training(values: Mapping[str, Any], schedule: str | None = None) -> tuple[TrainingConfig, ...]:
+    """The stages of a training: those of a named schedule, by default the sample checkpoint's, or one of settings.
 
     Raises:
-        ConfigError: Names the unknown setting or the value out of bounds.
+        ConfigError: Names the unknown schedule or setting or the value out of bounds; or both were given.
     """
+    if values and schedule is not None:
+        raise ConfigError("A training follows a schedule or settings, not both.", hint="Leave --schedule or --set out.")
     if not values:
-        return SAMPLE_STAGES
+        name = schedule or "sample"
+        if name not in SCHEDULES:
+            raise ConfigError(f"There is no schedule {name!r}.", hint=f"Choose one of: {', '.join(SCHEDULES)}.")
+        return SCHEDULES[name]
     try:
         return (TrainingConfig.model_validate(dict(values)),)
     except ValidationError as error:

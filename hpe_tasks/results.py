@@ -74,11 +74,16 @@ class SplitCounts(Frozen):
 
 
 class DatasetValidation(Record):
-    """The outcome of the data set's expectations, kept whether or not they were met."""
+    """The outcome of the data set's expectations, kept whether or not they were met.
+
+    Attributes:
+        warnings: What a run goes on with, such as calibration images that are copies of evaluation images.
+    """
 
     passed: bool
     checks_run: int
     problems: tuple[DatasetProblem, ...]
+    warnings: tuple[DatasetProblem, ...] = ()
     splits: tuple[SplitCounts, ...]
     data_docs: Artifact
 
@@ -180,7 +185,7 @@ class EvaluationReport(Record):
     runtime: Literal["fp32", "quantsim", "onnxruntime"]
     stats: CocoStats | PckhStats
     by_group: dict[str, float | None]
-    by_joint: dict[str, float | None] = {}
+    by_joint: dict[str, float | None]
     fingerprint: ProtocolFingerprint
     predictions: Artifact
     failed_images: tuple[FailedImage, ...] = ()
@@ -198,13 +203,13 @@ class QuantizedModel(Record):
     Attributes:
         model: The network that was quantized, after folding and equalization: .safetensors or .onnx.
         encodings: AIMET's quantization encodings.
-        calibration_image_ids: The images that were drawn.
+        calibration_image_ids: The images that were drawn: ids of COCO, file names of MPII.
     """
 
     recipe: QuantizationRecipe
     model: Artifact
     encodings: Artifact
-    calibration_image_ids: tuple[int, ...]
+    calibration_image_ids: tuple[int | str, ...]
     calibration_persons: int
     device: str
     tool_versions: dict[str, str]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.data.coco import CocoKeypoints
+    from hpe_tasks.data.mpii import MpiiKeypoints
 
 R = TypeVar("R", bound=Record)
 
@@ -119,19 +120,26 @@ class Run:
         """The data set's folder on this machine, fetched if it is not there yet, and what it holds."""
         from hpe_tasks.data.fetch import fetch_dataset
 
-        return fetch_dataset(self.config.dataset, self.cache, self.s3)
+        return fetch_dataset(
+            self.config.dataset,
+            self.cache,
+            self.s3,
+            calibration_images=self.config.recipe.calibration_images,
+            seed=self.config.seed,
+        )
 
-    def split(self, name: str) -> CocoKeypoints:
+    def split(self, name: str) -> CocoKeypoints | MpiiKeypoints:
         """One split of the data set, on whichever worker this is; raises DatasetError when it has changed."""
-        from hpe_tasks.data.coco import load_coco
+        from hpe_tasks.data.splits import load_split
 
         root, fetched = self.dataset
-        if self.get(FetchedDataset).digest != fetched.digest:
+        recorded = self.get(FetchedDataset)
+        if (recorded.digest, recorded.boxes_sha256) != (fetched.digest, fetched.boxes_sha256):
             raise DatasetError(
                 f"The data set {fetched.source} has changed since this run fetched it.",
                 hint="Start again from fetch_dataset.",
             )
-        return load_coco(root, name)
+        return load_split(self.config.dataset.kind, root, name)
 
 
 def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: Callable[[], S3Client]) -> Run:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpe_tasks.config import SAMPLE, DatasetConfig, ModelConfig, RunConfig
+from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, NotApprovedError
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.inference import Predict
-    from hpe_tasks.training import TrainingResult
-    from hpe_tasks.training_config import TrainingConfig
 
 __all__ = ["STEPS", "Run", "open_run"]
 
@@ -59,6 +56,12 @@ def _recipe(config: RunConfig) -> list[Any]:
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"recipe.aimet_config: {file} does not exist.", hint="Give the path of an AIMET .json file.")
     return [config.recipe.model_dump(), sha256_file(Path(file)) if file is not None else None]
+
+
+def _measured(config: RunConfig) -> list[Any]:
+    """The part of the configuration that decides what accuracy is measured on, and how."""
+    dataset = config.dataset.model_dump(include={"kind", "evaluation_split", "evaluation_images"})
+    return [dataset, config.evaluation.model_dump(), config.seed]
 
 
 def _dataset_digest(run: Run) -> str:
@@ -86,24 +89,31 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client])
 
 
 def _checkpoint_digest(run: Run) -> str:
-    file = checkpoint_file(run.config.model, run.cache, run.s3)
-    return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
+    from hpe_tasks.data.trust import check_trusted
+
+    model, workspace = run.config.model, run.workspace
+    file = checkpoint_file(model, run.cache, run.s3)
+    found = sha256_file(file)
+    check_trusted(
+        model.checkpoint,
+        found,
+        model.checkpoint_sha256,
+        option="model.checkpoint_sha256",
+        read=workspace.read,
+        write=workspace.write,
+    )
+    return digest_of([model.checkpoint, file.name, found])
 
 
 @step(FetchedCheckpoint, found=_checkpoint_digest)
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace."""
+    from hpe_tasks.data.transports import shown_address
+
     file = checkpoint_file(run.config.model, run.cache, run.s3)
     kept = scratch.path / file.name
     shutil.copyfile(file, kept)
-    return FetchedCheckpoint(source=_shown_address(run.config.model.checkpoint), file=scratch.artifact(kept))
-
-
-def _shown_address(source: str) -> str:
-    """An address without the passwords and signatures that it may hold."""
-    from hpe_tasks.data.transports import public_address
-
-    return public_address(source) if "://" in source else source
+    return FetchedCheckpoint(source=shown_address(run.config.model.checkpoint), file=scratch.artifact(kept))
 
 
 def _refuse_broken(validation: DatasetValidation) -> None:
@@ -118,7 +128,10 @@ def _refuse_broken(validation: DatasetValidation) -> None:
 @step(
     DatasetValidation,
     needs=("fetch_dataset",),
-    settings=lambda c: c.dataset.model_dump(exclude={"source", "sha256"}),
+    settings=lambda c: [
+        c.dataset.model_dump(include={"kind", "calibration_split", "evaluation_split", "min_persons"}),
+        c.evaluation.max_failed_images,
+    ],
     accept=_refuse_broken,
 )
 def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
@@ -126,11 +139,20 @@ def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
     from hpe_tasks.data.validation import validate_dataset as validate
 
     root, _ = run.dataset
-    outcome = validate(root, run.config.dataset, scratch.path, run.get(FetchedDataset).digest)
+    outcome = validate(
+        root,
+        run.config.dataset,
+        scratch.path,
+        run.get(FetchedDataset).digest,
+        max_failed=run.config.evaluation.max_failed_images,
+    )
+    for warning in outcome.warnings:
+        log.warning("%s %s", warning.message, ", ".join(warning.examples))
     return DatasetValidation(
         passed=not outcome.problems,
         checks_run=outcome.checks_run,
         problems=outcome.problems,
+        warnings=outcome.warnings,
         splits=outcome.splits,
         data_docs=scratch.artifact(outcome.data_docs),
     )
@@ -139,6 +161,7 @@ def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
 def _evaluate(
     run: Run, scratch: Scratch, runtime: Literal["fp32", "quantsim", "onnxruntime"], predict: Predict
 ) -> EvaluationReport:
+    from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.evaluation import evaluate
 
     config = run.config
@@ -147,6 +170,8 @@ def _evaluate(
         predict,
         config.model,
         config.evaluation,
+        images=config.dataset.evaluation_images,
+        boxes=fetch_boxes(config.dataset, run.cache, run.s3),
         runtime=runtime,
         dataset_digest=run.get(FetchedDataset).digest,
         seed=config.seed,
@@ -158,7 +183,7 @@ def _evaluate(
 @step(
     EvaluationReport,
     needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
-    settings=lambda c: [_network(c), c.dataset.evaluation_split, c.evaluation.model_dump(), c.seed],
+    settings=lambda c: [_network(c), _measured(c)],
 )
 def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the checkpoint as it came: the baseline that int8 is compared with."""
@@ -174,7 +199,7 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
     settings=lambda c: [
         _network(c),
-        [c.dataset.calibration_split, c.dataset.evaluation_split],
+        [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split],
         _recipe(c),
         c.evaluation.batch_size,
         c.seed,
@@ -183,7 +208,7 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
 def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     """Calibrate QuantSim on images that no metric is measured on."""
     from hpe_tasks.data.calibration import draw_calibration
-    from hpe_tasks.inference import person_batches
+    from hpe_tasks.inference import calibration_batches
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config = run.config
@@ -194,15 +219,15 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         seed=config.seed,
     )
     device = best_device()
-    batches = (batch.images for batch in person_batches(drawn, config.model, config.evaluation.batch_size))
+    batches = calibration_batches(drawn, config.model, config.evaluation.batch_size)
     checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
     files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
     return QuantizedModel(
         recipe=config.recipe,
         model=scratch.artifact(files.model),
         encodings=scratch.artifact(files.encodings),
-        calibration_image_ids=tuple(image.id for image in drawn.images),
-        calibration_persons=len(drawn.all_persons()),
+        calibration_image_ids=drawn.image_ids,
+        calibration_persons=drawn.num_persons,
         device=device,
         tool_versions=tool_versions(),
     )
@@ -234,7 +259,7 @@ def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
 @step(
     QuantizedEvaluation,
     needs=("fetch_dataset", "quantize", "export_onnx"),
-    settings=lambda c: [c.dataset.evaluation_split, c.evaluation.model_dump(), c.seed],
+    settings=_measured,
 )
 def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     """Measure QuantSim and the exported file on the persons that FP32 was measured on."""
@@ -314,6 +339,7 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         run: The run.
         looking_back: Show what is recorded, also when inputs or code have changed since.
     """
+    from hpe_tasks.data.transports import shown_address
     from hpe_tasks.provenance import git_commit
 
     load = run.recorded if looking_back else run.load
@@ -321,8 +347,14 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
     # Addresses may hold passwords and signatures; what is shown must not.
     shown = run.config.model_copy(
         update={
-            "model": model.model_copy(update={"checkpoint": _shown_address(model.checkpoint)}),
-            "dataset": dataset.model_copy(update={"source": _shown_address(dataset.source)}),
+            "model": model.model_copy(update={"checkpoint": shown_address(model.checkpoint)}),
+            "dataset": dataset.model_copy(
+                update={
+                    "source": shown_address(dataset.source),
+                    "image_archives": dataset.image_archives and tuple(map(shown_address, dataset.image_archives)),
+                    "boxes": dataset.boxes and shown_address(dataset.boxes),
+                }
+            ),
         }
     )
     return RunRecords(
@@ -370,62 +402,3 @@ def report(run: Run, scratch: Scratch) -> RunReport:
     html = render_report(records, files, scratch.path / "report.html")
     run.workspace.write(LATEST, json.dumps({"run": run.name}).encode())
     return RunReport(html=scratch.artifact(html))
-
-
-def evaluate_file(
-    config: RunConfig, cache: Path, s3: Callable[[], S3Client], predictions: Path | None = None
-) -> EvaluationReport:
-    """Measure one model file outside of a run, exactly as the runs do.
-
-    Args:
-        config: Its `model.checkpoint` is the file and its `dataset` the images.
-        cache: Folder of this machine for downloads.
-        s3: Makes the S3 client, when one is needed.
-        predictions: Where to keep the COCO results; dropped when None.
-    """
-    from hpe_tasks.data.coco import load_coco
-    from hpe_tasks.data.fetch import fetch_dataset as fetch
-    from hpe_tasks.evaluation import evaluate
-    from hpe_tasks.inference import fp32_predictor
-    from hpe_tasks.quantization import best_device
-
-    # Nothing is calibrated here: the split that is measured is all that the data set must hold.
-    one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
-    root, fetched = fetch(one_split, cache, s3)
-    checkpoint = checkpoint_file(config.model, cache, s3)
-    with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
-        file = predictions or Path(folder) / "predictions.json"
-        return evaluate(
-            load_coco(root, config.dataset.evaluation_split),
-            fp32_predictor(config.model, checkpoint, best_device()),
-            config.model,
-            config.evaluation,
-            runtime="onnxruntime" if config.model.architecture == "onnx" else "fp32",
-            dataset_digest=fetched.digest,
-            seed=config.seed,
-            predictions_file=file,
-            artifact=lambda path: Artifact(
-                uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size
-            ),
-        )
-
-
-def train_network(
-    stages: Sequence[TrainingConfig], dataset: str, cache: Path, s3: Callable[[], S3Client], out: Path
-) -> TrainingResult:
-    """Train a network, stage by stage.
-
-    Args:
-        stages: Each starts from the weights of the one before.
-        dataset: Address of a COCO-layout data set, as `dataset.source` of a run.
-        cache: Folder of this machine for downloads.
-        s3: Makes the S3 client, when one is needed.
-        out: The file to write, `*.safetensors`.
-    """
-    from hpe_tasks.data.fetch import fetch_dataset as fetch
-    from hpe_tasks.training import train_stages
-
-    first = stages[0]
-    splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}
-    root, _ = fetch(DatasetConfig(source=dataset, **splits), cache, s3)
-    return train_stages(stages, root, out)

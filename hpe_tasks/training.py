@@ -1,8 +1,12 @@
-"""Training of a pose network by plain heatmap regression, as Simple Baselines does it.
+"""Training of a pose network by plain regression of the maps that it should give.
 
-The target of a joint is a Gaussian at a quarter of the input's resolution; the loss is the mean squared error over
-the labelled joints. Every random choice follows from the seed, and with it the crops, so that a training can be
-repeated. (The last bits of the weights still depend on the machine: sums run in another order elsewhere.)
+Top-down, as Simple Baselines does it: crops of persons, and a Gaussian at a quarter of the input's resolution for each
+joint; the loss is the mean squared error over the labelled joints. Bottom-up, as OpenPose does it: whole images, with
+the heatmaps and part-affinity fields of `hpe_tasks.codecs.paf.encode_people` as targets of both stages; the loss leaves
+out places where people are without labels.
+
+Every random choice follows from the seed, and with it the crops, so that a training can be repeated. (The last bits of
+the weights still depend on the machine: sums run in another order elsewhere.)
 """
 
 from __future__ import annotations
@@ -30,11 +34,14 @@ from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import Predict
 from hpe_tasks.models import build_model
+from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.progress import track
-from hpe_tasks.results import Artifact
+from hpe_tasks.results import Artifact, CocoStats
 from hpe_tasks.training_config import SAMPLE_STAGES, TrainingConfig
 from hpe_tasks.training_data import Batch, TrainingCrops
+from hpe_tasks.training_norms import add_batch_norms, without_batch_norms
+from hpe_tasks.training_scenes import TrainingScenes
 from hpe_tasks.workspace import write_atomically
 
 __all__ = ["SAMPLE_STAGES", "TrainingConfig", "TrainingResult", "train", "train_stages"]
@@ -52,7 +59,7 @@ class TrainingResult:
     Attributes:
         checkpoint: The weights.
         losses: Mean loss of each epoch.
-        ap: COCO AP on the validation split with ground-truth boxes; None where no split was given.
+        ap: COCO AP on the validation split, top-down with ground-truth boxes; None where no split was given.
         persons: Number of persons trained on.
         seconds: How long it took.
     """
@@ -89,15 +96,20 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
     validation = load_coco(root, config.val_split) if config.val_split else None
     # In memory format `channels_last` the depthwise convolutions of a CPU run twice as fast.
     model = _initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    crops = TrainingCrops(dataset, config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    steps = math.ceil(len(crops) / config.batch_size)
+    examples = _examples(dataset, config)
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+    steps = math.ceil(len(examples) / config.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, config))
     interim = out.with_suffix(".interim.safetensors")
     losses: list[float] = []
     ap: float | None = None
     for epoch in range(config.epochs):
-        losses.append(_train_epoch(model, optimizer, schedule, crops, epoch, config, device))
+        losses.append(_train_epoch(model, optimizer, schedule, examples, epoch, config, device))
         last = epoch + 1 == config.epochs
         note = ""
         if validation is not None and (last or (epoch + 1) % config.evaluate_every == 0):
@@ -108,7 +120,7 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
             _save(model, interim, config, dataset, epoch + 1, ap)
     _save(model, out, config, dataset, config.epochs, ap)
     interim.unlink(missing_ok=True)
-    return TrainingResult(out, tuple(losses), ap, len(crops), time.monotonic() - started)
+    return TrainingResult(out, tuple(losses), ap, len(dataset.all_persons()), time.monotonic() - started)
 
 
 def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> TrainingResult:
@@ -160,7 +172,24 @@ def _initial_model(config: TrainingConfig) -> nn.Module:
         model = build_model(config.model_config_for("unused"))
     if config.initial_weights is not None:
         load_checkpoint(model, Path(config.initial_weights))
+    if isinstance(model, AimetPose):
+        model.last_stage_only = False
+        if config.initial_weights is None:
+            _ease_start(model)
     return model
+
+
+def _ease_start(model: AimetPose) -> None:
+    """Let random weights give the empty image's maps, in which the background alone is 1, and learn with norms."""
+    for head in (model.stage1_2, model.stage2_2):
+        last = head[-1]
+        if isinstance(last, nn.Conv2d) and last.bias is not None:
+            nn.init.ones_(last.bias[-1:])
+    add_batch_norms(model)
+
+
+def _examples(dataset: CocoKeypoints, config: TrainingConfig) -> TrainingCrops | TrainingScenes:
+    return TrainingScenes(dataset, config) if config.architecture == "aimet_pose" else TrainingCrops(dataset, config)
 
 
 def _rate(step: int, steps_per_epoch: int, config: TrainingConfig) -> float:
@@ -176,22 +205,26 @@ def _train_epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
-    crops: TrainingCrops,
+    examples: TrainingCrops | TrainingScenes,
     epoch: int,
     config: TrainingConfig,
     device: torch.device,
 ) -> float:
     model.train()
     total, count = 0.0, 0
-    steps = math.ceil(len(crops) / config.batch_size)
-    for batch in track(_prefetch(crops, epoch), f"training, epoch {epoch + 1}", total=steps):
+    steps = math.ceil(len(examples) / config.batch_size)
+    for batch in track(_prefetch(examples, epoch), f"training, epoch {epoch + 1}", total=steps):
         images = torch.from_numpy(batch.images).to(device).to(memory_format=torch.channels_last)
         targets, weights = torch.from_numpy(batch.targets).to(device), torch.from_numpy(batch.weights).to(device)
+        if weights.ndim == 2:
+            weights = weights[:, :, None, None]
         optimizer.zero_grad(set_to_none=True)
-        # Summed over a heatmap's pixels and averaged over all joints, labelled or not.
-        errors = (model(images) - targets).square().sum(dim=(2, 3))
-        loss = (errors * weights).mean()
-        loss.backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+            maps = _maps_of_stages(model, images)
+        # Summed over a map's pixels and averaged over all maps, labelled or not; each stage learns the same.
+        errors = [((found - targets).square() * weights).sum(dim=(2, 3)).mean() for found in maps]
+        loss = torch.stack(errors).sum()
+        torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
         total += float(loss.detach()) * len(batch.images)
@@ -199,13 +232,21 @@ def _train_epoch(
     return total / count
 
 
-def _prefetch(crops: TrainingCrops, epoch: int) -> Iterator[Batch]:
+def _maps_of_stages(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """N×C×h×w maps of each of the network's stages; a bottom-up network's fields and heatmaps together."""
+    output = model(images)
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [torch.cat(output[i : i + 2], dim=1) for i in range(0, len(output), 2)]
+
+
+def _prefetch(examples: TrainingCrops | TrainingScenes, epoch: int) -> Iterator[Batch]:
     """Give the epoch's batches in order, while a thread makes the next one."""
-    plan = crops.plan(epoch)
+    plan = examples.plan(epoch)
     with ThreadPoolExecutor(1) as pool:
         pending = None
         for indices in plan:
-            following = pool.submit(crops.batch, epoch, indices)
+            following = pool.submit(examples.batch, epoch, indices)
             if pending is not None:
                 yield pending.result()
             pending = following
@@ -216,11 +257,11 @@ def _prefetch(crops: TrainingCrops, epoch: int) -> Iterator[Batch]:
 def _average_precision(
     model: nn.Module, validation: CocoKeypoints, config: TrainingConfig, device: torch.device
 ) -> float | None:
-    model.eval()
+    plain = without_batch_norms(model).eval()
     with tempfile.TemporaryDirectory() as folder:
         report = evaluate(
             validation,
-            _predictor(model, device),
+            _predictor(plain, device),
             config.model_config_for("unused"),
             EvaluationConfig(batch_size=config.batch_size),
             runtime="fp32",
@@ -229,14 +270,15 @@ def _average_precision(
             predictions_file=Path(folder) / "predictions.json",
             artifact=lambda path: Artifact(uri=path.as_uri(), sha256="", size_bytes=path.stat().st_size),
         )
-    return report.stats.ap
+    return report.stats.ap if isinstance(report.stats, CocoStats) else None
 
 
 def _predictor(model: nn.Module, device: torch.device) -> Predict:
     def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            heatmaps: npt.NDArray[np.float32] = model(torch.from_numpy(images).to(device)).cpu().numpy()
-        return heatmaps
+            *_, last = _maps_of_stages(model, torch.from_numpy(images).to(device))
+        maps: npt.NDArray[np.float32] = last.cpu().numpy()
+        return maps
 
     return run
 
@@ -245,7 +287,8 @@ def _save(
     model: nn.Module, path: Path, config: TrainingConfig, dataset: CocoKeypoints, epochs: int, ap: float | None
 ) -> None:
     """Write weights and how they came about, under a temporary name first."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    plain = without_batch_norms(model)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in plain.state_dict().items()}
     training = config.model_dump(mode="json")
     if config.initial_weights is not None:
         # The folder is nobody's business but this machine's.

@@ -1,4 +1,4 @@
-"""Crops of persons to learn from: augmented, with their target heatmaps."""
+"""What networks learn from: crops of persons, augmented, with their target heatmaps; and images for all trainings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from hpe_tasks.codecs.heatmap import box_to_center_scale, crop_matrix, encode_heatmaps, transform_points
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.inference.images import Unreadable, read_image
 from hpe_tasks.training_config import TrainingConfig
 
 _STRIDE = 4
@@ -19,12 +20,12 @@ _STRIDE = 4
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's worth of crops.
+    """One step's worth of crops or scenes.
 
     Attributes:
         images: N×3×H×W float32, RGB, normalized.
-        targets: N×J×H/4×W/4 float32.
-        weights: N×J float32; 0 where the joint is not labelled or not in the crop.
+        targets: N×C×h×w float32: the maps that the network should give.
+        weights: Factor on squared errors, float32: N×C for whole maps, or N×C×h×w.
     """
 
     images: npt.NDArray[np.float32]
@@ -32,18 +33,61 @@ class Batch:
     weights: npt.NDArray[np.float32]
 
 
+class TrainingImages:
+    """The images of a split; decoded ones are kept as long as the memory for them lasts.
+
+    Args:
+        dataset: The split.
+        cache_mb: The memory, in MB (1e6 bytes); what does not fit is decoded each time.
+    """
+
+    def __init__(self, dataset: CocoKeypoints, cache_mb: int) -> None:
+        self._dataset, self._room_bytes = dataset, cache_mb * 1_000_000
+        self._cache: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def read(self, image: CocoImage) -> npt.NDArray[np.uint8]:
+        """Give an image H×W×3 in red, green, blue; raises DatasetError when it cannot be read."""
+        cached = self._cache.get(image.id)
+        if cached is not None:
+            return cached
+        decoded = read_image(self._dataset.image_path(image))
+        if isinstance(decoded, Unreadable):
+            raise DatasetError(
+                f"{decoded.path} {decoded.reason}.", hint="validate_dataset lists all files that are wrong."
+            )
+        pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+        if pixels.nbytes <= self._room_bytes:
+            self._cache[image.id] = pixels
+            self._room_bytes -= pixels.nbytes
+        return pixels
+
+
+def jitter(pixels: npt.NDArray[np.uint8], amount: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Change brightness and contrast at random, each channel's a little by itself; gives H×W×3 in [0, 1].
+
+    Args:
+        pixels: H×W×3.
+        amount: Largest change, as a share.
+        rng: Where the changes are drawn from.
+    """
+    gain = 1 + rng.uniform(-amount, amount) + rng.uniform(-amount, amount, 3) * 0.4
+    offset = rng.uniform(-amount, amount) * 0.5
+    values = pixels.astype(np.float32) / np.float32(255)
+    changed: npt.NDArray[np.float32] = np.clip(values * gain.astype(np.float32) + np.float32(offset), 0, 1)
+    return changed
+
+
 class TrainingCrops:
     """All persons of a split, to be cut out and augmented anew in every epoch.
 
-    Decoded images are kept as long as `cache_mb` allows; the others are decoded each time. A crop depends on the
-    seed, the epoch and the person only, and not on the batch or the thread that it is made in.
+    A crop depends on the seed, the epoch and the person only, and not on the batch or the thread that it is made in.
 
     Raises:
         DatasetError: The split has none of the network's joints.
     """
 
     def __init__(self, dataset: CocoKeypoints, config: TrainingConfig) -> None:
-        self._dataset, self._config = dataset, config
+        self._config = config
         model = config.model_config_for("unused")
         self._model = model
         self._persons = dataset.all_persons()
@@ -59,8 +103,7 @@ class TrainingCrops:
         for left, right in model.joints.flip_pairs:
             swap[[left, right]] = right, left
         self._swap = swap
-        self._cache: dict[int, npt.NDArray[np.uint8]] = {}
-        self._cached_bytes = 0
+        self._pixels = TrainingImages(dataset, config.cache_mb)
 
     def __len__(self) -> int:
         return len(self._persons)
@@ -75,7 +118,7 @@ class TrainingCrops:
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
     def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
-        """Cut out and augment persons.
+        """Cut out and augment persons; a joint that is not labelled or not in its crop has the weight 0.
 
         Raises:
             DatasetError: An image is missing or cannot be decoded.
@@ -113,8 +156,8 @@ class TrainingCrops:
         flip = rng.random() < config.flip_probability
         if flip:
             matrix = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ matrix
-        pixels = cv2.warpAffine(self._pixels(image), matrix[:2], (width, height), flags=cv2.INTER_LINEAR)
-        crop = self._jitter(pixels.astype(np.float32) / np.float32(255), rng)
+        pixels = cv2.warpAffine(self._pixels.read(image), matrix[:2], (width, height), flags=cv2.INTER_LINEAR)
+        crop = jitter(pixels.astype(np.uint8, copy=False), config.colour_jitter, rng)
 
         source = np.array(self._source)
         joints = transform_points(person.keypoints[source, :2], matrix[:2])
@@ -122,27 +165,3 @@ class TrainingCrops:
         if flip:
             joints, labelled = joints[self._swap], labelled[self._swap]
         return crop, joints, labelled
-
-    def _jitter(self, crop: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        amount = self._config.colour_jitter
-        gain = 1 + rng.uniform(-amount, amount) + rng.uniform(-amount, amount, 3) * 0.4
-        offset = rng.uniform(-amount, amount) * 0.5
-        changed: npt.NDArray[np.float32] = np.clip(crop * gain.astype(np.float32) + np.float32(offset), 0, 1)
-        return changed
-
-    def _pixels(self, image: CocoImage) -> npt.NDArray[np.uint8]:
-        """The image as H×W×3 in red, green, blue."""
-        cached = self._cache.get(image.id)
-        if cached is not None:
-            return cached
-        path = self._dataset.image_path(image)
-        decoded = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        if decoded is None:
-            raise DatasetError(
-                f"{path} is missing or is not an image.", hint="validate_dataset lists all files that are wrong."
-            )
-        pixels = decoded.astype(np.uint8, copy=False)
-        if self._cached_bytes + pixels.nbytes <= self._config.cache_mb * 1_000_000:
-            self._cache[image.id] = pixels
-            self._cached_bytes += pixels.nbytes
-        return pixels

@@ -45,6 +45,18 @@ RESULT = "result.json"
 
 _ABANDONED_S = 2 * 24 * 3600
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -61,18 +73,28 @@ def digest_of(value: Any) -> str:
 
 
 @contextmanager
-def storage_errors(where: Path | str) -> Iterator[None]:
-    """Turn a full or read-only disk into a StorageError that names the place."""
+def storage_errors(where: Path | str, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn what the disk refuses while `where` is written into StorageError; other errors pass."""
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in _FULL:
+            need = f" It needs {megabytes(needed_bytes)}." if needed_bytes else ""
             raise StorageError(
-                f"The disk is full while writing {where}.", hint="Free some space and run it again."
+                f"The disk is full: {where} could not be written.{need}",
+                hint="Free some space, or use a folder on a larger disk.",
             ) from error
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-            raise StorageError(f"{error.filename or where} cannot be written: {error.strerror}.") from error
+        if error.errno in _REFUSED:
+            raise StorageError(
+                f"{error.filename or where} could not be written: {error.strerror}.",
+                hint="Check the folder and its rights.",
+            ) from error
         raise
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size as people read it."""
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else f"{size_bytes:,} bytes"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -289,7 +311,7 @@ class LocalWorkspace(Workspace):
                 for file in (p for p in source.rglob("*") if p.is_file() and p.name != RESULT):
                     shown = folder / file.relative_to(source)
                     shown.parent.mkdir(parents=True, exist_ok=True)
-                    _link(file, shown)
+                    link_file(file, shown)
         self.write(f"{prefix}/{RESULT}", pointer)
 
     @override
@@ -345,7 +367,7 @@ class LocalWorkspace(Workspace):
             shutil.rmtree(aside)
 
 
-def _link(file: Path, shown: Path) -> None:
+def link_file(file: Path, shown: Path) -> None:
     """Hard-link `file` as `shown`, in place of an older one; copy where the file system has no links."""
     temporary = shown.with_name(f".{shown.name}.{uuid.uuid4().hex[:8]}")
     try:

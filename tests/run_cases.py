@@ -1,22 +1,15 @@
-"""Runs in every state for the report's and the table's tests: records, a small drawn data set, and predictions."""
+"""Runs in every state, for the tests of the report and of the table."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-
-import numpy as np
-from PIL import Image, ImageDraw
 
 from hpe_tasks.config import GateLimits, ModelConfig, QuantizationRecipe, RunConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.gates import decide
 from hpe_tasks.presets import load_config
-from hpe_tasks.report.page import ReportFiles
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -25,8 +18,10 @@ from hpe_tasks.results import (
     DatasetValidation,
     EvaluationReport,
     ExportedModel,
+    FailedImage,
     FetchedCheckpoint,
     FetchedDataset,
+    PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
     PublishedModel,
@@ -36,19 +31,11 @@ from hpe_tasks.results import (
     StepFailure,
     TensorSpec,
 )
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.skeletons import COCO17, MPII16
 
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 HOSTILE = '<script>alert("x")</script>'
 
-# A standing figure in a box of 1 × 1, in COCO17 order.
-_FIGURE = np.array(
-    [
-        (0.50, 0.08), (0.53, 0.06), (0.47, 0.06), (0.56, 0.07), (0.44, 0.07), (0.64, 0.20), (0.36, 0.20),
-        (0.74, 0.36), (0.26, 0.36), (0.80, 0.50), (0.20, 0.50), (0.59, 0.52), (0.41, 0.52), (0.62, 0.75),
-        (0.38, 0.75), (0.63, 0.97), (0.37, 0.97),
-    ]
-)  # fmt: skip
 _SIGMAS = (
     0.026,
     *[0.025] * 2,
@@ -68,76 +55,6 @@ def digest(text: str) -> str:
 
 def artifact(name: str, size: int = 1000) -> Artifact:
     return Artifact(uri=f"file:///workspace/{name}", sha256=digest(name), size_bytes=size)
-
-
-def draw_dataset(root: Path, *, images: int = 4, split: str = "val") -> Path:
-    """Write a split with two drawn persons in each image."""
-    random = np.random.default_rng(7)
-    records, annotations = [], []
-    for image_id in range(1, images + 1):
-        width, height = 320, 240
-        ramp = np.linspace(90, 200, width, dtype=np.float64)[None, :, None] * np.array([0.8, 0.95, 1.0])
-        picture = Image.fromarray(np.broadcast_to(ramp, (height, width, 3)).astype(np.uint8))
-        pencil = ImageDraw.Draw(picture)
-        name = f"{image_id:04d}.jpg"
-        records.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for i, left in enumerate((20, 180)):
-            w, h = 90.0, float(random.integers(150, 210))
-            top = 220 - h
-            points = _FIGURE * (w, h) + (left, top) + random.normal(0, 2, (17, 2))
-            for a, b in COCO17.limb_indices():
-                pencil.line([tuple(points[a]), tuple(points[b])], fill=(70, 60, 50 + 60 * i), width=14)
-            pencil.ellipse(
-                (points[0][0] - 12, points[0][1] - 12, points[0][0] + 12, points[0][1] + 14), fill=(214, 170, 140)
-            )
-            keypoints = np.column_stack([points.round(1), np.full(17, 2)])
-            annotations.append(
-                {
-                    "id": 10 * image_id + i,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "iscrowd": 0,
-                    "bbox": [float(left), float(top), w, h],
-                    "area": w * h * 0.5,
-                    "num_keypoints": 17,
-                    "keypoints": keypoints.ravel().tolist(),
-                }
-            )
-        folder = root / "images" / split
-        folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / name, quality=90)
-    content = {
-        "images": records,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO17.joints)}],
-    }
-    path = root / "annotations" / f"person_keypoints_{split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-    return root
-
-
-def write_predictions(dataset: CocoKeypoints, path: Path, *, noise: float, seed: int) -> Path:
-    """Predictions that miss the truth by a share of the person's size, a few of them badly."""
-    random = np.random.default_rng(seed)
-    entries = []
-    for person in dataset.all_persons():
-        size = noise * np.sqrt(person.area) * (4 if random.random() < 0.15 else 1)
-        labelled = person.keypoints[:, 2] > 0
-        points = person.keypoints[:, :2] + random.normal(0, size, (len(labelled), 2))
-        scores = np.where(labelled, random.uniform(0.5, 0.95, len(labelled)), 0.05)
-        entries.append(
-            {
-                "image_id": person.image_id,
-                "annotation_id": person.annotation_id,
-                "category_id": 1,
-                "keypoints": np.column_stack([points, scores]).round(3).ravel().tolist(),
-                "score": float(scores.mean()),
-            }
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(entries), encoding="utf-8")
-    return path
 
 
 def fingerprint(split: str, persons: int, images: int, *, subset: bool = False) -> ProtocolFingerprint:
@@ -186,6 +103,7 @@ def evaluation(runtime: str, ap: float | None, protocol: ProtocolFingerprint) ->
             ar_large=near(0.05),
         ),
         by_group={name: near(offset * (1 + spread * (offset < 0))) for name, offset in groups.items()},
+        by_joint={name: near(0.02 * (i % 5) - 0.04) for i, name in enumerate(COCO17.joints)},
         fingerprint=protocol,
         predictions=artifact(f"{runtime}.json", 80_000),
         images_per_second={"fp32": 41.3, "quantsim": 12.8, "onnxruntime": 66.0}[runtime],
@@ -339,24 +257,123 @@ def only_config() -> RunRecords:
     return RunRecords(config=load_config("sample").model_copy(update={"model": model}), run=HOSTILE)
 
 
+def pckh_evaluation(runtime: str, mean: float | None, protocol: ProtocolFingerprint) -> EvaluationReport:
+    """Shoulders at 100, ankles the hardest, no labelled hips."""
+
+    def near(offset: float) -> float | None:
+        return None if mean is None else min(100.0, mean + offset)
+
+    groups = {"head": near(8), "shoulder": near(20), "elbow": near(1), "wrist": near(-7), "hip": None}
+    groups |= {"knee": near(-3), "ankle": near(-11)}
+    tight = {"mean_at_01": near(-52), "mean_at_exactly_01": near(-55)}
+    speed = {"fp32": 20.5, "quantsim": 6.1, "onnxruntime": 33.0}[runtime]
+    return EvaluationReport(
+        runtime=runtime,  # type: ignore[arg-type]
+        stats=PckhStats(**groups, mean=mean, **tight, num_joints=66),
+        by_group=groups,
+        by_joint={name: near(i % 5 - 2) for i, name in enumerate(MPII16.joints)},
+        fingerprint=protocol,
+        predictions=artifact(f"{runtime}.json", 80_000),
+        images_per_second=speed,
+    )
+
+
+def _remeasured(config: RunConfig, reports: dict[str, EvaluationReport], shape: tuple[int | str, ...]) -> RunRecords:
+    """A complete run with other measurements, judged anew."""
+    run = complete(config)
+    assert run.exported is not None
+    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    exported = run.exported.model_copy(
+        update={"inputs": (TensorSpec(name="image", dtype="float32", shape=("batch", 3, *shape)),)}
+    )
+    decision = decide(config.gate, reports["fp32"], quantized, exported)
+    return replace(
+        run,
+        exported=exported,
+        fp32=reports["fp32"],
+        quantized_evaluation=quantized,
+        decision=decision,
+        published=run.published if decision.passed else None,
+    )
+
+
+def mpii() -> RunRecords:
+    """Five persons of MPII with the published preset: the drop is too large, and little can be said of it."""
+    config = load_config("pose_resnet_50_mpii", overrides={"dataset.source": "/data/mpii", "gate.min_pckh": 75})
+    protocol = ProtocolFingerprint(
+        dataset_digest=digest("data"),
+        split="valid",
+        image_ids_digest=digest("names"),
+        num_images=4,
+        num_persons=5,
+        subset=False,
+        box_source="annotated_center_scale",
+        flip_test=True,
+        decoder="heatmap argmax with a quarter-pixel shift; head size: 0.6 of the head box's diagonal",
+        input_size=(256, 256),
+        joint_map=tuple((name, i, i) for i, name in enumerate(MPII16.joints)),
+        sigmas=(),
+        metric="mpii_pckh",
+    )
+    means = {"fp32": 83.3, "quantsim": 81.8, "onnxruntime": 80.3}
+    return _remeasured(
+        config, {name: pckh_evaluation(name, mean, protocol) for name, mean in means.items()}, (256, 256)
+    )
+
+
+def bottom_up() -> RunRecords:
+    """The zoo's network on a part of val2014, with the published figures beside it; one image could not be read."""
+    config = load_config("aimet_pose_coco2014", overrides={"gate.min_ap": 0.3})
+    protocol = fingerprint("val", 312, 156).model_copy(
+        update={
+            "box_source": "whole_image",
+            "input_size": (496, 384),
+            "decoder": "peaks above 0.1 after a Gaussian of 3 pixels; limbs by part-affinity fields; OpenPose assembly",
+        }
+    )
+    aps = {"fp32": 0.362, "quantsim": 0.357, "onnxruntime": 0.355}
+    failed = (FailedImage(name="images/val/0003.jpg", reason="is cut off"),)
+    reports = {
+        name: evaluation(name, ap, protocol).model_copy(update={"failed_images": failed}) for name, ap in aps.items()
+    }
+    return _remeasured(config, reports, ("height", "width"))
+
+
+def as_published() -> RunRecords:
+    """The zoo's network on all of val2014: FP32 agrees with the publication, W8A8 does not."""
+    run = bottom_up()
+    assert run.fp32 is not None
+    protocol = run.fp32.fingerprint.model_copy(update={"split": "val2014", "num_images": 40_504, "num_persons": 88_153})
+    aps = {"fp32": 0.3634, "quantsim": 0.3481, "onnxruntime": 0.3489}
+    return _remeasured(run.config, {name: evaluation(name, ap, protocol) for name, ap in aps.items()}, ("h", "w"))
+
+
+def detected() -> RunRecords:
+    """Crops from a detector's boxes; the data set has warnings."""
+    run = complete()
+    assert run.validation is not None
+    protocol = fingerprint("val", 312, 156).model_copy(
+        update={"box_source": "detector", "boxes_digest": digest("boxes"), "flip_test": True}
+    )
+    warning = DatasetProblem(
+        check="no_image_in_both_splits",
+        message="Calibration images are copies of evaluation images.",
+        count=2,
+        examples=("000004.jpg is 000011.jpg", HOSTILE),
+    )
+    aps = {"fp32": 0.681, "quantsim": 0.672, "onnxruntime": 0.668}
+    records = _remeasured(run.config, {name: evaluation(name, ap, protocol) for name, ap in aps.items()}, (192, 128))
+    return replace(records, validation=run.validation.model_copy(update={"warnings": (warning,)}))
+
+
 STATES: dict[str, Callable[[], RunRecords]] = {
     "published": complete,
     "gate_failed": gate_failed,
     "step_failed": step_failed,
     "broken_dataset": broken_dataset,
     "only_config": only_config,
+    "mpii": mpii,
+    "bottom_up": bottom_up,
+    "as_published": as_published,
+    "detected": detected,
 }
-
-
-def report_files(folder: Path, *, root: Path | None = None, split: str = "val") -> ReportFiles:
-    """A data set (drawn, unless given), predictions of both models on it, and a page of Data Docs."""
-    root = root or draw_dataset(folder / "data", split=split)
-    dataset = load_coco(root, split)
-    docs = folder / "data_docs.html"
-    docs.write_text("<!doctype html><h1>Data Docs</h1><p>31 expectations met</p>", encoding="utf-8")
-    return ReportFiles(
-        dataset_root=root,
-        fp32_predictions=write_predictions(dataset, folder / "fp32.json", noise=0.02, seed=1),
-        onnx_predictions=write_predictions(dataset, folder / "onnx.json", noise=0.03, seed=2),
-        data_docs=docs,
-    )

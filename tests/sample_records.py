@@ -15,8 +15,10 @@ from hpe_tasks.results import (
     CocoStats,
     EvaluationReport,
     ExportedModel,
+    FailedImage,
     FetchedCheckpoint,
     FetchedDataset,
+    PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
     QuantizedEvaluation,
@@ -44,13 +46,23 @@ def fingerprint(**changes: Any) -> ProtocolFingerprint:
     return ProtocolFingerprint(**(fields | changes))
 
 
-def report(runtime: str, ap: float | None, **changes: Any) -> EvaluationReport:
-    """A measurement with this AP; `changes` go into its fingerprint."""
-    rest = dict.fromkeys(set(CocoStats.model_fields) - {"ap"}, 0.5)
+def report(
+    runtime: str, value: float | None, *, metric: str = "ap", failed: tuple[str, ...] = (), **changes: Any
+) -> EvaluationReport:
+    """A measurement with this AP, or mean PCKh; `changes` go into its fingerprint."""
+    stats: CocoStats | PckhStats
+    if metric == "ap":
+        stats = CocoStats(ap=value, **dict.fromkeys(set(CocoStats.model_fields) - {"ap"}, 0.5))
+    else:
+        rest = dict.fromkeys(set(PckhStats.model_fields) - {"mean", "num_joints"}, 50.0)
+        stats = PckhStats(mean=value, num_joints=66, **rest)
+        changes = {"metric": "mpii_pckh", "box_source": "annotated_center_scale", "sigmas": (), **changes}
     return EvaluationReport(
         runtime=runtime,  # type: ignore[arg-type]
-        stats=CocoStats(ap=ap, **rest),
+        stats=stats,
         by_group={"head": 0.7, "ankles": None},
+        by_joint={"left_wrist": 0.4},
+        failed_images=tuple(FailedImage(name=name, reason="is cut off") for name in failed),
         fingerprint=fingerprint(**changes),
         predictions=Artifact(uri="file:///p.json", sha256="a" * 64, size_bytes=2),
         images_per_second=12.5,
@@ -64,7 +76,12 @@ def artifact(path: Path) -> Artifact:
 
 
 def exported(
-    model: Artifact | None = None, encodings: Artifact | None = None, *, share: float = 0.8, total_macs: int = 1000
+    model: Artifact | None = None,
+    encodings: Artifact | None = None,
+    *,
+    share: float = 0.8,
+    total_macs: int = 1000,
+    outputs: tuple[TensorSpec, ...] = (TensorSpec(name="heatmaps", dtype="float32", shape=("batch", 17, 64, 48)),),
 ) -> ExportedModel:
     """An exported file of 34.5 MB, or the one that is given."""
     return ExportedModel(
@@ -73,7 +90,7 @@ def exported(
         fp32_size_bytes=136_000_000,
         opset=17,
         inputs=(TensorSpec(name="image", dtype="float32", shape=("batch", 3, 256, 192)),),
-        outputs=(TensorSpec(name="heatmaps", dtype="float32", shape=("batch", 17, 64, 48)),),
+        outputs=outputs,
         placement=PlacementAudit(
             int8_mac_share=share,
             int8_macs=int(share * total_macs),
@@ -102,14 +119,18 @@ def manifest(
     run: str = "run-1",
     created_at: datetime = datetime(2026, 11, 20, 10, 0, tzinfo=UTC),
     created_by: str = "ada",
+    metric: str = "ap",
+    calibration: tuple[int | str, ...] = (5, 3, 9),
+    **described: Any,
 ) -> ModelManifest:
-    """The manifest of a run that exported these files and measured this AP."""
-    protocol = protocol or {}
-    fp32 = report("fp32", ap + 0.01, **protocol)
+    """The manifest of a run that exported these files and measured this AP, or PCKh; `described` is of the file."""
+    changes = protocol or {}
+    fp32 = report("fp32", ap + 0.01, metric=metric, **changes)
     evaluation = QuantizedEvaluation(
-        quantsim=report("quantsim", ap + 0.005, **protocol), onnx=report("onnxruntime", ap, **protocol)
+        quantsim=report("quantsim", ap + 0.005, metric=metric, **changes),
+        onnx=report("onnxruntime", ap, metric=metric, **changes),
     )
-    model = exported(artifact(files["model"]), artifact(files["encodings"]))
+    model = exported(artifact(files["model"]), artifact(files["encodings"]), **described)
     config = config or run_config()
     return build_manifest(
         config,
@@ -121,7 +142,7 @@ def manifest(
             recipe=config.recipe,
             model=Artifact(uri="file:///q.safetensors", sha256="1" * 64, size_bytes=2_300_000),
             encodings=model.encodings,
-            calibration_image_ids=(5, 3, 9),
+            calibration_image_ids=calibration,
             calibration_persons=8,
             device="cpu",
             tool_versions={"aimet_torch": "2.42.0"},

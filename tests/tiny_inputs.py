@@ -6,6 +6,33 @@ from pathlib import Path
 from typing import Any
 
 
+def tiny_bottom_up_settings(folder: Path) -> dict[str, Any]:
+    """Make drawn people and a bottom-up network with random weights, which finds nobody; as `tiny_settings`."""
+    import torch
+    from safetensors.torch import save_file
+
+    from hpe_tasks.data.sample import SampleSpec, make_sample
+    from hpe_tasks.models import build_model
+    from hpe_tasks.presets import load_config
+
+    make_sample(folder / "data", SampleSpec(train=1, calibration=3, val=4, width=200, height=150))
+    torch.manual_seed(0)
+    checkpoint = folder / "random.safetensors"
+    settings = {
+        "preset": "aimet_pose_sample",
+        "model.checkpoint": str(checkpoint),
+        "model.input_width": 128,
+        "model.input_height": 96,
+        "dataset.source": str(folder / "data"),
+        "dataset.min_persons": 1,
+        "recipe.calibration_images": 3,
+        "destination.name": "tiny-bottom-up",
+    }
+    overrides = {key: value for key, value in settings.items() if key != "preset"}
+    save_file(build_model(load_config("aimet_pose_sample", overrides=overrides).model).state_dict(), checkpoint)
+    return settings
+
+
 def tiny_settings(folder: Path) -> dict[str, Any]:
     """Make the inputs in `folder`; returns the run's settings by the trigger form's keys, with limits that all pass."""
     import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.models import build_model
+from hpe_tasks.network_interface import input_sizes
 
 
 def mobilenet_config(**fields: Any) -> ModelConfig:
@@ -30,29 +32,48 @@ def mobilenet_config(**fields: Any) -> ModelConfig:
     )
 
 
-def smooth_images(count: int, config: ModelConfig, seed: int = 0) -> np.ndarray:
+def aimet_config(**fields: Any) -> ModelConfig:
+    return ModelConfig.model_validate(
+        {
+            "architecture": "aimet_pose",
+            "codec": "paf",
+            "checkpoint": "weights.safetensors",
+            "input_width": 64,
+            "input_height": 48,
+            **fields,
+        }
+    )
+
+
+def smooth_images(count: int, config: ModelConfig, seed: int = 0, *, size: tuple[int, int] | None = None) -> np.ndarray:
     """Random images with structure at the scale of some pixels, as photographs have; N×3×H×W, about unit variance."""
     rng = np.random.default_rng(seed)
-    width, height = config.input_size
+    width, height = size or config.input_size
     coarse = rng.normal(size=(count, 3, max(height // 16, 2), max(width // 16, 2))).astype(np.float32)
     planes = [cv2.resize(p, (width, height), interpolation=cv2.INTER_CUBIC) for image in coarse for p in image]
     return np.stack(planes).reshape(count, 3, height, width)
+
+
+def both_orientations(count: int, config: ModelConfig, seed: int = 0) -> list[np.ndarray]:
+    """A batch of wide and one of high `smooth_images`."""
+    return [smooth_images(count, config, seed, size=size) for size in input_sizes(config)]
 
 
 def write_checkpoint(path: Path, config: ModelConfig) -> Path:
     """Random weights with batch-norm statistics that fit them, so that activations are alive in every layer."""
     torch.manual_seed(0)
     model = build_model(config).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # The mean over all batches, and branches that start out weak as trained ones do: a random network of unit
-            # gains amplifies every rounding from layer to layer.
-            module.momentum = None
-    last = [m for m in model.modules() if isinstance(m, nn.Conv2d)][-1]
-    nn.init.normal_(last.weight, std=0.1)
-    with torch.no_grad():
-        for seed in range(4):
-            model(torch.from_numpy(smooth_images(8, config, seed)))
+    batch_norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in batch_norms:
+        # The mean over all batches, and branches that start out weak as trained ones do: a random network of unit
+        # gains amplifies every rounding from layer to layer.
+        module.momentum = None
+    if batch_norms:
+        last = [m for m in model.modules() if isinstance(m, nn.Conv2d)][-1]
+        nn.init.normal_(last.weight, std=0.1)
+        with torch.no_grad():
+            for seed in range(4):
+                model(torch.from_numpy(smooth_images(8, config, seed)))
     save_file(model.state_dict(), path)
     return path
 
@@ -149,6 +170,43 @@ def pose_onnx(
         constants,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+
+
+def paf_onnx(
+    *,
+    shape: tuple[int | str | None, ...] = ("n", 3, "h", "w"),
+    outputs: Sequence[tuple[str, int]] = (("pafs", 38), ("heatmaps", 19)),
+    nhwc: bool = False,
+) -> onnx.ModelProto:
+    """One convolution with stride 8 to each output (name, channels), of any input size; output i adds i to its maps."""
+    rng = np.random.default_rng(0)
+    constants, nodes = [], []
+    image = "image"
+    if nhwc:
+        nodes.append(helper.make_node("Transpose", [image], ["planar"], perm=[0, 3, 1, 2]))
+        image = "planar"
+    for index, (name, channels) in enumerate(outputs):
+        weight = (rng.normal(size=(channels, 3, 8, 8)) * 0.1).astype(np.float32)
+        constants += [
+            numpy_helper.from_array(weight, f"{name}.w"),
+            numpy_helper.from_array(np.full(channels, index, np.float32), f"{name}.b"),
+        ]
+        maps = f"{name}.planar" if nhwc else name
+        nodes.append(helper.make_node("Conv", [image, f"{name}.w", f"{name}.b"], [maps], strides=[8, 8]))
+        if nhwc:
+            nodes.append(helper.make_node("Transpose", [maps], [name], perm=[0, 2, 3, 1]))
+    dims = [("n", "mh", "mw", channels) if nhwc else ("n", channels, "mh", "mw") for _, channels in outputs]
+    graph = helper.make_graph(
+        nodes,
+        "paf",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, list(shape))],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, dim)
+            for (name, _), dim in zip(outputs, dims, strict=True)
+        ],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def write_onnx(path: Path, **fields: Any) -> Path:

@@ -164,22 +164,22 @@ def find_peaks(heatmaps: Floats) -> tuple[NDArray[np.float64], NDArray[np.float3
         N×K×2 (x, y) in heatmap pixels, and the maxima N×K float32.
     """
     count, joints, height, width = heatmaps.shape
-    flat = heatmaps.reshape(count, joints, height * width)
-    best = flat.argmax(axis=2)
-    maxima = np.take_along_axis(flat, best[..., None], axis=2)[..., 0]
-    y, x = np.divmod(best, width)
-    positive = maxima > 0
-    x, y = x * positive, y * positive
+    rows = heatmaps.reshape(count * joints, height * width)
+    pixels = rows.reshape(-1)
+    best = rows.argmax(axis=1)
+    index = best + np.arange(0, pixels.size, height * width)
+    maxima = pixels[index]
+    best *= maxima > 0
+    y = best // width
+    x = best - y * width
 
-    shifted = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
-    person, joint = np.nonzero(shifted)
-    column, row = x[shifted], y[shifted]
-    right, left = heatmaps[person, joint, row, column + 1], heatmaps[person, joint, row, column - 1]
-    below, above = heatmaps[person, joint, row + 1, column], heatmaps[person, joint, row - 1, column]
-    points = np.stack([x, y], axis=2).astype(np.float64)
-    points[person, joint, 0] += _QUARTER * np.sign(right - left)
-    points[person, joint, 1] += _QUARTER * np.sign(below - above)
-    return points, maxima.astype(np.float32)
+    points = np.empty((count * joints, 2))
+    points[:, 0], points[:, 1] = x, y
+    shifted = np.flatnonzero((x > 1) & (x < width - 1) & (y > 1) & (y < height - 1))
+    index = index[shifted]
+    points[shifted, 0] += _QUARTER * np.sign(pixels[index + 1] - pixels[index - 1])
+    points[shifted, 1] += _QUARTER * np.sign(pixels[index + width] - pixels[index - width])
+    return points.reshape(count, joints, 2), maxima.reshape(count, joints).astype(np.float32)
 
 
 def decode_heatmaps(

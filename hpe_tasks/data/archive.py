@@ -169,6 +169,7 @@ def _unpack_zip(archive: Path, working: Path, budget: _Budget) -> None:
 
 
 def _unpack_tar(archive: Path, stream: IO[bytes], working: Path, budget: _Budget) -> None:
+    check_space(working, archive.stat().st_size)  # A photograph is not smaller unpacked.
     window = _Window(stream, budget)
     # `r|` never seeks: one pass through a compressed file, however large.
     with tarfile.open(fileobj=cast("IO[bytes]", window), mode="r|") as content:

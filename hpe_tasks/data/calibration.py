@@ -1,27 +1,73 @@
-"""Which images calibrate the quantized model: drawn by seed, and never one that judges it."""
+"""Which images calibrate the quantized model: drawn by seed from all kinds of scenes, and never one that judges it."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar, cast, overload
 
 from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.image_files import look_at
+from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.workspace import sha256_file
 
 log = logging.getLogger(__name__)
 
+LARGE_AREA = 96.0**2
+"""Segment area in square pixels from which COCO counts a person as large."""
+
+LARGE_SCALE = 3.0
+"""Scale of MPII from which a person counts as large: a body of 600 pixels."""
+
+JOINT_CLASSES = (6, 12)
+"""Labelled joints of a person at which the next class begins: few, about half, most."""
+
+CROWD_CLASSES = (2, 4)
+"""Persons in an image at which the next class begins: one, some, many. Regions marked as a crowd are not counted."""
+
 _SHOWN = 5
 
+Keypoints = CocoKeypoints | MpiiKeypoints
+Dataset = TypeVar("Dataset", bound=Keypoints)
+Name = TypeVar("Name", int, str)
+Stratum = tuple[bool, int, int]
 
-def draw_calibration(dataset: CocoKeypoints, evaluation: CocoKeypoints, *, num_images: int, seed: int) -> CocoKeypoints:
-    """Draw images that show at least one person.
 
-    Images are ranked by a hash of seed and image id: the draw is the same on every machine, and a larger one holds
-    the smaller ones.
+@overload
+def choose_calibration(dataset: CocoKeypoints, *, num_images: int, seed: int) -> tuple[int, ...]: ...
+@overload
+def choose_calibration(dataset: MpiiKeypoints, *, num_images: int, seed: int) -> tuple[str, ...]: ...
+def choose_calibration(dataset: Keypoints, *, num_images: int, seed: int) -> tuple[int, ...] | tuple[str, ...]:
+    """Choose images that show people, from their records alone.
+
+    The images are put in one order, and the first of it are chosen: a larger choice holds the smaller ones. Images
+    are of one stratum when their largest persons are of one size class with about as many labelled joints, and when
+    they show about as many people. The order begins with one image of each of the at most 18 strata; from then on
+    every stratum has its share of it.
+
+    Args:
+        dataset: The split to choose from.
+        num_images: How many; all that show people when there are fewer.
+        seed: Another seed chooses other images; the same seed the same ones on every machine.
+
+    Returns:
+        Image ids of COCO, file names of MPII, in that order.
+    """
+    if isinstance(dataset, CocoKeypoints):
+        return _ordered(_coco_strata(dataset), seed)[:num_images]
+    return _ordered(_mpii_strata(dataset), seed)[:num_images]
+
+
+def draw_calibration(dataset: Dataset, evaluation: Dataset, *, num_images: int, seed: int) -> Dataset:
+    """Draw images as `choose_calibration` does, none of which judges the model.
+
+    An image with the same bytes as one of the evaluation split is left out with a warning, and so is one that cannot
+    be read; the next takes its place.
 
     Args:
         dataset: The split to draw from.
@@ -30,86 +76,120 @@ def draw_calibration(dataset: CocoKeypoints, evaluation: CocoKeypoints, *, num_i
         seed: Another seed draws other images.
 
     Raises:
-        DatasetError: The splits share an image id or a file name, a drawn image has the same bytes as one of the
-            evaluation split, a file is missing, or no image shows a person.
+        DatasetError: The splits share an image id or a file name, or no image that shows a person is left.
     """
-    _refuse(
-        dataset,
-        evaluation,
-        "image ids",
-        {i.id for i in dataset.images} & {i.id for i in evaluation.images},
-        hint="Renumber one of them, or use splits that share no image.",
-    )
-    _refuse(
-        dataset,
-        evaluation,
-        "file names",
-        {i.file_name for i in dataset.images} & {i.file_name for i in evaluation.images},
-        hint="Use splits that share no image.",
-    )
-    candidates = [image for image in dataset.images if dataset.persons(image.id)]
-    if not candidates:
+    split: Keypoints = dataset
+    _refuse_shared(split, evaluation)
+    paths, judged = _paths(dataset), defaultdict[int, list[Path]](list)
+    for path in _paths(evaluation).values():
+        if path.is_file():
+            judged[path.stat().st_size].append(path)
+    drawn: list[Any] = []
+    left_out: list[str] = []
+    for name in choose_calibration(split, num_images=len(paths), seed=seed):
+        if len(drawn) == num_images:
+            break
+        path = paths[name]
+        file = look_at(path)
+        twin = next((other for other in judged[file.size_bytes] if sha256_file(other) == file.digest), None)
+        if twin is not None:
+            left_out.append(f"{path.name} (the same image as {twin.name} of the evaluation split)")
+        elif not file.exists or file.fault:
+            left_out.append(f"{path.name} ({file.fault or 'does not exist'})")
+        else:
+            drawn.append(name)
+    if left_out:
+        log.warning("Not calibrated on %d images of %r: %s.", len(left_out), dataset.split, _listed(left_out))
+    if not drawn:
         raise DatasetError(
             f"The calibration split {dataset.split!r} has no image with a person that has labelled keypoints.",
             hint="Set dataset.calibration_split to a split that shows people.",
         )
-    if len(candidates) < num_images:
+    if len(drawn) < num_images:
         log.warning(
             "The calibration split %r has only %d images with persons, not %d: all are used.",
             dataset.split,
-            len(candidates),
+            len(drawn),
             num_images,
         )
-    candidates.sort(key=lambda image: hashlib.sha256(f"{seed} {image.id}".encode()).digest())
-    drawn = dataset.subset(image.id for image in candidates[:num_images])
-    _refuse(
-        dataset,
-        evaluation,
-        "image contents",
-        (f"{a.name} = {b.name}" for a, b in identical_files(_paths(drawn), _paths(evaluation))),
-        hint="Remove the copies from one of the splits.",
-    )
-    return drawn
+    return cast(Dataset, dataset.subset(drawn))
 
 
-def identical_files(some: Iterable[Path], others: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of files with the same bytes; only files of equal size are read.
-
-    Raises:
-        DatasetError: A file is missing.
-    """
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in others:
-        by_size[_size(path)].append(path)
-    digests: dict[Path, str] = {}
-
-    def digest(path: Path) -> str:
-        if path not in digests:
-            digests[path] = sha256_file(path)
-        return digests[path]
-
-    return [(a, b) for a in some for b in by_size.get(_size(a), ()) if digest(a) == digest(b)]
+def _coco_strata(dataset: CocoKeypoints) -> dict[int, Stratum]:
+    strata: dict[int, Stratum] = {}
+    for image in dataset.images:
+        if persons := dataset.persons(image.id):
+            largest = max(persons, key=lambda person: person.area)
+            strata[image.id] = (
+                largest.area >= LARGE_AREA,
+                bisect(JOINT_CLASSES, largest.num_keypoints),
+                bisect(CROWD_CLASSES, len(persons)),
+            )
+    return strata
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError as error:
-        raise DatasetError(f"The image {path} does not exist.", hint="Complete the data set.") from error
-
-
-def _paths(dataset: CocoKeypoints) -> list[Path]:
-    return [dataset.image_path(image) for image in dataset.images]
-
-
-def _refuse(
-    dataset: CocoKeypoints, evaluation: CocoKeypoints, what: str, shared: Iterable[object], *, hint: str
-) -> None:
-    found = sorted(str(item) for item in shared)
-    if found:
-        names = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
-        raise DatasetError(
-            f"The calibration split {dataset.split!r} and the evaluation split {evaluation.split!r} share "
-            f"{len(found)} {what}: {names}.",
-            hint=hint,
+def _mpii_strata(dataset: MpiiKeypoints) -> dict[str, Stratum]:
+    shown: dict[str, list[MpiiPerson]] = defaultdict(list)
+    for person in dataset.persons:
+        if person.visible.any():
+            shown[person.image].append(person)
+    strata: dict[str, Stratum] = {}
+    for image, persons in shown.items():
+        largest = max(persons, key=lambda person: person.scale)
+        strata[image] = (
+            largest.scale >= LARGE_SCALE,
+            bisect(JOINT_CLASSES, int(largest.visible.sum())),
+            bisect(CROWD_CLASSES, len(persons)),
         )
+    return strata
+
+
+def _ordered(strata: Mapping[Name, Stratum], seed: int) -> tuple[Name, ...]:
+    """Order names so that every stratum is spread evenly, after one name of each.
+
+    Inside a stratum of m names a hash of seed and name decides; its k-th name then stands at (k + 1/2) / m of the
+    whole order. This is systematic sampling: a prefix holds of each stratum what its share gives, to within one.
+    """
+
+    def rank(name: Name) -> bytes:
+        return hashlib.sha256(f"{seed} {name}".encode()).digest()
+
+    members: dict[Stratum, list[Name]] = defaultdict(list)
+    for name, stratum in strata.items():
+        members[stratum].append(name)
+    placed = [
+        (k > 0, (k + 0.5) / len(names), rank(name), name)
+        for names in members.values()
+        for k, name in enumerate(sorted(names, key=rank))
+    ]
+    return tuple(name for *_, name in sorted(placed))
+
+
+def _paths(dataset: Keypoints) -> dict[Any, Path]:
+    """The images' files by id (COCO) or file name (MPII)."""
+    if isinstance(dataset, CocoKeypoints):
+        return {image.id: dataset.image_path(image) for image in dataset.images}
+    return {person.image: dataset.image_path(person) for person in dataset.persons}
+
+
+def _refuse_shared(dataset: Keypoints, evaluation: Keypoints) -> None:
+    judged = _names(evaluation)
+    for what, names in _names(dataset).items():
+        if shared := names & judged[what]:
+            raise DatasetError(
+                f"The calibration split {dataset.split!r} and the evaluation split {evaluation.split!r} share "
+                f"{len(shared)} {what}: {_listed(sorted(map(str, shared)))}.",
+                hint="Use splits that share no image; other images need names and ids of their own.",
+            )
+
+
+def _names(dataset: Keypoints) -> dict[str, set[Any]]:
+    """What an image is known by, by kind of name."""
+    if isinstance(dataset, CocoKeypoints):
+        return {"image ids": set(dataset.image_ids), "file names": {image.file_name for image in dataset.images}}
+    return {"file names": set(dataset.images)}
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    return ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")

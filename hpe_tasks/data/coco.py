@@ -70,6 +70,16 @@ class CocoKeypoints:
         """The split's annotations, as pycocotools reads them."""
         return annotation_path(self.root, self.split)
 
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """Ids of the images, sorted."""
+        return tuple(image.id for image in self.images)
+
+    @property
+    def num_persons(self) -> int:
+        """Persons with at least one labelled joint."""
+        return sum(len(self.persons(image.id)) for image in self.images)
+
     def image_path(self, image: CocoImage) -> Path:
         """Where the image's file lies; it may be missing."""
         return image_folder(self.root, self.split) / image.file_name

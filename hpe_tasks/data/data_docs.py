@@ -53,15 +53,24 @@ i.text-danger::before { content: "\\2717"; font-style: normal; font-weight: 700;
 """
 
 
-def one_page(tables: Sequence[SuiteTable], *, digest: str, version: str) -> str:
-    """The Data Docs of one validation as a complete HTML document."""
-    met, checks = sum(t.met for t in tables), sum(t.checks for t in tables)
-    kind = "passed" if met == checks else "failed"
-    said = (
-        f"All {checks} expectations are met."
-        if met == checks
-        else f"{checks - met} of {checks} expectations are not met."
-    )
+def one_page(tables: Sequence[SuiteTable], *, broken: int, warnings: int, digest: str, version: str) -> str:
+    """The Data Docs of one validation as a complete HTML document.
+
+    Args:
+        tables: Results of every suite.
+        broken: Expectations that stop a run.
+        warnings: Expectations that found records at fault with which a run goes on.
+        digest: Of the data set.
+        version: Of Great Expectations.
+    """
+    checks = sum(t.checks for t in tables)
+    kind = "failed" if broken else "passed"
+    if broken:
+        said = f"{broken} of {checks} expectations are not met."
+    elif warnings:
+        said = f"Fit for a run, with warnings from {warnings} of {checks} expectations."
+    else:
+        said = f"All {checks} expectations are met."
     body = "\n".join(
         f"<section><h2>{html.escape(t.name)}<small>{t.rows:,} records, {t.met} of {t.checks} expectations met"
         f"</small></h2>\n{t.table}</section>"

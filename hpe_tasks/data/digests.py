@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpe_tasks.data.coco import annotation_path, image_folder
+from hpe_tasks.data import mpii
+from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name
 from hpe_tasks.data.storage import storage_errors
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
@@ -72,21 +73,18 @@ def _read(file: Path) -> dict[str, tuple[int, int, str]]:
         return {}  # Only a cache: a damaged one is made anew.
 
 
-def digest_content(root: Path, splits: Sequence[str], cache: Path) -> Content:
-    """Digest of the annotation files and images of the splits, under the names of the usual layout.
-
-    Hidden files are left out: file managers and archive programs leave them behind.
+def digest_content(root: Path, files: Iterable[tuple[str, Path]], cache: Path) -> Content:
+    """Digest of a data set's files, under the names of the usual layout.
 
     Args:
-        root: Folder of the data set.
-        splits: Splits that count.
+        root: Folder of the data set, resolved.
+        files: Name and path of each file; see coco_files and mpii_files.
         cache: Folder for remembered digests of single files.
 
     Raises:
         DatasetError: A file cannot be read.
     """
-    root = root.resolve()
-    files = sorted(entry for split in splits for entry in _files(root, split))
+    files = sorted(files)
     remembered = DigestCache(cache / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json")
     whole = hashlib.sha256()
     size = 0
@@ -99,13 +97,40 @@ def digest_content(root: Path, splits: Sequence[str], cache: Path) -> Content:
     return Content(whole.hexdigest(), len(files), size)
 
 
-def _files(root: Path, split: str) -> Iterator[tuple[str, Path]]:
-    annotations = annotation_path(root, split)
-    yield f"annotations/{annotations.name}", annotations
-    images = image_folder(root, split)
-    for folder, subfolders, names in os.walk(images):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                yield f"images/{split}/{path.relative_to(images).as_posix()}", path
+def coco_files(root: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:
+    """The annotation files and images of the splits.
+
+    Hidden files are left out: file managers and archive programs leave them behind.
+    """
+    for split in splits:
+        annotations = annotation_path(root, split)
+        yield f"annotations/{annotations.name}", annotations
+        images = image_folder(root, split)
+        for folder, subfolders, names in os.walk(images):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            for name in names:
+                path = Path(folder, name)
+                if not name.startswith(".") and path.is_file():
+                    yield f"images/{split}/{path.relative_to(images).as_posix()}", path
+
+
+def mpii_files(root: Path, splits: Iterable[str], evaluation: str) -> Iterator[tuple[str, Path]]:
+    """The annotation files of the splits, the truth of the evaluation split, and the images that the splits name.
+
+    Files that are missing are left out: the data set's validation lists them.
+
+    Raises:
+        DatasetError: An annotation file cannot be read.
+    """
+    images: set[str] = set()
+    for split in splits:
+        annotations = mpii.annotation_path(root, split)
+        yield f"annot/{annotations.name}", annotations
+        rows = (row for row in mpii.read_records(annotations) if isinstance(row, dict))
+        images.update(str(row["image"]) for row in rows if is_safe_file_name(row.get("image")))
+    truth = mpii.truth_path(root, evaluation)
+    if truth.is_file():
+        yield f"annot/{truth.name}", truth
+    for name in images:
+        if (root / "images" / name).is_file():
+            yield f"images/{name}", root / "images" / name

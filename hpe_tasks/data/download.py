@@ -80,6 +80,7 @@ def fetch(
     sha256: str | None,
     s3: Callable[[], S3Client],
     patience: HttpPatience | None = None,
+    room_to_unpack: bool = False,
 ) -> FetchedFile:
     """Bring a file to this machine; a local one is used where it lies.
 
@@ -93,6 +94,7 @@ def fetch(
         sha256: Digest that the content must have.
         s3: Makes the client when it is needed.
         patience: Timeouts and retries for HTTP.
+        room_to_unpack: Begin only where the disk has room for the file and as much again.
 
     Raises:
         ConfigError: The address cannot be understood.
@@ -115,7 +117,7 @@ def fetch(
         )
     target = destination_dir / _file_name(source)
     with locked(target):
-        return _download(transport, target, sha256)
+        return _download(transport, target, sha256, room_to_unpack=room_to_unpack)
 
 
 def local_path(source: str) -> Path:
@@ -142,7 +144,7 @@ def _file_name(source: str) -> str:
     return re.sub(r"[^\w.+-]", "_", name).lstrip(".")[-150:] or "download"
 
 
-def _download(transport: Transport, target: Path, sha256: str | None) -> FetchedFile:
+def _download(transport: Transport, target: Path, sha256: str | None, *, room_to_unpack: bool) -> FetchedFile:
     part, part_origin = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
     origin = target.with_name(target.name + ".json")
     have = _complete(target, origin, transport)
@@ -154,6 +156,9 @@ def _download(transport: Transport, target: Path, sha256: str | None) -> Fetched
             log.info("%s has not changed: using %s", transport.name, target)
             found = have.sha256
         elif answer is not None:
+            if room_to_unpack and answer.version.size is not None:
+                needed = 2 * answer.version.size - answer.offset
+                check_space(part.parent, needed, reason=f"{transport.name} and its content")
             found = _receive(transport, answer, part, part_origin)
             if sha256 is None or found == sha256:
                 with storage_errors(target):

@@ -40,23 +40,27 @@ class Suite:
 
 @dataclass(frozen=True)
 class ValidationOutcome:
-    """What the expectations found; `data_docs` is one HTML file that needs nothing else."""
+    """What the expectations found; `data_docs` is one HTML file that needs nothing else.
+
+    Attributes:
+        problems: Expectations that are not met.
+        warnings: Those that are only warned of, and records at fault within the share that an expectation allows.
+    """
 
     problems: tuple[DatasetProblem, ...]
+    warnings: tuple[DatasetProblem, ...]
     splits: tuple[SplitCounts, ...]
     checks_run: int
     data_docs: Path
 
 
-def run_suites(
-    name: str, suites: Iterable[Suite], splits: tuple[SplitCounts, ...], out: Path, digest: str
-) -> ValidationOutcome:
+def run_suites(name: str, suites: Iterable[Suite], splits: pd.DataFrame, out: Path, digest: str) -> ValidationOutcome:
     """Run rules over the tables of a data set.
 
     Args:
         name: Of the kind of data set, as Great Expectations calls its source.
         suites: The tables and their rules, made with `rule`.
-        splits: What the splits hold; passed on.
+        splits: A row for each split: its `label`, and how many `images`, `annotations` and `persons` it holds.
         out: Folder for the Data Docs; nothing is written elsewhere.
         digest: Content digest of the data set, shown in the Data Docs.
 
@@ -74,6 +78,7 @@ def run_suites(
     )
     source = context.data_sources.add_pandas(name)
     problems: list[DatasetProblem] = []
+    warnings: list[DatasetProblem] = []
     tables: list[SuiteTable] = []
     for asked in suites:
         batch = source.add_dataframe_asset(asked.name).add_batch_definition_whole_dataframe("all")
@@ -88,17 +93,26 @@ def run_suites(
         # Great Expectations returns them in an order of its own.
         order = [expectation.description for expectation in asked.rules]
         results = sorted(result.results, key=lambda r: order.index(r.expectation_config.description))
-        problems += _problems(results)
-        met = sum(bool(r.success) for r in results)
+        found = [(_is_broken(result), problem) for result in results for problem in _at_fault(result)]
+        problems += [problem for broken, problem in found if broken]
+        warnings += [problem for broken, problem in found if not broken]
+        met = sum(bool(result.success) for result in results)
         tables.append(SuiteTable(asked.name, len(asked.rows), met, len(results), _table(results)))
     data_docs = out / "data_docs.html"
     with storage_errors(data_docs):
         out.mkdir(parents=True, exist_ok=True)
-        data_docs.write_text(one_page(tables, digest=digest, version=gx.__version__), encoding="utf-8")
-    return ValidationOutcome(tuple(problems), splits, sum(table.checks for table in tables), data_docs)
+        page = one_page(tables, broken=len(problems), warnings=len(warnings), digest=digest, version=gx.__version__)
+        data_docs.write_text(page, encoding="utf-8")
+    counts = tuple(
+        SplitCounts(split=row.label, images=row.images, annotations=row.annotations, persons=row.persons)
+        for row in splits.itertuples()
+    )
+    return ValidationOutcome(tuple(problems), tuple(warnings), counts, sum(table.checks for table in tables), data_docs)
 
 
-def rule(check: str, description: str, says: str, example: str = "{label}") -> dict[str, Any]:
+def rule(
+    check: str, description: str, says: str, example: str = "{label}", *, only_warns: bool = False
+) -> dict[str, Any]:
     """What is said of an expectation: as a rule in the Data Docs, and of the records that break it.
 
     Args:
@@ -106,8 +120,10 @@ def rule(check: str, description: str, says: str, example: str = "{label}") -> d
         description: The rule, as a sentence; no two rules of a suite say the same.
         says: What is wrong with records that break it; their number follows.
         example: How one of them is named, from the columns of its row.
+        only_warns: Whether a run goes on with records that break it.
     """
-    return {"description": description, "meta": {"check": check, "says": says, "example": example}}
+    meta = {"check": check, "says": says, "example": example, "only_warns": only_warns}
+    return {"description": description, "meta": meta}
 
 
 def some_rows(check: str, description: str, says: str) -> Expectation:
@@ -168,19 +184,22 @@ def person_count_rules(min_persons: int) -> list[Expectation]:
     ]
 
 
-def image_file_rules() -> list[Expectation]:
-    """That image files exist and decode."""
+def image_file_rules(max_failed: float) -> list[Expectation]:
+    """That image files exist and decode, but for a share of `max_failed`."""
+    allowed = f", but for {max_failed:.1%} of them" if max_failed else ""
     return [
         gxe.ExpectColumnValuesToBeInSet(
             column="exists",
             value_set=[True],
-            **rule("images_exist", "Every image's file exists in the split's folder.", "Missing image files"),
+            mostly=1 - max_failed,
+            **rule("images_exist", f"Every image's file exists in the split's folder{allowed}.", "Missing image files"),
         ),
         gxe.ExpectColumnValuesToBeNull(
             column="decode_fault",
+            mostly=1 - max_failed,
             **rule(
                 "images_decode",
-                "Every image file decodes to its end.",
+                f"Every image file decodes to its end{allowed}.",
                 "Image files that cannot be decoded",
                 "{label}: {decode_fault}",
             ),
@@ -189,18 +208,35 @@ def image_file_rules() -> list[Expectation]:
 
 
 def disjoint_rules(columns: Mapping[str, str]) -> list[Expectation]:
-    """That no calibration image is an evaluation image; by column, what they must not have in common."""
+    """That no calibration image is an evaluation image.
+
+    Args:
+        columns: What they must not have in common, by column. Equal content under two names is only warned of: COCO
+            itself holds such copies, and calibration leaves them out.
+    """
     return [
+        *(
+            gxe.ExpectColumnValuesToBeInSet(
+                column=column,
+                value_set=[False],
+                **rule(
+                    "splits_disjoint",
+                    f"No calibration image has {what} of an evaluation image.",
+                    f"Calibration images with {what} of an evaluation image",
+                ),
+            )
+            for column, what in columns.items()
+        ),
         gxe.ExpectColumnValuesToBeInSet(
-            column=column,
+            column="content_shared",
             value_set=[False],
             **rule(
-                "splits_disjoint",
-                f"No calibration image has {what} of an evaluation image.",
-                f"Calibration images with {what} of an evaluation image",
+                "contents_disjoint",
+                "No calibration image has the content of an evaluation image; those that do are not drawn.",
+                "Calibration images with the content of an evaluation image, which are not drawn",
+                only_warns=True,
             ),
-        )
-        for column, what in columns.items()
+        ),
     ]
 
 
@@ -210,24 +246,24 @@ def _examples(result: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(result.expectation_config.meta["example"].format(**row) for row in rows))
 
 
-def _problems(results: Sequence[Any]) -> Iterator[DatasetProblem]:
-    """Failed expectations as one sentence each."""
-    for result in results:
-        meta: Mapping[str, Any] = result.expectation_config.meta
-        if result.exception_info.get("raised_exception"):
-            raise HpeError(
-                f"The check {meta['check']!r} could not be run: {result.exception_info['exception_message']}",
-                hint="Please report this with the data set's annotation files.",
-            )
-        if not result.success:
-            # A rule about the whole table counts no records.
-            count = result.result.get("unexpected_count", 1)
-            yield DatasetProblem(
-                check=meta["check"],
-                message=f"{meta['says']}: {count}.",
-                count=count,
-                examples=_examples(result)[:_SHOWN],
-            )
+def _is_broken(result: Any) -> bool:
+    return not result.success and not result.expectation_config.meta["only_warns"]
+
+
+def _at_fault(result: Any) -> Iterator[DatasetProblem]:
+    """The records that break an expectation in one sentence, also when it allows that many."""
+    meta: Mapping[str, Any] = result.expectation_config.meta
+    if result.exception_info.get("raised_exception"):
+        raise HpeError(
+            f"The check {meta['check']!r} could not be run: {result.exception_info['exception_message']}",
+            hint="Please report this with the data set's annotation files.",
+        )
+    # A rule about the whole table counts no records.
+    count = result.result.get("unexpected_count", int(not result.success))
+    if count:
+        yield DatasetProblem(
+            check=meta["check"], message=f"{meta['says']}: {count}.", count=count, examples=_examples(result)[:_SHOWN]
+        )
 
 
 def _table(results: Sequence[Any]) -> str:

@@ -1,41 +1,47 @@
-"""Bringing a data set to this machine, whatever its address: afterwards it is a folder in COCO layout."""
+"""Bringing a data set to this machine, whatever its address: afterwards it is a folder in the usual layout."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config import SAMPLE, DatasetConfig
-from hpe_tasks.data.archive import extract_archive, remove_unfinished
-from hpe_tasks.data.coco import find_root
-from hpe_tasks.data.digests import DigestCache, digest_content
-from hpe_tasks.data.download import FetchedFile, fetch, fetch_file, local_path
-from hpe_tasks.data.mirror import mirror_prefix
-from hpe_tasks.data.storage import locked, storage_errors
-from hpe_tasks.data.transports import public_address
-from hpe_tasks.errors import DatasetError, DigestError
+from hpe_tasks.data import layouts
+from hpe_tasks.data.coco import annotation_path, find_root
+from hpe_tasks.data.digests import DigestCache, coco_files, digest_content, mpii_files
+from hpe_tasks.data.download import FetchedFile, fetch_file
+from hpe_tasks.data.sources import Sources, refuse_digest
+from hpe_tasks.data.storage import make_folder
+from hpe_tasks.data.transports import shown_address
+from hpe_tasks.errors import DatasetError
 from hpe_tasks.results import FetchedDataset
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.workspace import digest_of, sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.data.sample import SampleSpec
 
-__all__ = ["fetch_dataset", "fetch_file"]
+__all__ = ["fetch_boxes", "fetch_dataset", "fetch_file"]
 
 log = logging.getLogger(__name__)
 
-_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_MPII_ORIGINAL = "mpii_human_pose*.mat"
+
+_ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
 
 def fetch_dataset(
-    config: DatasetConfig, cache: Path, s3: Callable[[], S3Client], *, sample: SampleSpec | None = None
+    config: DatasetConfig,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    *,
+    calibration_images: int = 200,
+    seed: int = 0,
+    sample: SampleSpec | None = None,
 ) -> tuple[Path, FetchedDataset]:
     """The folder that holds the data set's two splits on this machine, and what it is.
 
@@ -44,83 +50,178 @@ def fetch_dataset(
 
     Args:
         config: Where the data set is and which splits are used.
-        cache: Folder for downloads, extracted archives and remembered digests.
+        cache: Folder for downloads, extracted archives, images and remembered digests.
         s3: Makes the client when it is needed.
+        calibration_images: With `images_by_url`: how many images of the calibration split are fetched.
+        seed: With `images_by_url`: seed of the choice of those images.
         sample: What the built-in sample holds, where it is not the usual one.
 
     Raises:
-        DatasetError: There is nothing at the address, or not in COCO layout.
+        DatasetError: There is nothing at the address, or not in the layout of the data set's kind.
         ArchiveError: The archive is broken or hostile.
         DigestError: The archive is not the one that was promised.
         AccessError: The server denies it.
         TransientError: The network failed; the next call continues.
         StorageError: The disk is full or not writable.
     """
+    sources = Sources(cache, s3)
     splits = tuple(dict.fromkeys((config.calibration_split, config.evaluation_split)))
-    root = find_root(_folder(config, cache, s3, splits, sample), splits)
-    content = digest_content(root, splits, cache / "digests")
-    source = public_address(config.source) if "://" in config.source else config.source
+    if config.kind == "mpii":
+        root = _mpii_root(config, sources, splits)
+        files = mpii_files(root.resolve(), splits, config.evaluation_split)
+    else:
+        if config.source == SAMPLE:
+            refuse_digest(config.sha256, config.source, "the sample")
+            folder = _sample(cache, splits, sample)
+        elif config.images_by_url:
+            from hpe_tasks.data.coco_images import fetch_needed_images
+
+            records = _coco_records(config, sources, splits)
+            folder = fetch_needed_images(records, config, cache, calibration_images=calibration_images, seed=seed)
+        elif config.image_archives is not None:
+            folder = _coco_joined(config, sources, splits)
+        else:
+            parts = [name for split in splits for name in (_records(split), (f"images/{split}/", f"{split}/"))]
+            folder = sources.folder(config.source, option="dataset.source", sha256=config.sha256, parts=parts)
+            _refuse_file(folder)
+            layouts.refuse_other_kind("coco", folder)
+        root = find_root(folder, splits)
+        files = coco_files(root.resolve(), splits)
+    content = digest_content(root.resolve(), files, cache / "digests")
+    boxes = _boxes(config, sources)
     return root, FetchedDataset(
-        source=source, digest=content.digest, num_files=content.num_files, size_bytes=content.size_bytes
+        source=shown_address(config.source),
+        digest=content.digest,
+        num_files=content.num_files,
+        size_bytes=content.size_bytes,
+        boxes_sha256=None if boxes is None else boxes.sha256,
     )
 
 
-def _folder(
-    config: DatasetConfig,
-    cache: Path,
-    s3: Callable[[], S3Client],
-    splits: tuple[str, ...],
-    sample: SampleSpec | None,
-) -> Path:
-    source = config.source
-    if source == SAMPLE:
-        _no_digest(config, "the sample")
-        return _sample(cache, splits, sample)
-    if source.startswith("s3://") and not source.lower().endswith(_ARCHIVE_SUFFIXES):
-        _no_digest(config, "an S3 prefix")
-        return mirror_prefix(S3Location.parse(source), s3(), splits, cache / "s3")
-    if "://" in source and not source.lower().startswith("file://"):
-        return _unpacked(fetch(source, _downloads(cache, source), sha256=config.sha256, s3=s3), cache)
-    path = local_path(source)
-    if path.is_dir():
-        _no_digest(config, "a folder")
-        return path
-    if not path.is_file():
+def fetch_boxes(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client]) -> Path | None:
+    """The file with detected boxes on this machine; None where the configuration names none.
+
+    Raises:
+        DatasetError: It is an archive.
+        HpeError: It cannot be fetched; see `download.fetch`.
+    """
+    found = _boxes(config, Sources(cache, s3))
+    return None if found is None else found.path
+
+
+def _boxes(config: DatasetConfig, sources: Sources) -> FetchedFile | None:
+    if config.boxes is None:
+        return None
+    found = sources.download(config.boxes)
+    with found.path.open("rb") as file:
+        if file.read(5).startswith(_ARCHIVE_MAGIC):
+            raise DatasetError(
+                f"dataset.boxes: {shown_address(config.boxes)} is an archive.",
+                hint="Unpack it and give the .json file.",
+            )
+    return found
+
+
+def _records(split: str) -> tuple[str]:
+    return (annotation_path(Path(), split).as_posix(),)
+
+
+def _refuse_file(folder: Path) -> None:
+    if folder.is_file():
         raise DatasetError(
-            f"The data set {source!r} does not exist.",
-            hint="Set dataset.source to a folder, an archive, an s3:// or http(s):// address, or `sample`.",
+            f"dataset.source: {folder} is a .mat file, and a COCO data set has none.",
+            hint="Set dataset.kind to mpii, or give another source.",
         )
+
+
+def _coco_records(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
+    """A folder with `annotations/`; its images are elsewhere."""
+    found = sources.folder(
+        config.source, option="dataset.source", sha256=config.sha256, parts=[_records(split) for split in splits]
+    )
+    _refuse_file(found)
+    annotations = layouts.find_annotations("coco", found, splits)
+    if annotations is None:
+        layouts.refuse_annotations("coco", found, splits)
+    if annotations.name == "annotations":
+        return annotations.parent
+    return layouts.join({"annotations": annotations}, sources.cache / "joined")
+
+
+def _image_sources(config: DatasetConfig, sources: Sources) -> dict[str, Path]:
+    """The folders with the archives' content, by address."""
+    return {
+        address: sources.folder(address, option="dataset.image_archives", sha256=None)
+        for address in config.image_archives or ()
+    }
+
+
+def _coco_joined(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
+    parts = {"annotations": _coco_records(config, sources, splits) / "annotations"}
+    folders = _image_sources(config, sources)
+    for split in splits:
+        images = layouts.find_images("coco", folders.values(), split)
+        if images is None:
+            layouts.refuse_images("coco", folders, split)
+        parts[f"images/{split}"] = images
+    return layouts.join(parts, sources.cache / "joined")
+
+
+def _mpii_root(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
+    """The folder with `annot/` and `images/`: one that the source has, or both joined."""
+    apart = config.image_archives is not None
+    found = sources.folder(
+        config.source,
+        option="dataset.source",
+        sha256=config.sha256,
+        parts=[("annot/",)] if apart else [("annot/",), ("images/",)],
+    )
+    annotations = _mpii_annotations(found, sources.cache, splits)
+    folders = _image_sources(config, sources) if apart else {config.source: found}
+    images = layouts.find_images("mpii", (folder for folder in folders.values() if folder.is_dir()), "")
+    if images is None:
+        layouts.refuse_images("mpii", folders, config.evaluation_split)
+    if annotations.name == "annot" and annotations.parent == images.parent:
+        return images.parent
+    return layouts.join({"annot": annotations, "images": images}, sources.cache / "joined")
+
+
+def _mpii_annotations(found: Path, cache: Path, splits: tuple[str, ...]) -> Path:
+    """The folder with the splits' annotations in the Simple Baselines layout; converted where need be."""
+    if found.is_file():
+        originals = [found]
+    elif annotations := layouts.find_annotations("mpii", found, splits):
+        return annotations
+    else:
+        originals = [path for base in layouts.bases(found) for path in base.glob(_MPII_ORIGINAL)]
+    if len(originals) != 1:
+        layouts.refuse_annotations("mpii", found, splits)
+    converted = _converted(originals[0], cache)
+    annotations = layouts.find_annotations("mpii", converted, splits)
+    if annotations is None:
+        layouts.refuse_annotations("mpii", converted, splits)
+    return annotations
+
+
+def _converted(original: Path, cache: Path) -> Path:
+    from hpe_tasks.data import mpii_original
+
     digests = DigestCache(cache / "digests" / "archives.json")
-    found = FetchedFile(path, digests.sha256(path.resolve()))
+    # Annotations that other code converted are others.
+    key = digest_of([digests.sha256(original.resolve()), sha256_file(Path(mpii_original.__file__))])
     digests.save()
-    if config.sha256 not in {None, found.sha256}:
-        raise DigestError(
-            f"{path} has the SHA-256 {found.sha256}, not {config.sha256}.",
-            hint="Fetch it from a source that you trust, or correct dataset.sha256.",
-        )
-    return _unpacked(found, cache)
+    folder = cache / "converted" / key[:16]
 
-
-def _no_digest(config: DatasetConfig, what: str) -> None:
-    if config.sha256 is not None:
-        raise DatasetError(
-            f"dataset.sha256 is set, but {config.source!r} is {what}: only an archive has a SHA-256.",
-            hint="Remove dataset.sha256, or give the archive.",
+    def convert(working: Path) -> None:
+        result = mpii_original.convert_original(original, working)
+        log.warning(
+            "Converted %s to the splits %s. They are not those that published figures were measured on: for these, "
+            "give the annotations of Simple Baselines.",
+            original.name,
+            " and ".join(f"{split} ({persons:,} persons)" for split, persons in result.persons.items()),
         )
 
-
-def _downloads(cache: Path, source: str) -> Path:
-    # One folder for each address: different servers use the same file names.
-    return cache / "downloads" / hashlib.sha256(source.encode()).hexdigest()[:16]
-
-
-def _unpacked(archive: FetchedFile, cache: Path) -> Path:
-    folder = cache / "archives" / archive.sha256
-    with locked(folder):
-        if not folder.is_dir():
-            remove_unfinished(folder)
-            log.info("Unpacking %s", archive.path)
-            extract_archive(archive.path, folder)
+    make_folder(folder, convert)
     return folder
 
 
@@ -132,17 +233,5 @@ def _sample(cache: Path, splits: tuple[str, ...], spec: SampleSpec | None) -> Pa
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("sample*.py")))
     key = hashlib.sha256(repr((spec, sorted(splits))).encode() + code).hexdigest()[:16]
     folder = cache / "samples" / key
-    with locked(folder):
-        for leftover in folder.parent.glob(f".{key}.*.making"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if not folder.is_dir():
-            with storage_errors(folder):
-                working = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".making", dir=folder.parent))
-            try:
-                sample.make_sample(working, spec, splits=splits)
-                with storage_errors(folder):
-                    working.chmod(0o755)
-                    working.rename(folder)
-            finally:
-                shutil.rmtree(working, ignore_errors=True)
+    make_folder(folder, lambda working: sample.make_sample(working, spec, splits=splits))
     return folder

@@ -5,8 +5,6 @@ Nothing is refused here: a record that cannot be understood becomes a row whose 
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +15,14 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name, person_category, read_annotations
+from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
 from hpe_tasks.skeletons import COCO17
 
 _THREADS = min(8, (os.cpu_count() or 1) + 1)
-
 
 _LONGEST = 80
 
@@ -45,17 +42,6 @@ class Inspection:
     splits: pd.DataFrame
     images: pd.DataFrame
     annotations: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class _ImageFile:
-    """What an image file is: `fault` is empty when it was decoded; sizes are those of the pixels as stored."""
-
-    exists: bool
-    fault: str = ""
-    width: int = 0
-    height: int = 0
-    digest: str = ""
 
 
 def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
@@ -222,12 +208,12 @@ def look_at_files(images: list[dict[str, Any]], folders: Mapping[str, Path]) -> 
         folders: Where the images of each split lie.
     """
 
-    def look(row: Mapping[str, Any]) -> _ImageFile:
+    def look(row: Mapping[str, Any]) -> ImageFile:
         if row["file_name"] is None:
-            return _ImageFile(exists=True)  # The record's own fault.
+            return ImageFile(exists=True)  # The record's own fault.
         if not is_safe_file_name(row["file_name"]):
-            return _ImageFile(exists=False)
-        return _look(folders[row["split"]] / row["file_name"])
+            return ImageFile(exists=False)
+        return look_at(folders[row["split"]] / row["file_name"])
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for row, file in zip(images, track(pool.map(look, images), "Decoding images", total=len(images)), strict=True):
@@ -236,25 +222,6 @@ def look_at_files(images: list[dict[str, Any]], folders: Mapping[str, Path]) -> 
             row["file_width"] = file.width or None
             row["file_height"] = file.height or None
             row["digest"] = file.digest or None
-
-
-def _look(path: Path) -> _ImageFile:
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return _ImageFile(exists=False)
-    except OSError as error:
-        return _ImageFile(exists=True, fault=f"cannot be read: {error.strerror}")
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
-            image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        kind = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded: {error}"
-        return _ImageFile(exists=True, fault=kind, digest=digest)
-    return _ImageFile(exists=True, width=width, height=height, digest=digest)
 
 
 def mark_shared(

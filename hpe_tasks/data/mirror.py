@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from hpe_tasks.data.coco import annotation_path, is_safe_file_name
+from hpe_tasks.data.coco import is_safe_file_name
 from hpe_tasks.data.storage import check_space, locked, storage_errors
 from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
@@ -37,14 +37,21 @@ class _Object:
     size: int
 
 
-def mirror_prefix(location: S3Location, client: S3Client, splits: Sequence[str], cache: Path) -> Path:
-    """Copy the annotations and images of the splits into a folder of their own under `cache`.
+def mirror_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]], cache: Path) -> Path:
+    """Copy the named parts of a prefix into a folder of their own under `cache`.
 
     Objects that are there with the same ETag are not read again, and files whose object is gone are removed. Every
     file is complete or absent; an interrupted copy continues with the objects that are missing.
 
+    Args:
+        location: The prefix.
+        client: S3 client.
+        parts: For each part the names that it may have, folders with a slash at the end; the first that is there
+            counts.
+        cache: Folder for the copies.
+
     Raises:
-        DatasetError: The prefix holds no such data set.
+        DatasetError: A part is missing.
         AccessError: The bucket does not exist or is denied.
         TransientError: The network failed.
         StorageError: The disk is full or not writable.
@@ -52,13 +59,13 @@ def mirror_prefix(location: S3Location, client: S3Client, splits: Sequence[str],
     identity = f"{client.meta.endpoint_url}|{location}"
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
     with locked(folder):
-        wanted = _listing(location, client, splits)
+        wanted = _listing(location, client, parts)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             journal = folder / ".objects.jsonl"
             known = _read_journal(journal)
             present = {o.name: o for o in known if _is_there(folder, o)}
-            _remove_others(folder, splits, {o.name for o in wanted})
+            _remove_others(folder, parts, {o.name for o in wanted})
             _write_journal(journal, present.values())
             missing = [o for o in wanted if present.get(o.name) != o]
             check_space(folder, sum(o.size for o in missing))
@@ -69,18 +76,16 @@ def mirror_prefix(location: S3Location, client: S3Client, splits: Sequence[str],
     return folder
 
 
-def _listing(location: S3Location, client: S3Client, splits: Sequence[str]) -> list[_Object]:
+def _listing(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]]) -> list[_Object]:
     wanted: list[_Object] = []
-    for split in splits:
-        annotations = list(_objects(location, client, f"annotations/{annotation_path(Path(), split).name}"))
-        images = list(_objects(location, client, f"images/{split}/")) or list(_objects(location, client, f"{split}/"))
-        for what, found in ((f"annotations/person_keypoints_{split}.json", annotations), (f"images/{split}/", images)):
-            if not found:
-                raise DatasetError(
-                    f"{location} has no {what}. {_what_is_there(location, client)}",
-                    hint="Give the prefix that holds annotations/ and images/, or an archive named .zip or .tar.gz.",
-                )
-        wanted += annotations + images
+    for names in parts:
+        found = next((found for name in names if (found := list(_objects(location, client, name)))), [])
+        if not found:
+            raise DatasetError(
+                f"{location} has no {names[0]}. {_what_is_there(location, client)}",
+                hint="Give the prefix that holds the data set's folders, or an archive named .zip or .tar.gz.",
+            )
+        wanted += found
     return wanted
 
 
@@ -167,14 +172,14 @@ def _is_there(folder: Path, known: _Object) -> bool:
     return path.is_file() and path.stat().st_size == known.size
 
 
-def _remove_others(folder: Path, splits: Sequence[str], names: set[str]) -> None:
-    for split in splits:
-        for images in (folder / "images" / split, folder / split):
-            for path in images.rglob("*"):
-                if path.is_file() and path.relative_to(folder).as_posix() not in names:
-                    path.unlink()
-            if images.is_dir() and not any(path.is_file() for path in images.rglob("*")):
-                shutil.rmtree(images)  # An empty folder would be taken for the split's.
+def _remove_others(folder: Path, parts: Sequence[Sequence[str]], names: set[str]) -> None:
+    for name in (name for alternatives in parts for name in alternatives if name.endswith("/")):
+        part = folder / name
+        for path in part.rglob("*"):
+            if path.is_file() and path.relative_to(folder).as_posix() not in names:
+                path.unlink()
+        if part.is_dir() and not any(path.is_file() for path in part.rglob("*")):
+            shutil.rmtree(part)  # An empty folder would be taken for the split's.
 
 
 def _read_journal(journal: Path) -> list[_Object]:

@@ -90,6 +90,16 @@ class MpiiKeypoints:
         """File names of the images, sorted."""
         return tuple(sorted({person.image for person in self.persons}))
 
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """What tells images apart: their file names, sorted."""
+        return self.images
+
+    @property
+    def num_persons(self) -> int:
+        """Persons of the split, each of whom is cropped."""
+        return len(self.persons)
+
     def image_path(self, person: MpiiPerson) -> Path:
         """Where the person's photograph lies; it may be missing."""
         return self.root / "images" / person.image

@@ -22,7 +22,6 @@ from hpe_tasks.data.expectations import (
     some_rows,
 )
 from hpe_tasks.data.mpii_inspection import MpiiInspection, inspect_mpii
-from hpe_tasks.results import SplitCounts
 
 BORDER_PX = 1.0
 """How far labelled joints may exceed the image."""
@@ -31,7 +30,9 @@ MOSTLY_INSIDE = 0.99
 """Share of persons whose labelled joints must be inside the image: MPII labels a few beyond its border."""
 
 
-def validate_mpii(root: Path, config: DatasetConfig, out: Path, digest: str) -> ValidationOutcome:
+def validate_mpii(
+    root: Path, config: DatasetConfig, out: Path, digest: str, *, max_failed: float = 0.0
+) -> ValidationOutcome:
     """Check the two splits of an MPII data set in the Simple Baselines layout.
 
     The calibration split needs no truth; that of the evaluation split is compared with its annotations.
@@ -41,24 +42,21 @@ def validate_mpii(root: Path, config: DatasetConfig, out: Path, digest: str) -> 
         config: Names of the splits and the fewest persons.
         out: Folder for the Data Docs; nothing is written elsewhere.
         digest: Content digest of the data set, shown in the Data Docs.
+        max_failed: Largest share of images that may be missing or unreadable.
 
     Raises:
         HpeError: Great Expectations itself failed on an expectation.
         StorageError: The Data Docs cannot be written.
     """
     found = inspect_mpii(root, calibration=config.calibration_split, evaluation=config.evaluation_split)
-    splits = tuple(
-        SplitCounts(split=row.label, images=row.images, annotations=row.annotations, persons=row.persons)
-        for row in found.splits.itertuples()
-    )
-    return run_suites("mpii", _suites(found, config), splits, out, digest)
+    return run_suites("mpii", _suites(found, config, max_failed), found.splits, out, digest)
 
 
-def _suites(found: MpiiInspection, config: DatasetConfig) -> Iterator[Suite]:
+def _suites(found: MpiiInspection, config: DatasetConfig, max_failed: float) -> Iterator[Suite]:
     yield Suite("files", found.files, layout_rules("readable, and the truth speaks of the persons of its split"))
     if len(found.splits):
         yield Suite("splits", found.splits, _about_splits(config))
-        yield Suite("images", found.images, _about_images(found.images))
+        yield Suite("images", found.images, _about_images(found.images, max_failed))
         yield Suite("persons", found.persons, _about_persons(found.persons))
 
 
@@ -78,12 +76,12 @@ def _about_splits(config: DatasetConfig) -> list[Expectation]:
     ]
 
 
-def _about_images(images: pd.DataFrame) -> list[Expectation]:
+def _about_images(images: pd.DataFrame, max_failed: float) -> list[Expectation]:
     if not len(images):
         return [some_rows("images_listed", "An image is named.", "Annotation files that name no image")]
     return [
-        *image_file_rules(),
-        *disjoint_rules({"name_shared": "the file name", "content_shared": "the content"}),
+        *image_file_rules(max_failed),
+        *disjoint_rules({"name_shared": "the file name"}),
     ]
 
 

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hpe_tasks.errors import StorageError
+from hpe_tasks.workspace import megabytes, storage_errors
+
+__all__ = ["check_space", "locked", "make_folder", "storage_errors"]
 
 log = logging.getLogger(__name__)
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+def check_space(folder: Path, needed_bytes: int, *, reason: str = "") -> None:
+    """Raise StorageError when the file system of an existing folder has less than `needed_bytes` free.
 
-def check_space(folder: Path, needed_bytes: int) -> None:
-    """Raise StorageError when the file system of an existing folder has less than `needed_bytes` free."""
+    Args:
+        folder: Where the files will be.
+        needed_bytes: Their size.
+        reason: What they are, where that is not plain.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
+        why = f" ({reason})" if reason else ""
         raise StorageError(
-            f"{folder} needs {_megabytes(needed_bytes)} more, but its disk has only {_megabytes(free)} free.",
+            f"{folder} needs {megabytes(needed_bytes)} more{why}, but its disk has only {megabytes(free)} free.",
             hint="Free some space, or use a folder on a larger disk.",
         )
-
-
-@contextmanager
-def storage_errors(path: Path, *, needed_bytes: int | None = None) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `path` into StorageError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            need = f" It needs {_megabytes(needed_bytes)}." if needed_bytes else ""
-            raise StorageError(
-                f"The disk is full: {path} could not be written.{need}",
-                hint="Free some space, or use a folder on a larger disk.",
-            ) from error
-        raise StorageError(
-            f"{path} could not be written: {error.strerror or error}.", hint="Check the folder and its rights."
-        ) from error
 
 
 @contextmanager
@@ -60,5 +51,19 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB" if size >= 100_000 else f"{size:,} bytes"
+def make_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have a folder filled under a temporary name: it appears complete or not at all. One that is there is left."""
+    with locked(folder):
+        for leftover in folder.parent.glob(f".{folder.name}.*.making"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if folder.is_dir():
+            return
+        with storage_errors(folder):
+            working = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".making", dir=folder.parent))
+        try:
+            fill(working)
+            with storage_errors(folder):
+                working.chmod(0o755)
+                working.rename(folder)
+        finally:
+            shutil.rmtree(working, ignore_errors=True)

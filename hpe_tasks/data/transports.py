@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import requests
@@ -90,12 +90,21 @@ class HttpPatience:
 
 
 class HttpFile:
-    """A file on a web server. Credentials may come from the address or ~/.netrc."""
+    """A file on a web server. Credentials may come from the address or ~/.netrc.
 
-    def __init__(self, url: str, patience: HttpPatience) -> None:
+    Args:
+        url: The address.
+        patience: Timeouts and retries.
+        get: Sends one request: `requests.get`, or the method of a session.
+    """
+
+    def __init__(
+        self, url: str, patience: HttpPatience, *, get: Callable[..., requests.Response] = requests.get
+    ) -> None:
         self.identity = url
         self.name = public_address(url)
         self._patience = patience
+        self._get_once = get
 
     @contextmanager
     def open(self, *, have: Version | None, part: Version | None, offset: int) -> Iterator[Answer | None]:
@@ -130,7 +139,7 @@ class HttpFile:
         patience = self._patience
         for attempt in range(patience.retries + 1):
             with self._errors():
-                response = requests.get(
+                response = self._get_once(
                     self.identity,
                     headers=headers,
                     stream=True,
@@ -141,7 +150,7 @@ class HttpFile:
             response.close()
             if response.status_code not in _RETRIED:
                 raise self._denied(response.status_code)
-            wait = _retry_after(response)
+            wait = retry_after_s(response)
             wait = patience.first_wait_s * 2**attempt if wait is None else wait
             if attempt == patience.retries or wait > patience.longest_wait_s:
                 break
@@ -170,7 +179,11 @@ class HttpFile:
         wrong = requests.exceptions
         try:
             yield
-        except (wrong.InvalidURL, wrong.InvalidSchema, wrong.MissingSchema, wrong.TooManyRedirects) as error:
+        except wrong.TooManyRedirects as error:
+            raise AccessError(
+                f"The server of {self.name} redirects without end.", hint="Check the address in a browser."
+            ) from error
+        except ValueError as error:  # Those of requests for addresses are, and urllib's for a redirect's.
             raise AccessError(f"{self.name} is not an address that leads to a file.", hint="Check it.") from error
         except wrong.SSLError as error:
             raise AccessError(
@@ -214,7 +227,8 @@ def _continues(part: Version, now: Version) -> bool:
     )
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def retry_after_s(response: requests.Response) -> float | None:
+    """How long the server asks to wait; None when it does not say."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdigit():
         return float(value)
@@ -233,10 +247,26 @@ def split_address(address: str) -> SplitResult:
         raise ConfigError(f"An address cannot be understood: {error}.", hint="Check how it is written.") from error
 
 
+def is_web_address(value: object) -> TypeGuard[str]:
+    """Whether a value is an http(s):// address that can be understood."""
+    if not isinstance(value, str):
+        return False
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
 def public_address(address: str) -> str:
     """The address without user, password, query and fragment, which may hold secrets."""
     scheme, netloc, path, _, _ = split_address(address)
     return urlunsplit((scheme, netloc.rpartition("@")[2], path, "", ""))
+
+
+def shown_address(source: str) -> str:
+    """A path, or an address without the secrets that it may hold."""
+    return public_address(source) if "://" in source else source
 
 
 class S3File:

@@ -17,7 +17,7 @@ __all__ = ["MODELS", "build_model"]
 
 
 def _resnet(depth: int) -> Callable[[ModelConfig], nn.Module]:
-    return lambda config: PoseResNet(depth, len(config.joints.joints))
+    return lambda config: PoseResNet(depth, len(config.joints.joints), caffe_style=config.caffe_style)
 
 
 def _mobilenet(config: ModelConfig) -> nn.Module:
@@ -25,8 +25,8 @@ def _mobilenet(config: ModelConfig) -> nn.Module:
 
 
 def _aimet_pose(_: ModelConfig) -> nn.Module:
-    # Its joints are fixed, and its maps need the `paf` codec.
-    return AimetPose()
+    # Its joints are fixed. The first stage's maps are for training.
+    return AimetPose(last_stage_only=True)
 
 
 MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
@@ -40,8 +40,8 @@ def build_model(config: ModelConfig) -> nn.Module:
     """Build a network with random weights, float32 and in evaluation mode.
 
     It takes normalized images N×3×H×W and gives heatmaps N×J×H/4×W/4, one for each joint of `config.joints`;
-    `aimet_pose` gives part-affinity fields and heatmaps of both its stages, see there. No module is used twice in a
-    forward pass: AIMET would leave the second use unquantized.
+    `aimet_pose` gives part-affinity fields N×38×H/8×W/8 and heatmaps N×19×H/8×W/8, those of its last stage. No module
+    is used twice in a forward pass: AIMET would leave the second use unquantized.
 
     Raises:
         ConfigError: The architecture is not built here, as `onnx`.

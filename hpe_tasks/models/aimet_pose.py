@@ -2,7 +2,8 @@
 
 Every large convolution is a pair of one with a column kernel and one with a row kernel: no bias on the first, no
 activation between the two. Parameter names are those of the zoo's checkpoint (`pe_weights.pth`). There a head's name
-is `stage<stage>_<branch>`: branch 1 gives part-affinity fields, branch 2 heatmaps.
+is `stage<stage>_<branch>`: branch 1 gives part-affinity fields, branch 2 heatmaps. Descriptions of the network write
+the two numbers the other way round; the checkpoint's names decide.
 Source: the AIMET model zoo's "Pose Estimation"; Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part
 Affinity Fields" (2017).
 """

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import nn
 
 from hpe_tasks.errors import CheckpointError
 
 _PICKLED = (".pth", ".pt", ".pth.tar", ".tar")
+_TENSORS_ONLY = ".safetensors"
+_ARCHIVES = (".tgz", ".tar.gz")
+_MAX_UNPACKED_BYTES = 2_000_000_000
 _PARALLEL_PREFIX = "module."
 _LISTED = 8
 # How torch.load(weights_only=True) names a class or function that it would have to import.
@@ -32,8 +38,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Read weights into a network; either all of them fit, or the network is left as it was.
 
     The file is `.safetensors`, or what `torch.save` wrote (`.pth`, `.pth.tar`): a state dict or a dict with one under
-    `state_dict`, with or without the `module.` prefix that training on several GPUs leaves. Only tensors are
-    unpickled, never code.
+    `state_dict`, with or without the `module.` prefix that training on several GPUs leaves. Or it is a `.tgz` with
+    exactly one such file, which is read in memory. Only tensors are unpickled, never code.
 
     Raises:
         CheckpointError: The file is missing, of another kind, broken, or does not fit; lists missing, extra and
@@ -52,22 +58,62 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CheckpointError(f"The checkpoint {path} does not exist.", hint="Check model.checkpoint.")
-    if path.suffix == ".safetensors":
+    name = path.name.lower()
+    if name.endswith(_ARCHIVES):
+        name, content = _only_member(path)
+        if not name.endswith(_TENSORS_ONLY):
+            return _state_dict(_unpickle(io.BytesIO(content), path), path)
+        try:
+            return dict(load(content))
+        except SafetensorError as error:
+            raise _broken(path, str(error)) from error
+    if name.endswith(_TENSORS_ONLY):
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise _broken(path, str(error)) from error
-    if path.name.lower().endswith(_PICKLED):
-        return _state_dict(_unpickle(path), path)
+    if name.endswith(_PICKLED):
+        return _state_dict(_unpickle(path, path), path)
     raise CheckpointError(
         f"The checkpoint {path.name} has a suffix that is not known.",
-        hint="Give a .safetensors, .pth or .pth.tar file; an .onnx file needs model.architecture=onnx.",
+        hint="Give a .safetensors, .pth or .pth.tar file, or a .tgz with one of them; an .onnx file needs "
+        "model.architecture=onnx.",
     )
 
 
-def _unpickle(path: Path) -> object:
+def _only_member(path: Path) -> tuple[str, bytes]:
+    """Name in lower case and content of the one checkpoint in a compressed tar archive."""
+    names, found = [], []
+    unpacked = 0
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                unpacked += member.size
+                if unpacked > _MAX_UNPACKED_BYTES:
+                    raise CheckpointError(
+                        f"The archive {path} unpacks to more than {_MAX_UNPACKED_BYTES / 1e9:g} GB.",
+                        hint="Take the checkpoint out of it, and give that file.",
+                    )
+                # macOS adds a hidden `._x` beside each file `x`.
+                hidden = PurePosixPath(member.name).name.startswith(".")
+                if member.isfile() and not hidden:
+                    names.append(member.name)
+                    if member.name.lower().endswith((*_PICKLED, _TENSORS_ONLY)):
+                        found.append(member)
+            if len(found) == 1 and (file := archive.extractfile(found[0])) is not None:
+                return found[0].name.lower(), file.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise _broken(path, _first_line(error)) from error
+    raise CheckpointError(
+        f"The archive {path} holds {len(found) or 'no'} checkpoint{'s' if found else ''}, but must hold exactly one. "
+        f"Its files: {_listing(names) or 'none'}.",
+        hint="Take the checkpoint (.pth, .pth.tar, .pt, .safetensors) out of it, and give that file.",
+    )
+
+
+def _unpickle(source: Path | BinaryIO, path: Path) -> object:
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = _REFUSED_CODE.search(str(error))
         if code:

@@ -14,6 +14,7 @@ from onnx import version_converter
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.network_interface import input_sizes, join_outputs, map_outputs, shape_text
 from hpe_tasks.results import TensorSpec
 
 MIN_OPSET = 13
@@ -36,12 +37,13 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     """Write a copy of the network that AIMET and onnxruntime accept.
 
     Initializers leave the list of inputs, constants become initializers, opsets before 13 are converted, and a free
-    height and width are fixed to the configured input size. Names of inputs and outputs stay.
+    height and width are fixed to the configured input size, except with codec `paf`, whose images are wide or high.
+    Names of inputs and outputs stay.
 
     Args:
         source: A float ONNX file.
         destination: Where the cleaned file goes; may be the same path.
-        config: Input size and layout, output name and layout, and joints that the file must agree with.
+        config: Input size and layout, output name and layout, codec and joints that the file must agree with.
 
     Raises:
         CheckpointError: The file is no such network; the message names what disagrees.
@@ -64,22 +66,10 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     partial.replace(destination)
 
 
-def heatmap_output(model: onnx.ModelProto, config: ModelConfig, source: Path) -> str:
-    """Name of the output that holds the heatmaps; raises CheckpointError where it is unknown or ambiguous."""
-    names = [output.name for output in model.graph.output]
-    if config.output_name is not None:
-        if config.output_name not in names:
-            raise CheckpointError(
-                f"{source} has no output {config.output_name!r}; it has {', '.join(names)}.",
-                hint="Set model.output_name to one of them.",
-            )
-        return config.output_name
-    if len(names) != 1:
-        raise CheckpointError(
-            f"{source} has {len(names)} outputs ({', '.join(names)}).",
-            hint="Say with model.output_name which one holds the heatmaps.",
-        )
-    return names[0]
+def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> tuple[str, ...]:
+    """Outputs of the graph that hold the maps; see `hpe_tasks.network_interface.map_outputs`."""
+    shapes = {output.name: _tensor_spec(output).shape for output in model.graph.output}
+    return map_outputs(shapes, config, source)
 
 
 def _load(source: Path) -> onnx.ModelProto:
@@ -113,15 +103,20 @@ def _drop_initializers_from_inputs(model: onnx.ModelProto) -> None:
 
 
 def _constants_to_initializers(model: onnx.ModelProto) -> None:
-    """AIMET looks for weights among the initializers."""
-    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.domain in ("", "ai.onnx")]:
-        value = next((a.t for a in node.attribute if a.name == "value"), None)
-        if value is None:
+    """AIMET looks for weights among the initializers; torch stores equal ones once, as copies by Identity."""
+    tensors = {t.name: t for t in model.graph.initializer}
+    for node in [n for n in model.graph.node if n.op_type in ("Constant", "Identity") and n.domain in ("", "ai.onnx")]:
+        if node.op_type == "Constant":
+            value = next((a.t for a in node.attribute if a.name == "value"), None)
+        else:
+            value = tensors.get(node.input[0])
+        if value is None or node.output[0] in {o.name for o in model.graph.output}:
             continue
         tensor = onnx.TensorProto()
         tensor.CopyFrom(value)
         tensor.name = node.output[0]
         model.graph.initializer.append(tensor)
+        tensors[tensor.name] = tensor
         model.graph.node.remove(node)
 
 
@@ -176,6 +171,15 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
     expected = (None, 3, height, width) if config.input_layout == "nchw" else (None, height, width, 3)
     found = [d.dim_value or None for d in kind.shape.dim]
     described = "×".join(str(d or "?") for d in found)
+    both_ways = len(input_sizes(config)) > 1
+    if len(found) == 4 and both_ways:
+        sides = slice(2, 4) if config.input_layout == "nchw" else slice(1, 3)
+        if any(found[sides]):
+            raise CheckpointError(
+                f"{source}: input {inputs[0].name!r} is {described}, of a fixed size; codec 'paf' presents wide and "
+                "high images.",
+                hint="Export the network with a free height and width.",
+            )
     if len(found) != len(expected) or any(
         have is not None and want is not None and have != want for have, want in zip(found, expected, strict=False)
     ):
@@ -188,7 +192,7 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
         raise CheckpointError(
             f"{source}: the batch is fixed to {found[0]} ({described}).", hint="Export it with batch 1 or a free batch."
         )
-    if None in found[1:]:
+    if None in found[1:] and not both_ways:
         for dim, want in zip(kind.shape.dim, expected, strict=True):
             if want is not None:
                 dim.dim_value = want
@@ -199,31 +203,41 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
 
 
 def _check_outputs(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
-    name = heatmap_output(model, config, source)
-    output = next(o for o in model.graph.output if o.name == name)
-    if output.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise CheckpointError(f"{source}: output {name!r} is not float32.")
+    names = output_names(model, config, source)
+    for output in model.graph.output:
+        if output.name in names and output.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            raise CheckpointError(f"{source}: output {output.name!r} is not float32.")
 
 
 def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
-    """Run one blank image: the file loads, and its heatmaps have the configured layout and joints."""
+    """Run a blank image of each size: the file loads, and its maps have the configured layout and joints."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    tensor = model.graph.input[0]
-    blank = np.zeros([d.dim_value or 1 for d in tensor.type.tensor_type.shape.dim], dtype=np.float32)
-    name = heatmap_output(model, config, source)
+    names = output_names(model, config, source)
+    feeds = [
+        {
+            model.graph.input[0].name: np.zeros(
+                (1, h, w, 3) if config.input_layout == "nhwc" else (1, 3, h, w), np.float32
+            )
+        }
+        for w, h in input_sizes(config)
+    ]
     # onnxruntime's exceptions share no base class but Exception.
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        heatmaps = session.run([name], {tensor.name: blank})[0]
+        results = [session.run(names, feed) for feed in feeds]
     except Exception as error:
         raise CheckpointError(f"onnxruntime cannot run {source}: {error}") from error
+    if config.codec == "paf":
+        join_outputs(dict(zip(names, results[0], strict=True)), config, source)
+        return
+    heatmaps = results[0][0]
     joints = len(config.joints.joints)
     axis = 1 if config.output_layout == "nchw" else -1
     if heatmaps.ndim != 4 or heatmaps.shape[axis] != joints:
         raise CheckpointError(
-            f"{source}: output {name!r} is {'×'.join(map(str, heatmaps.shape))}, but the configuration says "
+            f"{source}: output {names[0]!r} is {shape_text(heatmaps.shape)}, but the configuration says "
             f"{config.output_layout.upper()} heatmaps of {joints} joints.",
             hint="Correct model.output_layout, model.skeleton or model.joint_names.",
         )

@@ -1,7 +1,7 @@
 """The network of Simple Baselines: a ResNet and three deconvolutions.
 
 Source: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking" (2018). Parameter names are those of
-its published checkpoints. The stride of a bottleneck lies in its 3×3 convolution.
+its published checkpoints.
 """
 
 from __future__ import annotations
@@ -47,16 +47,24 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3×3 convolution between two 1×1 convolutions, beside a shortcut."""
+    """A 3×3 convolution between two 1×1 convolutions, beside a shortcut.
+
+    Args:
+        channels_in: Channels of the input.
+        channels: Channels of the 3×3 convolution; the output has four times as many.
+        stride: Stride of the block.
+        stride_first: Whether the stride lies in the first 1×1 convolution, as in Caffe, or in the 3×3 convolution.
+    """
 
     expansion = 4
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, *, stride_first: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        first, second = (stride, 1) if stride_first else (1, stride)
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, second, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu2 = nn.ReLU()
         self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
@@ -86,11 +94,14 @@ class PoseResNet(nn.Module):
     Args:
         depth: A key of `LAYERS`.
         joints: Number of heatmaps.
+        caffe_style: Of a depth of 50 or more: bottlenecks have their stride in the first 1×1 convolution. Names and
+            shapes of the parameters stay the same.
     """
 
-    def __init__(self, depth: int, joints: int) -> None:
+    def __init__(self, depth: int, joints: int, *, caffe_style: bool = False) -> None:
         super().__init__()
-        block = BasicBlock if depth < _FIRST_BOTTLENECK_DEPTH else Bottleneck
+        basic = depth < _FIRST_BOTTLENECK_DEPTH
+        expansion = (BasicBlock if basic else Bottleneck).expansion
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
@@ -100,8 +111,12 @@ class PoseResNet(nn.Module):
         for number, (blocks, channels) in enumerate(zip(LAYERS[depth], (64, 128, 256, 512), strict=True)):
             stage: list[nn.Module] = []
             for repeat in range(blocks):
-                stage.append(block(channels_in, channels, 2 if number > 0 and repeat == 0 else 1))
-                channels_in = channels * block.expansion
+                stride = 2 if number > 0 and repeat == 0 else 1
+                if basic:
+                    stage.append(BasicBlock(channels_in, channels, stride))
+                else:
+                    stage.append(Bottleneck(channels_in, channels, stride, stride_first=caffe_style))
+                channels_in = channels * expansion
             stages.append(nn.Sequential(*stage))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         deconvolutions: list[nn.Module] = []

@@ -50,7 +50,7 @@ def quantize_model(
         config: The network and how images are presented to it.
         recipe: Bit widths, granularity, range estimation, folding and equalization.
         checkpoint: Weights (.pth.tar, .pth, .safetensors), or the ONNX file of architecture `onnx`.
-        batches: Calibration images, normalized, N×3×H×W float32.
+        batches: Calibration images, normalized, N×3×H×W float32; with codec `paf` in either orientation.
         out: Existing folder that the two files are written to.
         device: "cpu" or "cuda".
 
@@ -75,7 +75,9 @@ def quantize_model(
 def load_quantsim(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The stored simulation as a function from images N×3×H×W float32 to heatmaps N×J×h×w float32.
+    """The stored simulation as a function from images N×3×H×W float32 to maps N×C×h×w float32.
+
+    The maps are heatmaps of the J joints, or with codec `paf` 38 channels of part-affinity fields and 19 heatmaps.
 
     Raises:
         QuantizationError: The two files do not belong together, or not to this configuration.

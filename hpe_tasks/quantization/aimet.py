@@ -20,6 +20,7 @@ from jsonschema.exceptions import ValidationError
 
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import ConfigError, QuantizationError
+from hpe_tasks.network_interface import input_sizes
 from hpe_tasks.progress import track
 
 REFUSALS = (
@@ -73,7 +74,7 @@ def aimet_config_file(recipe: QuantizationRecipe, package: str) -> Iterator[str]
     """Path of the AIMET configuration that the recipe asks for.
 
     Weights of a `per_tensor` recipe are asymmetric, as the AIMET model zoo published its pose network; AIMET's own
-    per-tensor default is symmetric. onnxruntime runs both as int8 (unsigned weights with a zero point).
+    per-tensor default is symmetric. onnxruntime runs both as int8.
 
     Args:
         recipe: `aimet_config` names the user's own file.
@@ -132,15 +133,14 @@ def checked_batches(batches: Iterable[np.ndarray], config: ModelConfig) -> Itera
     """Calibration batches with their shape, type and values checked, and progress shown.
 
     Raises:
-        QuantizationError: A batch is not N×3×H×W float32 of the input size or not finite, or there is none.
+        QuantizationError: A batch is not N×3×H×W float32 of an input size or not finite, or there is none.
     """
-    width, height = config.input_size
+    shapes = [(3, height, width) for width, height in input_sizes(config)]
     seen = 0
     for batch in track(batches, "calibrating (batches)"):
-        if batch.ndim != 4 or batch.shape[1:] != (3, height, width) or batch.dtype != np.float32:
-            raise QuantizationError(
-                f"A calibration batch is {batch.dtype} {batch.shape}; expected float32 (N, 3, {height}, {width})."
-            )
+        if batch.ndim != 4 or batch.shape[1:] not in shapes or batch.dtype != np.float32:
+            expected = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
+            raise QuantizationError(f"A calibration batch is {batch.dtype} {batch.shape}; expected float32 {expected}.")
         if not np.isfinite(batch).all():
             raise QuantizationError("A calibration batch holds NaN or infinite values.")
         seen += len(batch)

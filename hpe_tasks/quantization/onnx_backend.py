@@ -14,7 +14,7 @@ import onnx
 
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.models.onnx_model import heatmap_output, prepare_onnx
+from hpe_tasks.models.onnx_model import output_names, prepare_onnx
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -124,15 +124,17 @@ def predictor(
 
 
 def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A simulation of `model` as a function from images N×3×H×W to heatmaps N×J×h×w, both float32."""
-    output = heatmap_output(sim.model.model, config, model)
+    """A simulation of `model` as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
+    names = output_names(sim.model.model, config, model)
+    nhwc = config.output_layout == "nhwc"
 
     def predict(images: np.ndarray) -> np.ndarray:
-        parts = [sim.session.run([output], feed)[0] for feed in _feeds([images], sim, config)]
-        heatmaps: np.ndarray = np.concatenate(parts)
-        if config.output_layout == "nhwc":
-            heatmaps = heatmaps.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(heatmaps, dtype=np.float32)
+        parts = [
+            np.concatenate(sim.session.run(names, feed), axis=3 if nhwc else 1)
+            for feed in _feeds([images], sim, config)
+        ]
+        maps: np.ndarray = np.concatenate(parts)
+        return np.ascontiguousarray(maps.transpose(0, 3, 1, 2) if nhwc else maps, dtype=np.float32)
 
     return predict
 
@@ -149,6 +151,8 @@ def _feeds(batches: Iterable[np.ndarray], sim: Any, config: ModelConfig) -> Iter
 
 
 def _fold_and_equalize(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.ModelProto:
+    # Exporters store equal tensors once, but each layer's bias is quantized in a scale of its own.
+    import_aimet("aimet_onnx.utils").duplicate_shared_initializers(model.graph)
     if recipe.cross_layer_equalization:
         # Folds batch norms first and turns ReLU6 between convolutions into ReLU.
         import_aimet("aimet_onnx.cross_layer_equalization").equalize_model(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -97,13 +98,15 @@ def predictor(
 
 
 def as_predictor(sim: Any, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A simulation as a function from images N×3×H×W to heatmaps N×J×h×w, both float32."""
+    """A simulation as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
     network = sim.model.eval()
 
     def predict(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            heatmaps: np.ndarray = network(torch.from_numpy(images).to(device)).float().cpu().numpy()
-        return heatmaps
+            output = network(torch.from_numpy(images).to(device))
+            joined = output if isinstance(output, torch.Tensor) else torch.cat(output, dim=1)
+            maps: np.ndarray = joined.float().cpu().numpy()
+        return maps
 
     return predict
 
@@ -155,6 +158,7 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
         except REFUSALS as error:
             raise config_rejected(recipe, error) from error
     _fuse_activations(sim)
+    _untie_concatenations(sim)
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
         _quantize_depthwise_transposes_per_channel(sim)
     return sim
@@ -172,6 +176,21 @@ def _fuse_activations(sim: Any) -> None:
             layer, activation = sim._get_qmodule(op), sim._get_qmodule(op.output_ops[0])
             if layer is not None and activation is not None and activation.output_quantizers[0] is not None:
                 layer.output_quantizers[0] = None
+
+
+def _untie_concatenations(sim: Any) -> None:
+    """Give everything that is concatenated a range of its own.
+
+    AIMET gives it the one range of the result. Where one part reaches below zero, the codes of a ReLU's result then no
+    longer begin at zero: onnxruntime has to run it in float, with the layer before it. Its concatenation takes parts of
+    different scales.
+    """
+    concat = import_aimet("aimet_torch.nn.modules.custom").Concat
+    layers = [module for module in sim.model.modules() if hasattr(module, "output_quantizers")]
+    joined = [module.output_quantizers[0] for module in layers if isinstance(module, concat)]
+    for module in layers:
+        if not isinstance(module, concat) and any(module.output_quantizers[0] is quantizer for quantizer in joined):
+            module.output_quantizers[0] = copy.deepcopy(module.output_quantizers[0])
 
 
 def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:

@@ -17,12 +17,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from hpe_tasks.config import Frozen, QuantizationRecipe, RunConfig, Sha256, Slug
 from hpe_tasks.errors import BadInputError
+from hpe_tasks.network_interface import OUTPUT_NAMES, input_sizes, map_outputs
 from hpe_tasks.results import (
     Artifact,
     CocoStats,
@@ -31,6 +33,7 @@ from hpe_tasks.results import (
     FetchedCheckpoint,
     FetchedDataset,
     GateDecision,
+    PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
     QuantizedEvaluation,
@@ -74,11 +77,16 @@ class Serving(Frozen):
     """How the network is fed and how its output is read.
 
     Attributes:
-        input_size: (W, H) of the network's input in pixels.
+        codec: What is shown to the network and what comes back: `heatmap`, the crop of one person and the heatmaps of
+            its joints; `paf`, the whole image and the part-affinity fields and heatmaps of everybody in it.
+        decoder: How coordinates were read from the output when the model was measured.
+        input_sizes: (W, H) of the network's input in pixels. With codec `paf` there are two: for images that are wider
+            than high, and for the others.
         channel_order: Order of the input's color channels.
         mean: For each channel: subtracted from pixel values in [0, 1].
         std: For each channel: divides after the subtraction.
-        decoder: How coordinates were read from the heatmaps when the model was measured.
+        outputs: The outputs that are read, by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
+        joints: What the decoder gives, in its order; with codec `heatmap` also the order of the channels.
         limbs: Pairs of joint indices to draw.
         flip_pairs: Joint indices (left, right) that swap when the image is mirrored.
     """
@@ -88,11 +96,11 @@ class Serving(Frozen):
     decoder: str
     input: TensorSpec
     input_layout: Literal["nchw", "nhwc"]
-    input_size: tuple[int, int]
+    input_sizes: tuple[tuple[int, int], ...]
     channel_order: Literal["rgb"] = "rgb"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    output: TensorSpec
+    outputs: dict[str, TensorSpec]
     output_layout: Literal["nchw", "nhwc"]
     skeleton: str
     joints: tuple[str, ...]
@@ -101,23 +109,35 @@ class Serving(Frozen):
 
 
 class Metrics(Frozen):
-    """Accuracy of one form of the model; sample counts are in the fingerprint."""
+    """Accuracy of one form of the model; sample counts are in the fingerprint.
 
-    stats: CocoStats
+    Attributes:
+        failed_images: How many images could not be read; their persons count as missed.
+    """
+
+    stats: CocoStats | PckhStats
     by_group: dict[str, float | None]
+    by_joint: dict[str, float | None]
+    failed_images: int
     fingerprint: ProtocolFingerprint
 
     @classmethod
     def of(cls, report: EvaluationReport) -> Metrics:
         """The lasting part of a report: its predictions and its speed stay behind."""
-        return cls(stats=report.stats, by_group=report.by_group, fingerprint=report.fingerprint)
+        return cls(
+            stats=report.stats,
+            by_group=report.by_group,
+            by_joint=report.by_joint,
+            failed_images=len(report.failed_images),
+            fingerprint=report.fingerprint,
+        )
 
 
 class Calibration(Frozen):
     """The images that the quantization ranges were estimated on.
 
     Attributes:
-        image_ids_digest: SHA-256 of the drawn ids, in order.
+        image_ids_digest: SHA-256 of the drawn ids of COCO, or file names of MPII, in order.
     """
 
     split: str
@@ -213,7 +233,8 @@ def build_manifest(
     `other_files` are published beside `model` and `encodings`, by role; `created_at` is aware of its time zone.
 
     Raises:
-        BadInputError: The exported file lacks the input or output that the configuration names.
+        BadInputError: The exported file names no input or no output.
+        CheckpointError: It lacks the output that the configuration names, or that its codec needs.
     """
     files = {MODEL_ROLE: exported.model, ENCODINGS_ROLE: exported.encodings, **(other_files or {})}
     serving = _serving(config, exported, evaluation.onnx.fingerprint)
@@ -264,11 +285,8 @@ def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFinge
             hint="Run the step export_onnx again.",
         )
     outputs = {output.name: output for output in exported.outputs}
-    name = model.output_name or exported.outputs[0].name
-    if name not in outputs:
-        raise BadInputError(
-            f"model.output_name is {name!r}, which the exported file lacks.", hint=f"It has {', '.join(outputs)}."
-        )
+    shapes = {name: output.shape for name, output in outputs.items()}
+    names = map_outputs(shapes, model, Path(exported.model.uri.rpartition("/")[2]))
     joints = model.joints
     return Serving(
         architecture=model.architecture,
@@ -276,10 +294,10 @@ def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFinge
         decoder=protocol.decoder,
         input=exported.inputs[0],
         input_layout=model.input_layout,
-        input_size=model.input_size,
+        input_sizes=input_sizes(model),
         mean=model.mean,
         std=model.std,
-        output=outputs[name],
+        outputs={kind: outputs[name] for kind, name in zip(OUTPUT_NAMES[model.codec], names, strict=True)},
         output_layout=model.output_layout,
         skeleton=joints.name,
         joints=joints.joints,

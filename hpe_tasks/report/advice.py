@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hpe_tasks.report.records import RunRecords, ap_text, megabytes_text
+from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, unreadable_text
+from hpe_tasks.report.records import RunRecords, megabytes_text
 from hpe_tasks.results import GateCheck
 
-# Below this many persons, AP of the same model moves by more than the usual limits from sample to sample.
-_FEW_PERSONS = 150
-
-# A limit below this would be none.
-_USEFUL_AP = 0.05
+# A limit below this share of the metric's maximum would be none.
+_USEFUL_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,22 +42,25 @@ def _for_check(check: GateCheck, records: RunRecords) -> Iterator[Advice]:
         yield from advise(records)
 
 
-def _min_ap(records: RunRecords) -> Iterator[Advice]:
-    before, limit = records.fp32.stats.ap if records.fp32 else None, records.config.gate.min_ap
-    if before is not None and before < limit:
-        measured = records.onnx.stats.ap if records.onnx else None
-        after = before if measured is None else measured
-        yield Advice(
-            f"FP32 itself reaches only {ap_text(before)}: no recipe can lift int8 above {ap_text(limit)} for certain. "
-            "Use a better checkpoint, check that mean, std and the joint order fit it, or ask for less.",
-            f"gate.min_ap={math.floor(100 * min(before, after)) / 100:.2f}" if min(before, after) >= _USEFUL_AP else "",
-        )
-        yield from _more_persons(records)
+def _minimum(records: RunRecords) -> Iterator[Advice]:
+    metric, limit = records.metric, accuracy_limits(records.config.gate).minimum
+    before = records.fp32.accuracy if records.fp32 else None
+    if before is None or before >= limit:
+        yield from _drop(records)
         return
-    yield from _max_ap_drop(records)
+    measured = records.onnx.accuracy if records.onnx else None
+    reached = before if measured is None else min(before, measured)
+    step = 0.01 * metric.maximum
+    possible = math.floor(reached / step) * step
+    yield Advice(
+        f"FP32 itself reaches only {metric.text(before)}: no recipe can lift int8 above {metric.text(limit)} for "
+        "certain. Use a better checkpoint, check that mean, std and the joint order fit it, or ask for less.",
+        f"gate.min_{metric.key}={possible:.3g}" if reached >= _USEFUL_SHARE * metric.maximum else "",
+    )
+    yield from _more_persons(records)
 
 
-def _max_ap_drop(records: RunRecords) -> Iterator[Advice]:
+def _drop(records: RunRecords) -> Iterator[Advice]:
     yield from _stronger_recipe(records)
     yield from _more_persons(records)
 
@@ -104,8 +105,16 @@ def _more_persons(records: RunRecords) -> Iterator[Advice]:
     protocol = records.onnx.fingerprint if records.onnx else None
     if protocol is not None and protocol.subset:
         yield Advice("Measure on the whole split instead of a quick look.", "evaluation.num_images=null")
-    elif protocol is not None and protocol.num_persons < _FEW_PERSONS:
-        yield Advice(f"Measure on more persons: {protocol.num_persons} leave AP uncertain by some hundredths.")
+    elif protocol is not None and protocol.num_persons < FEW_PERSONS:
+        uncertain = "some hundredths" if records.metric.key == "ap" else "several percentage points"
+        yield Advice(
+            f"Measure on more persons: {protocol.num_persons} leave {records.metric.name} uncertain by {uncertain}."
+        )
+    if records.onnx is not None and records.onnx.failed_images:
+        yield Advice(
+            f"Mend or replace the images that the report names: {unreadable_text(records.onnx)}, and their persons "
+            "count as missed."
+        )
 
 
 def _int8_mac_share(records: RunRecords) -> Iterator[Advice]:
@@ -125,8 +134,10 @@ def _size_mb(records: RunRecords) -> Iterator[Advice]:
 
 
 _ADVISERS: dict[str, Callable[[RunRecords], Iterator[Advice]]] = {
-    "min_ap": _min_ap,
-    "max_ap_drop": _max_ap_drop,
+    "min_ap": _minimum,
+    "min_pckh": _minimum,
+    "max_ap_drop": _drop,
+    "max_pckh_drop": _drop,
     "quantsim_gap": _quantsim_gap,
     "int8_mac_share": _int8_mac_share,
     "size_mb": _size_mb,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from hpe_tasks.accuracy import UNITS, Metric
 from hpe_tasks.results import GateCheck
 
 
@@ -19,7 +20,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class DotRow:
-    """One joint group: AP before and after quantization, with positions on the axis; None for no data."""
+    """One joint group: accuracy before and after quantization, with positions on the axis; None for no data."""
 
     label: str
     before: float | None
@@ -29,7 +30,7 @@ class DotRow:
 
     @property
     def change(self) -> float | None:
-        """AP after minus AP before."""
+        """Accuracy after minus accuracy before."""
         return None if self.before is None or self.after is None else self.after - self.before
 
     @property
@@ -42,18 +43,18 @@ class DotRow:
 
 @dataclass(frozen=True)
 class DotPlot:
-    """AP by joint group. The axis covers the values, not 0 to 1: the differences are what one looks for."""
+    """Accuracy by joint group. The axis covers the values, not 0 to the maximum: one looks for the differences."""
 
     rows: tuple[DotRow, ...]
     ticks: tuple[Tick, ...]
 
 
-def dot_plot(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> DotPlot | None:
-    """Lay out AP by group before and after; None where no group has a value."""
+def dot_plot(before: Mapping[str, float | None], after: Mapping[str, float | None], metric: Metric) -> DotPlot | None:
+    """Lay out the metric's figure by group before and after; None where no group has a value."""
     values = [v for v in (*before.values(), *after.values()) if v is not None]
     if not values:
         return None
-    low, high, step = _nice_range(values)
+    low, high, step = _nice_range(values, metric.maximum)
 
     def position(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - low) / (high - low), 2)
@@ -63,21 +64,23 @@ def dot_plot(before: Mapping[str, float | None], after: Mapping[str, float | Non
         old, new = before.get(group), after.get(group)
         rows.append(DotRow(group.replace("_", " "), old, new, position(old), position(new)))
     count = round((high - low) / step)
-    ticks = (Tick(f"{low + i * step:.2f}", round(100 * i / count, 2)) for i in range(count + 1))
+    decimals = 2 if metric.maximum == 1 else 0
+    ticks = (Tick(f"{low + i * step:.{decimals}f}", round(100 * i / count, 2)) for i in range(count + 1))
     return DotPlot(tuple(rows), tuple(ticks))
 
 
-def _nice_range(values: Iterable[float]) -> tuple[float, float, float]:
-    """The smallest range in [0, 1] with round ends that holds the values and has at most five steps."""
+def _nice_range(values: Iterable[float], maximum: float) -> tuple[float, float, float]:
+    """The smallest range up to `maximum` with round ends that holds the values and has at most five steps."""
     values = list(values)
-    for step in (0.02, 0.05, 0.1, 0.2):
+    for share in (0.02, 0.05, 0.1, 0.2):
+        step = share * maximum
         low = max(0.0, math.floor(min(values) / step) * step)
-        high = min(1.0, math.ceil(max(values) / step + 1e-9) * step)
+        high = min(maximum, math.ceil(max(values) / step + 1e-9) * step)
         if high <= low:
             low = high - step
         if round((high - low) / step) <= 5:
             return low, high, step
-    return 0.0, 1.0, 0.2
+    return 0.0, maximum, 0.2 * maximum
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,10 @@ class Bullet:
 
 def bullet(check: GateCheck) -> Bullet:
     """Lay out one gate check."""
-    observed = check.observed
+    observed, maximum = check.observed, UNITS[check.unit].maximum
     reach = max(check.limit, observed or 0.0)
-    if check.comparison == "at_least" and reach <= 1:
-        low, high = 0.0, 1.0
+    if check.comparison == "at_least" and reach <= maximum < math.inf:
+        low, high = 0.0, maximum
     else:
         high = max(2 * check.limit, 1.15 * reach) or 1.0
         low = min(0.0, 1.15 * (observed or 0.0))

@@ -3,51 +3,47 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hpe_tasks.data.coco import load_coco
+from hpe_tasks.accuracy import accuracy_limits, sample_text
 from hpe_tasks.drawing import CENTRE, LEFT, RIGHT
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.references import BOX_SOURCES, ComparedFigure
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.records import (
     RunRecords,
     Step,
     Verdict,
-    ap_text,
-    decimals_of,
-    margin_of,
+    comparison_text,
     megabytes_text,
-    quantity_text,
+    notes_of,
+    published_text,
+    quantities_of,
+    stat_rows,
     steps_of,
     verdict_of,
 )
-from hpe_tasks.report.side_by_side import SCORE_THRESHOLD, ComparedPerson, compare_persons, read_predictions
-from hpe_tasks.results import CocoStats, GateCheck
+from hpe_tasks.report.side_by_side import (
+    ComparedImage,
+    ComparedPerson,
+    compare_images,
+    compare_persons,
+    score_threshold,
+)
+from hpe_tasks.report.subjects import read_predictions, read_truth
+from hpe_tasks.results import FailedImage, GateCheck, ProtocolFingerprint
 from hpe_tasks.workspace import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
 
 # The largest Data Docs page that is embedded; together with the pictures the report stays below 4 MB.
 _MAX_DATA_DOCS_BYTES = 2_500_000
-
-_STATS = (
-    ("ap", "AP", "mean over OKS 0.50 to 0.95"),
-    ("ap50", "AP50", "OKS 0.50"),
-    ("ap75", "AP75", "OKS 0.75"),
-    ("ap_medium", "AP medium", "32² to 96² pixels"),
-    ("ap_large", "AP large", "over 96² pixels"),
-    ("ar", "AR", "mean over OKS 0.50 to 0.95"),
-    ("ar50", "AR50", "OKS 0.50"),
-    ("ar75", "AR75", "OKS 0.75"),
-    ("ar_medium", "AR medium", "32² to 96² pixels"),
-    ("ar_large", "AR large", "over 96² pixels"),
-)
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +53,9 @@ class ReportFiles:
     """Files on this machine that the report reads; None for what is not at hand.
 
     Attributes:
-        dataset_root: Folder with `images/` and `annotations/`.
-        fp32_predictions: COCO results JSON of the FP32 model.
-        onnx_predictions: COCO results JSON of the exported file.
+        dataset_root: The data set's folder, in the layout of its kind.
+        fp32_predictions: What the FP32 model found, as its evaluation has written it.
+        onnx_predictions: What the exported file found.
         data_docs: One self-contained HTML page of Great Expectations.
     """
 
@@ -91,19 +87,39 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class StatRow:
-    """One of the ten COCO statistics for each form of the model."""
+class JointRow:
+    """The accuracy of one joint: FP32, the exported file, and what changed."""
 
-    label: str
-    meaning: str
-    values: tuple[float | None, ...]
+    joint: str
+    before: str
+    after: str
+    change: str
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A published figure beside the run's own; `status` is what the two say about one another."""
+
+    row: ComparedFigure
+    published: str
+    ours: str
+    difference: str
+    status: str
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Persons side by side, or why there are none."""
+    """Persons and whole images side by side, or why there are none.
+
+    Attributes:
+        size_name: What the distances of persons are told in.
+        drawn: Which joints are drawn.
+    """
 
     persons: tuple[ComparedPerson, ...] = ()
+    images: tuple[ComparedImage, ...] = ()
+    size_name: str = ""
+    drawn: str = ""
     absent: str = ""
 
 
@@ -122,7 +138,15 @@ def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"ap": ap_text, "mb": megabytes_text, "count": "{:,}".format, "units": _unbroken}
+    environment.filters |= {
+        "figure": records.metric.text,
+        "mb": megabytes_text,
+        "count": "{:,}".format,
+        "units": _unbroken,
+        "signed": lambda value: _signed(value, records.metric.text),
+        # Unlike Jinja's `capitalize`, it leaves the other letters as they are.
+        "capitalized": lambda text: text[:1].upper() + text[1:],
+    }
     page = environment.get_template("report.html.j2").render(_view(records, files))
     write_atomically(out, page.encode())
     return out
@@ -134,7 +158,8 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     steps: tuple[Step, ...] = steps_of(records)
     groups: DotPlot | None = None
     if records.fp32 and records.onnx:
-        groups = dot_plot(records.fp32.by_group, records.onnx.by_group)
+        groups = dot_plot(records.fp32.by_group, records.onnx.by_group, records.metric)
+    protocol = next((report.fingerprint for _, report in reversed(records.measurements) if report), None)
     return {
         "r": records,
         "verdict": verdict,
@@ -144,13 +169,21 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "tiles": list(_tiles(records)),
         "checks": [_check_row(check) for check in records.decision.checks] if records.decision else [],
         "advice": next_steps(records),
-        "stats": _stat_rows(records),
+        "metric": records.metric,
+        "stats": stat_rows(records),
+        "notes": notes_of(records.metric),
+        "sample": sample_text(records.onnx) if records.onnx else "",
         "groups": groups,
+        "joints": list(_joint_rows(records)),
+        "unreadable": _unreadable(records),
+        "published": list(_published_rows(records)),
+        "published_text": published_text,
+        "second": next(c.label for c in records.metric.columns if c.field == records.metric.second),
         "pictures": _pictures(records, files),
-        "score_threshold": SCORE_THRESHOLD,
         "data_docs": _data_docs(files.data_docs),
         "colours": {"left": LEFT, "right": RIGHT, "centre": CENTRE},
-        "protocol": next((report.fingerprint for _, report in reversed(records.measurements) if report), None),
+        "protocol": protocol,
+        "protocol_text": "" if protocol is None else _protocol_text(protocol),
         "settings": list(_flat(records.config.model_dump(mode="json"))),
     }
 
@@ -161,20 +194,18 @@ def _unbroken(text: str) -> str:
 
 
 def _tiles(records: RunRecords) -> Iterator[Tile]:
-    onnx, exported = records.onnx, records.exported
-    if onnx is not None:
-        protocol = onnx.fingerprint
-        where = f"{protocol.num_persons:,} persons in {protocol.num_images:,} images of {protocol.split}"
-        yield Tile("AP of the ONNX file", ap_text(onnx.stats.ap), where, protocol.subset)
-    elif records.fp32 is not None:
-        protocol = records.fp32.fingerprint
-        where = f"{protocol.num_persons:,} persons in {protocol.num_images:,} images of {protocol.split}"
-        yield Tile("AP of FP32", ap_text(records.fp32.stats.ap), where, protocol.subset)
-    if records.ap_drop is not None and records.fp32 is not None and onnx is not None:
-        drop = records.ap_drop
-        label = "AP lost to quantization" if drop >= 0 else "AP gained by quantization"
-        note = f"FP32 {ap_text(records.fp32.stats.ap)}, allowed loss {ap_text(records.config.gate.max_ap_drop)}"
-        yield Tile(label, ap_text(abs(drop)), note, onnx.fingerprint.subset or records.fp32.fingerprint.subset)
+    onnx, fp32, exported, metric = records.onnx, records.fp32, records.exported, records.metric
+    shown = onnx or fp32
+    if shown is not None:
+        form = "the ONNX file" if shown is onnx else "FP32"
+        yield Tile(
+            f"{metric.name} of {form}", metric.text(shown.accuracy), sample_text(shown), shown.fingerprint.subset
+        )
+    if records.drop is not None and fp32 is not None and onnx is not None:
+        label = f"{metric.name} {'lost to' if records.drop >= 0 else 'gained by'} quantization"
+        allowed = metric.text(accuracy_limits(records.config.gate).drop)
+        note = f"FP32 {metric.text(fp32.accuracy)}, allowed loss {allowed}, {onnx.fingerprint.num_persons:,} persons"
+        yield Tile(label, metric.text(abs(records.drop)), note, onnx.fingerprint.subset or fp32.fingerprint.subset)
     if exported is not None:
         before, after = exported.fp32_size_bytes, exported.model.size_bytes
         note = f"{before / after:.1f} times smaller than FP32, {megabytes_text(before)}"
@@ -185,22 +216,61 @@ def _tiles(records: RunRecords) -> Iterator[Tile]:
 
 
 def _check_row(check: GateCheck) -> CheckRow:
-    margin, decimals = margin_of(check), decimals_of(check)
-    sign = "" if margin is None else ("+" if margin >= 0 else "−")
-    return CheckRow(
-        check=check,
-        observed=quantity_text(check.observed, check.unit, decimals),
-        limit=("≥ " if check.comparison == "at_least" else "≤ ") + quantity_text(check.limit, check.unit, decimals),
-        margin=sign + quantity_text(None if margin is None else abs(margin), check.unit, decimals),
-        chart=bullet(check),
+    observed, limit, margin = quantities_of(check)
+    return CheckRow(check, observed, limit, margin, bullet(check))
+
+
+def _joint_rows(records: RunRecords) -> Iterator[JointRow]:
+    fp32, onnx, metric = records.fp32, records.onnx, records.metric
+    if fp32 is None or onnx is None:
+        return
+    for joint, before in fp32.by_joint.items():
+        after = onnx.by_joint.get(joint)
+        change = None if before is None or after is None else after - before
+        yield JointRow(joint.replace("_", " "), metric.text(before), metric.text(after), _signed(change, metric.text))
+
+
+def _signed(value: float | None, text: Callable[[float | None], str]) -> str:
+    return text(value) if value is None else f"{'−' if value < 0 else '+'}{text(abs(value))}"
+
+
+def _published_rows(records: RunRecords) -> Iterator[PublishedRow]:
+    if records.reference is None:
+        return
+    for row in records.compared:
+        yield PublishedRow(
+            row=row,
+            published=published_text(row.published.value),
+            ours=published_text(row.ours),
+            difference=_signed(row.difference, published_text),
+            status=comparison_text(row, records.reference),
+        )
+
+
+def _unreadable(records: RunRecords) -> list[tuple[FailedImage, str]]:
+    """Each image that a measurement could not read, and which measurements those were."""
+    found: dict[FailedImage, list[str]] = {}
+    for label, report in records.measurements:
+        for image in report.failed_images if report else ():
+            found.setdefault(image, []).append(label)
+    return [(image, ", ".join(labels)) for image, labels in found.items()]
+
+
+def _protocol_text(protocol: ProtocolFingerprint) -> str:
+    """How the figures were made, in one line."""
+    (width, height), bottom_up = protocol.input_size, protocol.box_source == "whole_image"
+    turned = f" for images wider than high, {height}×{width} for the others" if bottom_up and width != height else ""
+    return "; ".join(
+        (
+            f"{protocol.num_persons:,} persons in {protocol.num_images:,} images of {protocol.split}"
+            + (" (a subset)" if protocol.subset else ""),
+            f"input from {BOX_SOURCES[protocol.box_source]}",
+            f"input size {width}×{height}{turned}",
+            f"flip test {'on' if protocol.flip_test else 'off'}",
+            f"decoder: {protocol.decoder}",
+            f"{len(protocol.joint_map)} joints compared",
+        )
     )
-
-
-def _stat_rows(records: RunRecords) -> list[StatRow]:
-    stats: list[CocoStats | None] = [report.stats if report else None for _, report in records.measurements]
-    if not any(stats):
-        return []
-    return [StatRow(label, text, tuple(getattr(s, name) if s else None for s in stats)) for name, label, text in _STATS]
 
 
 def _pictures(records: RunRecords, files: ReportFiles) -> Pictures:
@@ -208,16 +278,25 @@ def _pictures(records: RunRecords, files: ReportFiles) -> Pictures:
         return Pictures(absent="They need the data set and the predictions of both the FP32 model and the ONNX file.")
     if records.onnx is None:
         return Pictures(absent="The ONNX file has not been measured.")
-    protocol = records.onnx.fingerprint
+    protocol, seed = records.onnx.fingerprint, records.config.seed
     try:
-        dataset = load_coco(files.dataset_root, protocol.split)
+        truth = read_truth(records.config.dataset.kind, files.dataset_root, protocol.split)
         before, after = read_predictions(files.fp32_predictions), read_predictions(files.onnx_predictions)
-        persons = compare_persons(dataset, before, after, protocol, seed=records.config.seed)
+        persons = compare_persons(truth, before, after, protocol, seed=seed)
+        bottom_up = protocol.box_source == "whole_image"
+        images = compare_images(truth, before, after, protocol, seed=seed) if bottom_up else ()
     except (DatasetError, OSError) as error:
         # The numbers are worth a report without pictures too; the reader is told why there are none.
         log.warning("The report has no pictures: %s", error)
         return Pictures(absent=f"They could not be made: {error}")
-    return Pictures(persons, "" if persons else "FP32 and the ONNX file have no person in common.")
+    threshold = score_threshold(protocol)
+    drawn = f"joints that FP32 or int8 scores {threshold} or more" if threshold else "the joints that each model found"
+    if truth.kind == "mpii":
+        drawn += ". Beside each pose: its mean distance from the truth in sizes of the head"
+    else:
+        drawn += ". OKS is 1 where a pose equals the truth"
+    absent = "" if persons else "Neither FP32 nor the ONNX file found an annotated person."
+    return Pictures(persons, images, truth.size_name, drawn, absent)
 
 
 def _data_docs(path: Path | None) -> str | None:

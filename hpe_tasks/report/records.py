@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from hpe_tasks.accuracy import METRICS, UNITS, Metric, metric_of
 from hpe_tasks.config import RunConfig
+from hpe_tasks.presets import PRESETS
+from hpe_tasks.references import ComparedFigure, Reference, compare
 from hpe_tasks.results import (
     DatasetValidation,
     EvaluationReport,
@@ -15,6 +19,7 @@ from hpe_tasks.results import (
     FetchedDataset,
     GateCheck,
     GateDecision,
+    PckhStats,
     PublishedModel,
     QuantizedEvaluation,
     QuantizedModel,
@@ -78,11 +83,30 @@ class RunRecords:
         )
 
     @property
-    def ap_drop(self) -> float | None:
-        """AP that quantization cost, FP32 minus the exported file; None while either is unknown."""
-        before = self.fp32.stats.ap if self.fp32 else None
-        after = self.onnx.stats.ap if self.onnx else None
+    def metric(self) -> Metric:
+        """What the run is judged by."""
+        return METRICS[self.config.gate.metric]
+
+    @property
+    def drop(self) -> float | None:
+        """Accuracy that quantization cost, FP32 minus the exported file; None while either is unknown."""
+        before = self.fp32.accuracy if self.fp32 else None
+        after = self.onnx.accuracy if self.onnx else None
         return None if before is None or after is None else before - after
+
+    @property
+    def reference(self) -> Reference | None:
+        """Published figures of the preset that the run started from; None where there are none."""
+        preset = PRESETS.get(self.config.preset)
+        return preset.reference if preset else None
+
+    @property
+    def compared(self) -> tuple[ComparedFigure, ...]:
+        """The run's figures beside the published ones."""
+        if self.reference is None:
+            return ()
+        measured = [report for _, report in self.measurements]
+        return compare(self.reference, measured, architecture=self.config.model.architecture)
 
 
 @dataclass(frozen=True)
@@ -167,30 +191,74 @@ def margin_of(check: GateCheck) -> float | None:
     return room if check.comparison == "at_least" else -room
 
 
-def ap_text(value: float | None) -> str:
-    """An AP or AR in [0, 1] with three decimals; a dash for no data."""
-    return "–" if value is None else f"{value:.3f}"
-
-
 def megabytes_text(size_bytes: int) -> str:
     """A size in MB (1e6 bytes), with the decimals that its magnitude deserves."""
     megabytes = size_bytes / 1e6
     return f"{megabytes:.2f} MB" if megabytes < 10 else f"{megabytes:.1f} MB"
 
 
-def decimals_of(check: GateCheck) -> int:
-    """The decimals that tell a check's observation from its limit."""
-    factor, decimals = (100, 1) if check.unit == "share" else (1, 1 if check.unit == "MB" else 3)
-    margin = abs(margin_of(check) or 0.0) * factor
-    while decimals < 9 and margin > 1e-9 and margin < 0.5 * 10**-decimals:
-        decimals += 1
-    return decimals
+def quantities_of(check: GateCheck) -> tuple[str, str, str]:
+    """A check's observation, limit and margin as they are shown, with decimals that tell them apart."""
+    unit, margin = UNITS[check.unit], margin_of(check)
+    decimals = unit.decimals if check.observed is None else unit.decimals_between(check.observed, check.limit)
+    relation = "≥" if check.comparison == "at_least" else "≤"
+    sign = "" if margin is None else ("+" if margin >= 0 else "−")
+    return (
+        unit.text(check.observed, decimals),
+        f"{relation} {unit.text(check.limit, decimals)}",
+        sign + unit.text(None if margin is None else abs(margin), decimals),
+    )
 
 
-def quantity_text(value: float | None, unit: str, decimals: int) -> str:
-    """A gate's number in its unit; a dash for no data. AP has no unit that is worth showing."""
-    if value is None:
-        return "–"
-    if unit == "share":
-        return f"{100 * value:.{decimals}f} %"
-    return f"{value:.{decimals}f}" + ("" if unit == "AP" else f" {unit}")
+@dataclass(frozen=True)
+class StatRow:
+    """One statistic, or a count, for each form of the model."""
+
+    label: str
+    meaning: str
+    values: tuple[str, ...]
+
+
+def stat_rows(records: RunRecords, *, brief: bool = False) -> tuple[StatRow, ...]:
+    """The metric's statistics and what they were measured on; `brief` leaves the less usual ones out."""
+    reports = [report for _, report in records.measurements]
+    if not any(reports):
+        return ()
+    metric = records.metric
+
+    def row(label: str, meaning: str, cell: Callable[[EvaluationReport], str]) -> StatRow:
+        return StatRow(label, meaning, tuple(cell(report) if report else "–" for report in reports))
+
+    def of(field: str) -> Callable[[EvaluationReport], str]:
+        return lambda report: metric.text(getattr(report.stats, field) if metric_of(report.stats) == metric else None)
+
+    rows = [row(c.label, c.meaning, of(c.field)) for c in metric.columns if c.brief or not brief]
+    if metric.key == "pckh":
+        joints = "labelled, in the means"
+        rows.append(
+            row("Joints", joints, lambda r: f"{r.stats.num_joints:,}" if isinstance(r.stats, PckhStats) else "–")
+        )
+    rows.append(row("Persons", "", lambda report: f"{report.fingerprint.num_persons:,}"))
+    rows.append(row("Images", "", lambda report: f"{report.fingerprint.num_images:,}"))
+    if any(report.failed_images for report in reports if report):
+        rows.append(row("Unreadable images", "their persons count as missed", lambda r: f"{len(r.failed_images):,}"))
+    return tuple(rows)
+
+
+def notes_of(metric: Metric) -> tuple[str, ...]:
+    """What a reader must know about the metric's statistics."""
+    return tuple(column.note for column in metric.columns if column.note)
+
+
+def comparison_text(row: ComparedFigure, reference: Reference) -> str:
+    """What a published figure and the run's own say about one another."""
+    if row.obstacles:
+        return f"not comparable: {'; '.join(row.obstacles)}"
+    if row.difference is None:
+        return "not measured"
+    return f"{'within' if row.within else 'outside'} the tolerance of {published_text(reference.tolerance)}"
+
+
+def published_text(value: float | None) -> str:
+    """A figure beside a published one, with the three decimals that those have; a dash for no data."""
+    return "–" if value is None else f"{value:.3f}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hpe_tasks.data.coco import CocoKeypoints, Person
-from hpe_tasks.drawing import Stroke, draw_pose
-from hpe_tasks.metrics.oks import oks
+from hpe_tasks.drawing import Stroke, draw_pose, draw_poses
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.inference.images import Unreadable, read_image
+from hpe_tasks.report.subjects import PredictedPose, Predictions, Subject, Truth, agreement_text
 from hpe_tasks.results import ProtocolFingerprint
-from hpe_tasks.skeletons import COCO17, Skeleton
 
 # (W, H) of a picture: somewhat larger than it is shown, so that it is sharp on dense screens as well.
 PICTURE_SIZE = (320, 400)
+# The longer side of a whole image.
+_IMAGE_SIDE = 560
 SCORE_THRESHOLD = 0.2
 _JPEG_QUALITY = 82
 _MARGIN = 0.13
@@ -31,14 +33,7 @@ _PADDING = (128, 128, 128)
 # A person of whom hardly anything is labelled, or of whom FP32 saw nothing, tells little about quantization.
 _MIN_LABELLED = 5
 _MIN_SURE = 4
-
-
-@dataclass(frozen=True)
-class PredictedPose:
-    """One entry of a predictions file: K×2 pixels of the image, K scores."""
-
-    keypoints: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
+NOT_FOUND = "not found"
 
 
 @dataclass(frozen=True)
@@ -46,123 +41,183 @@ class ComparedPerson:
     """One person in three pictures (JPEG data URIs).
 
     Attributes:
-        disagreement: How far int8 moved the joints that FP32 is sure of, as `disagreement` measures it.
+        number: Annotation id, or number in MPII's file.
+        fp32_note: How well the pose fits the truth, or that there is none.
+        disagreement: How far int8 moved the joints that FP32 is sure of, as `disagreement` measures it; None where
+            one of the two did not find the person.
         reason: Why this person was chosen.
     """
 
-    image_id: int
-    annotation_id: int
-    file_name: str
-    disagreement: float
-    fp32_oks: float
-    int8_oks: float
+    number: int
+    caption: str
+    disagreement: float | None
     truth: str
     fp32: str
     int8: str
+    fp32_note: str
+    int8_note: str
     reason: str
 
 
-def read_predictions(path: Path) -> dict[int, PredictedPose]:
-    """The poses of a COCO results file that an evaluation has written, by annotation id."""
-    poses = {}
-    for entry in json.loads(path.read_text(encoding="utf-8")):
-        joints = np.asarray(entry["keypoints"], dtype=np.float64).reshape(-1, 3)
-        poses[int(entry["annotation_id"])] = PredictedPose(joints[:, :2], joints[:, 2])
-    return poses
+@dataclass(frozen=True)
+class ComparedImage:
+    """A whole image in three pictures (JPEG data URIs), with the number of poses in each."""
+
+    caption: str
+    truth: str
+    fp32: str
+    int8: str
+    truth_count: int
+    fp32_count: int
+    int8_count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    subject: Subject
+    reason: str
+
+
+def score_threshold(protocol: ProtocolFingerprint) -> float:
+    """The score from which a joint is drawn; 0 for poses that hold only the joints that were found."""
+    return 0.0 if protocol.box_source == "whole_image" else SCORE_THRESHOLD
 
 
 def compare_persons(
-    dataset: CocoKeypoints,
-    fp32: Mapping[int, PredictedPose],
-    int8: Mapping[int, PredictedPose],
-    fingerprint: ProtocolFingerprint,
+    truth: Truth,
+    fp32: Predictions,
+    int8: Predictions,
+    protocol: ProtocolFingerprint,
     *,
     seed: int,
     count: int = 6,
 ) -> tuple[ComparedPerson, ...]:
-    """Choose persons and draw them: half are those on whom FP32 and int8 disagree most, the others come by seed."""
-    joints = np.array([index for _, _, index in fingerprint.joint_map], dtype=np.intp)
-    sigmas = np.array(fingerprint.sigmas)
-    worst, typical = _choose(dataset.all_persons(), fp32, int8, joints, seed=seed, count=count)
-    files = {image.id: (image.file_name, dataset.image_path(image)) for image in dataset.images}
-    skeleton = Skeleton(name="dataset", joints=dataset.keypoint_names, limbs=COCO17.limbs)
-    compared = []
-    for person in worst + typical:
-        before, after = fp32[person.annotation_id], int8[person.annotation_id]
-        name, path = files[person.image_id]
-        truth, old, new = _pictures(_read(path), person, before, after, skeleton, joints)
-        compared.append(
-            ComparedPerson(
-                image_id=person.image_id,
-                annotation_id=person.annotation_id,
-                file_name=name,
-                disagreement=disagreement(person, before, after, joints),
-                fp32_oks=person_oks(person, before, joints, sigmas),
-                int8_oks=person_oks(person, after, joints, sigmas),
-                truth=truth,
-                fp32=old,
-                int8=new,
-                reason="largest disagreement" if person in worst else "drawn by seed",
-            )
-        )
-    return tuple(compared)
+    """Choose persons and draw them.
+
+    Half of them are the telling ones: on whom FP32 and int8 disagree most, and, where there are such persons, one
+    whom only FP32 found and one whom only int8 found. The others come by seed.
+    """
+    joints = _compared_joints(protocol)
+    threshold = score_threshold(protocol)
+    chosen = _choose(truth.subjects, fp32.persons, int8.persons, joints, threshold, seed=seed, count=count)
+    return tuple(
+        _person(truth, each, fp32.persons.get(each.subject.number), int8.persons.get(each.subject.number), protocol)
+        for each in chosen
+    )
+
+
+def _compared_joints(protocol: ProtocolFingerprint) -> npt.NDArray[np.intp]:
+    return np.array([index for _, _, index in protocol.joint_map], dtype=np.intp)
 
 
 def _choose(
-    persons: Sequence[Person],
+    subjects: Sequence[Subject],
     fp32: Mapping[int, PredictedPose],
     int8: Mapping[int, PredictedPose],
     joints: npt.NDArray[np.intp],
+    threshold: float,
     *,
     seed: int,
     count: int,
-) -> tuple[list[Person], list[Person]]:
-    """The persons with the largest disagreement, and others drawn by seed."""
-    both = [p for p in persons if p.annotation_id in fp32 and p.annotation_id in int8]
+) -> list[_Chosen]:
+    both = [s for s in subjects if s.number in fp32 and s.number in int8]
     telling = [
-        p
-        for p in both
-        if np.count_nonzero(p.keypoints[joints, 2] > 0) >= min(_MIN_LABELLED, len(joints))
-        and np.count_nonzero(fp32[p.annotation_id].scores[joints] >= SCORE_THRESHOLD) >= min(_MIN_SURE, len(joints))
+        s
+        for s in both
+        if np.count_nonzero(s.labelled[joints]) >= min(_MIN_LABELLED, len(joints))
+        and np.count_nonzero(_sure(fp32[s.number], threshold)[joints]) >= min(_MIN_SURE, len(joints))
     ]
     candidates = telling if len(telling) >= count else both
 
-    def order(person: Person) -> tuple[float, int]:
-        apart = disagreement(person, fp32[person.annotation_id], int8[person.annotation_id], joints)
-        return -apart, person.annotation_id
+    def order(subject: Subject) -> tuple[float, int]:
+        apart = disagreement(subject, fp32[subject.number], int8[subject.number], joints, threshold=threshold)
+        return -apart, subject.number
 
+    one_sided = [
+        _Chosen(most, f"found by {name} only")
+        for name, here, there in (("FP32", fp32, int8), ("int8", int8, fp32))
+        if (most := _most_labelled([s for s in subjects if s.number in here and s.number not in there], joints))
+    ]
     ranked = sorted(candidates, key=order)
-    worst, others = ranked[: count // 2], sorted(ranked[count // 2 :], key=lambda p: p.annotation_id)
-    return worst, random.Random(seed).sample(others, min(count - len(worst), len(others)))
+    split = max(0, count // 2 - len(one_sided))
+    worst, others = ranked[:split], sorted(ranked[split:], key=lambda s: s.number)
+    drawn = random.Random(seed).sample(others, min(count - split - len(one_sided), len(others)))
+    return [
+        *(_Chosen(subject, "largest disagreement") for subject in worst),
+        *one_sided,
+        *(_Chosen(subject, "drawn by seed") for subject in drawn),
+    ]
 
 
-def disagreement(person: Person, fp32: PredictedPose, int8: PredictedPose, joints: npt.NDArray[np.intp]) -> float:
-    """Mean distance between both models' joints over the square root of the person's area, where FP32 is sure."""
-    sure = joints[fp32.scores[joints] >= SCORE_THRESHOLD]
+def _most_labelled(subjects: Sequence[Subject], joints: npt.NDArray[np.intp]) -> Subject | None:
+    """The person with most labelled joints, the largest among equals."""
+    return max(subjects, key=lambda s: (np.count_nonzero(s.labelled[joints]), s.size, -s.number), default=None)
+
+
+def _sure(pose: PredictedPose, threshold: float) -> npt.NDArray[np.bool_]:
+    return (pose.scores > 0) & (pose.scores >= threshold)
+
+
+def disagreement(
+    subject: Subject,
+    fp32: PredictedPose,
+    int8: PredictedPose,
+    joints: npt.NDArray[np.intp],
+    *,
+    threshold: float = SCORE_THRESHOLD,
+) -> float:
+    """Mean distance between both models' joints over the person's size, where FP32 is sure; a lost joint counts 1."""
+    sure = joints[_sure(fp32, threshold)[joints]]
     if not sure.size:
         return 0.0
-    distances = np.linalg.norm(fp32.keypoints[sure] - int8.keypoints[sure], axis=1)
-    return float(distances.mean() / np.sqrt(max(person.area, 1.0)))
+    distances = np.linalg.norm(fp32.keypoints[sure] - int8.keypoints[sure], axis=1) / subject.size
+    return float(np.where(int8.scores[sure] > 0, distances, 1.0).mean())
 
 
-def person_oks(
-    person: Person,
-    pose: PredictedPose,
-    joints: npt.NDArray[np.intp],
-    sigmas: npt.NDArray[np.float64],
-) -> float:
-    """Object keypoint similarity of one pose to the truth, over the labelled joints that are compared."""
-    truth = person.keypoints[joints]
-    labelled = truth[:, 2] > 0
-    if not labelled.any():
-        return 0.0
-    here = joints[labelled]
-    return float(oks(pose.keypoints[here], truth[None, labelled, :2], person.area, sigmas[labelled])[0])
+def _person(
+    truth: Truth,
+    chosen: _Chosen,
+    fp32: PredictedPose | None,
+    int8: PredictedPose | None,
+    protocol: ProtocolFingerprint,
+) -> ComparedPerson:
+    """Of both predictions the joints are drawn that either model is sure of.
+
+    So a joint that int8 is no longer sure of is shown where int8 puts it.
+    """
+    subject, joints, threshold = chosen.subject, _compared_joints(protocol), score_threshold(protocol)
+    image = _read(subject.path)
+    poses = [pose for pose in (fp32, int8) if pose is not None]
+    sure = np.any([_sure(pose, threshold) for pose in poses], axis=0)
+    nothing = np.zeros_like(subject.labelled)
+
+    def drawn(pose: PredictedPose | None) -> str:
+        points, shown = (subject.keypoints, nothing) if pose is None else (pose.keypoints, sure & (pose.scores > 0))
+        return _picture(image, subject, points, _only(joints, shown), truth)
+
+    def note(pose: PredictedPose | None) -> str:
+        return NOT_FOUND if pose is None else agreement_text(truth, subject, pose, protocol)
+
+    return ComparedPerson(
+        number=subject.number,
+        caption=subject.caption,
+        disagreement=disagreement(subject, fp32, int8, joints, threshold=threshold) if fp32 and int8 else None,
+        truth=_picture(image, subject, subject.keypoints, _only(joints, subject.labelled), truth),
+        fp32=drawn(fp32),
+        int8=drawn(int8),
+        fp32_note=note(fp32),
+        int8_note=note(int8),
+        reason=chosen.reason,
+    )
 
 
 def _read(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    """The image as the networks saw it; raises DatasetError when it cannot be read any more."""
+    bgr = read_image(path)
+    if isinstance(bgr, Unreadable):
+        raise DatasetError(f"The image {path} {bgr.reason}.")
+    return Image.fromarray(bgr[..., ::-1])
 
 
 def _only(joints: npt.NDArray[np.intp], condition: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -171,54 +226,35 @@ def _only(joints: npt.NDArray[np.intp], condition: npt.NDArray[np.bool_]) -> npt
     return chosen
 
 
-def _pictures(
-    image: Image.Image,
-    person: Person,
-    fp32: PredictedPose,
-    int8: PredictedPose,
-    skeleton: Skeleton,
-    joints: npt.NDArray[np.intp],
-) -> list[str]:
-    """Truth, FP32 and int8. Of both predictions the joints are drawn that either model is sure of.
-
-    So a joint that int8 has lost is shown where int8 puts it.
-    """
-    labelled = _only(joints, person.keypoints[:, 2] > 0)
-    sure = _only(joints, np.maximum(fp32.scores, int8.scores) >= SCORE_THRESHOLD)
-    shown = (
-        (person.keypoints[:, :2].astype(np.float64), labelled),
-        (fp32.keypoints, sure),
-        (int8.keypoints, sure),
-    )
-    return [_picture(image, person, points, drawn, skeleton) for points, drawn in shown]
-
-
 def _picture(
     image: Image.Image,
-    person: Person,
+    subject: Subject,
     keypoints: npt.NDArray[np.float64],
     shown: npt.NDArray[np.bool_],
-    skeleton: Skeleton,
+    truth: Truth,
 ) -> str:
     """Crop around the person, enlarge, and only then draw: the lines stay sharp on a small person."""
-    left, top, width, height = crop_window(_extent(person), image.size)
+    left, top, width, height = crop_window(_extent(subject), image.size)
     window = Image.new("RGB", (width, height), _PADDING)
     window.paste(image, (-left, -top))
     pixels = np.array(window.resize(PICTURE_SIZE, Image.Resampling.LANCZOS))
     factor = PICTURE_SIZE[0] / width
     # Pixel centres are at whole coordinates, hence the halves.
     points = (keypoints + 0.5 - (left, top)) * factor - 0.5
-    drawn = draw_pose(pixels, points, shown.astype(np.float64), skeleton, threshold=0.5, stroke=_STROKE)
+    drawn = draw_pose(pixels, points, shown.astype(np.float64), truth.skeleton, threshold=0.5, stroke=_STROKE)
+    return _data_uri(drawn)
+
+
+def _data_uri(pixels: npt.NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(drawn).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _extent(person: Person) -> tuple[float, float, float, float]:
+def _extent(subject: Subject) -> tuple[float, float, float, float]:
     """The person's box, grown to hold labelled joints outside it: hidden joints often are."""
-    x, y, w, h = person.box
-    labelled = person.keypoints[person.keypoints[:, 2] > 0, :2]
-    corners = np.vstack([labelled, (x, y), (x + w, y + h)])
+    x, y, w, h = subject.box
+    corners = np.vstack([subject.keypoints[subject.labelled], (x, y), (x + w, y + h)])
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     return float(left), float(top), float(right - left), float(bottom - top)
 
@@ -236,3 +272,50 @@ def crop_window(box: tuple[float, float, float, float], image_size: tuple[int, i
             low = min(max(low, 0), limit - extent)
         corner.append(low)
     return corner[0], corner[1], size[0], size[1]
+
+
+def compare_images(
+    truth: Truth, fp32: Predictions, int8: Predictions, protocol: ProtocolFingerprint, *, seed: int
+) -> tuple[ComparedImage, ...]:
+    """Draw all people of two images with several: the one in which FP32 found most, and one drawn by seed."""
+    persons = Counter(subject.image for subject in truth.subjects)
+    several = [image for image, count in persons.items() if count > 1 and fp32.images.get(image, ())]
+    if not several:
+        return ()
+    ranked = sorted(several, key=lambda image: (-len(fp32.images[image]), -persons[image]))
+    chosen = [(ranked[0], "most people found")]
+    found_several = [image for image in ranked[1:] if len(fp32.images[image]) > 1]
+    if rest := sorted(found_several or ranked[1:], key=str):
+        chosen.append((random.Random(seed).choice(rest), "drawn by seed"))
+    joints = _compared_joints(protocol)
+    compared = []
+    for image, reason in chosen:
+        subjects = [subject for subject in truth.subjects if subject.image == image]
+        before, after = fp32.images[image], int8.images.get(image, ())
+        annotated = [PredictedPose(s.keypoints, s.labelled.astype(np.float64)) for s in subjects]
+        picture = _read(subjects[0].path)
+        old, new = _whole(picture, before, joints, truth), _whole(picture, after, joints, truth)
+        compared.append(
+            ComparedImage(
+                caption=f"{'' if isinstance(image, str) else f'Image {image}, '}{subjects[0].path.name}",
+                truth=_whole(picture, annotated, joints, truth),
+                fp32=old,
+                int8=new,
+                truth_count=len(subjects),
+                fp32_count=len(before),
+                int8_count=len(after),
+                reason=reason,
+            )
+        )
+    return tuple(compared)
+
+
+def _whole(image: Image.Image, poses: Sequence[PredictedPose], joints: npt.NDArray[np.intp], truth: Truth) -> str:
+    factor = _IMAGE_SIDE / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
+    if poses:
+        points = (np.stack([pose.keypoints for pose in poses]) + 0.5) * factor - 0.5
+        shown = np.stack([_only(joints, pose.scores > 0) for pose in poses])
+        pixels = draw_poses(pixels, points, shown.astype(np.float64), truth.skeleton, threshold=0.5)
+    return _data_uri(pixels)

@@ -11,17 +11,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hpe_tasks.accuracy import metric_of, sample_text
 from hpe_tasks.config import Frozen
+from hpe_tasks.references import Reference
 from hpe_tasks.report.records import (
     RunRecords,
-    ap_text,
-    decimals_of,
+    comparison_text,
     megabytes_text,
-    quantity_text,
+    notes_of,
+    published_text,
+    quantities_of,
+    stat_rows,
     steps_of,
     verdict_of,
 )
-from hpe_tasks.results import Artifact, EvaluationReport, GateDecision, Record
+from hpe_tasks.results import Artifact, EvaluationReport, GateCheck, GateDecision, Record
 
 _QUICK_LOOK = "quick look"
 _MANY = 6
@@ -36,6 +40,9 @@ def summary_table(records: RunRecords, *, report: Path | str | None = None) -> R
     parts: list[RenderableType] = [_headline(records)]
     if any(measured for _, measured in records.measurements):
         parts.append(_accuracy(records))
+        parts += [Text(f"{note}\n", style="dim") for note in notes_of(records.metric)]
+        if records.reference is not None and records.compared:
+            parts.append(_published(records, records.reference))
     if records.decision is not None:
         parts.append(_checks(records.decision))
     parts.append(_facts(records, report))
@@ -50,6 +57,8 @@ def _headline(records: RunRecords) -> Text:
     text.append(f"  (run {records.run})\n")
     if any(report is not None and report.fingerprint.subset for _, report in records.measurements):
         text.append("Quick look: the accuracy was measured on a subset of the evaluation split.\n", style="yellow")
+    for warning in records.validation.warnings if records.validation else ():
+        text.append(f"Data set: {warning.message} ({warning.count:,})\n", style="yellow")
     failed = [step.failure for step in steps_of(records) if step.state == "failed" and step.failure]
     if not failed:
         text.append(f"{verdict.detail}\n")
@@ -69,19 +78,26 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _accuracy(records: RunRecords) -> Table:
-    table = _table("Accuracy", "Model", "AP", "AP50", "AP75", "AR", "Persons", "Images")
-    table.add_column("", style="yellow")
+    headers = []
     for label, report in records.measurements:
-        if report is None:
-            table.add_row(label, *["–"] * 6, "not measured")
-            continue
-        stats, protocol = report.stats, report.fingerprint
+        state = "not measured" if report is None else (_QUICK_LOOK if report.fingerprint.subset else "")
+        headers.append(f"{label}\n{state}" if state else label)
+    table = _table(f"Accuracy: {records.metric.title}", "", *headers)
+    for row in stat_rows(records, brief=True):
+        table.add_row(row.label, *row.values)
+    return table
+
+
+def _published(records: RunRecords, reference: Reference) -> Table:
+    table = _table(f"Published: {reference.name}", records.metric.name, "Published", "Ours")
+    table.add_column("")
+    for row in records.compared:
+        shown = comparison_text(row, reference)
         table.add_row(
-            label,
-            *(ap_text(value) for value in (stats.ap, stats.ap50, stats.ap75, stats.ar)),
-            f"{protocol.num_persons:,}",
-            f"{protocol.num_images:,}",
-            _QUICK_LOOK if protocol.subset else "",
+            Text(row.published.label),
+            published_text(row.published.value),
+            published_text(row.ours),
+            Text(shown, style="green" if row.within else "yellow"),
         )
     return table
 
@@ -90,15 +106,22 @@ def _checks(decision: GateDecision) -> Table:
     table = _table("Gate", "Check", "Observed", "Limit")
     table.add_column("Result")
     for check in decision.checks:
-        decimals = decimals_of(check)
-        relation = "≥" if check.comparison == "at_least" else "≤"
+        observed, limit, _ = quantities_of(check)
         table.add_row(
             Text(check.title),
-            quantity_text(check.observed, check.unit, decimals),
-            f"{relation} {quantity_text(check.limit, check.unit, decimals)}",
-            Text("passed", style="green") if check.passed else Text(f"FAILED: {check.reason}", style="red"),
+            observed,
+            limit,
+            Text(f"passed{_note(check)}", style="green")
+            if check.passed
+            else Text(f"FAILED: {check.reason}", style="red"),
         )
     return table
+
+
+def _note(check: GateCheck) -> str:
+    """What the reason says in brackets: how small the sample was, what could not be read."""
+    _, bracket, note = check.reason.partition(" (")
+    return bracket + note
 
 
 def _facts(records: RunRecords, report: Path | str | None) -> Text:
@@ -144,15 +167,21 @@ def record_table(step: str, record: Record) -> RenderableType:
 
 
 def _measured(report: EvaluationReport) -> Group:
-    protocol = report.fingerprint
-    quick = f" ({_QUICK_LOOK})" if protocol.subset else ""
-    title = f"{report.runtime}: {protocol.num_persons:,} persons in {protocol.num_images:,} images{quick}"
-    table = _table("", "Statistic", "Value")
-    for name, value in report.stats:
-        table.add_row(name[:2].upper() + name[2:].replace("_", " "), ap_text(value))
-    for group, value in report.by_group.items():
-        table.add_row(f"AP {group}", ap_text(value))
-    return Group(Text(title, style="bold"), table)
+    metric = metric_of(report.stats)
+    quick = f" ({_QUICK_LOOK})" if report.fingerprint.subset else ""
+    table = _table(metric.title, "Statistic", "Value")
+    for column in metric.columns:
+        table.add_row(column.label, metric.text(getattr(report.stats, column.field)))
+    listed = {column.field for column in metric.columns}
+    for part, value in (*report.by_group.items(), *report.by_joint.items()):
+        if part not in listed:
+            table.add_row(f"{metric.name} {part.replace('_', ' ')}", metric.text(value))
+    parts: list[RenderableType] = [Text(f"{report.runtime}: {sample_text(report)}{quick}", style="bold"), table]
+    parts += [Text(note, style="dim") for note in notes_of(metric)]
+    parts += [Text(f"{image.name}: {image.reason}", style="yellow") for image in report.failed_images[:_MANY]]
+    if len(report.failed_images) > _MANY:
+        parts.append(Text(f"… {len(report.failed_images)} images in all", style="yellow"))
+    return Group(*parts)
 
 
 def _shown(value: Any) -> str:

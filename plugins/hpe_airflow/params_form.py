@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Param
@@ -15,6 +15,7 @@ from airflow.sdk import Param
 from hpe_tasks.config import RECIPES, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
+from hpe_tasks.setting_help import describe_setting, setting_schema
 
 DEFAULT_PRESET = "sample"
 
@@ -27,12 +28,6 @@ _SECTIONS = {
     "destination": "Destination",
     "seed": "Reproducibility",
 }
-_BOUNDS = {
-    "minimum": "at least",
-    "exclusiveMinimum": "more than",
-    "maximum": "at most",
-    "exclusiveMaximum": "less than",
-}
 
 
 def form_params(defaults: str | None = None) -> dict[str, Param]:
@@ -44,11 +39,10 @@ def form_params(defaults: str | None = None) -> dict[str, Param]:
     Raises:
         ConfigError: The defaults are no JSON object or make no valid configuration.
     """
-    schema = RunConfig.model_json_schema()
     params = {
         "preset": _preset_param(),
         "recipe": _recipe_param(),
-        **{key: _setting_param(key, schema) for key in config_keys()},
+        **{key: _setting_param(key) for key in config_keys()},
     }
     for key, value in _checked(defaults).items():
         params[key].value = value
@@ -106,30 +100,19 @@ def _recipe_param() -> Param:
     )
 
 
-def _setting_param(key: str, schema: Mapping[str, Any]) -> Param:
-    field = _field(key, schema)
+def _setting_param(key: str) -> Param:
     return Param(
         None,
-        **_value_schema(field),
+        **_value_schema(setting_schema(key)),
         section=_SECTIONS[key.partition(".")[0]],
-        description_md=_markdown(f"{field['description']} {_limits(field)}".strip()),
+        # Airflow's form shows neither bounds nor defaults by itself.
+        description_md=_markdown(describe_setting(key)),
     )
 
 
 def _markdown(text: str) -> str:
     """Bold where a description has code: the form's boxes around code hide the line above them."""
     return re.sub(r"`([^`]+)`", r"**\1**", text)
-
-
-def _field(key: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The JSON schema of one setting, with the alternative `null` taken away."""
-    here: Mapping[str, Any] = schema
-    for name in key.split("."):
-        here = here["properties"][name]
-        if "$ref" in here:
-            here = {**schema["$defs"][here["$ref"].rpartition("/")[2]], **here}
-    options = [option for option in here.get("anyOf", ()) if option.get("type") != "null"]
-    return {**here, **options[0]} if options else here
 
 
 def _value_schema(field: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,17 +136,3 @@ def _choice(kind: str, values: list[Any]) -> dict[str, Any]:
 def _array(field: Mapping[str, Any]) -> dict[str, Any]:
     items = field.get("items") or field["prefixItems"][0]
     return {"items": items, **{key: field[key] for key in ("minItems", "maxItems") if key in field}}
-
-
-def _limits(field: Mapping[str, Any]) -> str:
-    """The bounds and RunConfig's own default in words: Airflow's form shows neither."""
-    said = list(_said(field))
-    return f"({', '.join(said)})" if said else ""
-
-
-def _said(field: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"{words} {field[key]:g}" for key, words in _BOUNDS.items() if key in field)
-    default = field.get("default")
-    if default is not None:
-        shown = str(default).lower() if isinstance(default, bool) else default
-        yield f"default `{shown}`"

@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from hpe_tasks.report.page import render_report
 from tests.conftest import missing
-from tests.run_cases import STATES, report_files
+from tests.run_cases import STATES
+from tests.run_files import files_of_states
 
 pytestmark = pytest.mark.e2e
 
@@ -40,8 +41,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    files = report_files(folder)
-    return {name: render_report(make(), files, folder / f"{name}.html") for name, make in STATES.items()}
+    files = files_of_states(folder, STATES)
+    return {name: render_report(make(), files[name], folder / f"{name}.html") for name, make in STATES.items()}
 
 
 class Visit:
@@ -101,8 +102,18 @@ def test_pictures_load_and_data_docs_open_in_their_frame(visit: OpenPage) -> Non
     assert page.frame_locator("#data-docs iframe").get_by_text("31 expectations met").is_visible()
 
 
+def test_whole_images_and_missing_people_are_shown(visit: OpenPage) -> None:
+    page = visit("bottom_up", width=390).page
+    assert page.locator(".scene img").count() == 6
+    assert page.locator(".person img").count() == 18
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert page.get_by_text("not found").count() == 2
+    page.get_by_text("AP of each joint").click()
+    assert page.get_by_role("row", name="left wrist").is_visible()
+
+
 def test_hostile_values_do_nothing(visit: OpenPage) -> None:
-    for state in ("only_config", "step_failed", "broken_dataset"):
+    for state in ("only_config", "step_failed", "broken_dataset", "detected"):
         page = visit(state).page
         assert page.locator("script").count() == 0
         assert page.get_by_text('alert("x")').first.is_visible()
@@ -115,18 +126,31 @@ def _luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_contrast_in_both_schemes(scheme: str, visit: OpenPage) -> None:
-    page = visit("gate_failed", scheme=scheme).page
-    for selector in (
-        "h1",
-        ".eyebrow",
-        ".mark.fail",
-        ".badge",
-        ".steps .done",
-        ".steps .skipped",
-        ".tile .note",
-        "td.bad-text",
-    ):
+@pytest.mark.parametrize(
+    ("state", "selectors"),
+    [
+        (
+            "gate_failed",
+            (
+                "h1",
+                ".eyebrow",
+                ".mark.fail",
+                ".badge",
+                ".steps .done",
+                ".steps .skipped",
+                ".tile .note",
+                "td.bad-text",
+            ),
+        ),
+        ("as_published", (".mark.differs", ".published .mark.pass", ".published .sub")),
+    ],
+    ids=["gate failed", "published figures"],
+)
+def test_text_has_contrast_in_both_schemes(
+    state: str, selectors: tuple[str, ...], scheme: str, visit: OpenPage
+) -> None:
+    page = visit(state, scheme=scheme).page
+    for selector in selectors:
         text, ground = page.locator(selector).first.evaluate(
             """element => {
                 let ground = element;

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from hpe_tasks.config import QuantizationRecipe
 from hpe_tasks.export import check_onnx, export_onnx
+from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.quantization import best_device, load_quantsim, quantize_model
 
 pytestmark = [
@@ -34,3 +36,41 @@ def test_calibration_on_the_gpu_gives_a_simulation_that_runs_anywhere(scheme: st
     # Sums in another order flip single codes, which later layers spread.
     assert np.corrcoef(on_gpu(images).ravel(), on_cpu.ravel())[0, 1] > 0.9
     check_onnx(export_onnx(config, recipe, files.model, files.encodings, exported))
+
+
+# As large as in practice: 16 images of the published size, in both orientations.
+FULL_SIZE = tiny.aimet_config(input_width=496, input_height=384)
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+def test_the_bottom_up_network_is_calibrated_and_simulated_on_the_gpu(granularity: str, tmp_path: Path) -> None:
+    recipe = QuantizationRecipe.model_validate({"granularity": granularity})
+    checkpoint = tiny.write_checkpoint(tmp_path / "weights.safetensors", FULL_SIZE)
+    batches = tiny.both_orientations(8, FULL_SIZE)
+    stored, exported = tmp_path / "stored", tmp_path / "exported"
+    stored.mkdir()
+    exported.mkdir()
+    files = quantize_model(FULL_SIZE, recipe, checkpoint, batches, stored, "cuda")
+    on_gpu = load_quantsim(FULL_SIZE, recipe, files.model, files.encodings, "cuda")
+    on_cpu = load_quantsim(FULL_SIZE, recipe, files.model, files.encodings, "cpu")
+    float_network = fp32_predictor(FULL_SIZE, checkpoint, "cuda")
+    for images in batches:
+        maps = on_gpu(images)
+        assert maps.shape == (8, 57, images.shape[2] // 8, images.shape[3] // 8)
+        assert np.corrcoef(maps.ravel(), float_network(images).ravel())[0, 1] > 0.95
+        assert np.corrcoef(maps[:1].ravel(), on_cpu(images[:1]).ravel())[0, 1] > 0.95
+    check_onnx(export_onnx(FULL_SIZE, recipe, files.model, files.encodings, exported))
+
+
+def test_the_bottom_up_network_takes_more_than_200_images_in_a_second(tmp_path: Path) -> None:
+    """The network alone in float32, transfers included: the rate that is wanted end to end on a data-centre GPU."""
+    checkpoint = tiny.write_checkpoint(tmp_path / "weights.safetensors", FULL_SIZE)
+    images = tiny.smooth_images(32, FULL_SIZE)
+    predict = fp32_predictor(FULL_SIZE, checkpoint, "cuda")
+    for _ in range(3):
+        predict(images)
+    repeats = 10
+    start = time.perf_counter()
+    for _ in range(repeats):
+        predict(images)
+    assert repeats * len(images) / (time.perf_counter() - start) > 200

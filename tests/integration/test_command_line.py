@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_inputs import tiny_settings
+import yaml
+from tiny_inputs import tiny_bottom_up_settings, tiny_settings
 
 from hpe_tasks.object_store import Server
 
@@ -82,10 +84,14 @@ def test_a_model_is_published_once_and_moved_by_channel(hpe: Hpe, settings: dict
 
     assert json.loads(hpe("channel", "show", "tiny", "--json").stdout)["version"] == second["version"]
     assert json.loads(hpe("channel", "rollback", "tiny", "--json").stdout)["version"] == version
-    promoted = hpe("channel", "promote", "tiny", second["version"], "--channel", "production", "--json")
-    assert json.loads(promoted.stdout)["reason"] == "promote"
+    for channel, asked in (("staging", ()), ("production", ("--channel", "production"))):
+        promoted = json.loads(hpe("channel", "promote", "tiny", second["version"], *asked, "--json").stdout)
+        assert (promoted["reason"], promoted["channel"]) == ("promote", channel)
     assert "production" in hpe("channel", "show", "tiny", "--channel", "production").stdout
     assert version in hpe("channel", "versions", "tiny").stdout
+    absent = hpe("channel", "versions", "nope")
+    assert absent.returncode == 2
+    assert "There is no model 'nope' in s3://hpe-models/registry" in absent.stderr
 
     kept = folder / "predictions.json"
     file = told["exported"]["model"]["uri"].removeprefix("file://")
@@ -110,6 +116,54 @@ def test_a_failed_gate_publishes_nothing_and_says_why(hpe: Hpe, settings: dict[s
     forced = hpe("publish", *options(settings, gate__min_ap=0.99, destination__name="refused"))
     assert forced.returncode == 2
     assert "The gate did not pass" in forced.stderr
+
+
+@pytest.mark.slow
+def test_bottom_up_network_that_finds_nobody(hpe: Hpe, tmp_path: Path) -> None:
+    settings = tiny_bottom_up_settings(tmp_path)
+    done = hpe("run", *options(settings))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ONNX AP 0.000 is below 0.200 (14 persons)" in done.stdout
+    told = json.loads(hpe("show", "--json").stdout)
+    assert told["published"] is None
+    assert told["fp32"]["fingerprint"]["box_source"] == "whole_image"
+    assert [output["name"] for output in told["exported"]["outputs"]] == ["pafs", "heatmaps"]
+    assert told["exported"]["placement"]["int8_mac_share"] > 0.9
+    assert "</html>" in Path(told["report"].removeprefix("file://")).read_text()
+    # The exported file finds nobody either, however it is asked.
+    file = told["exported"]["model"]["uri"].removeprefix("file://")
+    same = {key: settings[key] for key in ("preset", "model.input_width", "model.input_height")}
+    alone = hpe("evaluate", "--model", file, "--dataset", settings["dataset.source"], *options(same), "--json")
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads(alone.stdout)["stats"] == told["quantized_evaluation"]["onnx"]["stats"]
+
+
+def test_evaluate_measures_pckh(hpe: Hpe, test_data: Path) -> None:
+    """Five persons, on whom one joint of 66 is 1.5 points."""
+    file = test_data / "models" / "EfficientPoseRT_LITE_224.onnx"
+    asked = ("--preset", "efficientpose_rt_lite", "--set=dataset.kind=mpii")
+    done = hpe("evaluate", "--model", str(file), "--dataset", str(test_data / "mpii-mini"), *asked, "--json")
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert measured["fingerprint"]["num_persons"] == 5
+    assert measured["stats"]["num_joints"] == 66
+    assert measured["stats"]["mean"] == pytest.approx(86.4, abs=1.6)
+    table = hpe("evaluate", "--model", str(file), "--dataset", str(test_data / "mpii-mini"), *asked).stdout
+    assert "5 persons" in table
+    assert "PCKh" in table
+
+
+def test_a_failure_is_told_once(hpe: Hpe, settings: dict[str, Any]) -> None:
+    asked = options(settings, dataset__min_persons=999)
+    done = hpe("run", *asked, "--run", "told-once")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("The data set fails 1 of") == 1
+    assert "What to do" in done.stdout
+    assert "report.html" in done.stdout
+    machine = hpe("run", *asked, "--run", "told-once", "--json")
+    assert machine.returncode == 2
+    assert json.loads(machine.stdout)["failures"][0]["step"] == "validate_dataset"
+    assert machine.stderr.count("Error: The data set fails 1 of") == 1
 
 
 @pytest.mark.slow
@@ -260,9 +314,26 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     assert time.process_time() - began < 10
 
 
+def test_unknown_schedule(hpe: Hpe) -> None:
+    done = hpe("train", "--schedule", "aimet_pose", "--out", "x.safetensors")
+    assert done.returncode == 2
+    assert "There is no schedule 'aimet_pose'. Choose one of: sample, aimet_pose_sample." in done.stderr
+
+
+def test_version(hpe: Hpe) -> None:
+    done = hpe("--version")
+    assert (done.returncode, done.stdout) == (0, f"{importlib.metadata.version('hpe-tasks')}\n")
+
+
 def test_presets_and_keys(hpe: Hpe) -> None:
     assert "efficientpose_rt_lite" in json.loads(hpe("presets", "--json").stdout)
-    assert "gate.min_ap" in hpe("presets", "--keys").stdout
+    keys = hpe("presets", "--keys").stdout
+    assert "gate.min_ap  Lowest COCO AP of the exported file. (at least 0, at most 1, default `0.5`)" in keys
+    assert "(one of coco, mpii, default `coco`)" in keys
     shown = hpe("presets", "--show", "sample").stdout
     assert "source: sample" in shown
+    assert "#" not in shown
+    needy = hpe("presets", "--show", "pose_resnet_50").stdout
+    assert needy.startswith("# Add model.checkpoint and dataset.source.\n")
+    assert yaml.safe_load(needy)["preset"] == "pose_resnet_50"
     assert hpe("presets", "--show", "x").returncode == 2

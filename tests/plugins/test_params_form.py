@@ -41,6 +41,11 @@ def test_an_untouched_form_is_the_sample_preset() -> None:
         pytest.param("model.mean", {"type": ["array", "null"], "minItems": 3, "maxItems": 3}, id="three numbers"),
         pytest.param("model.joint_names", {"items": {"type": "string"}}, id="lines of text"),
         pytest.param("dataset.sha256", {"pattern": "^[0-9a-f]{64}$"}, id="pattern"),
+        pytest.param("dataset.kind", {"type": ["string", "null"], "enum": [None, "coco", "mpii"]}, id="kind of data"),
+        pytest.param("dataset.image_archives", {"items": {"type": "string"}, "minItems": 1}, id="lines of addresses"),
+        pytest.param("dataset.images_by_url", {"enum": [None, "true", "false"]}, id="yes or no"),
+        pytest.param("evaluation.max_failed_images", {"minimum": 0, "exclusiveMaximum": 1}, id="share"),
+        pytest.param("gate.metric", {"enum": [None, "ap", "pckh"]}, id="metric"),
         pytest.param("destination.channel", {"section": "Destination"}, id="section"),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,10 +31,25 @@ class Mood:
 
 
 class Site:
-    """One file under every path, and the requests that were made."""
+    """One file under every path, or `files` by their paths, and the requests that were made.
+
+    Attributes:
+        moods: How the next requests are answered, whatever they ask for.
+        moods_of: How the next requests of a path are answered.
+        delay_s: How long every answer takes.
+        times: When each request came, on the monotonic clock.
+        most_at_once: The most requests that were being answered at one time.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self.files: dict[str, bytes] | None = None
+        self.moods_of: defaultdict[str, deque[Mood]] = defaultdict(deque)
+        self.delay_s = 0.0
+        self.times: list[float] = []
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
         self.etag: str | None = '"v1"'
         self.modified: str | None = "Wed, 21 Oct 2015 07:28:00 GMT"
         self.ranges = True
@@ -42,6 +58,23 @@ class Site:
         self.requests: list[tuple[str, str, Message]] = []
         self.released = threading.Event()
         self.address = ""
+
+    @contextmanager
+    def answering(self, command: str, path: str, headers: Message) -> Iterator[None]:
+        """Take note of a request while it is answered."""
+        with self._lock:
+            self.requests.append((command, path, headers))
+            self.times.append(time.monotonic())
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        time.sleep(self.delay_s)
+        yield
+        with self._lock:
+            self._at_once -= 1
+
+    def paths(self) -> list[str]:
+        """The path of each request."""
+        return [path for _, path, _ in self.requests]
 
     def headers_sent(self, name: str) -> list[str | None]:
         """The value of a request header in each request."""
@@ -90,17 +123,25 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, *, with_body: bool) -> None:
+        with self.site.answering(self.command, self.path, self.headers):
+            self._answer_in_mood(with_body=with_body)
+
+    def _answer_in_mood(self, *, with_body: bool) -> None:
         site = self.site
-        site.requests.append((self.command, self.path, self.headers))
-        mood = site.moods.popleft() if site.moods and with_body else Mood()
+        moods = site.moods_of[self.path] or site.moods
+        mood = moods.popleft() if moods and with_body else Mood()
+        content = site.content if site.files is None else site.files.get(self.path)
+        if content is None and not mood.status:
+            mood = Mood(status=404)
         if mood.status:
             self._send(mood.status, b"", {"Content-Length": "0"} | mood.headers, with_body=with_body)
             return
+        assert content is not None
         headers: dict[str, str | None] = {"ETag": site.etag, "Last-Modified": site.modified}
         if site.conditions and site.etag and self.headers["If-None-Match"] == site.etag:
             self._send(304, b"", headers, with_body=False)
             return
-        total = len(site.content)
+        total = len(content)
         start, end, status = 0, total - 1, 200
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
         unchanged = self.headers["If-Range"] in {None, site.etag, site.modified}
@@ -111,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(416, b"", {"Content-Range": f"bytes */{total}", "Content-Length": "0"}, with_body=False)
                 return
             headers["Content-Range"] = f"bytes {start}-{end}/{total}"
-        body = site.content[start : end + 1]
+        body = content[start : end + 1]
         headers |= {"Content-Length": str(len(body))} | mood.headers
         if mood.cut_after is not None or mood.stall_after is not None or headers["Content-Length"] is None:
             self.close_connection = True

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hpe_tasks.config import ModelConfig
-from hpe_tasks.models import MODELS
+from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import STRIDE, AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
 
@@ -27,8 +27,15 @@ def test_it_has_the_published_size() -> None:
     assert sum(parameter.numel() for parameter in AimetPose().parameters()) == 3_341_874
 
 
-def test_the_registry_builds_it() -> None:
-    assert isinstance(MODELS["aimet_pose"](ModelConfig(checkpoint="pe_weights.pth")), AimetPose)
+def test_it_is_built_with_the_maps_that_are_decoded() -> None:
+    config = ModelConfig(
+        architecture="aimet_pose", codec="paf", checkpoint="pe_weights.pth", input_width=48, input_height=32
+    )
+    model = build_model(config)
+    with torch.inference_mode():
+        outputs = model(torch.zeros(2, 3, 32, 48))
+    assert [tuple(output.shape) for output in outputs] == [(2, 38, 4, 6), (2, 19, 4, 6)]
+    assert model.state_dict().keys() == AimetPose().state_dict().keys()
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,19 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.models import build_model
+from hpe_tasks.models import build_model, checkpoint
+from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
 
 State = dict[str, torch.Tensor]
@@ -86,6 +88,85 @@ def test_published_forms_load(state: State, tmp_path: Path, write: Callable[[Sta
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
 
 
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_the_zoos_archive_loads(tmp_path: Path) -> None:
+    """A bare state dict in a .tgz, read into the network that gives its last stage only."""
+    source = AimetPose()
+    (tmp_path / "pose").mkdir()
+    torch.save(source.state_dict(), tmp_path / "pose" / "pe_weights.pth")
+    path = tmp_path / "pose_estimation_pytorch_weights.tgz"
+    with tarfile.open(path, "w:gz") as file:
+        file.add(tmp_path / "pose", "pose")
+    target = build("aimet_pose", codec="paf")
+    load_checkpoint(target, path)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pose", path.name]
+
+
+@pytest.mark.parametrize("member", ["w.pth", "W.PTH.TAR", "a/b/w.pt", "/abs/../w.safetensors", "w.tar"])
+@pytest.mark.parametrize("suffix", [".tgz", ".tar.gz", ".TGZ"])
+def test_the_one_checkpoint_of_an_archive_is_found(state: State, tmp_path: Path, member: str, suffix: str) -> None:
+    content = save(state) if member.endswith(".safetensors") else saved(state)
+    others = {"README.md": b"notes", "._w.pth": b"what macOS adds", "a/._w.pt": b"x", "log.txt": b""}
+    model = build()
+    load_checkpoint(model, archive(tmp_path / f"weights{suffix}", {**others, member: content}))
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
+    assert [p.name for p in tmp_path.iterdir()] == [f"weights{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        pytest.param({}, "holds no checkpoint, .* Its files: none", id="empty"),
+        pytest.param({"a.txt": b"x", "b/c.onnx": b"x"}, r"no checkpoint, .* a\.txt, b/c\.onnx\.", id="none"),
+        pytest.param({"a.pth": b"x", "b.pt": b"x"}, r"2 checkpoints, .* a\.pth, b\.pt\.", id="several"),
+        pytest.param({"a.pth": b"<html>"}, "cannot be read", id="broken member"),
+        pytest.param({"a.safetensors": b"<html>"}, "cannot be read", id="broken safetensors member"),
+    ],
+)
+def test_an_archive_without_one_good_checkpoint_is_refused(
+    tmp_path: Path, members: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(build(), archive(tmp_path / "weights.tgz", members))
+    assert "weights.tgz" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_link_in_an_archive_is_no_checkpoint(state: State, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "outside.pth")
+    link = tarfile.TarInfo("w.pth")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "outside.pth")
+    with tarfile.open(tmp_path / "weights.tgz", "w:gz") as file:
+        file.addfile(link)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(build(), tmp_path / "weights.tgz")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_MAX_UNPACKED_BYTES", 1_000_000)
+    path = archive(tmp_path / "bomb.tgz", {"a.txt": bytes(600_000), "w.pth": bytes(600_000)})
+    assert path.stat().st_size < 10_000
+    with pytest.raises(CheckpointError, match=r"bomb\.tgz unpacks to more than 0\.001 GB"):
+        load_checkpoint(build(), path)
+
+
+def test_a_cut_archive_is_named(state: State, tmp_path: Path) -> None:
+    path = archive(tmp_path / "cut.tgz", {"w.pth": saved(state)})
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(CheckpointError, match=r"cut\.tgz cannot be read"):
+        load_checkpoint(build(), path)
+
+
 def test_mpii_resnet_loads(tmp_path: Path) -> None:
     source = build("pose_resnet_18", skeleton="mpii16")
     torch.save(source.state_dict(), tmp_path / "pose_resnet_18_256x256.pth.tar")
@@ -142,6 +223,8 @@ def saved(content: object) -> bytes:
         pytest.param("a.pth", saved({}), "no state dict, but an empty one", id="empty dict"),
         pytest.param("a.pth", saved({1: torch.zeros(1)}), "no state dict", id="keys are numbers"),
         pytest.param("a.pth", saved({"epoch": 3, "model": torch.zeros(1)}), "epoch is not tensors", id="other dict"),
+        pytest.param("a.tgz", b"<!doctype html>", "cannot be read", id="web page as archive"),
+        pytest.param("a.tar.gz", saved({"a": torch.zeros(4)}), "cannot be read", id="torch file as archive"),
         pytest.param("a.bin", b"x", "suffix", id="suffix"),
         pytest.param("a.onnx", b"x", "suffix", id="onnx"),
     ],

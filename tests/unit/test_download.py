@@ -224,6 +224,27 @@ def test_refusals_are_not_repeated(site: Site, tmp_path: Path, status: int, says
     assert names(tmp_path) == []
 
 
+def test_redirects_are_followed(site: Site, tmp_path: Path) -> None:
+    site.moods.append(Mood(status=302, headers={"Location": "/mirror/of/weights"}))
+    assert get(site, tmp_path).name == "weights.pth"
+    assert site.paths() == ["/files/weights.pth", "/mirror/of/weights"]
+
+
+def test_redirects_in_a_loop(site: Site, tmp_path: Path) -> None:
+    site.moods += [Mood(status=302, headers={"Location": "/files/weights.pth"})] * 100
+    with pytest.raises(AccessError, match=r"files/weights.pth redirects without end"):
+        get(site, tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://example.com/x", "http://[bad/x"])
+def test_redirects_to_no_web_page(site: Site, tmp_path: Path, location: str) -> None:
+    site.moods.append(Mood(status=302, headers={"Location": location}))
+    with pytest.raises(AccessError, match="is not an address that leads to a file"):
+        get(site, tmp_path)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_overloaded_server_is_asked_again(site: Site, tmp_path: Path, status: int) -> None:
     site.moods += [Mood(status=status), Mood(status=status)]

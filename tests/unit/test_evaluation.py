@@ -3,115 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.evaluation import DECODER, evaluate, person_score
-from hpe_tasks.results import Artifact, EvaluationReport
+from hpe_tasks.evaluation.top_down import DECODER, person_score
 from hpe_tasks.skeletons import COCO17, MPII16
-
-WIDTH, HEIGHT = 480, 360
-# RGB; each has a full channel, so that none is another one fading to black.
-COLOURS = [c for c in itertools.product((0.0, 0.5, 1.0), repeat=3) if max(c) == 1.0][:17]
-CONFIG = ModelConfig(checkpoint="unused", architecture="onnx", mean=(0, 0, 0), std=(1, 1, 1))
-HEAD = range(5)
-
-
-def colour_network(images: np.ndarray, joints: Sequence[str] = COCO17.joints) -> np.ndarray:
-    """Heatmaps at a quarter of the input's size: how near a pixel's colour is to that of the joint."""
-    maps = np.zeros((len(images), len(joints), images.shape[2] // 4, images.shape[3] // 4), dtype=np.float32)
-    for channel, joint in enumerate(joints):
-        if joint in COCO17.joints:
-            colour = np.array(COLOURS[COCO17.joints.index(joint)]).reshape(1, 3, 1, 1)
-            near = np.clip(1 - np.abs(images - colour).max(axis=1) / 0.2, 0, 1).astype(np.float32)
-            maps[:, channel] = [cv2.GaussianBlur(one, (0, 0), 3)[::4, ::4] for one in near]
-    return maps
-
-
-def joints_at(x: float, y: float) -> np.ndarray:
-    """17 joints on a grid of about 90×200 pixels whose top left corner is (x, y)."""
-    return np.array([(x + 30 * (joint % 4), y + 45 * (joint // 4), 2) for joint in range(17)], dtype=np.float64)
+from tests.unit.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., CocoKeypoints]:
-    """Writes a split `val`: for each image a list of persons, each a list of keypoints (17×3)."""
-
-    def make(*images: Sequence[np.ndarray], names: Sequence[str] = COCO17.joints, **changes: object) -> CocoKeypoints:
-        folder = tmp_path / "images" / "val"
-        folder.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        records, annotations = [], []
-        for number, persons in enumerate(images, start=1):
-            picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
-            for keypoints in persons:
-                for (x, y, visible), colour in zip(keypoints, COLOURS, strict=True):
-                    if visible:
-                        bgr = [int(255 * c) for c in colour[::-1]]
-                        cv2.circle(picture, (int(x), int(y)), 7, bgr, -1)
-                corner = keypoints[:, :2].min(axis=0) - 15
-                extent = keypoints[:, :2].max(axis=0) + 15 - corner
-                annotation = {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 7,
-                    "bbox": [*corner.tolist(), *extent.tolist()],
-                    "area": float(extent.prod()),
-                    "iscrowd": 0,
-                    "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-                    "keypoints": (keypoints * (keypoints[:, 2:] > 0)).ravel().tolist(),
-                }
-                annotations.append(annotation | changes)
-            cv2.imwrite(str(folder / f"{number}.png"), picture)
-            records.append({"id": number, "file_name": f"{number}.png", "width": WIDTH, "height": HEIGHT})
-        category = {"id": 7, "name": "person", "keypoints": list(names)}
-        content = {"images": records, "annotations": annotations, "categories": [category]}
-        (tmp_path / "annotations" / "person_keypoints_val.json").write_text(json.dumps(content))
-        return load_coco(tmp_path, "val")
-
-    return make
-
-
-def measure(
-    dataset: CocoKeypoints,
-    network: Callable[[np.ndarray], np.ndarray] = colour_network,
-    config: ModelConfig = CONFIG,
-    *,
-    num_images: int | None = None,
-    seed: int = 0,
-    batch_size: int = 4,
-) -> tuple[EvaluationReport, list[dict]]:
-    file = dataset.root / "out" / "predictions.json"
-    report = evaluate(
-        dataset,
-        network,
-        config,
-        EvaluationConfig(num_images=num_images, batch_size=batch_size),
-        runtime="fp32",
-        dataset_digest="d" * 64,
-        seed=seed,
-        predictions_file=file,
-        artifact=lambda path: Artifact(
-            uri=path.as_uri(),
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size_bytes=path.stat().st_size,
-        ),
-    )
-    return report, json.loads(file.read_text())
-
-
-ONE, TWO = joints_at(40, 40), joints_at(300, 90)
+    return partial(write_dataset, tmp_path)
 
 
 def without(keypoints: np.ndarray, joints: Sequence[int]) -> np.ndarray:
@@ -126,6 +37,9 @@ def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset) -> None
     assert report.stats.ar == pytest.approx(1.0, abs=0.01)
     assert list(report.by_group) == ["head", "shoulders", "elbows", "wrists", "hips", "knees", "ankles"]
     assert all(ap is not None and ap > 0.9 for ap in report.by_group.values())
+    assert list(report.by_joint) == list(COCO17.joints)
+    assert all(ap is not None and ap > 0.9 for ap in report.by_joint.values())
+    assert report.failed_images == ()
     assert report.runtime == "fp32"
     assert report.images_per_second > 0
 
@@ -153,6 +67,7 @@ def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
         "num_persons": 3,
         "subset": False,
         "box_source": "ground_truth",
+        "boxes_digest": None,
         "flip_test": False,
         "decoder": DECODER,
         "input_size": (192, 256),
@@ -196,6 +111,7 @@ def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset) -> None:
     report, rows = measure(make_dataset([ONE, TWO]), blind_for_wrists)
     assert report.by_group["wrists"] == 0.0
     assert report.by_group["elbows"] == pytest.approx(1.0)
+    assert [joint for joint, ap in report.by_joint.items() if ap == 0.0] == ["left_wrist", "right_wrist"]
     # Joints that were not found do not lower a person's score.
     found = np.array(rows[0]["keypoints"]).reshape(17, 3)[:, 2]
     assert rows[0]["score"] == pytest.approx(found[found > 0.2].mean(), abs=1e-3)

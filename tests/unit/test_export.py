@@ -18,6 +18,8 @@ from hpe_tasks import export
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.export import check_onnx, export_onnx
+from hpe_tasks.models.onnx_model import describe_onnx
+from hpe_tasks.onnx_session import onnx_predictor
 from hpe_tasks.placement import audit_placement
 from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
 
@@ -48,7 +50,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantize:
                 source = tiny.write_checkpoint(folder / "weights.safetensors", config)
             out = folder / "out"
             out.mkdir()
-            done[key] = quantize_model(config, recipe, source, [tiny.smooth_images(4, config)], out, "cpu")
+            done[key] = quantize_model(config, recipe, source, tiny.both_orientations(4, config), out, "cpu")
         return done[key]
 
     return files
@@ -71,7 +73,7 @@ def _initializer_types(model: onnx.ModelProto, minimum_size: int) -> set[int]:
         pytest.param(MIN_MAX, {TensorProto.INT8}, id="per-channel-symmetric"),
         pytest.param(
             QuantizationRecipe(scheme="min_max", granularity="per_tensor"),
-            {TensorProto.UINT8},
+            {TensorProto.INT8},
             id="per-tensor-asymmetric",
         ),
     ],
@@ -97,6 +99,39 @@ def test_torch_network_becomes_one_small_file(
     audit = audit_placement(path)
     assert audit.int8_mac_share > 0.9
     assert all(name.startswith("ConvTranspose") for name in audit.float_operators)
+
+
+@pytest.mark.parametrize(
+    "recipe", [MIN_MAX, QuantizationRecipe(scheme="min_max", granularity="per_tensor")], ids=lambda r: r.granularity
+)
+def test_bottom_up_network_takes_images_of_both_orientations(
+    recipe: QuantizationRecipe, quantized: Quantize, tmp_path: Path
+) -> None:
+    config = tiny.aimet_config()
+    files = quantized(config, recipe)
+    path = export_onnx(config, recipe, *_paths(files), tmp_path)
+    check_onnx(path)
+    described = describe_onnx(path)
+    assert [(t.name, t.shape) for t in described.inputs] == [("image", ("batch", 3, "height", "width"))]
+    assert [(t.name, t.shape[:2]) for t in described.outputs] == [("pafs", ("batch", 38)), ("heatmaps", ("batch", 19))]
+    assert all(isinstance(side, str) for t in described.outputs for side in t.shape[2:])
+    audit = audit_placement(path)
+    assert (audit.int8_mac_share, audit.float_operators) == (1.0, ())
+    assert path.stat().st_size < 3.6e6 < 13e6 < files.model.stat().st_size
+    assert _initializer_types(onnx.load(path), 600) == {TensorProto.INT8}
+    facts = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert (json.loads(facts["hpe.input_size"]), facts["hpe.codec"]) == ([64, 48], "paf")
+    simulate = load_quantsim(config, recipe, *_paths(files), "cpu")
+    run = onnx_predictor(path, config, threads=1)
+    step = _output_step(onnx.load(path))
+    for images in tiny.both_orientations(3, config, seed=7):
+        maps = run(images)
+        assert maps.shape == (3, 57, images.shape[2] // 8, images.shape[3] // 8)
+        np.testing.assert_allclose(run(images[:1]), maps[:1])
+        # A code that rounds the other way moves codes of the layers behind it; 30 layers leave a few steps.
+        difference = np.abs(maps - simulate(images))
+        assert difference.mean() < 2 * step
+        assert np.quantile(difference, 0.99) < 8 * step
 
 
 def test_the_file_says_how_to_use_it(quantized: Quantize, tmp_path: Path) -> None:
@@ -283,6 +318,46 @@ def test_a_bias_in_a_foreign_scale_no_longer_keeps_its_layer_in_float(tmp_path: 
     images = rng.normal(size=(1, 4, 8, 8)).astype(np.float32)
     np.testing.assert_allclose(_run(after, images), _run(before, images), atol=0.101)
     assert "b" not in {t.name for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("zero", [0, 77, 255])
+def test_signed_weights_compute_the_same_as_unsigned_ones(zero: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    constants: dict[str, Any] = {
+        "s": np.array(0.02, np.float32),
+        "z": np.array(128, np.uint8),
+        "w": rng.integers(0, 256, (8, 4, 3, 3)).astype(np.uint8),
+        "ws": np.array(0.002, np.float32),
+        "wz": np.array(zero, np.uint8),
+        "ys": np.array(0.1, np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("Conv", ["d", "wd"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "ys", "z"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "ys", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "weights",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 6, 6])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    onnx.save(model, before)
+    export._sign_weights(model)
+    onnx.save(model, after)
+    check_onnx(after)
+    assert _initializer_types(model, 200) == {TensorProto.INT8}
+    # Activations keep their unsigned codes.
+    assert {t.name: t.data_type for t in model.graph.initializer}["z"] == TensorProto.UINT8
+    assert audit_placement(after).int8_mac_share == 1
+    images = rng.normal(size=(1, 4, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(_run(after, images), _run(before, images))
 
 
 def _older(model: onnx.ModelProto) -> None:

@@ -194,3 +194,87 @@ def test_the_decision_joins_the_reasons_and_survives_storage(records: ModuleType
 
 def test_fingerprint_differences_of_equal_protocols_are_none(records: ModuleType) -> None:
     assert fingerprint_differences(records.fingerprint(), records.fingerprint()) == ()
+
+
+PCKH = GateLimits(metric="pckh", min_pckh=86, max_pckh_drop=1, max_quantsim_pckh_gap=1, max_size_mb=40)
+
+
+def judge_pckh(
+    records: ModuleType, fp32: float | None, quantsim: float | None, onnx: float | None, **changes: Any
+) -> GateDecision:
+    """The decision on PCKh, measured on few persons unless the changes say otherwise."""
+    protocol = {"num_persons": 5, "num_images": 4} | changes
+    reports = {
+        runtime: records.report(runtime, value, metric="pckh", **protocol)
+        for runtime, value in (("fp32", fp32), ("quantsim", quantsim), ("onnxruntime", onnx))
+    }
+    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    return decide(PCKH, reports["fp32"], quantized, records.exported())
+
+
+def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons(records: ModuleType) -> None:
+    decision = judge_pckh(records, 87.0, 86.5, 84.2)
+    assert {check.name: (check.reason, check.unit) for check in decision.checks[:3]} == {
+        "min_pckh": ("ONNX PCKh 84.2 is below 86.0 (5 persons)", "PCKh"),
+        "max_pckh_drop": ("PCKh drop from FP32 to ONNX 2.8 is above 1.0 (5 persons)", "PCKh"),
+        "quantsim_gap": ("PCKh gap between QuantSim and ONNX 2.3 is above 1.0 (5 persons)", "PCKh"),
+    }
+    assert [check.passed for check in decision.checks] == [False, False, False, True, True]
+    assert GateDecision.model_validate_json(decision.model_dump_json()) == decision
+
+
+def test_a_good_pckh_passes(records: ModuleType) -> None:
+    decision = judge_pckh(records, 88.5, 88.1, 87.9, num_persons=2958)
+    assert decision.passed
+    assert decision.checks[0].reason == "ONNX PCKh 87.9 is at least 86.0"
+
+
+def test_pckh_has_its_own_limits(records: ModuleType) -> None:
+    # A loss of 0.4 is within max_pckh_drop, and far beyond max_ap_drop.
+    assert judge_pckh(records, 87.0, 86.8, 86.6).passed
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "ONNX PCKh is missing: 5 persons were measured"),
+        (float("nan"), "ONNX PCKh is missing: 5 persons were measured"),
+        (100.5, "ONNX PCKh 100.5 is not a number in [0, 100]"),
+        (-1.0, "ONNX PCKh -1.0 is not a number in [0, 100]"),
+    ],
+)
+def test_a_number_that_is_no_pckh_fails(records: ModuleType, value: float | None, reason: str) -> None:
+    assert failed(judge_pckh(records, 87.0, 86.8, value))["min_pckh"].reason == reason
+
+
+def test_a_report_of_the_other_metric_fails_and_says_so(records: ModuleType) -> None:
+    reports = {runtime: records.report(runtime, 0.99) for runtime in ("fp32", "quantsim", "onnxruntime")}
+    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    checks = failed(decide(PCKH, reports["fp32"], quantized, records.exported()))
+    assert set(checks) == {"min_pckh", "max_pckh_drop", "quantsim_gap"}
+    assert checks["min_pckh"].reason == (
+        "ONNX PCKh is missing: the report in its place holds AP, but gate.metric is pckh"
+    )
+    other = judge(records, onnx=records.report("onnxruntime", 0.99, metric="pckh"))
+    assert "ONNX AP is missing: the report in its place holds PCKh, but gate.metric is ap" in other.reason
+
+
+def test_unreadable_images_are_noted(records: ModuleType) -> None:
+    lost = {"failed": ("a.jpg", "b.jpg", "c.jpg"), "num_images": 200}
+    decision = judge(
+        records,
+        fp32=records.report("fp32", 0.62, **lost),
+        quantsim=records.report("quantsim", 0.615, **lost),
+        onnx=records.report("onnxruntime", 0.612, **lost, num_persons=20),
+    )
+    assert decision.checks[0].reason == (
+        "ONNX AP 0.612 is at least 0.500 (20 persons; 3 of 200 images could not be read)"
+    )
+
+
+def test_measurements_that_could_not_read_the_same_images_are_not_compared(records: ModuleType) -> None:
+    decision = judge(records, fp32=records.report("fp32", 0.62, failed=("a.jpg",)))
+    assert set(failed(decision)) == {"max_ap_drop"}
+    assert failed(decision)["max_ap_drop"].reason == (
+        "FP32 and ONNX AP cannot be compared: only one of them could read a.jpg"
+    )

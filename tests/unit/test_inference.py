@@ -16,10 +16,20 @@ from onnx import TensorProto, helper, numpy_helper
 from hpe_tasks.codecs import box_to_center_scale, inverse_crop_matrix, transform_points
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import CheckpointError, DatasetError
-from hpe_tasks.inference import CropBatch, fp32_predictor, onnx_predictor, person_batches, predict
+from hpe_tasks.inference import (
+    CropBatch,
+    calibration_batches,
+    find_poses,
+    fp32_predictor,
+    mpii_batches,
+    onnx_predictor,
+    person_batches,
+)
 from hpe_tasks.models import build_model
 from hpe_tasks.skeletons import COCO17
+from tests.unit.mpii_factory import write_mpii
 
 CONFIG = ModelConfig(checkpoint="unused", architecture="onnx", input_width=64, input_height=96)
 JOINTS = len(COCO17.joints)
@@ -200,7 +210,7 @@ def test_a_consumer_that_stops_leaves_no_thread_and_reads_only_a_little_ahead(
     next(batches)
     batches.close()
     assert len(decoded) <= 20
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hpe-ahead")]
 
 
 def test_the_exif_orientation_is_not_applied(make_dataset: MakeDataset) -> None:
@@ -223,7 +233,7 @@ def test_the_exif_orientation_is_not_applied(make_dataset: MakeDataset) -> None:
     ("content", "says"),
     [
         pytest.param(None, "missing", id="missing"),
-        pytest.param(b"", "not an image", id="empty"),
+        pytest.param(b"", "an empty file", id="empty"),
         pytest.param(b"<html>not found</html>" * 20, "not an image", id="html"),
         pytest.param(cv2.imencode(".jpg", photograph(160, 120, 2))[1].tobytes()[:900], "cut off", id="truncated-jpeg"),
         pytest.param(cv2.imencode(".png", photograph(80, 60, 2))[1].tobytes(), "80×60 pixels", id="another-size"),
@@ -257,7 +267,7 @@ def test_predictions_are_in_image_pixels(make_dataset: MakeDataset) -> None:
     picture = np.zeros((120, 160, 3), dtype=np.uint8)
     cv2.circle(picture, (70, 50), 4, (255, 255, 255), -1)
     cv2.imwrite(str(path), picture)
-    (found,) = predict(dataset, pooled, CONFIG, 8)
+    (found,) = find_poses(person_batches(dataset, CONFIG, 8), pooled, CONFIG)
     assert [p.annotation_id for p in found.persons] == [1000]
     assert found.poses.keypoints.shape == (1, JOINTS, 2)
     # A heatmap pixel covers 4 input pixels and stands for their first, hence the bias of a pixel and a half.
@@ -277,7 +287,7 @@ def test_predictions_are_in_image_pixels(make_dataset: MakeDataset) -> None:
 def test_an_output_that_does_not_fit_is_refused(make_dataset: MakeDataset, broken, says: str) -> None:
     dataset = make_dataset([BOX, SMALL])
     with pytest.raises(CheckpointError, match=says):
-        list(predict(dataset, broken, CONFIG, 8))
+        list(find_poses(person_batches(dataset, CONFIG, 8), broken, CONFIG))
 
 
 def test_fp32_runs_a_torch_network_in_evaluation_mode(tmp_path: Path) -> None:
@@ -294,6 +304,38 @@ def test_fp32_runs_a_torch_network_in_evaluation_mode(tmp_path: Path) -> None:
     assert got.dtype == np.float32
     assert_allclose(got, expected, atol=1e-5)
     assert_array_equal(run(images), got)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64)], ids=["wide", "high"])
+def test_fp32_gives_the_part_affinity_fields_and_then_the_heatmaps(tmp_path: Path, size: tuple[int, int]) -> None:
+    config = ModelConfig(architecture="aimet_pose", codec="paf", checkpoint="unused", input_width=64, input_height=48)
+    torch.manual_seed(0)
+    network = build_model(config)
+    torch.save(network.state_dict(), tmp_path / "network.pth")
+    images = np.random.default_rng(0).normal(size=(2, 3, size[1], size[0])).astype(np.float32)
+    maps = fp32_predictor(config, tmp_path / "network.pth", "cpu")(images)
+    assert maps.shape == (2, 57, size[1] // 8, size[0] // 8)
+    with torch.inference_mode():
+        pafs, heatmaps = (output.numpy() for output in network(torch.from_numpy(images)))
+    assert_allclose(maps[:, :38], pafs, atol=1e-5)
+    assert_allclose(maps[:, 38:], heatmaps, atol=1e-5)
+
+
+# Calibration
+
+
+def test_calibration_sees_the_crops_of_all_persons(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset([BOX, SMALL], [], [SMALL])
+    batches = list(calibration_batches(dataset, CONFIG, 2))
+    assert [batch.shape for batch in batches] == [(2, 3, 96, 64), (1, 3, 96, 64)]
+    assert_array_equal(np.concatenate(batches), everything(list(person_batches(dataset, CONFIG, 8))))
+
+
+def test_calibration_on_mpii_sees_the_crops_of_all_persons(tmp_path: Path) -> None:
+    dataset = load_mpii(write_mpii(tmp_path), "train")
+    batches = list(calibration_batches(dataset, CONFIG, 3))
+    assert [batch.shape for batch in batches] == [(3, 3, 96, 64), (1, 3, 96, 64)]
+    assert_array_equal(np.concatenate(batches), everything(list(mpii_batches(dataset, CONFIG, 8))))
 
 
 # ONNX files

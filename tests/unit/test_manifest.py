@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from hpe_tasks.config import GateLimits, ModelConfig
-from hpe_tasks.errors import BadInputError
+from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
+from hpe_tasks.results import PckhStats, TensorSpec
 
 
 @pytest.fixture
@@ -33,9 +34,10 @@ def test_a_manifest_says_what_serving_and_audit_need(records: ModuleType, files:
     assert model.size_bytes == files["model"].stat().st_size
     serving = manifest.serving
     assert (serving.architecture, serving.codec) == ("pose_mobilenet", "heatmap")
-    assert serving.input_size == (192, 256)
+    assert serving.input_sizes == ((192, 256),)
     assert serving.mean == (0.485, 0.456, 0.406)
-    assert (serving.input.name, serving.output.name) == ("image", "heatmaps")
+    assert serving.input.name == "image"
+    assert {kind: output.name for kind, output in serving.outputs.items()} == {"heatmaps": "heatmaps"}
     assert len(serving.joints) == 17
     assert (1, 2) in serving.flip_pairs
     assert serving.limbs[0] == (0, 1)
@@ -124,8 +126,61 @@ def test_an_unknown_role_names_the_known_ones(records: ModuleType, files: dict[s
 
 def test_an_output_that_the_file_lacks_is_refused(records: ModuleType, files: dict[str, Path]) -> None:
     config = records.run_config(model=ModelConfig(checkpoint="m.onnx", architecture="onnx", output_name="scores"))
-    with pytest.raises(BadInputError, match=r"output_name is 'scores'.*heatmaps"):
+    with pytest.raises(CheckpointError, match=r"model.onnx has no output 'scores'; it has: heatmaps"):
         records.manifest(files, config=config)
+
+
+_PAF_OUTPUTS = (
+    TensorSpec(name="stage_1", dtype="float32", shape=("batch", 38, "h", "w")),
+    TensorSpec(name="heat", dtype="float32", shape=("batch", 19, "h", "w")),
+    TensorSpec(name="fields", dtype="float32", shape=("batch", 38, "h", "w")),
+)
+
+
+def test_a_bottom_up_manifest_names_both_outputs_and_both_orientations(
+    records: ModuleType, files: dict[str, Path]
+) -> None:
+    model = ModelConfig(
+        checkpoint="pe_weights.pth", architecture="aimet_pose", codec="paf", input_width=496, input_height=384
+    )
+    protocol = {"box_source": "whole_image", "decoder": "paf", "input_size": (496, 384)}
+    manifest = records.manifest(files, config=records.run_config(model=model), protocol=protocol, outputs=_PAF_OUTPUTS)
+    serving = manifest.serving
+    assert serving.codec == "paf"
+    assert serving.input_sizes == ((496, 384), (384, 496))
+    # Of several stages the last is read.
+    assert {kind: output.name for kind, output in serving.outputs.items()} == {"pafs": "fields", "heatmaps": "heat"}
+    assert serving.decoder == "paf"
+    assert serving.joints[0] == "nose"
+    assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest
+
+
+def test_a_bottom_up_file_that_lacks_an_output_is_refused(records: ModuleType, files: dict[str, Path]) -> None:
+    model = ModelConfig(checkpoint="m.onnx", architecture="onnx", codec="paf", input_width=496, input_height=384)
+    with pytest.raises(CheckpointError, match="no output 'pafs' and none with 38 channels"):
+        records.manifest(files, config=records.run_config(model=model))
+
+
+def test_a_manifest_of_mpii_holds_pckh_and_calibration_by_file_name(
+    records: ModuleType, files: dict[str, Path]
+) -> None:
+    config = records.run_config(
+        dataset={"kind": "mpii", "source": "/data/mpii"}, gate=GateLimits(metric="pckh", min_pckh=80)
+    )
+    manifest = records.manifest(
+        files, config=config, ap=84.2, limits=config.gate, metric="pckh", calibration=("b.jpg", "a.jpg")
+    )
+    assert isinstance(manifest.onnx.stats, PckhStats)
+    assert manifest.onnx.stats.mean == 84.2
+    assert manifest.onnx.by_joint == {"left_wrist": 0.4}
+    assert manifest.gate.passed
+    assert manifest.provenance.calibration.num_images == 2
+    assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest
+    other = records.manifest(
+        files, config=config, ap=84.2, limits=config.gate, metric="pckh", calibration=("a.jpg", "b.jpg")
+    )
+    assert other.provenance.calibration.image_ids_digest != manifest.provenance.calibration.image_ids_digest
+    assert other.version == manifest.version
 
 
 def test_other_files_are_published_beside_the_model(

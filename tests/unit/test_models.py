@@ -55,6 +55,31 @@ def test_pose_mobilenet_follows_width_and_joints(width: float, joints: int) -> N
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, joints, 16, 16)
 
 
+@pytest.mark.parametrize(
+    ("caffe_style", "strides"),
+    [pytest.param(False, (1, 2), id="in the 3x3"), pytest.param(True, (2, 1), id="in the first 1x1, as in Caffe")],
+)
+def test_the_stride_of_a_bottleneck_lies_where_it_is_asked_for(caffe_style: bool, strides: tuple[int, int]) -> None:
+    model = build_model(config("pose_resnet_50", caffe_style=caffe_style))
+    for layer, first in {"layer1": (1, 1), "layer2": strides, "layer3": strides, "layer4": strides}.items():
+        blocks = list(model.get_submodule(layer))
+        found = [(block.conv1.stride[0], block.conv2.stride[0]) for block in blocks]
+        assert found == [first] + [(1, 1)] * (len(blocks) - 1)
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+def test_caffe_style_differs_in_its_results_only(depth: int) -> None:
+    """The checkpoint does not tell: names and shapes are the same."""
+    torch.manual_seed(0)
+    usual, caffe = (build_model(config(f"pose_resnet_{depth}", caffe_style=style)) for style in (False, True))
+    caffe.load_state_dict(usual.state_dict())
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        expected, heatmaps = usual(images), caffe(images)
+    assert heatmaps.shape == expected.shape == (1, 17, 16, 24)
+    assert not torch.allclose(heatmaps, expected, rtol=1e-2)
+
+
 def test_a_width_without_channels_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"width_multiplier 0\.01"):
         build_model(config("pose_mobilenet", width_multiplier=0.01))

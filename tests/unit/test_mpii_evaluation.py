@@ -16,8 +16,8 @@ from hpe_tasks.config import EvaluationConfig, ModelConfig
 from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
 from hpe_tasks.data.mpii_mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
-from hpe_tasks.inference import onnx_predictor
-from hpe_tasks.mpii_evaluation import evaluate_mpii, mpii_batches
+from hpe_tasks.evaluation import evaluate
+from hpe_tasks.inference import mpii_batches, onnx_predictor
 from hpe_tasks.results import Artifact, EvaluationReport
 from hpe_tasks.skeletons import EFFICIENTPOSE16, MPII16
 
@@ -94,15 +94,15 @@ def measure(
     network: Callable[[np.ndarray], np.ndarray] = colour_network,
     config: ModelConfig = CONFIG,
     *,
-    num_images: int | None = None,
     batch_size: int = 2,
+    **evaluation: object,
 ) -> tuple[EvaluationReport, list[dict]]:
     file = dataset.root / "out" / "predictions.json"
-    report = evaluate_mpii(
+    report = evaluate(
         dataset,
         network,
         config,
-        EvaluationConfig(num_images=num_images, batch_size=batch_size),
+        EvaluationConfig(batch_size=batch_size, **evaluation),
         runtime="fp32",
         dataset_digest="d" * 64,
         seed=3,
@@ -145,6 +145,7 @@ def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
         "num_persons": 3,
         "subset": False,
         "box_source": "annotated_center_scale",
+        "boxes_digest": None,
         "flip_test": False,
         "decoder": "heatmap argmax with a quarter-pixel shift; head size: 0.6 of the head box's diagonal",
         "input_size": (SIZE, SIZE),
@@ -186,9 +187,14 @@ def test_joints_that_are_wrong_show_in_their_columns(make_dataset) -> None:
         maps[:, MPII16.joints.index("left_knee")] = 0
         return maps
 
-    stats = measure(make_dataset([ONE], [TWO]), blind_for_the_left_knee)[0].stats
-    assert stats.knee == 50.0
-    assert stats.mean == pytest.approx(100 * 26 / 28)
+    report = measure(make_dataset([ONE], [TWO]), blind_for_the_left_knee)[0]
+    assert report.stats.knee == 50.0
+    assert report.stats.mean == pytest.approx(100 * 26 / 28)
+    assert list(report.by_group) == list(COLUMNS)
+    assert report.by_group["knee"] == 50.0
+    assert list(report.by_joint) == list(MPII16.joints)
+    assert {joint for joint, share in report.by_joint.items() if share != 100.0} == {"left_knee"}
+    assert report.by_joint["left_knee"] == 0.0
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
@@ -201,6 +207,29 @@ def test_predictions_meet_the_truth_in_the_same_pixels(make_dataset, shift: int)
     stats = measure(make_dataset([ONE], [TWO]), shifted)[0].stats
     assert stats.mean == 100.0
     assert stats.mean_at_exactly_01 == 100.0
+
+
+def test_the_flip_test_swaps_left_and_right(make_dataset) -> None:
+    """A network that calls every dot by its colour, also in the mirror, finds its left joints on both sides."""
+    report, rows = measure(make_dataset([ONE], [TWO]), flip_test=True)
+    assert report.fingerprint.flip_test
+    by_joint = dict(zip(MPII16.joints, np.array(rows[0]["keypoints"]).reshape(16, 3), strict=True))
+    # Of the two maps only one has the joint, so that the mean is half; the middle joints agree.
+    assert by_joint["pelvis"][2] > 0.9
+    assert 0.3 < by_joint["left_knee"][2] < 0.6
+
+
+def test_persons_of_a_failed_image_are_wrong_wherever_they_are(make_dataset) -> None:
+    """Half of this person's joints lie within half a head of (0, 0), which no failure may take for a find."""
+    near_the_corner = joints_at(2, 3) * 0.1
+    dataset = make_dataset([ONE], [near_the_corner])
+    (dataset.root / "images" / "1.png").unlink()
+    report, rows = measure(dataset, max_failed_images=0.5)
+    assert report.stats.mean == 50.0
+    assert report.by_group == dict.fromkeys(COLUMNS, 50.0)
+    assert [row["person"] for row in rows] == [0]
+    assert [(failed.name, failed.reason) for failed in report.failed_images] == [("images/1.png", "is missing")]
+    assert report.fingerprint.num_persons == 2
 
 
 def test_who_has_no_compared_joint_is_not_measured(make_dataset) -> None:
@@ -242,7 +271,7 @@ def without_image(make) -> MpiiKeypoints:
     return dataset
 
 
-def with_truncated_image(make) -> MpiiKeypoints:
+def with_empty_image(make) -> MpiiKeypoints:
     dataset = make([ONE])
     (dataset.root / "images" / "0.png").write_bytes(b"")
     return dataset
@@ -252,8 +281,10 @@ def with_truncated_image(make) -> MpiiKeypoints:
     ("make", "message"),
     [
         pytest.param(nobody_labelled, "Nobody in .*valid.json has a labelled joint", id="nobody"),
-        pytest.param(without_image, r"1 of 2 images .* missing .*1\.png", id="missing-image"),
-        pytest.param(with_truncated_image, r"0\.png is not an image, or is cut off", id="broken-image"),
+        pytest.param(
+            without_image, r"Of the 2 images .* 1 cannot be read.*images/1\.png is missing", id="missing-image"
+        ),
+        pytest.param(with_empty_image, r"0\.png is an empty file", id="broken-image"),
     ],
 )
 def test_a_data_set_that_cannot_be_measured_is_refused(make_dataset, make, message: str) -> None:
@@ -293,7 +324,7 @@ def test_real_networks_on_five_real_persons(test_data: Path, tmp_path: Path, nam
         output_layout="nhwc",
     )
     dataset = load_mpii(test_data / "mpii-mini", "valid")
-    report = evaluate_mpii(
+    report = evaluate(
         dataset,
         onnx_predictor(path, config, threads=1),
         config,

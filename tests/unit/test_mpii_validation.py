@@ -11,7 +11,7 @@ import pytest
 
 from hpe_tasks.config import DatasetConfig
 from hpe_tasks.data.expectations import ValidationOutcome
-from hpe_tasks.data.mpii_validation import validate_mpii
+from hpe_tasks.data.validation import validate_dataset
 from hpe_tasks.results import SplitCounts
 from tests.unit.mpii_factory import HEIGHT, WIDTH, edited_mat, edited_rows, write_mpii
 
@@ -24,10 +24,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def validate(root: Path, *, min_persons: int = 4) -> ValidationOutcome:
-    config = DatasetConfig(
-        source=str(root), calibration_split="train", evaluation_split="valid", min_persons=min_persons
-    )
-    return validate_mpii(root, config, root.parent / "out", DIGEST)
+    config = DatasetConfig(source=str(root), kind="mpii", min_persons=min_persons)
+    return validate_dataset(root, config, root.parent / "out", DIGEST)
 
 
 def test_a_whole_data_set_has_no_problem(root: Path) -> None:
@@ -95,10 +93,6 @@ def nobody(root: Path) -> None:
         (root / "annot" / f"{split}.json").write_text("[]")
 
 
-def same_image(root: Path) -> None:
-    shutil.copy(root / "images" / "1000002.jpg", root / "images" / "0000002.jpg")
-
-
 @pytest.mark.parametrize(
     ("damage", "check", "example"),
     [
@@ -135,7 +129,6 @@ def same_image(root: Path) -> None:
             joint_outside, "keypoints_inside_image", "person 2 of train (0000002.jpg): by 12 px", id="outside"
         ),
         pytest.param(rows_with(0, image="0000001.jpg"), "splits_disjoint", "train: 0000001.jpg", id="shared-name"),
-        pytest.param(same_image, "splits_disjoint", "train: 0000002.jpg", id="shared-content"),
         pytest.param(nobody, "persons_listed", "", id="nobody"),
         pytest.param(rows_with(2, joints_vis=[0] * 16), "enough_persons", "valid: 3 persons", id="few-persons"),
     ],
@@ -147,6 +140,25 @@ def test_damage_is_found_and_named(root: Path, damage: Callable[[Path], object],
     assert all(problem.count >= 1 and problem.message for problem in problems)
     named = [text for problem in problems for text in problem.examples]
     assert not example or any(example in text for text in named), named
+
+
+def test_copy_of_an_evaluation_image_is_warned_of(root: Path) -> None:
+    shutil.copy(root / "images" / "1000002.jpg", root / "images" / "0000002.jpg")
+    outcome = validate(root)
+    assert outcome.problems == ()
+    assert [(warning.check, warning.examples) for warning in outcome.warnings] == [
+        ("contents_disjoint", ("train: 0000002.jpg",))
+    ]
+
+
+def test_share_of_unreadable_images(root: Path) -> None:
+    (root / "images/1000001.jpg").write_bytes(b"")
+    config = DatasetConfig(source=str(root), kind="mpii", min_persons=4)
+    for max_failed, stops in ((0.0, True), (0.1, True), (0.2, False)):
+        outcome = validate_dataset(root, config, root.parent / "out", DIGEST, max_failed=max_failed)
+        found = outcome.problems if stops else outcome.warnings
+        assert [problem.check for problem in found] == ["images_decode"]
+        assert bool(outcome.problems) == stops
 
 
 def test_wild_records_are_problems_and_no_crash(root: Path) -> None:

@@ -1,3 +1,5 @@
+"""COCO's figures against pycocotools, which is the reference, and the rest of the module against values by hand."""
+
 from __future__ import annotations
 
 import contextlib
@@ -7,10 +9,20 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_sigmas, coco_stats, oks, suppress_duplicates
+from hpe_tasks.metrics.oks import (
+    JOINT_GROUPS,
+    coco_breakdown,
+    coco_sigmas,
+    coco_stats,
+    match_poses,
+    oks,
+    suppress_duplicates,
+)
 from hpe_tasks.results import CocoStats
 from hpe_tasks.skeletons import COCO17
 
@@ -40,7 +52,7 @@ def person(number: int, *, image: int = 1, area: float = LARGE, visible: tuple[i
 
 def found(annotation: dict, *, score: float = 0.9, shift: tuple[float, ...] = (0.0,) * 17) -> dict:
     """A prediction that misses each joint of the annotation by `shift` in x."""
-    keypoints = np.array(annotation["keypoints"]).reshape(17, 3)
+    keypoints = np.array(annotation["keypoints"], dtype=np.float64).reshape(17, 3)
     keypoints[:, 0] += shift
     keypoints[:, 2] = 1
     return {
@@ -55,21 +67,70 @@ def stats(truth: list[dict], results: list[dict], joints: tuple[int, ...] = ALL)
     return coco_stats(truth, results, joints=joints, sigmas=[SIGMAS[j] for j in joints])
 
 
-def directly(truth: list[dict], results: list[dict]) -> list[float]:
-    """The ten numbers as a user of pycocotools computes them."""
+def directly(
+    truth: list[dict], results: list[dict], joints: tuple[int, ...] = ALL, sigmas: tuple[float, ...] = SIGMAS
+) -> list[float]:
+    """The ten numbers as a user of pycocotools computes them, from rows that hold these joints alone."""
+    expected_rows, result_rows = copy.deepcopy((truth, results))
+    for row in expected_rows:
+        keypoints = np.reshape(row["keypoints"], (-1, 3))[list(joints)]
+        row["keypoints"] = keypoints.ravel().tolist()
+        row["num_keypoints"] = int((keypoints[:, 2] > 0).sum()) if row["num_keypoints"] else 0
+    for row in result_rows:
+        row["keypoints"] = np.reshape(row["keypoints"], (-1, 3))[list(joints)].ravel().tolist()
     with contextlib.redirect_stdout(io.StringIO()):
-        expected = COCO()
+        expected, detected = COCO(), COCO()
         expected.dataset = {
-            "images": [{"id": i} for i in sorted({row["image_id"] for row in truth})],
-            "annotations": copy.deepcopy(truth),
+            "images": [{"id": i} for i in sorted({row["image_id"] for row in (*truth, *results)})],
+            "annotations": expected_rows,
             "categories": [{"id": 1, "name": "person"}],
         }
         expected.createIndex()
-        evaluation = COCOeval(expected, expected.loadRes(copy.deepcopy(results)), "keypoints")
+        detected.dataset = {"annotations": []}
+        if result_rows:  # `loadRes` refuses none.
+            detected = expected.loadRes(result_rows)
+        evaluation = COCOeval(expected, detected, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats.tolist()
+
+
+def numbers(stats: CocoStats) -> list[float]:
+    """As pycocotools writes them."""
+    return [-1.0 if value is None else value for value in stats.model_dump().values()]
+
+
+def split(seed: int, *, images: int, per_image: int, results_per_image: int) -> tuple[list[dict], list[dict]]:
+    """Annotations and results with everything that COCO has: crowds, persons without labels, equal scores, several
+    poses of one person, poses of nobody, joints that were not found, images without persons and without results."""
+    rng = np.random.default_rng(seed)
+    truth: list[dict] = []
+    for image in rng.permutation(images).tolist():
+        for _ in range(int(rng.integers(0, per_image + 1))):
+            kind = rng.random()
+            visible = () if kind < 0.2 else tuple(np.flatnonzero(rng.random(17) < rng.choice([0.2, 0.9])).tolist())
+            row = person(len(truth) + 1, image=image, area=float(rng.choice([900, MEDIUM, LARGE])), visible=visible)
+            keypoints = np.reshape(row["keypoints"], (17, 3))
+            keypoints[list(visible), 0] -= 95 * rng.integers(0, 3)  # Some stand in front of others.
+            row["keypoints"] = keypoints.ravel().tolist()
+            truth.append({**row, "iscrowd": int(kind < 0.05)})
+    results: list[dict] = []
+    for image in range(images):
+        near = [row for row in truth if row["image_id"] == image] or [person(image, image=image)]
+        for _ in range(int(rng.integers(0, results_per_image + 1))):
+            row = near[int(rng.integers(len(near)))]
+            x, y = row["bbox"][:2]
+            keypoints = np.reshape(row["keypoints"], (17, 3)) + 0.0
+            keypoints[keypoints[:, 2] == 0, :2] = x, y
+            keypoints[:, :2] += rng.normal(0, rng.choice([1, 10, 40]), (17, 2))
+            keypoints[rng.random(17) < rng.choice([0, 0.3])] = 0
+            score = round(float(rng.random()), int(rng.choice([1, 8])))
+            results.append(
+                {"image_id": image, "category_id": 1, "keypoints": keypoints.ravel().tolist(), "score": score}
+            )
+    return truth, [results[index] for index in rng.permutation(len(results))]
 
 
 def miss(similarity: float, area: float, sigma: float) -> float:
@@ -119,6 +180,7 @@ def test_a_better_scored_false_detection_halves_precision() -> None:
     [
         pytest.param(person(2, crowd=1), id="crowd"),
         pytest.param(person(2, visible=()), id="unlabelled"),
+        pytest.param({**person(2), "num_keypoints": 0}, id="called-unlabelled"),
         pytest.param({"id": 2, "image_id": 1, "iscrowd": 1}, id="crowd-without-any-field"),
     ],
 )
@@ -162,25 +224,81 @@ def test_no_person_gives_no_numbers() -> None:
     assert set(stats([unlabelled], [found(person(1))]).model_dump().values()) == {None}
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_all_ten_numbers_equal_those_of_pycocotools(seed) -> None:
-    rng = np.random.default_rng(seed)
-    truth, results = [], []
-    for number in range(1, 41):
-        visible = tuple(np.flatnonzero(rng.random(17) < 0.8).tolist()) if rng.random() < 0.9 else ()
-        annotation = person(
-            number,
-            image=int(rng.integers(1, 12)),
-            area=float(rng.choice([MEDIUM, LARGE])),
-            visible=visible,
-            crowd=int(rng.random() < 0.1),
-        )
-        truth.append(annotation)
-        for _ in range(int(rng.integers(0, 3))):
-            shift = rng.normal(0, rng.choice([2, 10, 30]), 17)
-            results.append(found(annotation, score=float(rng.random()), shift=tuple(shift)))
-    got = [-1.0 if value is None else value for value in stats(truth, results).model_dump().values()]
-    assert got == directly(truth, results)
+JOINT_SETS = st.lists(st.sampled_from(ALL), min_size=1, max_size=17, unique=True).map(tuple)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    images=st.integers(1, 12),
+    per_image=st.sampled_from([0, 1, 3, 8]),
+    results_per_image=st.sampled_from([0, 1, 4, 30]),
+    joints=st.just(ALL) | JOINT_SETS,
+    factor=st.sampled_from([1.0, 0.5, 3.0]),
+)
+def test_all_ten_numbers_equal_those_of_pycocotools(
+    seed: int, images: int, per_image: int, results_per_image: int, joints: tuple[int, ...], factor: float
+) -> None:
+    truth, results = split(seed, images=images, per_image=per_image, results_per_image=results_per_image)
+    sigmas = tuple(factor * SIGMAS[joint] for joint in joints)
+    stats = coco_stats(truth, results, joints=joints, sigmas=sigmas)
+    assert numbers(stats) == pytest.approx(directly(truth, results, joints, sigmas), abs=1e-9, rel=0)
+    breakdown = coco_breakdown(truth, results, {"part": (joints, sigmas), "nose": ((0,), (0.026,))})
+    assert breakdown["part"] == stats.ap
+    assert breakdown["nose"] == coco_stats(truth, results, joints=(0,), sigmas=(0.026,)).ap
+
+
+def test_only_the_twenty_best_results_of_an_image_count() -> None:
+    truth = [person(1)]
+    elsewhere = [found(truth[0], score=0.9, shift=(5000.0,) * 17) for _ in range(20)]
+    results = [*elsewhere[:19], found(truth[0], score=0.5), elsewhere[19]]
+    assert numbers(stats(truth, results)) == directly(truth, results)
+    assert stats(truth, results).ar == 0.0
+    assert stats(truth, results[:20]).ar == ONE
+
+
+def test_photographs_have_the_numbers_of_pycocotools(test_data) -> None:
+    rng = np.random.default_rng(0)
+    for subset in ("train2017", "val2017"):
+        file = test_data / "coco-mini" / "annotations" / f"person_keypoints_{subset}.json"
+        truth = json.loads(file.read_text())["annotations"]
+        labelled = [row for row in truth if row["num_keypoints"]]
+        results = []
+        for row in (*labelled, *labelled[::2]):
+            sway = rng.normal(0, rng.choice([0.3, 1, 2]) * np.sqrt(row["area"]) * np.array(SIGMAS), 17)
+            results.append(found(row, score=round(float(rng.random()), 1), shift=tuple(sway)))
+        parts = {"all": ALL, "body": BODY, "wrists": (9, 10), "nose": (0,)}
+        sigmas = {name: tuple(SIGMAS[joint] for joint in joints) for name, joints in parts.items()}
+        breakdown = coco_breakdown(truth, results, {name: (parts[name], sigmas[name]) for name in parts})
+        for name, joints in parts.items():
+            expected = directly(truth, results, joints, sigmas[name])
+            assert numbers(stats(truth, results, joints)) == pytest.approx(expected, abs=1e-9, rel=0)
+            assert breakdown[name] == pytest.approx(expected[0], abs=1e-9, rel=0)
+            assert 0.1 < expected[0] < 0.95
+
+
+def test_a_part_that_nobody_has_labelled_is_none() -> None:
+    truth = [person(1, visible=BODY)]
+    sigmas = {"nose": (0,), "body": BODY}
+    parts = {name: (joints, [SIGMAS[j] for j in joints]) for name, joints in sigmas.items()}
+    assert coco_breakdown(truth, [found(truth[0])], parts) == {"nose": None, "body": ONE}
+    assert coco_breakdown(truth, [], parts) == {"nose": None, "body": 0.0}
+    assert coco_breakdown([], [], parts) == {"nose": None, "body": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"score": np.nan}, r"result 1 \(image 1\) has a joint or a score", id="score"),
+        pytest.param({"keypoints": [np.nan] * 51}, r"result 1 \(image 1\) has a joint or a score", id="joint"),
+        pytest.param({"keypoints": [1.0] * 48}, "image 1 has a pose of 48 numbers where others have 51", id="length"),
+    ],
+)
+def test_results_that_have_no_place_in_an_image_are_refused(changes, message) -> None:
+    """pycocotools takes NaN for a perfect match."""
+    truth = [person(1)]
+    with pytest.raises(ValueError, match=message):
+        stats(truth, [found(truth[0]), found(truth[0]) | changes])
 
 
 def test_arguments_stay_as_they_were_and_nothing_is_printed(capsys) -> None:
@@ -196,6 +314,8 @@ def test_arguments_stay_as_they_were_and_nothing_is_printed(capsys) -> None:
 def test_joints_and_sigmas_must_match(joints, sigmas) -> None:
     with pytest.raises(ValueError, match="joints and sigmas"):
         coco_stats([person(1)], [], joints=joints, sigmas=sigmas)
+    with pytest.raises(ValueError, match="joints and sigmas"):
+        coco_breakdown([person(1)], [], {"part": (joints, sigmas)})
 
 
 def test_sigmas_are_those_of_coco() -> None:
@@ -236,3 +356,45 @@ def test_the_area_of_a_pair_is_the_mean_of_both(area, kept) -> None:
     distance = miss(0.93, 200, 0.1)
     keypoints = [[(0.0, 0.0)], [(distance, 0.0)]]
     assert suppress_duplicates(keypoints, [0.9, 0.8], [100.0, area], [0.1], threshold=0.9) == kept
+
+
+def row_of_poses(positions: list[float]) -> np.ndarray:
+    """Poses whose 17 joints lie at one point (x, 0) each."""
+    poses = np.zeros((len(positions), 17, 2))
+    poses[:, :, 0] = np.array(positions)[:, None]
+    return poses
+
+
+@pytest.mark.parametrize(
+    ("found_at", "scores", "persons_at", "expected"),
+    [
+        pytest.param([500, 0], [0.9, 0.8], [0, 500], [1, 0], id="each-its-own"),
+        pytest.param([3, 0], [0.9, 0.8], [0], [0, None], id="the-better-score-takes-the-person"),
+        pytest.param([3, 0], [0.5, 0.5], [0], [0, None], id="the-first-of-equals"),
+        pytest.param([1, 0], [0.9, 0.8], [0, 40], [0, 1], id="what-is-taken-leaves-the-next-best"),
+        pytest.param([5000], [0.9], [0], [None], id="too-far-from-everyone"),
+        pytest.param([0, 1], [0.9, 0.8], [], [None, None], id="nobody-annotated"),
+        pytest.param([], [], [0], [], id="nothing-found"),
+    ],
+)
+def test_found_poses_are_matched_to_persons(found_at, scores, persons_at, expected) -> None:
+    persons = row_of_poses(persons_at)
+    matches = match_poses(
+        row_of_poses(found_at), scores, persons, np.ones(persons.shape[:2]), [LARGE] * len(persons), SIGMAS
+    )
+    assert matches == expected
+
+
+def test_poses_are_matched_by_labelled_joints_alone() -> None:
+    persons, visible = row_of_poses([0, 0]), np.zeros((2, 17))
+    visible[1, 5] = 2
+    pose = row_of_poses([5000])
+    pose[0, 5] = 0, 0
+    assert match_poses(pose, [0.9], persons, visible, [LARGE] * 2, SIGMAS) == [1]
+    assert match_poses(pose, [0.9], persons[:1], visible[:1], [LARGE], SIGMAS) == [None]
+
+
+@pytest.mark.parametrize(("similarity", "expected"), [(0.11, [0]), (0.09, [None])])
+def test_a_pose_below_an_oks_of_a_tenth_matches_nobody(similarity, expected) -> None:
+    pose = [[(miss(similarity, 100.0, 0.1), 0.0)]]
+    assert match_poses(pose, [0.9], [[(0.0, 0.0)]], [[1]], [100.0], [0.1]) == expected

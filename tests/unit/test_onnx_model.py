@@ -160,8 +160,8 @@ DISAGREEMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "half-precision": ({"dtype": TensorProto.FLOAT16}, {}, "only float32"),
     "joints": ({"joints": 6}, {}, "heatmaps of 5 joints"),
     "output-layout": ({}, {"output_layout": "nhwc"}, "NHWC heatmaps"),
-    "several-outputs": ({"outputs": 3}, {}, r"3 outputs \(heatmaps, extra1, extra2\)"),
-    "unknown-output": ({"outputs": 2}, {"output_name": "poses"}, "no output 'poses'; it has heatmaps, extra1"),
+    "several-outputs": ({"outputs": 3}, {}, "several outputs: heatmaps, extra1, extra2"),
+    "unknown-output": ({"outputs": 2}, {"output_name": "poses"}, "no output 'poses'; it has: heatmaps, extra1"),
 }
 
 
@@ -172,6 +172,54 @@ def test_a_file_that_differs_from_its_description_is_refused(
     source = tiny.write_onnx(tmp_path / "source.onnx", **file)
     with pytest.raises(CheckpointError, match=message):
         prepare_onnx(source, tmp_path / "cleaned.onnx", tiny.onnx_config(**described))
+
+
+PAF_CONFIG = tiny.onnx_config(codec="paf", joint_names=None, input_width=64, input_height=48)
+
+
+@pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
+def test_a_network_for_images_of_both_orientations_keeps_its_free_size(nhwc: bool, tmp_path: Path) -> None:
+    layout = "nhwc" if nhwc else "nchw"
+    config = PAF_CONFIG.model_copy(update={"input_layout": layout, "output_layout": layout})
+    source, cleaned = tmp_path / "source.onnx", tmp_path / "cleaned.onnx"
+    onnx.save(tiny.paf_onnx(nhwc=nhwc, shape=("n", "h", "w", 3) if nhwc else ("n", 3, "h", "w")), source)
+    prepare_onnx(source, cleaned, config)
+    for images in tiny.both_orientations(2, config):
+        layed_out = images.transpose(0, 2, 3, 1) if nhwc else images
+        np.testing.assert_array_equal(_run(cleaned, layed_out), _run(source, layed_out))
+        assert _run(cleaned, layed_out).size == 2 * 38 * 6 * 8
+
+
+@pytest.mark.parametrize(
+    ("file", "described", "message"),
+    [
+        pytest.param({"shape": (1, 3, 48, 64)}, {}, "1×3×48×64, of a fixed size; codec 'paf'", id="one-orientation"),
+        pytest.param({"outputs": [("maps", 57)]}, {}, r"no output 'pafs' .* 38 channels; it has: maps", id="joined"),
+        pytest.param(
+            {}, {"output_layout": "nhwc"}, r"1×38×6×8; it should have 38 channels \(nhwc\)", id="output-layout"
+        ),
+    ],
+)
+def test_a_bottom_up_network_that_cannot_be_used_is_refused(
+    file: dict[str, Any], described: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source.onnx"
+    onnx.save(tiny.paf_onnx(**file), source)
+    with pytest.raises(CheckpointError, match=message):
+        prepare_onnx(source, tmp_path / "cleaned.onnx", PAF_CONFIG.model_copy(update=described))
+
+
+def test_copies_of_weights_become_weights(tmp_path: Path) -> None:
+    """Torch stores equal tensors once and copies them by Identity; AIMET wants a bias for each layer."""
+    model = tiny.pose_onnx()
+    model.graph.node.insert(0, helper.make_node("Identity", ["dw.b"], ["copy"]))
+    model.graph.node[1].input.append("copy")
+    onnx.save(model, tmp_path / "source.onnx")
+    prepare_onnx(tmp_path / "source.onnx", tmp_path / "cleaned.onnx", tiny.onnx_config())
+    cleaned = onnx.load(tmp_path / "cleaned.onnx")
+    assert not [n for n in cleaned.graph.node if n.op_type == "Identity"]
+    images = tiny.smooth_images(1, tiny.onnx_config())
+    np.testing.assert_array_equal(_run(tmp_path / "cleaned.onnx", images), _run(tmp_path / "source.onnx", images))
 
 
 @pytest.mark.parametrize(("name", "side"), [("EfficientPoseRT_LITE_224", 224), ("EfficientPoseI_LITE_256", 256)])

@@ -170,7 +170,8 @@ def test_people_are_found_again(x: float, y: float, scale: float, high: bool, pe
     size = (480, 640) if high else SIZE
     truth = standing(*((x + i * 230, y + i * 3, scale * 0.9**i) for i in range(people)))
     found = decode_people(*ideal_maps(truth, size), size)
-    inside = (truth[..., 0] < size[0] - 1).all(axis=1)
+    # A map is flat from the centre of its outermost cell to the border, and draws peaks of the next cell there.
+    inside = (truth[..., 0] < size[0] - 16).all(axis=1)
     assert len(found) >= inside.sum()
     for person in truth[inside]:
         distance = np.linalg.norm(found.keypoints - person[:, :2], axis=2)

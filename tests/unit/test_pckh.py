@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hpe_tasks.metrics.pckh import PCKH_GROUPS, pckh_stats
+from hpe_tasks.metrics.pckh import PCKH_GROUPS, pckh_by_joint, pckh_stats
 from hpe_tasks.results import PckhStats
 from hpe_tasks.skeletons import MPII16
 
@@ -105,6 +105,18 @@ def test_nothing_labelled_is_none_everywhere(persons: int) -> None:
     assert stats.model_dump() == dict.fromkeys(ALL_RIGHT, None) | {"num_joints": 0}
 
 
+def test_each_joint_has_its_own_percentage() -> None:
+    predictions, visible = truth(4), np.ones((4, 16))
+    predictions[0, JOINT["left_knee"]] += 99
+    predictions[:3, JOINT["pelvis"]] += 99
+    visible[0, JOINT["pelvis"]] = 0
+    visible[:, JOINT["head_top"]] = 0
+    by_joint = pckh_by_joint(predictions, truth(4), visible, [HEAD_BOX] * 4)
+    changed = {"left_knee": 75.0, "pelvis": 100 / 3, "head_top": None}
+    assert by_joint == pytest.approx(dict.fromkeys(MPII16.joints, 100.0) | changed)
+    assert list(by_joint) == list(MPII16.joints)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -121,6 +133,8 @@ def test_input_that_does_not_fit_is_refused(changes: dict[str, np.ndarray], mess
     good = {"predictions": truth(), "truth": truth(), "visible": np.ones((1, 16)), "head_boxes": [HEAD_BOX]}
     with pytest.raises(ValueError, match=message):
         pckh_stats(**(good | changes))
+    with pytest.raises(ValueError, match=message):
+        pckh_by_joint(**(good | changes))
 
 
 def plain_percentage(predictions, expected, visible, boxes, joints, threshold) -> tuple[int, int]:
@@ -168,3 +182,6 @@ def test_any_scene_agrees_with_the_plain_loop(data: st.DataObject, persons: int)
     boxes = np.stack([corners, corners + sides], axis=1)
     stats = pckh_stats(expected + offsets, expected, visible, boxes)
     assert stats.model_dump() == pytest.approx(plain_stats(expected + offsets, expected, visible, boxes))
+    for joint, percent in pckh_by_joint(expected + offsets, expected, visible, boxes).items():
+        right, labelled = plain_percentage(expected + offsets, expected, visible, boxes, [JOINT[joint]], 0.5)
+        assert percent == (pytest.approx(100 * right / labelled) if labelled else None)

@@ -138,6 +138,15 @@ def test_a_free_height_is_refused(tmp_path: Path) -> None:
         audit_placement(path)
 
 
+def test_a_free_size_is_the_one_that_the_file_says_of_itself(tmp_path: Path) -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    path = _save(tmp_path / "model.onnx", [conv], {"w": _ones(8, 3, 3, 3)}, ("batch", 3, "height", "width"))
+    model = onnx.load(path)
+    model.metadata_props.add(key="hpe.input_size", value="[5, 6]")
+    onnx.save(model, path)
+    assert audit_placement(path).total_macs == 8 * 6 * 5 * 3 * 9
+
+
 def test_work_that_cannot_be_counted_is_refused(tmp_path: Path) -> None:
     einsum = helper.make_node("Einsum", ["x", "w"], ["y"], equation="bcij,jk->bcik", name="mix")
     path = _save(tmp_path / "model.onnx", [einsum], {"w": _ones(5, 7)}, (1, 4, 6, 5))

@@ -6,7 +6,7 @@ import pytest
 
 from hpe_tasks.config import RunConfig
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.presets import PRESETS, config_keys, describe_keys, load_config
+from hpe_tasks.presets import PRESETS, config_keys, load_config, load_training
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -15,12 +15,75 @@ def test_every_preset_is_complete_once_its_needs_are_given(name: str) -> None:
     assert config.preset == name
 
 
-def test_keys_are_described_and_settable() -> None:
-    described = describe_keys()
-    assert list(described) == list(config_keys())
-    assert all(described.values())
-    assert "gate.min_ap" in described
-    assert "schema_version" not in described
+def test_keys_are_settings_and_not_sections() -> None:
+    keys = tuple(config_keys())
+    assert "gate.min_ap" in keys
+    assert not {"gate", "schema_version", "preset"} & set(keys)
+
+
+def test_the_users_own_data_set_is_not_fetched_image_by_image(tmp_path: Path) -> None:
+    published = load_config("aimet_pose_coco2014")
+    assert published.dataset.images_by_url
+    own = load_config("aimet_pose_coco2014", overrides={"dataset.source": "/data/coco"})
+    assert not own.dataset.images_by_url
+    assert own.dataset.evaluation_split == "val2014"
+    again = {"dataset.source": "http://mirror/annotations.zip", "dataset.images_by_url": True}
+    assert load_config("aimet_pose_coco2014", overrides=again).dataset.images_by_url
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: aimet_pose_coco2014\ndataset: {source: /data/coco}\n")
+    assert not load_config(file=file).dataset.images_by_url
+
+
+@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("preset", ["pose_resnet_50_mpii", "pose_resnet_50_coco2017"])
+def test_other_depths_by_one_key(preset: str, depth: int) -> None:
+    architecture = f"pose_resnet_{depth}"
+    given = dict.fromkeys(PRESETS[preset].needs, "/somewhere")
+    config = load_config(preset, overrides={**given, "model.architecture": architecture})
+    reference = PRESETS[preset].reference
+    assert config.evaluation.flip_test
+    assert reference is not None
+    assert [row.value for row in reference.rows if row.architecture == architecture]
+
+
+def test_trainings_by_name_or_by_settings() -> None:
+    assert load_training({}) == load_training({}, "sample")
+    assert load_training({}, "aimet_pose_sample")[0].architecture == "aimet_pose"
+    assert load_training({"epochs": 3})[0].epochs == 3
+    with pytest.raises(ConfigError, match="no schedule 'smaple'.*aimet_pose_sample"):
+        load_training({}, "smaple")
+    with pytest.raises(ConfigError, match="not both"):
+        load_training({"epochs": 3}, "sample")
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "says"),
+    [
+        pytest.param("aimet_pose_sample", {"model.codec": "heatmap"}, "codec must be 'paf' for aimet_pose", id="codec"),
+        pytest.param("sample", {"model.codec": "paf"}, "codec must be 'heatmap' for pose_mobilenet", id="paf"),
+        pytest.param("aimet_pose_sample", {"model.input_width": 100}, "multiples of 8 for aimet_pose", id="stride"),
+        pytest.param("aimet_pose_sample", {"model.skeleton": "mpii16"}, "leave skeleton", id="skeleton"),
+        pytest.param("aimet_pose_sample", {"model.output_name": "x"}, "leave output_name out", id="output"),
+        pytest.param("aimet_pose_sample", {"evaluation.flip_test": True}, "flip_test is for codec", id="flip"),
+        pytest.param("aimet_pose_coco2014", {"dataset.boxes": "b.json"}, "no boxes", id="boxes"),
+        pytest.param("sample", {"model.caffe_style": True}, "caffe_style is for pose_resnet_50", id="caffe"),
+        pytest.param("sample", {"gate.metric": "pckh"}, "kind 'coco' gives 'ap'", id="metric"),
+        pytest.param("sample", {"dataset.images_by_url": True}, "brings its own images", id="sample by url"),
+        pytest.param("sample", {"dataset.kind": "mpii", "gate.metric": "pckh"}, "for kind 'coco'", id="sample mpii"),
+        pytest.param(
+            "aimet_pose_coco2014", {"dataset.image_archives": ["a.zip"]}, "exclude one another", id="url and archives"
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(preset: str, overrides: dict[str, object], says: str) -> None:
+    given = dict.fromkeys(PRESETS[preset].needs, "/somewhere")
+    with pytest.raises(ConfigError, match=says):
+        load_config(preset, overrides={**given, **overrides})
+
+
+def test_mpii_has_splits_of_its_own() -> None:
+    config = load_config("pose_resnet_50_mpii", overrides={"dataset.source": "/data/mpii"})
+    assert (config.dataset.calibration_split, config.dataset.evaluation_split) == ("train", "valid")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +185,7 @@ def test_recipe_names_say_what_they_do() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("model: sample\ndataset: sample\n", "dataset in .* holds settings, not 'sample'.*source"),
+        ("model: sample\ndataset: sample\n", "dataset in .* holds settings, not 'sample'"),
         ("preset: sample\nmodel: null\n", "model in .* holds settings, not None"),
         ("preset: [sample]\n", "no preset"),
         ("preset: sample\ngate: 3\n", "gate in .* holds settings, not 3"),

@@ -4,14 +4,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny_networks as tiny
 import torch
 
+from hpe_tasks.config import RECIPES as config_recipes
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
+from hpe_tasks.export import export_onnx
+from hpe_tasks.models import build_model
+from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.onnx_session import onnx_predictor
 from hpe_tasks.quantization import (
     QuantizedFiles,
     best_device,
@@ -21,9 +28,11 @@ from hpe_tasks.quantization import (
     tool_versions,
     torch_backend,
 )
+from hpe_tasks.quantization.aimet import vendor_warnings_muted
 
 MOBILENET = tiny.mobilenet_config()
 USERS_OWN = tiny.onnx_config()
+AIMET_POSE = tiny.aimet_config()
 MIN_MAX = QuantizationRecipe(scheme="min_max")
 
 
@@ -161,6 +170,111 @@ def test_encodings_are_readable_json(stored: QuantizedFiles) -> None:
     assert encodings["activation_encodings"]["heatmaps"]["output"]["0"]["bitwidth"] == 8
 
 
+PUBLISHED = QuantizationRecipe(granularity="per_tensor")
+
+
+def _quantized_layers(sim: Any) -> dict[str, Any]:
+    return {name: module for name, module in sim.model.named_modules() if hasattr(module, "param_quantizers")}
+
+
+@pytest.fixture(scope="module")
+def aimet_checkpoint(folder: Path) -> Path:
+    return tiny.write_checkpoint(folder / "aimet_pose.safetensors", AIMET_POSE)
+
+
+@pytest.fixture(scope="module")
+def aimet_sim(aimet_checkpoint: Path) -> Any:
+    """Calibrated on two wide and two high images."""
+    batches = tiny.both_orientations(2, AIMET_POSE)
+    return torch_backend.calibrated_sim(AIMET_POSE, MIN_MAX, aimet_checkpoint, batches, "cpu")
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+def test_aimet_pose_is_quantized_as_published(granularity: str) -> None:
+    """Per tensor: 8-bit asymmetric weights, no quantized bias, quantized input, tf_enhanced. Per channel: symmetric."""
+    assert config_recipes["w8a8_per_tensor"] == PUBLISHED
+    recipe = config_recipes[f"w8a8_{granularity}"]
+    with vendor_warnings_muted():
+        prepared = torch_backend._prepare(build_model(AIMET_POSE), AIMET_POSE, recipe, equalize=False)
+        sim = torch_backend.build_sim(prepared, AIMET_POSE, recipe, "cpu")
+    layers = _quantized_layers(sim)
+    convolutions = {name: m for name, m in layers.items() if isinstance(m, torch.nn.Conv2d)}
+    assert len(convolutions) == 62
+    for module in convolutions.values():
+        weight = module.param_quantizers["weight"]
+        assert weight.bitwidth == 8
+        assert weight.symmetric == (granularity == "per_channel")
+        assert tuple(weight.shape) == ((module.out_channels, 1, 1, 1) if granularity == "per_channel" else ())
+        assert "bias" not in module.param_quantizers or module.param_quantizers["bias"] is None
+    assert [name for name, m in layers.items() if any(q is not None for q in m.input_quantizers)] == ["basemodel.0"]
+    # Each result is quantized once: convolutions before a ReLU and pooling leave it to what comes before or after.
+    silent = {name for name, m in layers.items() if m.output_quantizers[0] is None}
+    before_relu = {name for name, m in convolutions.items() if m.bias is not None} - {
+        f"stage{stage}_{branch}.8" for stage in (1, 2) for branch in (1, 2)
+    }
+    assert silent == before_relu | {"basemodel.4", "basemodel.9", "basemodel.18"}
+    quantizers = [q for m in layers.values() for q in m.output_quantizers if q is not None]
+    for quantizer in quantizers:
+        assert (quantizer.bitwidth, quantizer.symmetric, quantizer.signed) == (8, False, False)
+        assert type(quantizer.encoding_analyzer).__name__ == "TfEnhancedEncodingAnalyzer"
+
+
+def test_what_is_concatenated_keeps_codes_of_its_own(aimet_sim: Any) -> None:
+    """AIMET would let the features, which a ReLU leaves positive, share the range of the fields beside them."""
+    names = ("stage1_1.8", "stage1_2.8", "pre_stage.3", "module_cat")
+    layers = _quantized_layers(aimet_sim)
+    pafs, heatmaps, features, joined = (layers[name].output_quantizers[0] for name in names)
+    assert features.get_min().item() == 0
+    assert joined.get_min().item() == pytest.approx(min(pafs.get_min().item(), heatmaps.get_min().item()), rel=0.05)
+    assert joined.get_max().item() == pytest.approx(features.get_max().item(), rel=0.05)
+    assert max(pafs.get_scale().item(), heatmaps.get_scale().item()) < joined.get_scale().item()
+
+
+def test_simulation_of_aimet_pose_is_rebuilt_for_both_orientations(
+    aimet_sim: Any, aimet_checkpoint: Path, tmp_path: Path
+) -> None:
+    predict = torch_backend.as_predictor(aimet_sim, "cpu")
+    batches = tiny.both_orientations(2, AIMET_POSE)
+    expected = [predict(images) for images in batches]
+    files = QuantizedFiles(*torch_backend._store(aimet_sim, tmp_path))
+    rebuilt = load_quantsim(AIMET_POSE, MIN_MAX, files.model, files.encodings, "cpu")
+    network = build_model(AIMET_POSE)
+    load_checkpoint(network, aimet_checkpoint)
+    for images, maps in zip(batches, expected, strict=True):
+        np.testing.assert_array_equal(rebuilt(images), maps)
+        with torch.inference_mode():
+            pafs, heatmaps = (part.numpy() for part in network(torch.from_numpy(images)))
+        assert maps.dtype == np.float32
+        assert maps.shape == (2, 57, images.shape[2] // 8, images.shape[3] // 8)
+        assert np.corrcoef(maps[:, :38].ravel(), pafs.ravel())[0, 1] > 0.9
+        assert np.corrcoef(maps[:, 38:].ravel(), heatmaps.ravel())[0, 1] > 0.9
+
+
+def test_a_batch_of_neither_orientation_is_refused(aimet_checkpoint: Path, tmp_path: Path) -> None:
+    images = np.zeros((1, 3, 48, 48), np.float32)
+    with pytest.raises(QuantizationError, match=r"expected float32 \(N, 3, 48, 64\) or \(N, 3, 64, 48\)"):
+        quantize_model(AIMET_POSE, MIN_MAX, aimet_checkpoint, [images], tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("recipe", [MIN_MAX, RECIPES["per-tensor"]], ids=["per-channel", "per-tensor"])
+def test_a_users_bottom_up_network_is_simulated_for_both_orientations(
+    recipe: QuantizationRecipe, tmp_path: Path
+) -> None:
+    config = AIMET_POSE.model_copy(update={"architecture": "onnx"})
+    source = tmp_path / "users.onnx"
+    onnx.save(tiny.paf_onnx(), source)
+    batches = tiny.both_orientations(2, config)
+    out = tmp_path / "out"
+    out.mkdir()
+    files = quantize_model(config, recipe, source, batches, out, "cpu")
+    simulate = load_quantsim(config, recipe, files.model, files.encodings, "cpu")
+    for images in batches:
+        maps, expected = simulate(images), onnx_predictor(source, config, threads=1)(images)
+        assert maps.shape == expected.shape == (2, 57, images.shape[2] // 8, images.shape[3] // 8)
+        np.testing.assert_allclose(maps, expected, atol=0.1)
+        assert not np.array_equal(maps, expected)
+
+
 def _no_image(config: ModelConfig) -> list[np.ndarray]:
     return []
 
@@ -293,6 +407,23 @@ def test_foreign_onnx_encodings_are_refused(users_file: Path, tmp_path: Path) ->
     files.encodings.write_text(json.dumps(content))
     with pytest.raises(QuantizationError, match="does not belong"):
         load_quantsim(USERS_OWN, MIN_MAX, files.model, files.encodings, "cpu")
+
+
+def test_layers_that_share_a_bias_are_quantized_each_in_its_scale(tmp_path: Path) -> None:
+    """Exporters store equal tensors once. Folding the batch norm into the first layer must not change the second."""
+    model = tiny.pose_onnx()
+    model.graph.node[0].input.append("dw.b")
+    source = tmp_path / "users.onnx"
+    onnx.save(model, source)
+    images = tiny.smooth_images(2, USERS_OWN)
+    stored, exported = tmp_path / "stored", tmp_path / "exported"
+    stored.mkdir()
+    exported.mkdir()
+    files = quantize_model(USERS_OWN, MIN_MAX, source, [images], stored, "cpu")
+    path = export_onnx(USERS_OWN, MIN_MAX, files.model, files.encodings, exported)
+    expected = onnx_predictor(source, USERS_OWN, threads=1)(images)
+    heatmaps = onnx_predictor(path, USERS_OWN, threads=1)(images)
+    assert np.abs(heatmaps - expected).max() < 0.05 * np.ptp(expected)
 
 
 def test_tool_versions_name_what_decides_the_numbers() -> None:

@@ -7,43 +7,37 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from hpe_tasks.data.coco import Person, load_coco
-from hpe_tasks.metrics.oks import coco_stats
+from hpe_tasks.accuracy import METRICS, Metric
+from hpe_tasks.gates import decide
 from hpe_tasks.presets import load_config
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot
 from hpe_tasks.report.page import ReportFiles, render_report
-from hpe_tasks.report.records import RunRecords, decimals_of, quantity_text, steps_of, verdict_of
+from hpe_tasks.report.records import RunRecords, quantities_of, steps_of, verdict_of
 from hpe_tasks.report.side_by_side import (
     PICTURE_SIZE,
-    PredictedPose,
-    compare_persons,
-    crop_window,
-    disagreement,
-    person_oks,
-    read_predictions,
 )
 from hpe_tasks.results import GateCheck
 from tests.run_cases import (
     HOSTILE,
     STATES,
+    as_published,
+    bottom_up,
     broken_dataset,
     complete,
-    fingerprint,
+    detected,
     gate_failed,
+    mpii,
     only_config,
-    report_files,
     step_failed,
-    write_predictions,
 )
+from tests.run_files import files_of_states, report_files
 
 _VOID = {"meta", "link", "img", "br", "input", "hr"}
-JOINTS = np.arange(17)
 
 
 class Page(HTMLParser):
@@ -85,6 +79,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     return report_files(tmp_path_factory.mktemp("report"))
 
 
+@pytest.fixture(scope="module")
+def files_by_state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReportFiles]:
+    return files_of_states(tmp_path_factory.mktemp("states"), STATES)
+
+
 def rendered(records: RunRecords, files: ReportFiles, folder: Path) -> Page:
     path = render_report(records, files, folder / "out" / "report.html")
     assert path == folder / "out" / "report.html"
@@ -97,8 +96,10 @@ def rendered(records: RunRecords, files: ReportFiles, folder: Path) -> Page:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("with_files", [True, False], ids=["files", "no files"])
-def test_every_state_is_one_closed_safe_page(state: str, with_files: bool, files: ReportFiles, tmp_path: Path) -> None:
-    page = rendered(STATES[state](), files if with_files else ReportFiles(), tmp_path)
+def test_every_state_is_one_closed_safe_page(
+    state: str, with_files: bool, files_by_state: dict[str, ReportFiles], tmp_path: Path
+) -> None:
+    page = rendered(STATES[state](), files_by_state[state] if with_files else ReportFiles(), tmp_path)
     assert not {tag for tag, _, _ in page.attributes} & {"script", "object", "embed", "form"}
     addresses = page.values("src") + page.values("href")
     assert all(address.startswith("data:") for address in addresses)
@@ -137,6 +138,64 @@ def test_the_pictures_are_images_of_the_right_persons(files: ReportFiles, tmp_pa
         assert Image.open(io.BytesIO(data)).size == PICTURE_SIZE
     assert page.text.count("Largest disagreement") == 3
     assert page.text.count("Drawn by seed") == 3
+
+
+def test_pckh(files_by_state: dict[str, ReportFiles], tmp_path: Path) -> None:
+    page = rendered(mpii(), files_by_state["mpii"], tmp_path)
+    text = page.text
+    assert "PCKh of the ONNX file 80.3 5 persons in 4 images of valid" in text
+    assert "PCKh lost to quantization 3.0 FP32 83.3, allowed loss 1.0, 5 persons" in text
+    assert "Mean all joints but pelvis and thorax 83.3 81.8 80.3" in text
+    assert "Shoulder left and right 100.0 100.0 100.0" in text
+    assert "Mean@0.1 as published 31.3 29.8 28.3" in text
+    assert "Mean at exactly 0.1 28.3 26.8 25.3" in text
+    assert "Mean@0.1 is computed at the threshold 0.11" in text
+    assert "Persons 5 5 5" in text
+    assert "91.3 → 88.3 (−3.0)" in text
+    assert "PCKh of each joint" in text
+    assert "right ankle 81.3 78.3 −3.0" in text
+    assert "input from annotated centres and scales; input size 256×256; flip test on" in text
+    assert "Sigma" not in text
+    assert "OKS" not in text
+    assert "Simple Baselines on MPII" in text
+    assert "88.532 83.300 – Not comparable: 5 of 2,958 persons" in text
+    assert "percentage of joints within half a head's size" in text
+    assert len([1 for tag, name, _ in page.attributes if tag == "img" and name == "src"]) == 18
+    assert text.count("heads off") == 12
+    assert "of the size of the head in the mean" in text
+
+
+def test_bottom_up(files_by_state: dict[str, ReportFiles], tmp_path: Path) -> None:
+    page = rendered(bottom_up(), files_by_state["bottom_up"], tmp_path)
+    text = page.text
+    assert "1 of 156 images could not be read" in text
+    assert "Images that could not be read Their persons count as missed. images/val/0003.jpg is cut off" in text
+    assert "FP32, QuantSim, ONNX int8" in text
+    assert "input from whole images; input size 496×384 for images wider than high, 384×496 for the others" in text
+    assert "Not comparable: val instead of val2014; 156 of 40,504 images" in text
+    # Two images with everybody, then six persons.
+    assert len([1 for tag, name, _ in page.attributes if tag == "img" and name == "src"]) == 24
+    assert "Most people found Image 1, 0001.jpg" in text
+    assert "truth 2 persons FP32 2 persons int8 3 persons" in text
+    assert text.count("not found") == 2
+    assert "Found by FP32 only Image 2, 0002.jpg, annotation 20" in text
+    assert "Found by int8 only Image 1, 0001.jpg, annotation 11" in text
+
+
+def test_figures_within_and_outside_the_tolerance(tmp_path: Path) -> None:
+    text = rendered(as_published(), ReportFiles(), tmp_path).text
+    assert "FP32 AR 0.436, ours 0.413 0.364 0.363 −0.001 ✓ within the tolerance of 0.005" in text
+    assert "W8A8 AR 0.432, ours 0.398 0.359 0.348 −0.011 ≠ outside the tolerance of 0.005" in text
+
+
+def test_a_detector_s_boxes_and_warnings(files: ReportFiles, tmp_path: Path) -> None:
+    records = detected()
+    text = rendered(records, files, tmp_path).text
+    assert "input from a detector's boxes; input size 192×256; flip test on" in text
+    assert records.onnx is not None
+    assert f"detector's boxes {records.onnx.fingerprint.boxes_digest}" in text
+    assert "31 expectations, all met. Warnings Calibration images are copies of evaluation images." in text
+    assert HOSTILE in text
 
 
 def test_failed_gate(files: ReportFiles, tmp_path: Path) -> None:
@@ -192,7 +251,8 @@ def test_an_unreadable_picture_is_told(files: ReportFiles, tmp_path: Path) -> No
     assert own.dataset_root is not None
     for path in own.dataset_root.glob("images/val/*.jpg"):
         path.write_bytes(b"no image")
-    assert "They could not be made: cannot identify image file" in rendered(complete(), own, tmp_path).text
+    text = rendered(complete(), own, tmp_path).text
+    assert re.search(r"They could not be made: The image \S+\.jpg is not an image, or is cut off\.", text)
 
 
 def test_large_data_docs_are_left_out(files: ReportFiles, tmp_path: Path) -> None:
@@ -271,11 +331,25 @@ def check(observed: float | None, limit: float, comparison: str = "at_least", un
         (0.71234, 40.0, "MB", "0.7 MB"),
         (40.01, 40.0, "MB", "40.01 MB"),
         (None, 0.6, "AP", "–"),
+        (84.21, 86.0, "PCKh", "84.2"),
+        (85.98, 86.0, "PCKh", "85.98"),
     ],
 )
 def test_a_number_is_told_from_its_limit(observed: float | None, limit: float, unit: str, text: str) -> None:
-    row = check(observed, limit, unit=unit)
-    assert quantity_text(observed, unit, decimals_of(row)) == text
+    assert quantities_of(check(observed, limit, unit=unit))[0] == text
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "unit", "texts"),
+    [
+        # Both round to 0.600 with the three decimals that their difference of 0.0008 would need.
+        (0.6004, 0.5996, "AP", ("0.6004", "≥ 0.5996", "+0.0008")),
+        (0.59953, 0.59947, "AP", ("0.59953", "≥ 0.59947", "+0.00006")),
+        (84.24, 84.26, "PCKh", ("84.24", "≥ 84.26", "−0.02")),
+    ],
+)
+def test_a_margin_is_told_from_none(a: float, b: float, unit: str, texts: tuple[str, str, str]) -> None:
+    assert quantities_of(check(a, b, unit=unit)) == texts
 
 
 # --- charts -------------------------------------------------------------------------------------------------------
@@ -288,8 +362,10 @@ def test_a_number_is_told_from_its_limit(observed: float | None, limit: float, u
         (check(0.01, 0.02, "at_most"), 50, 25, (0, 50)),
         (check(None, 0.02, "at_most"), 50, None, (0, 50)),
         (check(0.5, 0.0, "at_most"), 0, 86.96, (0, 0)),
+        (check(84.0, 86.0, unit="PCKh"), 86, 84, (86, 100)),
+        (check(0.5, 1.0, "at_most", unit="PCKh"), 50, 25, (0, 50)),
     ],
-    ids=["floor", "ceiling", "missing", "nothing allowed"],
+    ids=["floor", "ceiling", "missing", "nothing allowed", "PCKh", "drop of PCKh"],
 )
 def test_bullet(row: GateCheck, limit_x: float, observed_x: float | None, allowed: tuple[float, float]) -> None:
     drawn = bullet(row)
@@ -305,8 +381,10 @@ def test_a_gain_lies_left_of_no_drop() -> None:
 @pytest.mark.parametrize(
     "values", [(0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (0.61, 0.63), (0.999, 0.2)], ids=str
 )
-def test_dots_lie_on_the_axis(values: tuple[float, float]) -> None:
-    plot = dot_plot({"head": values[0], "hips": None}, {"head": values[1], "hips": None})
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_dots_lie_on_the_axis(values: tuple[float, float], metric: Metric) -> None:
+    before, after = (value * metric.maximum for value in values)
+    plot = dot_plot({"head": before, "hips": None}, {"head": after, "hips": None}, metric)
     assert plot is not None
     head, hips = plot.rows
     assert all(x is not None and 0 <= x <= 100 for x in (head.before_x, head.after_x))
@@ -315,10 +393,12 @@ def test_dots_lie_on_the_axis(values: tuple[float, float]) -> None:
     assert positions == sorted(set(positions))
     assert (positions[0], positions[-1]) == (0, 100)
     assert len(plot.ticks) <= 6
+    assert len({tick.label for tick in plot.ticks}) == len(plot.ticks)
+    assert all(0 <= float(tick.label) <= metric.maximum for tick in plot.ticks)
 
 
 def test_no_values_no_plot() -> None:
-    assert dot_plot({"head": None}, {}) is None
+    assert dot_plot({"head": None}, {}, METRICS["ap"]) is None
 
 
 # --- advice -------------------------------------------------------------------------------------------------------
@@ -340,107 +420,32 @@ def test_advice_says_when_fp32_is_at_fault() -> None:
     assert next_steps(complete(config))[0].text.startswith("FP32 itself reaches only 0.681")
 
 
-def test_every_setting_that_advice_names_is_accepted() -> None:
-    for advice in next_steps(gate_failed()):
+def test_advice_on_pckh_is_in_percent() -> None:
+    run = mpii()
+    config = load_config("pose_resnet_50_mpii", overrides={"dataset.source": "/data/mpii"})
+    assert run.fp32 is not None
+    assert run.quantized_evaluation is not None
+    assert run.exported is not None
+    run = replace(run, config=config, decision=decide(config.gate, run.fp32, run.quantized_evaluation, run.exported))
+    first, *others = next_steps(run)
+    assert first.text.startswith("FP32 itself reaches only 83.3: no recipe can lift int8 above 86.0")
+    assert first.setting == "gate.min_pckh=80"
+    assert any("5 leave PCKh uncertain by several percentage points" in advice.text for advice in others)
+
+
+def test_advice_names_unreadable_images() -> None:
+    run = bottom_up()
+    config = load_config("aimet_pose_coco2014", overrides={"gate.min_ap": 0.4})
+    assert run.fp32 is not None
+    assert run.quantized_evaluation is not None
+    assert run.exported is not None
+    run = replace(run, config=config, decision=decide(config.gate, run.fp32, run.quantized_evaluation, run.exported))
+    assert any("1 of 156 images could not be read" in advice.text for advice in next_steps(run))
+
+
+@pytest.mark.parametrize(("records", "preset"), [(gate_failed(), "sample"), (mpii(), "pose_resnet_50_mpii")])
+def test_every_setting_that_advice_names_is_accepted(records: RunRecords, preset: str) -> None:
+    for advice in next_steps(records):
         if advice.setting:
             key, _, value = advice.setting.partition("=")
-            load_config("sample", overrides={key: yaml.safe_load(value)})
-
-
-# --- pictures -----------------------------------------------------------------------------------------------------
-
-
-def person(area: float = 10_000.0) -> Person:
-    keypoints = np.full((17, 3), 2, dtype=np.float32)
-    keypoints[:, :2] = np.arange(34).reshape(17, 2) * 3
-    return Person(annotation_id=1, image_id=1, box=(0, 0, 99, 99), keypoints=keypoints, area=area, num_keypoints=17)
-
-
-def test_oks_agrees_with_pycocotools() -> None:
-    sigmas = np.array(fingerprint("val", 1, 1).sigmas)
-    truth = person()
-    random = np.random.default_rng(3)
-    points = truth.keypoints[:, :2] + random.normal(0, 6, (17, 2))
-    oks = person_oks(truth, PredictedPose(points.astype(np.float64), np.ones(17)), JOINTS, sigmas)
-    annotation = {
-        "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 17, "area": truth.area,
-        "bbox": list(truth.box), "keypoints": truth.keypoints.ravel().tolist(),
-    }  # fmt: skip
-    result = {
-        "image_id": 1,
-        "category_id": 1,
-        "score": 1.0,
-        "keypoints": np.column_stack([points, np.ones(17)]).ravel().tolist(),
-    }
-    stats = coco_stats([annotation], [result], joints=list(range(17)), sigmas=list(sigmas))
-    # With one person, AP is the share of the ten thresholds 0.50 to 0.95 that its OKS reaches.
-    assert stats.ap == pytest.approx(np.mean(oks >= np.arange(0.5, 0.96, 0.05)))
-    assert 0.5 < oks < 0.95
-
-
-def test_oks_of_the_truth_is_one_and_needs_labels() -> None:
-    truth, sigmas = person(), np.array(fingerprint("val", 1, 1).sigmas)
-    exact = PredictedPose(truth.keypoints[:, :2].astype(np.float64), np.ones(17))
-    assert person_oks(truth, exact, JOINTS, sigmas) == 1
-    truth.keypoints[:, 2] = 0
-    assert person_oks(truth, exact, JOINTS, sigmas) == 0
-
-
-def test_disagreement_counts_where_fp32_is_sure() -> None:
-    one = PredictedPose(np.zeros((17, 2)), np.array([0.9] * 4 + [0.1] * 13))
-    other = PredictedPose(np.array([(3.0, 4.0)] * 4 + [(500.0, 500.0)] * 13), np.ones(17))
-    assert disagreement(person(2500.0), one, other, JOINTS) == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize(
-    ("box", "size"),
-    [
-        ((10, 10, 50, 120), (640, 480)),
-        ((600, 300, 40, 180), (640, 480)),
-        ((0, 0, 640, 480), (640, 480)),
-        ((100, 100, 300, 40), (640, 480)),
-        ((5, 5, 1, 1), (640, 480)),
-    ],
-    ids=["tall", "corner", "whole image", "wide", "tiny"],
-)
-def test_crop_window_holds_the_person_in_the_shape_of_a_picture(
-    box: tuple[float, float, float, float], size: tuple[int, int]
-) -> None:
-    left, top, width, height = crop_window(box, size)
-    assert width / height == pytest.approx(PICTURE_SIZE[0] / PICTURE_SIZE[1], rel=0.05)
-    assert left <= box[0]
-    assert top <= box[1]
-    assert left + width >= box[0] + box[2]
-    assert top + height >= box[1] + box[3]
-    if width <= size[0] and height <= size[1]:
-        assert left >= 0
-        assert top >= 0
-        assert left + width <= size[0]
-        assert top + height <= size[1]
-
-
-def test_the_worst_come_first_and_the_others_depend_on_the_seed(files: ReportFiles, tmp_path: Path) -> None:
-    assert files.dataset_root is not None
-    dataset = load_coco(files.dataset_root, "val")
-    before = read_predictions(write_predictions(dataset, tmp_path / "a.json", noise=0.0, seed=0))
-    after = dict(before)
-    moved = dataset.all_persons()[5].annotation_id
-    after[moved] = PredictedPose(before[moved].keypoints + 9, before[moved].scores)
-    protocol = fingerprint("val", 8, 4)
-    chosen = [
-        [person.annotation_id for person in compare_persons(dataset, before, after, protocol, seed=seed, count=4)]
-        for seed in (0, 0, 1, 2)
-    ]
-    assert all(ids[0] == moved and len(set(ids)) == 4 for ids in chosen)
-    assert chosen[0] == chosen[1]
-    assert len({tuple(ids) for ids in chosen}) > 1
-
-
-def test_persons_that_one_model_lacks_are_left_out(files: ReportFiles, tmp_path: Path) -> None:
-    assert files.dataset_root is not None
-    dataset = load_coco(files.dataset_root, "val")
-    before = read_predictions(write_predictions(dataset, tmp_path / "a.json", noise=0.01, seed=0))
-    after = {key: before[key] for key in list(before)[:2]}
-    compared = compare_persons(dataset, before, after, fingerprint("val", 8, 4), seed=0)
-    assert {person.annotation_id for person in compared} == set(after)
-    assert compare_persons(dataset, before, {}, fingerprint("val", 8, 4), seed=0) == ()
+            load_config(preset, overrides={"dataset.source": "sample_data", key: yaml.safe_load(value)})

@@ -8,13 +8,30 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from hpe_tasks.report.summary import summary_table
-from tests.run_cases import HOSTILE, STATES, broken_dataset, complete, gate_failed, only_config, step_failed
+from hpe_tasks.report.records import RunRecords
+from hpe_tasks.report.summary import record_table, summary_table
+from hpe_tasks.results import EvaluationReport, FailedImage
+from tests.run_cases import (
+    HOSTILE,
+    STATES,
+    as_published,
+    bottom_up,
+    broken_dataset,
+    complete,
+    detected,
+    gate_failed,
+    mpii,
+    only_config,
+    step_failed,
+)
 
 
-def printed(records: object, width: int = 120, **options: str) -> str:
+def printed(records: RunRecords | EvaluationReport, width: int = 120, **options: str) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(summary_table(records, **options))  # type: ignore[arg-type]
+    if isinstance(records, EvaluationReport):
+        console.print(record_table("evaluate", records))
+    else:
+        console.print(summary_table(records, **options))  # type: ignore[arg-type]
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -22,11 +39,11 @@ def printed(records: object, width: int = 120, **options: str) -> str:
 def test_a_published_run_shows_what_a_person_asks_for() -> None:
     text = printed(complete(), report="/runs/report.html")
     assert "Published sample-pose 3f9c2a7b41d0e856" in text
-    lines = {line.split("  ")[0].strip(): line for line in text.splitlines()}
-    assert "0.681" in lines["FP32"]
-    assert "0.672" in lines["QuantSim"]
-    assert "0.668" in lines["ONNX int8"]
-    assert all("312" in lines[name] and "156" in lines[name] for name in ("FP32", "QuantSim", "ONNX int8"))
+    lines = {line.strip().split("  ")[0]: line for line in text.splitlines()}
+    cells = {name: line.split()[1:] for name, line in lines.items()}
+    assert cells["AP"] == ["0.681", "0.672", "0.668"]
+    assert cells["Persons"] == ["312"] * 3
+    assert cells["Images"] == ["156"] * 3
     assert all(part in lines["Accuracy lost by quantization"] for part in ("0.013", "≤ 0.020", "passed"))
     assert all(part in lines["Arithmetic that runs in int8"] for part in ("87.4 %", "≥ 50.0 %"))
     assert "FP32 2.31 MB, ONNX int8 0.71 MB (3.2 times smaller)" in text
@@ -71,6 +88,50 @@ def test_a_missing_number_is_a_dash() -> None:
 
 def test_the_broken_data_set_is_told_once() -> None:
     assert printed(broken_dataset(), width=200).count("2 of 31 expectations") == 1
+
+
+def test_pckh_is_shown_as_its_literature_does_with_the_number_of_persons() -> None:
+    text = printed(mpii(), width=160)
+    cells = {line.strip().split("  ")[0]: line.split()[-3:] for line in text.splitlines()}
+    assert cells["Mean"] == ["83.3", "81.8", "80.3"]
+    assert cells["Shoulder"] == ["100.0"] * 3
+    assert cells["Hip"] == ["–"] * 3
+    assert cells["Mean@0.1"] == ["31.3", "29.8", "28.3"]
+    assert cells["Mean at exactly 0.1"] == ["28.3", "26.8", "25.3"]
+    assert cells["Joints"] == ["66"] * 3
+    assert cells["Persons"] == ["5"] * 3
+    assert "Mean@0.1 is computed at the threshold 0.11" in text
+    assert "passed (5 persons)" in text
+    assert "PCKh drop from FP32 to ONNX 3.0 is above 1.0 (5 persons)" in text
+
+
+def test_published_figures_stand_beside_the_run() -> None:
+    lines = [" ".join(line.split()) for line in printed(as_published(), width=160).splitlines()]
+    assert "FP32 0.364 0.363 within the tolerance of 0.005" in lines
+    assert "W8A8 0.359 0.348 outside the tolerance of 0.005" in lines
+    text = " ".join(printed(bottom_up(), width=160).split())
+    assert "FP32 0.364 0.362 not comparable: val instead of val2014; 156 of 40,504 images" in text
+    assert "Published:" not in printed(complete())
+
+
+def test_unreadable_images_and_warnings_are_told() -> None:
+    text = printed(bottom_up(), width=160)
+    assert next(line for line in text.splitlines() if "Unreadable images" in line).split()[-3:] == ["1"] * 3
+    assert "passed (1 of 156 images could not be read)" in text
+    assert "Data set: Calibration images are copies of evaluation images. (2)" in printed(detected())
+
+
+def test_one_measurement_lists_joints_and_what_could_not_be_read() -> None:
+    run = mpii()
+    assert run.fp32 is not None
+    many = tuple(FailedImage(name=f"images/{i}.jpg", reason="is cut off") for i in range(9))
+    protocol = run.fp32.fingerprint.model_copy(update={"num_images": 40})
+    text = printed(run.fp32.model_copy(update={"failed_images": many, "fingerprint": protocol}))
+    assert "fp32: 5 persons in 40 images of valid, 9 of 40 images could not be read" in text
+    assert "PCKh left wrist" in text
+    assert text.count("is cut off") == 6
+    assert "… 9 images in all" in text
+    assert "AP left wrist" in printed(complete().fp32 or run.fp32)
 
 
 def test_it_is_light_to_import() -> None:

@@ -1,0 +1,121 @@
+"""A small data set out of a large one: only the images that a run needs, each from the address in its record."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from hpe_tasks.config import DatasetConfig
+from hpe_tasks.data import calibration
+from hpe_tasks.data.coco import CocoKeypoints, annotation_path, image_folder, load_coco, read_annotations
+from hpe_tasks.data.digests import DigestCache
+from hpe_tasks.data.image_pool import ImagePool, PooledImage, WantedImage
+from hpe_tasks.data.storage import make_folder, storage_errors
+from hpe_tasks.data.transports import is_web_address, public_address
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.workspace import digest_of, link_file, sha256_file, write_atomically
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "fetched.jsonl"
+"""One line for each image in the small data set's folder: file, url, sha256, size_bytes."""
+
+
+def fetch_needed_images(
+    annotations: Path, config: DatasetConfig, cache: Path, *, calibration_images: int, seed: int
+) -> Path:
+    """The folder of a data set with the images that a run of this configuration looks at, and their annotations.
+
+    The images are kept in `cache/images`, whichever selections they are part of, and are fetched once. A selection
+    is complete or absent; what it holds depends on the annotations, the configuration and the seed alone.
+
+    Args:
+        annotations: Folder that holds `annotations/` with the complete files.
+        config: Names of the splits, and which images of the evaluation split count.
+        cache: Folder for images and selections.
+        calibration_images: How many images of the calibration split are chosen, where it is not the evaluation split.
+        seed: Seed of that choice.
+
+    Raises:
+        DatasetError: The annotations cannot be used, a record has no address, or images cannot be had.
+        TransientError: The network failed; the next call continues.
+        StorageError: The disk is full or not writable.
+    """
+    wanted: dict[str, Literal["with_persons", "all"] | tuple[int, int]] = {
+        config.calibration_split: (calibration_images, seed),
+        config.evaluation_split: config.evaluation_images,
+    }
+    digests = DigestCache(cache / "digests" / "annotations.json")
+    contents = {split: digests.sha256(annotation_path(annotations, split).resolve()) for split in wanted}
+    digests.save()
+    # Images that other code chooses are another selection.
+    code = [sha256_file(Path(file)) for file in (calibration.__file__, __file__)]
+    folder = cache / "selections" / digest_of([wanted, contents, code])[:16]
+
+    def fill(working: Path) -> None:
+        chosen = {split: _choose(load_coco(annotations, split), which) for split, which in wanted.items()}
+        rows = {split: _cut(annotations, split, ids, working) for split, ids in chosen.items()}
+        pool = ImagePool(cache / "images", requests_per_second=config.requests_per_second)
+        pooled = pool.fetch([image for images in rows.values() for image in images])
+        _link(working, rows, pooled)
+
+    make_folder(folder, fill)
+    return folder
+
+
+def _choose(dataset: CocoKeypoints, which: Literal["with_persons", "all"] | tuple[int, int]) -> Collection[int]:
+    if isinstance(which, tuple):
+        count, seed = which
+        chosen = set(calibration.choose_calibration(dataset, num_images=count, seed=seed))
+    else:
+        chosen = {image.id for image in dataset.images if which == "all" or dataset.persons(image.id)}
+    if not chosen:
+        raise DatasetError(
+            f"{dataset.annotation_file} lists no image with persons.",
+            hint="Check dataset.calibration_split and dataset.evaluation_split.",
+        )
+    log.info("%d of %d images of %s are needed", len(chosen), len(dataset.images), dataset.split)
+    return chosen
+
+
+def _cut(annotations: Path, split: str, chosen: Collection[int], root: Path) -> list[WantedImage]:
+    """Write the annotation file with the chosen images only, crowds and other categories included; returns them."""
+    path = annotation_path(annotations, split)
+    content = read_annotations(path)
+    content["images"] = [row for row in content["images"] if int(row["id"]) in chosen]
+    names = {str(image_id) for image_id in chosen}
+    content["annotations"] = [row for row in content["annotations"] if str(row.get("image_id")) in names]
+    write_atomically(annotation_path(root, split), json.dumps(content, separators=(",", ":")).encode())
+    return [_wanted(row, path) for row in content["images"]]
+
+
+def _wanted(row: Mapping[str, Any], path: Path) -> WantedImage:
+    url = row.get("coco_url")
+    if not is_web_address(url):
+        raise DatasetError(
+            f"{path}: image {row['id']} ({row['file_name']}) has no coco_url with an http(s):// address.",
+            hint="Set dataset.image_archives instead of dataset.images_by_url.",
+        )
+    return WantedImage(row["file_name"], url, int(row["width"]), int(row["height"]))
+
+
+def _link(root: Path, rows: Mapping[str, Sequence[WantedImage]], pooled: Mapping[str, PooledImage]) -> None:
+    manifest = []
+    with storage_errors(root):
+        for split, images in rows.items():
+            folder = image_folder(root, split)
+            for image in sorted(images, key=lambda image: image.name):
+                found, path = pooled[image.url], folder / image.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                link_file(found.path, path)
+                entry = {
+                    "file": path.relative_to(root).as_posix(),
+                    "url": public_address(image.url),
+                    "sha256": found.sha256,
+                    "size_bytes": found.size_bytes,
+                }
+                manifest.append(json.dumps(entry))
+    write_atomically(root / MANIFEST, "".join(f"{line}\n" for line in manifest).encode())

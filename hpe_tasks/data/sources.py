@@ -1,0 +1,110 @@
+"""Where the parts of a data set come from: a folder in place, or an archive that is fetched and unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpe_tasks.data.archive import extract_archive, remove_unfinished
+from hpe_tasks.data.digests import DigestCache
+from hpe_tasks.data.download import FetchedFile, fetch, local_path
+from hpe_tasks.data.mirror import mirror_prefix
+from hpe_tasks.data.storage import locked
+from hpe_tasks.errors import DatasetError, DigestError
+from hpe_tasks.s3 import S3Location
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_MATLAB = b"MATLAB 5.0 MAT-file"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Brings addresses to this machine.
+
+    Attributes:
+        cache: Folder for downloads, extracted archives and remembered digests.
+        s3: Makes the client when it is needed.
+    """
+
+    cache: Path
+    s3: Callable[[], S3Client]
+
+    def folder(self, address: str, *, option: str, sha256: str | None, parts: Sequence[Sequence[str]] = ()) -> Path:
+        """The folder that an address means: one of this machine, or an archive's content; a .mat file is itself.
+
+        Args:
+            address: A folder, an archive, or the address of one.
+            option: The option that names the address, for errors.
+            sha256: Digest that the archive must have.
+            parts: What is copied of an S3 prefix; without, S3 addresses are those of archives.
+
+        Raises:
+            DatasetError: There is nothing at the address.
+            DigestError: The archive is another than promised.
+            HpeError: It cannot be fetched or unpacked; see `fetch` and `extract_archive`.
+        """
+        if parts and address.startswith("s3://") and not address.lower().endswith((*_ARCHIVE_SUFFIXES, ".mat")):
+            refuse_digest(sha256, address, "an S3 prefix")
+            return mirror_prefix(S3Location.parse(address), self.s3(), parts, self.cache / "s3")
+        if "://" in address and not address.lower().startswith("file://"):
+            return self._unpacked(self.download(address, sha256=sha256, room_to_unpack=True))
+        path = local_path(address)
+        if path.is_dir():
+            refuse_digest(sha256, address, "a folder")
+            return path
+        if not path.is_file():
+            raise DatasetError(
+                f"{option}: {address!r} does not exist.",
+                hint=f"Set {option} to a folder, an archive, or an s3:// or http(s):// address.",
+            )
+        digests = DigestCache(self.cache / "digests" / "archives.json")
+        found = FetchedFile(path, digests.sha256(path.resolve()))
+        digests.save()
+        if sha256 not in {None, found.sha256}:
+            raise DigestError(
+                f"{path} has the SHA-256 {found.sha256}, not {sha256}.",
+                hint="Fetch it from a source that you trust, or correct dataset.sha256.",
+            )
+        return self._unpacked(found)
+
+    def download(self, address: str, *, sha256: str | None = None, room_to_unpack: bool = False) -> FetchedFile:
+        """The file at an address; see `fetch`."""
+        # One folder for each address: different servers use the same file names.
+        folder = self.cache / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
+        return fetch(address, folder, sha256=sha256, s3=self.s3, room_to_unpack=room_to_unpack)
+
+    def _unpacked(self, archive: FetchedFile) -> Path:
+        if _is_matlab_file(archive.path):
+            return archive.path
+        folder = self.cache / "archives" / archive.sha256
+        with locked(folder):
+            if not folder.is_dir():
+                remove_unfinished(folder)
+                log.info("Unpacking %s", archive.path)
+                extract_archive(archive.path, folder)
+        return folder
+
+
+def refuse_digest(sha256: str | None, address: str, what: str) -> None:
+    """Raise DatasetError where a digest is promised for something that has none."""
+    if sha256 is not None:
+        raise DatasetError(
+            f"dataset.sha256 is set, but {address!r} is {what}: only an archive has a SHA-256.",
+            hint="Remove dataset.sha256, or give the archive.",
+        )
+
+
+def _is_matlab_file(path: Path) -> bool:
+    """Whether a file's content is that of a .mat file."""
+    with path.open("rb") as file:
+        return file.read(len(_MATLAB)) == _MATLAB

@@ -1,0 +1,122 @@
+"""From predictions and truth to an `EvaluationReport`.
+
+COCO is measured top-down (one crop for each annotated or detected box) or bottom-up (all people of a whole image), as
+the model's codec says; MPII top-down. Each follows the protocol of its reference, which the report's fingerprint names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.mpii import MpiiKeypoints
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.evaluation import bottom_up, coco, top_down
+from hpe_tasks.evaluation.mpii import evaluate_mpii
+from hpe_tasks.evaluation.request import RUNTIME_TITLES, FailedImages, Request, Runtime
+from hpe_tasks.inference import Predict
+from hpe_tasks.results import Artifact, EvaluationReport, ProtocolFingerprint
+from hpe_tasks.workspace import sha256_file
+
+__all__ = ["RUNTIME_TITLES", "Runtime", "evaluate"]
+
+
+def evaluate(
+    dataset: CocoKeypoints | MpiiKeypoints,
+    predict: Predict,
+    model: ModelConfig,
+    evaluation: EvaluationConfig,
+    *,
+    images: Literal["with_persons", "all"] = "with_persons",
+    boxes: Path | None = None,
+    runtime: Runtime,
+    dataset_digest: str,
+    seed: int,
+    predictions_file: Path,
+    artifact: Callable[[Path], Artifact],
+) -> EvaluationReport:
+    """Measure a network on a split and keep its predictions.
+
+    Only joints that the model predicts and the data set labels are compared, and only persons who have one labelled
+    are measured. An image that cannot be read is logged and named in the report, and its persons count as missed, as
+    long as no more fail than `evaluation.max_failed_images` allows.
+
+    Args:
+        dataset: The split.
+        predict: The network.
+        model: Its input, its joints, and how people are read from its output.
+        evaluation: Batch size, flip test, how many images to measure on and how many of them may fail.
+        images: Measure COCO images with measured persons, or all.
+        boxes: COCO results file with detected persons, for a top-down evaluation without the annotated boxes.
+        runtime: What runs the network; recorded in the report.
+        dataset_digest: Content digest of the data set.
+        seed: Of the subset, when `evaluation.num_images` asks for one.
+        predictions_file: Where the predictions go. For COCO results: `keypoints` are (x, y, score) in the data set's
+            order, zero for joints that are not compared, and each row also has `annotation_id`, the annotated person
+            that it shows or null. For MPII a list with, for each person whose image could be read, `image`, `person`
+            (its number in the annotation file) and `keypoints` in MPII's order, in image pixels counted from 0.
+        artifact: Describes the written file.
+
+    Raises:
+        ConfigError: The model and the data set have no joint in common; boxes or a flip test were asked for where there
+            are none.
+        DatasetError: No person of the split has such a joint; too many images cannot be read; an image, a record or
+            the file with boxes cannot be used.
+        CheckpointError: The network's output does not fit the configuration.
+    """
+    request = Request(
+        predict, model, evaluation, images, boxes, runtime, dataset_digest, seed, predictions_file, artifact
+    )
+    whole_images = model.codec == "paf"
+    if isinstance(dataset, MpiiKeypoints):
+        if whole_images or boxes is not None:
+            raise ConfigError("MPII is measured in crops by its own annotations: codec 'paf' and boxes are for COCO.")
+        return evaluate_mpii(dataset, request)
+    if whole_images and (evaluation.flip_test or boxes is not None):
+        raise ConfigError("Codec 'paf' finds people in whole images: it takes no boxes and no flip test.")
+    return _evaluate_coco(dataset, request)
+
+
+def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport:
+    measured = coco.choose(dataset, request)
+    failed = FailedImages(dataset.root, len(measured.dataset.images), request.evaluation.max_failed_images)
+    whole_images, boxes = request.model.codec == "paf", request.boxes
+
+    started = time.perf_counter()
+    if whole_images:
+        found = bottom_up.find_poses(measured, request, failed)
+    elif boxes is None:
+        found = top_down.find_in_annotated_boxes(measured, request, failed)
+    else:
+        found = top_down.find_in_detected_boxes(measured, dataset, boxes, request, failed)
+    elapsed = time.perf_counter() - started
+
+    accuracy = coco.score(measured, coco.write_results(measured, found.poses, request))
+    return EvaluationReport(
+        runtime=request.runtime,
+        stats=accuracy.stats,
+        by_group=accuracy.by_group,
+        by_joint=accuracy.by_joint,
+        fingerprint=ProtocolFingerprint(
+            dataset_digest=request.dataset_digest,
+            split=dataset.split,
+            image_ids_digest=coco.ids_digest(measured.dataset),
+            num_images=len(measured.dataset.images),
+            num_persons=len(measured.persons),
+            subset=measured.subset,
+            box_source="whole_image" if whole_images else "ground_truth" if boxes is None else "detector",
+            boxes_digest=None if boxes is None else sha256_file(boxes),
+            flip_test=request.evaluation.flip_test,
+            decoder=bottom_up.DECODER if whole_images else top_down.DECODER,
+            input_size=request.model.input_size,
+            joint_map=measured.joint_map,
+            sigmas=measured.sigmas,
+        ),
+        predictions=request.artifact(request.predictions_file),
+        failed_images=failed.images,
+        images_per_second=found.num_images / elapsed,
+    )

@@ -1,0 +1,98 @@
+"""Boxes of persons that a detector found: a COCO results file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpe_tasks.codecs.heatmap import box_to_center_scale
+from hpe_tasks.data.coco import CocoImage
+from hpe_tasks.errors import DatasetError
+
+_HINT = "Give a JSON list of detections: image_id, category_id, bbox [x, y, w, h] in pixels, score."
+
+
+@dataclass(frozen=True)
+class DetectedPerson:
+    """A detected person: box (x, y, w, h) in image pixels, and the detector's score."""
+
+    image_id: int
+    box: tuple[float, float, float, float]
+    score: float
+
+
+def load_boxes(
+    path: Path, images: Mapping[int, CocoImage], category_id: int, input_size: tuple[int, int]
+) -> dict[int, list[DetectedPerson]]:
+    """Read the persons of a COCO results file, by image, in the order of the file.
+
+    Args:
+        path: The file; detections of other categories are passed over.
+        images: All images of the split by id.
+        category_id: Of persons.
+        input_size: (W, H) of the crops that are to be made.
+
+    Raises:
+        DatasetError: The file is missing or is no such list; an entry is incomplete, is not finite, lies in no image
+            of the split, or covers nothing of its image. Names the file and the entry.
+    """
+    boxes: dict[int, list[DetectedPerson]] = {}
+    for number, entry in enumerate(_read_list(path)):
+        try:
+            person = _person(entry, images, category_id, input_size)
+        except (ValueError, DatasetError) as error:
+            reason = error.message if isinstance(error, DatasetError) else str(error)
+            raise DatasetError(f"{path}: entry number {number}: {reason}", hint=_HINT) from error
+        if person is not None:
+            boxes.setdefault(person.image_id, []).append(person)
+    return boxes
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path} does not exist.", hint="Check dataset.boxes.") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not JSON: {error}.", hint="The file may be cut off: fetch it again.") from error
+    if not isinstance(content, list):
+        raise DatasetError(f"{path} is no list of detections.", hint=_HINT)
+    return content
+
+
+def _person(
+    entry: Any, images: Mapping[int, CocoImage], category_id: int, input_size: tuple[int, int]
+) -> DetectedPerson | None:
+    if not isinstance(entry, dict):
+        raise ValueError("it is no object.")  # noqa: TRY004
+    missing = [field for field in ("image_id", "category_id", "bbox", "score") if field not in entry]
+    if missing:
+        raise ValueError(f"{missing[0]!r} is missing.")
+    if entry["category_id"] != category_id:
+        return None
+    image = images.get(entry["image_id"]) if isinstance(entry["image_id"], int) else None
+    if image is None:
+        raise ValueError(f"the split has no image with the id {entry['image_id']!r}.")
+    box, score = entry["bbox"], entry["score"]
+    if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
+        raise ValueError(f"bbox is {box!r}, not four numbers.")
+    if not _is_number(score):
+        raise ValueError(f"score is {score!r}, not a number.")
+    x, y, width, height = (float(value) for value in box)
+    if width <= 0 or height <= 0:
+        raise ValueError(f"its box is {width:g}×{height:g} pixels: it has no extent.")
+    if x + width <= 0 or y + height <= 0 or x >= image.width or y >= image.height:
+        raise ValueError(f"its box {box} lies outside its image of {image.width}×{image.height} pixels.")
+    # Refuses what has no extent left when it is clipped.
+    box_to_center_scale((x, y, width, height), (image.width, image.height), input_size)
+    return DetectedPerson(image.id, (x, y, width, height), float(score))
+
+
+def _is_number(value: Any) -> bool:
+    # JSON's whole numbers have no limit, but a float has; pixels and scores are far below both.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

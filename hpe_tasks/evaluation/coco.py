@@ -1,0 +1,240 @@
+"""COCO's side of an evaluation: who is measured on which joints, the results file and its score.
+
+Where poses come from, crops or whole images, does not matter here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.data.coco import CocoKeypoints, Person, person_category, read_annotations
+from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.evaluation.request import JointMap, Request
+from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_breakdown, coco_sigmas, coco_stats, match_poses
+from hpe_tasks.results import CocoStats
+from hpe_tasks.skeletons import Skeleton, common_joints
+from hpe_tasks.workspace import write_atomically
+
+# Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.
+_DIGITS = 3
+
+_TRUTH_FIELDS = ("id", "image_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a split is measured on.
+
+    Attributes:
+        dataset: The measured images.
+        persons: Their persons who have a compared joint labelled.
+        subset: Whether the images were drawn by seed from more.
+        joint_map: The compared joints.
+        category_id: Of persons, in the annotation file.
+        truth: All annotations of persons in the images, with those that the metric ignores.
+    """
+
+    dataset: CocoKeypoints
+    persons: tuple[Person, ...]
+    subset: bool
+    joint_map: JointMap
+    category_id: int
+    truth: tuple[dict[str, Any], ...]
+
+    @property
+    def channels(self) -> list[int]:
+        """Of the model, one for each compared joint."""
+        return [channel for _, channel, _ in self.joint_map]
+
+    @property
+    def keypoints(self) -> list[int]:
+        """Of the data set, one for each compared joint."""
+        return [keypoint for _, _, keypoint in self.joint_map]
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """OKS sigma of each compared joint."""
+        return tuple(coco_sigmas()[joint] for joint, _, _ in self.joint_map)
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPose:
+    """A person's compared joints: K×2 pixels of the image and K scores.
+
+    Attributes:
+        annotation_id: Whose box the pose was found in; None where nobody said whose it is.
+    """
+
+    image_id: int
+    keypoints: NDArray[np.float32]
+    joint_scores: NDArray[np.float32]
+    score: float
+    annotation_id: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """All poses, and in how many images they were looked for."""
+
+    poses: list[FoundPose]
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """AP and AR, and AP over the joints of one group and of each joint alone."""
+
+    stats: CocoStats
+    by_group: dict[str, float | None]
+    by_joint: dict[str, float | None]
+
+
+def choose(dataset: CocoKeypoints, request: Request) -> Measured:
+    """Choose images, persons and joints.
+
+    Raises:
+        ConfigError: The model and the data set have no joint in common.
+        DatasetError: No person of the split has such a joint labelled.
+    """
+    joint_map = _comparable_joints(dataset, request)
+    compared = [keypoint for _, _, keypoint in joint_map]
+    persons = [p for p in dataset.all_persons() if (p.keypoints[compared, 2] > 0).any()]
+    if not persons:
+        raise DatasetError(
+            f"No person of {dataset.annotation_file} has a labelled joint that the model predicts.",
+            hint="Set dataset.evaluation_split to a split with annotated persons.",
+        )
+    if request.images == "all":
+        ids = [image.id for image in dataset.images]
+    else:
+        ids = sorted({person.image_id for person in persons})
+    num_images = request.evaluation.num_images
+    subset = num_images is not None and num_images < len(ids)
+    if num_images is not None and subset:
+        ids = random.Random(request.seed).sample(ids, num_images)
+    chosen = set(ids)
+    measured = dataset.subset(ids)
+    category_id, truth = _read_truth(measured)
+    return Measured(
+        dataset=measured,
+        persons=tuple(person for person in persons if person.image_id in chosen),
+        subset=subset,
+        joint_map=joint_map,
+        category_id=category_id,
+        truth=truth,
+    )
+
+
+def _comparable_joints(dataset: CocoKeypoints, request: Request) -> JointMap:
+    of_model = request.model.joints
+    of_dataset = Skeleton(name=dataset.split, joints=dataset.keypoint_names, limbs=())
+    common = common_joints(of_model, of_dataset)
+    known = coco_sigmas()
+    left_out = [joint for joint, _, _ in common if joint not in known]
+    if left_out:
+        log.warning("Not compared, because COCO defines no OKS sigma for them: %s", ", ".join(left_out))
+    joint_map = tuple(entry for entry in common if entry[0] in known)
+    if not joint_map:
+        raise ConfigError(
+            f"The model ({of_model.name}: {', '.join(of_model.joints)}) and the data set "
+            f"({', '.join(dataset.keypoint_names)}) have no joint in common that COCO's metric knows.",
+            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as COCO does.",
+        )
+    return joint_map
+
+
+def _read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]]:
+    content = read_annotations(measured.annotation_file)
+    category = person_category(content)
+    ids = {image.id for image in measured.images}
+    truth = tuple(
+        {field: row[field] for field in _TRUTH_FIELDS if field in row}  # segments are most of a file, and not needed
+        for row in content["annotations"]
+        if row.get("image_id") in ids and (category is None or row.get("category_id") == category["id"])
+    )
+    return (1 if category is None else category["id"]), truth
+
+
+def write_results(measured: Measured, poses: Sequence[FoundPose], request: Request) -> list[dict[str, Any]]:
+    """Write poses as COCO results, and give them back."""
+    rows = [
+        _row(pose, annotation_id, measured)
+        for pose, annotation_id in zip(poses, _annotation_ids(measured, poses), strict=True)
+    ]
+    write_atomically(request.predictions_file, json.dumps(rows).encode())
+    return rows
+
+
+def _row(pose: FoundPose, annotation_id: int | None, measured: Measured) -> dict[str, Any]:
+    keypoints = np.zeros((len(measured.dataset.keypoint_names), 3))
+    keypoints[measured.keypoints, :2] = pose.keypoints
+    keypoints[measured.keypoints, 2] = pose.joint_scores
+    return {
+        "image_id": pose.image_id,
+        "annotation_id": annotation_id,
+        "category_id": measured.category_id,
+        "keypoints": [round(float(value), _DIGITS) for value in keypoints.ravel()],
+        "score": pose.score,
+    }
+
+
+def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int | None]:
+    """Whom each pose shows: whose box it was found in, or whom it matches best."""
+    ids = [pose.annotation_id for pose in poses]
+    unknown: dict[int, list[int]] = {}
+    for number, pose in enumerate(poses):
+        if pose.annotation_id is None:
+            unknown.setdefault(pose.image_id, []).append(number)
+    persons: dict[int, list[Person]] = {}
+    for person in measured.persons:
+        persons.setdefault(person.image_id, []).append(person)
+    for image_id, numbers in unknown.items():
+        if in_image := persons.get(image_id):
+            truth = np.stack([person.keypoints[measured.keypoints] for person in in_image])
+            matches = match_poses(
+                np.stack([poses[number].keypoints for number in numbers]),
+                [poses[number].score for number in numbers],
+                truth[..., :2],
+                truth[..., 2] > 0,
+                [person.area for person in in_image],
+                measured.sigmas,
+            )
+            for number, match in zip(numbers, matches, strict=True):
+                ids[number] = None if match is None else in_image[match].annotation_id
+    return ids
+
+
+def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
+    """Score COCO results over the compared joints."""
+    sigmas = coco_sigmas()
+    entries = {joint: keypoint for joint, _, keypoint in measured.joint_map}
+    groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in JOINT_GROUPS.items()}
+    parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in entries}
+    # One call reads the results once for all parts.
+    ap = coco_breakdown(
+        measured.truth,
+        results,
+        {name: ([entries[j] for j in joints], [sigmas[j] for j in joints]) for name, joints in parts.items()},
+    )
+    return Accuracy(
+        stats=coco_stats(measured.truth, results, joints=measured.keypoints, sigmas=measured.sigmas),
+        by_group={name: ap.get(name) for name in groups},
+        by_joint={joint: ap[joint] for joint in entries},
+    )
+
+
+def ids_digest(dataset: CocoKeypoints) -> str:
+    """SHA-256 of the sorted image ids."""
+    ids = sorted(image.id for image in dataset.images)
+    return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()

@@ -1,0 +1,167 @@
+"""MPII's PCKh: persons in crops by annotated centre and scale, as Simple Baselines.
+
+Crops and predictions count pixels from 0; they get +1 where they meet the truth, which counts from 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
+from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.evaluation.request import FailedImages, JointMap, Request
+from hpe_tasks.inference import find_poses, mpii_batches
+from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh_stats
+from hpe_tasks.progress import track
+from hpe_tasks.results import EvaluationReport, ProtocolFingerprint
+from hpe_tasks.skeletons import MPII16, common_joints
+from hpe_tasks.workspace import write_atomically
+
+DECODER = f"heatmap argmax with a quarter-pixel shift; head size: {HEAD_FACTOR} of the head box's diagonal"
+
+_JOINTS = len(MPII16.joints)
+
+# Where the joints of a person lie whose image could not be read: wrong at any size of head.
+_NOWHERE = -1e9
+
+# Digits kept in the predictions file: a thousandth of a pixel is far below what PCKh resolves.
+_DIGITS = 3
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What was found of N persons, in MPII's order of joints.
+
+    Attributes:
+        keypoints: N×16×2 image pixels counted from 0; zero for joints that are not compared.
+        scores: N×16.
+        seen: N: whether the person's image could be read.
+    """
+
+    keypoints: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    seen: NDArray[np.bool_]
+
+
+def evaluate_mpii(dataset: MpiiKeypoints, request: Request) -> EvaluationReport:
+    """Measure a network on the persons of an MPII split and keep its predictions.
+
+    Joints that the model does not predict are not compared: their columns are None, and the fingerprint's joint map
+    says which were.
+
+    Raises:
+        ConfigError: The model predicts no joint of MPII's.
+        DatasetError: The truth cannot be used; nobody has such a joint; too many images cannot be read.
+        CheckpointError: The network's output does not fit the configuration.
+    """
+    joint_map = _comparable_joints(request.model)
+    measured, subset = _choose_persons(dataset, joint_map, request.evaluation.num_images, request.seed)
+    truth = load_truth(measured)
+    failed = FailedImages(dataset.root, len(measured.images), request.evaluation.max_failed_images)
+
+    started = time.perf_counter()
+    found = _find(measured, joint_map, request, failed)
+    elapsed = time.perf_counter() - started
+
+    write_atomically(request.predictions_file, json.dumps(_rows(measured.persons, found)).encode())
+    compared = np.zeros(_JOINTS, dtype=np.bool_)
+    compared[[index for _, _, index in joint_map]] = True
+    predictions = to_file_pixels(np.where(found.seen[:, None, None], found.keypoints, _NOWHERE))
+    scored = predictions, truth.joints, truth.visible & compared, truth.head_boxes
+    stats, by_joint = pckh_stats(*scored), pckh_by_joint(*scored)
+    return EvaluationReport(
+        runtime=request.runtime,
+        stats=stats,
+        by_group={group: getattr(stats, group) for group in PCKH_GROUPS},
+        by_joint={joint: by_joint[joint] for joint, _, _ in joint_map},
+        fingerprint=ProtocolFingerprint(
+            dataset_digest=request.dataset_digest,
+            split=dataset.split,
+            image_ids_digest=hashlib.sha256("\n".join(measured.images).encode()).hexdigest(),
+            num_images=len(measured.images),
+            num_persons=len(measured.persons),
+            subset=subset,
+            box_source="annotated_center_scale",
+            flip_test=request.evaluation.flip_test,
+            decoder=DECODER,
+            input_size=request.model.input_size,
+            joint_map=joint_map,
+            sigmas=(),
+            metric="mpii_pckh",
+        ),
+        predictions=request.artifact(request.predictions_file),
+        failed_images=failed.images,
+        images_per_second=len(measured.images) / elapsed,
+    )
+
+
+def _comparable_joints(config: ModelConfig) -> JointMap:
+    joint_map = common_joints(config.joints, MPII16)
+    if not joint_map:
+        raise ConfigError(
+            f"The model ({config.joints.name}: {', '.join(config.joints.joints)}) predicts no joint of MPII "
+            f"({', '.join(MPII16.joints)}).",
+            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as here.",
+        )
+    lacking = [joint for joint in MPII16.joints if joint not in {name for name, _, _ in joint_map}]
+    if lacking:
+        log.warning("Not compared, because the model does not predict them: %s", ", ".join(lacking))
+    return joint_map
+
+
+def _choose_persons(
+    dataset: MpiiKeypoints, joint_map: JointMap, num_images: int | None, seed: int
+) -> tuple[MpiiKeypoints, bool]:
+    """The persons who are measured, and whether they are a subset drawn by seed."""
+    compared = [index for _, _, index in joint_map]
+    persons = tuple(person for person in dataset.persons if person.visible[compared].any())
+    if not persons:
+        raise DatasetError(
+            f"Nobody in {dataset.annotation_file} has a labelled joint that the model predicts.",
+            hint="Set dataset.evaluation_split to a split with annotated persons.",
+        )
+    everyone = replace(dataset, persons=persons)
+    if num_images is None or num_images >= len(everyone.images):
+        return everyone, False
+    return everyone.subset(random.Random(seed).sample(everyone.images, num_images)), True
+
+
+def _find(dataset: MpiiKeypoints, joint_map: JointMap, request: Request, failed: FailedImages) -> _Found:
+    channels = [channel for _, channel, _ in joint_map]
+    joints = [index for _, _, index in joint_map]
+    batch_size, flip_test = request.evaluation.batch_size, request.evaluation.flip_test
+    rows = {person.index: row for row, person in enumerate(dataset.persons)}
+    found = _Found(np.zeros((len(rows), _JOINTS, 2)), np.zeros((len(rows), _JOINTS)), np.zeros(len(rows), np.bool_))
+    crops = mpii_batches(dataset, request.model, batch_size, failed.add)
+    batches = find_poses(crops, request.predict, request.model, flip_test=flip_test)
+    for batch in track(batches, request.title, total=-(-len(rows) // batch_size)):
+        own = [rows[person.index] for person in batch.persons]
+        found.keypoints[np.ix_(own, joints)] = batch.poses.keypoints[:, channels]
+        found.scores[np.ix_(own, joints)] = batch.poses.scores[:, channels]
+        found.seen[own] = True
+    return found
+
+
+def _rows(persons: Sequence[MpiiPerson], found: _Found) -> list[dict[str, object]]:
+    triples = np.concatenate([found.keypoints, found.scores[..., None]], axis=2)
+    return [
+        {
+            "image": person.image,
+            "person": person.index,
+            "keypoints": [round(float(value), _DIGITS) for value in triples[row].ravel()],
+        }
+        for row, person in enumerate(persons)
+        if found.seen[row]
+    ]

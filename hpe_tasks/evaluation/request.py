@@ -1,0 +1,79 @@
+"""What every evaluation is asked, whatever the data set, and the images that it could not read."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.inference import Predict, Unreadable
+from hpe_tasks.results import Artifact, FailedImage
+
+Runtime = Literal["fp32", "quantsim", "onnxruntime"]
+RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
+
+JointMap = tuple[tuple[str, int, int], ...]
+"""(joint, channel of the model, keypoint of the data set) for every joint that is compared."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `evaluate`, which describes them."""
+
+    predict: Predict
+    model: ModelConfig
+    evaluation: EvaluationConfig
+    images: Literal["with_persons", "all"]
+    boxes: Path | None
+    runtime: Runtime
+    dataset_digest: str
+    seed: int
+    predictions_file: Path
+    artifact: Callable[[Path], Artifact]
+
+    @property
+    def title(self) -> str:
+        """What is done, for a progress bar."""
+        return f"Evaluating {RUNTIME_TITLES[self.runtime]}"
+
+
+class FailedImages:
+    """Images that could not be read, as long as they are few.
+
+    Args:
+        root: Folder of the data set: images are named relative to it.
+        total: Images that are measured.
+        share: Largest share of them that may fail.
+    """
+
+    def __init__(self, root: Path, total: int, share: float) -> None:
+        self._root = root
+        self._total = total
+        # 0.29 · 100 is less than 29 in binary.
+        self._allowed = math.floor(share * total + 1e-9)
+        self._failed: list[FailedImage] = []
+
+    @property
+    def images(self) -> tuple[FailedImage, ...]:
+        """Those so far."""
+        return tuple(self._failed)
+
+    def add(self, image: Unreadable) -> None:
+        """Go on without an image; raises DatasetError, naming all so far, when it is one too many."""
+        failed = FailedImage(name=image.path.relative_to(self._root).as_posix(), reason=image.reason)
+        self._failed.append(failed)
+        log.warning("The image %s %s: its persons count as missed.", image.path, image.reason)
+        if len(self._failed) > self._allowed:
+            named = "; ".join(f"{one.name} {one.reason}" for one in self._failed)
+            raise DatasetError(
+                f"Of the {self._total} images to measure in {self._root}, {len(self._failed)} cannot be read, where "
+                f"{self._allowed} may fail: {named}.",
+                hint="Fetch the files again or remove their records; evaluation.max_failed_images allows more.",
+            )

@@ -1,0 +1,145 @@
+"""Poses of persons whose boxes are known, annotated or detected, as Simple Baselines finds and scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks import inference
+from hpe_tasks.codecs.heatmap import PIXEL_STD, box_to_center_scale
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
+from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
+from hpe_tasks.evaluation.request import FailedImages, Request
+from hpe_tasks.inference import CropBatch, ImageCrops, Region
+from hpe_tasks.metrics.oks import suppress_duplicates
+from hpe_tasks.progress import track
+
+JOINT_SCORE_THRESHOLD = 0.2
+NMS_THRESHOLD = 0.9
+DECODER = (
+    "heatmap argmax with a quarter-pixel shift; "
+    f"person score: mean of the joint scores above {JOINT_SCORE_THRESHOLD}, times the box's score; "
+    f"OKS-NMS at {NMS_THRESHOLD}"
+)
+
+PersonT = TypeVar("PersonT", Person, DetectedPerson)
+
+
+@dataclass(frozen=True, eq=False)
+class _InCrop:
+    """A pose, and the area of its crop in square pixels."""
+
+    pose: FoundPose
+    area: float
+
+
+def find_in_annotated_boxes(measured: Measured, request: Request, failed: FailedImages) -> Found:
+    """Find the measured persons' joints, each in its annotated box.
+
+    Raises:
+        DatasetError: Too many images cannot be read; an image has another size than its record says; a box lies
+            outside its image.
+        CheckpointError: The network's output does not fit the configuration.
+    """
+    batches = inference.person_batches(
+        measured.dataset, request.model, request.evaluation.batch_size, measured.persons, failed.add
+    )
+    images = {person.image_id for person in measured.persons}
+    return Found(_find(batches, len(measured.persons), measured, request), len(images))
+
+
+def find_in_detected_boxes(
+    measured: Measured, dataset: CocoKeypoints, boxes: Path, request: Request, failed: FailedImages
+) -> Found:
+    """Find the joints of everyone whom a detector found in the measured images.
+
+    Args:
+        measured: The measured images.
+        dataset: All images of the split: those that the boxes may lie in.
+        boxes: COCO results file of the detector.
+        request: How to measure.
+        failed: Takes the images that cannot be read.
+
+    Raises:
+        DatasetError: As `load_boxes` and `find_in_annotated_boxes`, or there is no box in any measured image.
+        CheckpointError: The network's output does not fit the configuration.
+    """
+    by_image = load_boxes(
+        boxes, {image.id: image for image in dataset.images}, measured.category_id, request.model.input_size
+    )
+    images = [image for image in measured.dataset.images if image.id in by_image]
+    if not images:
+        raise DatasetError(
+            f"{boxes} holds no detection of a person (category_id {measured.category_id}) in the "
+            f"{len(measured.dataset.images)} images that are measured.",
+            hint="Set dataset.boxes to the detections of dataset.evaluation_split.",
+        )
+    crops = (_crops(dataset, image, by_image[image.id], request.model.input_size) for image in images)
+    batches = inference.crop_batches(crops, request.model, request.evaluation.batch_size, failed.add)
+    boxes_in_images = sum(len(by_image[image.id]) for image in images)
+    return Found(_find(batches, boxes_in_images, measured, request), len(images))
+
+
+def _crops(
+    dataset: CocoKeypoints, image: CocoImage, persons: Sequence[DetectedPerson], input_size: tuple[int, int]
+) -> ImageCrops[DetectedPerson]:
+    path = dataset.image_path(image)
+
+    def regions(size: tuple[int, int]) -> list[Region]:
+        inference.check_size(path, image, size)
+        return [box_to_center_scale(person.box, size, input_size) for person in persons]
+
+    return ImageCrops(path, tuple(persons), regions)
+
+
+def _find(batches: Iterable[CropBatch[PersonT]], persons: int, measured: Measured, request: Request) -> list[FoundPose]:
+    evaluation = request.evaluation
+    found = inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
+    poses = []
+    for batch in track(found, request.title, total=-(-persons // evaluation.batch_size)):
+        keypoints = batch.poses.keypoints[:, measured.channels]
+        joint_scores = batch.poses.scores[:, measured.channels]
+        areas = np.prod(batch.scales * PIXEL_STD, axis=1)
+        for i, person in enumerate(batch.persons):
+            box_score, annotation_id = (
+                (person.score, None) if isinstance(person, DetectedPerson) else (1.0, person.annotation_id)
+            )
+            pose = FoundPose(
+                image_id=person.image_id,
+                keypoints=keypoints[i],
+                joint_scores=joint_scores[i],
+                score=person_score(joint_scores[i]) * box_score,
+                annotation_id=annotation_id,
+            )
+            poses.append(_InCrop(pose, float(areas[i])))
+    return _without_duplicates(poses, measured.sigmas)
+
+
+def person_score(joint_scores: NDArray[np.float32]) -> float:
+    """Score a crop by the mean of its joint scores above 0.2, and 0 where none is."""
+    confident = joint_scores[joint_scores > JOINT_SCORE_THRESHOLD]
+    return float(confident.mean()) if confident.size else 0.0
+
+
+def _without_duplicates(poses: Sequence[_InCrop], sigmas: Sequence[float]) -> list[FoundPose]:
+    """OKS-NMS in each image; the order of the poses stays."""
+    kept: list[FoundPose] = []
+    for _, group in groupby(poses, key=lambda found: found.pose.image_id):
+        in_image = list(group)
+        best = suppress_duplicates(
+            np.stack([found.pose.keypoints for found in in_image]),
+            [found.pose.score for found in in_image],
+            [found.area for found in in_image],
+            sigmas,
+            threshold=NMS_THRESHOLD,
+        )
+        kept += [in_image[i].pose for i in sorted(best)]
+    return kept

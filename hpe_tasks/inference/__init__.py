@@ -1,0 +1,79 @@
+"""From photographs to poses: persons' crops or whole images, networks that turn them into maps, and what these show.
+
+Coordinates are pixels of the image as it is stored: an EXIF orientation is not applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.mpii import MpiiKeypoints
+from hpe_tasks.inference.crops import (
+    CropBatch,
+    ImageCrops,
+    PosedPersons,
+    Region,
+    crop_batches,
+    find_poses,
+    mpii_batches,
+    person_batches,
+)
+from hpe_tasks.inference.images import OnUnreadable, Unreadable, check_size
+from hpe_tasks.inference.predictors import Predict, fp32_predictor, onnx_predictor
+from hpe_tasks.inference.whole_images import (
+    ImageMaps,
+    PeopleInImage,
+    PreparedImage,
+    decode_image,
+    find_people,
+    predict_maps,
+    prepare_image,
+    whole_image_batches,
+)
+
+__all__ = [
+    "CropBatch",
+    "ImageCrops",
+    "ImageMaps",
+    "OnUnreadable",
+    "PeopleInImage",
+    "PosedPersons",
+    "Predict",
+    "PreparedImage",
+    "Region",
+    "Unreadable",
+    "calibration_batches",
+    "check_size",
+    "crop_batches",
+    "decode_image",
+    "find_people",
+    "find_poses",
+    "fp32_predictor",
+    "mpii_batches",
+    "onnx_predictor",
+    "person_batches",
+    "predict_maps",
+    "prepare_image",
+]
+
+
+def calibration_batches(
+    dataset: CocoKeypoints | MpiiKeypoints, model: ModelConfig, batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Give a data set as an evaluation shows it to the network: N×3×H×W float32, normalized, every batch of one size.
+
+    These are the crops of all persons, or with codec `paf` all whole images.
+
+    Raises:
+        DatasetError: An image cannot be read, or does not fit its record; names the file.
+    """
+    if isinstance(dataset, MpiiKeypoints):
+        return (batch.images for batch in mpii_batches(dataset, model, batch_size))
+    if model.codec == "paf":
+        return whole_image_batches(dataset, model, batch_size)
+    return (batch.images for batch in person_batches(dataset, model, batch_size))

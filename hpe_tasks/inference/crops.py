@@ -1,0 +1,244 @@
+"""Top-down: persons cut out of their images, and the joints that a network finds in each crop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
+from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, crop_region
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.inference.images import (
+    OnUnreadable,
+    Unreadable,
+    check_size,
+    map_ahead,
+    normalized,
+    read_image,
+    readable,
+    refuse,
+)
+from hpe_tasks.inference.predictors import Predict, check_maps
+
+PersonT = TypeVar("PersonT")
+
+Region = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""What a crop shows: its centre (x, y) in image pixels, and its scale (w, h) in units of 200 pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCrops(Generic[PersonT]):
+    """Persons who are to be cut out of one image.
+
+    Attributes:
+        regions: The crop of each person, given the (W, H) of the decoded image; raises DatasetError when the image or
+            a record cannot be used.
+    """
+
+    path: Path
+    persons: tuple[PersonT, ...]
+    regions: Callable[[tuple[int, int]], Sequence[Region]]
+
+
+@dataclass(frozen=True, eq=False)
+class CropBatch(Generic[PersonT]):
+    """Persons as a network sees them.
+
+    Attributes:
+        images: N×3×H×W float32, RGB, normalized.
+        persons: Whom the crops show.
+        centers: N×2, in image pixels.
+        scales: N×2, in units of 200 pixels.
+    """
+
+    images: NDArray[np.float32]
+    persons: tuple[PersonT, ...]
+    centers: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class PosedPersons(Generic[PersonT]):
+    """Persons with the joints that a network found: all channels of the network, in its order.
+
+    Attributes:
+        poses: Keypoints in image pixels and heatmap maxima.
+        scales: N×2, of the crops, in units of 200 pixels.
+    """
+
+    persons: tuple[PersonT, ...]
+    poses: Poses
+    scales: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Crop(Generic[PersonT]):
+    pixels: NDArray[np.float32]
+    person: PersonT
+    center: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+
+def person_batches(
+    dataset: CocoKeypoints,
+    config: ModelConfig,
+    batch_size: int,
+    persons: Sequence[Person] | None = None,
+    unreadable: OnUnreadable = refuse,
+) -> Iterator[CropBatch[Person]]:
+    """Cut COCO persons out of their images by their annotated boxes, as the network wants them.
+
+    Args:
+        dataset: Where the images lie.
+        config: Input size and normalization.
+        batch_size: Persons in a batch; the last one may be smaller.
+        persons: Whom to cut out, those of an image together; by default all persons of the data set, by image id and
+            annotation id.
+        unreadable: What becomes of an image that is missing or cannot be decoded.
+
+    Raises:
+        DatasetError: An image cannot be read, or has another size than its record says; a box lies outside its image.
+            Names the file.
+    """
+    records = {image.id: image for image in dataset.images}
+
+    def crops() -> Iterator[ImageCrops[Person]]:
+        chosen = dataset.all_persons() if persons is None else persons
+        for image_id, group in groupby(chosen, key=lambda p: p.image_id):
+            image, in_image = records[image_id], tuple(group)
+            path = dataset.image_path(image)
+            yield ImageCrops(path, in_image, partial(_box_regions, path, image, in_image, config.input_size))
+
+    return crop_batches(crops(), config, batch_size, unreadable)
+
+
+def mpii_batches(
+    dataset: MpiiKeypoints, config: ModelConfig, batch_size: int, unreadable: OnUnreadable = refuse
+) -> Iterator[CropBatch[MpiiPerson]]:
+    """Cut MPII persons out of their images by annotated centre and scale, as the network wants them.
+
+    Persons of one image come together, images in the order in which the split first names them.
+
+    Raises:
+        DatasetError: An image is missing or cannot be decoded; names the file.
+    """
+    by_image: dict[str, list[MpiiPerson]] = {}
+    for person in dataset.persons:
+        by_image.setdefault(person.image, []).append(person)
+
+    def crops(persons: Sequence[MpiiPerson]) -> ImageCrops[MpiiPerson]:
+        return ImageCrops(dataset.image_path(persons[0]), tuple(persons), lambda _: [crop_region(p) for p in persons])
+
+    return crop_batches(map(crops, by_image.values()), config, batch_size, unreadable)
+
+
+def crop_batches(
+    images: Iterable[ImageCrops[PersonT]], config: ModelConfig, batch_size: int, unreadable: OnUnreadable = refuse
+) -> Iterator[CropBatch[PersonT]]:
+    """Cut persons out of their images, as the network wants them.
+
+    Every image is decoded once, in parallel with others; few are held at a time, so memory does not depend on how
+    many there are. The order stays.
+
+    Args:
+        images: What to cut out of each image.
+        config: Input size and normalization.
+        batch_size: Persons in a batch; the last one may be smaller.
+        unreadable: What becomes of an image that is missing or cannot be decoded; its persons are left out.
+
+    Raises:
+        DatasetError: An image cannot be read, or `ImageCrops.regions` refuses it.
+    """
+    # While the network runs on a batch, the next one is made: an image shows about two persons.
+    with closing(map_ahead(partial(_cut_persons, config), images, at_least=batch_size // 2)) as cut:
+        crops = (crop for in_image in readable(cut, unreadable) for crop in in_image)
+        while batch := tuple(islice(crops, batch_size)):
+            yield CropBatch(
+                images=np.stack([crop.pixels for crop in batch]),
+                persons=tuple(crop.person for crop in batch),
+                centers=np.stack([crop.center for crop in batch]),
+                scales=np.stack([crop.scale for crop in batch]),
+            )
+
+
+def _cut_persons(config: ModelConfig, image: ImageCrops[PersonT]) -> list[_Crop[PersonT]] | Unreadable:
+    pixels = read_image(image.path)
+    if isinstance(pixels, Unreadable):
+        return pixels
+    height, width = pixels.shape[:2]
+    crops = []
+    for person, (center, scale) in zip(image.persons, image.regions((width, height)), strict=True):
+        matrix = crop_matrix(center, scale, config.input_size)
+        bgr = cv2.warpAffine(
+            pixels, matrix, config.input_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
+        ).astype(np.uint8, copy=False)
+        crops.append(_Crop(normalized(bgr, config), person, center, scale))
+    return crops
+
+
+def _box_regions(
+    path: Path, image: CocoImage, persons: Sequence[Person], input_size: tuple[int, int], size: tuple[int, int]
+) -> list[Region]:
+    check_size(path, image, size)
+    regions = []
+    for person in persons:
+        try:
+            regions.append(box_to_center_scale(person.box, size, input_size))
+        except DatasetError as error:
+            raise DatasetError(
+                f"Annotation {person.annotation_id} of {path}: {error.message}", hint=error.hint
+            ) from error
+    return regions
+
+
+def find_poses(
+    batches: Iterable[CropBatch[PersonT]], predict: Predict, config: ModelConfig, *, flip_test: bool = False
+) -> Iterator[PosedPersons[PersonT]]:
+    """Find the joints of persons who were cut out.
+
+    Args:
+        batches: The persons.
+        predict: The network.
+        config: The joints that it predicts.
+        flip_test: Average its heatmaps with those of the mirrored crops.
+
+    Raises:
+        CheckpointError: The network's output is not N×J×h×w with J the configured joints, or is not finite.
+    """
+    joints = config.joints
+    what = f"heatmaps of {{}} persons with {len(joints.joints)} joints ({joints.name})"
+    for batch in batches:
+        count = len(batch.persons)
+        heatmaps = predict(batch.images)
+        check_maps(heatmaps, count, len(joints.joints), what.format(count))
+        if flip_test:
+            mirrored = predict(np.ascontiguousarray(batch.images[..., ::-1]))
+            check_maps(mirrored, count, len(joints.joints), what.format(count))
+            heatmaps = (heatmaps + flip_back(mirrored, joints.flip_pairs)) * np.float32(0.5)
+        keypoints, scores = decode_heatmaps(heatmaps, batch.centers, batch.scales)
+        yield PosedPersons(batch.persons, Poses(keypoints, scores), batch.scales)
+
+
+def flip_back(heatmaps: NDArray[np.float32], flip_pairs: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
+    """Turn the heatmaps of mirrored crops, N×J×h×w, into those of the crops themselves.
+
+    Left and right joints swap, and all maps move one pixel to the right, where the first column stays: the published
+    figures of Simple Baselines are made so (SHIFT_HEATMAP), because a network's maps of an image and of its mirror
+    image are about a pixel apart.
+    """
+    order = np.arange(heatmaps.shape[1])
+    for left, right in flip_pairs:
+        order[[left, right]] = right, left
+    flipped: NDArray[np.float32] = heatmaps[:, order, :, ::-1]
+    return np.concatenate([flipped[..., :1], flipped[..., :-1]], axis=-1)

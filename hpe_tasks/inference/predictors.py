@@ -1,0 +1,80 @@
+"""Networks as functions, whatever runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.errors import CheckpointError
+from hpe_tasks.onnx_session import onnx_predictor
+
+__all__ = ["Predict", "check_maps", "fp32_predictor", "onnx_predictor"]
+
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""A network: normalized images N×3×H×W float32 → maps N×C×h×w float32.
+
+With codec `heatmap`, C counts the joints. With codec `paf` it is 57: the 38 channels of the part-affinity fields, then
+the 19 heatmaps.
+"""
+
+
+def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predict:
+    """Load a checkpoint as it came and run it in float32.
+
+    Args:
+        config: The architecture; `onnx` runs the file in onnxruntime on the CPU, whatever the device.
+        checkpoint: Weights, or the ONNX file.
+        device: "cpu" or "cuda".
+
+    Raises:
+        CheckpointError: The file cannot be read or does not fit the architecture.
+    """
+    if config.architecture == "onnx":
+        return onnx_predictor(checkpoint, config)
+
+    import torch
+
+    from hpe_tasks.models import build_model
+    from hpe_tasks.models.checkpoint import load_checkpoint
+
+    network = build_model(config)
+    load_checkpoint(network, checkpoint)
+    network = network.to(device).eval()
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        # TF32, the default of cuDNN, keeps ten bits of a float32: the baseline must be float32, and repeatable.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
+            maps = network(torch.from_numpy(images).to(device))
+            if isinstance(maps, tuple):  # part-affinity fields and heatmaps
+                maps = torch.cat(maps, dim=1)
+        result: NDArray[np.float32] = maps.float().cpu().numpy()
+        return result
+
+    return run
+
+
+def check_maps(maps: NDArray[np.float32], count: int, channels: int, what: str) -> None:
+    """Raise CheckpointError unless a network's output is count×channels×h×w and finite.
+
+    Args:
+        maps: The output.
+        count: Images that the network was given.
+        channels: How many it must give for each.
+        what: What these channels are, in words.
+    """
+    if maps.ndim != 4 or maps.shape[:2] != (count, channels):
+        raise CheckpointError(
+            f"The network's output has the shape {maps.shape}; {what} have ({count}, {channels}, height, width).",
+            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, "
+            "and model.codec, model.output_layout and model.output_name to what its output is.",
+        )
+    if not np.isfinite(maps).all():
+        raise CheckpointError(
+            "The network's maps hold NaN or infinite values.",
+            hint="The weights are broken, or the input's normalization (model.mean, model.std) is not the network's.",
+        )

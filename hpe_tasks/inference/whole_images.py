@@ -1,0 +1,146 @@
+"""Bottom-up: whole images as a network sees them, and all people that are read from its maps.
+
+Three stages that run beside each other: files are read and resized in threads, the network runs in the calling thread,
+and its maps are read in threads again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS, People, decode_people
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.inference.images import (
+    OnUnreadable,
+    Unreadable,
+    check_size,
+    map_ahead,
+    normalized,
+    read_image,
+    readable,
+    refuse,
+)
+from hpe_tasks.inference.predictors import Predict, check_maps
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as a network sees it: 3×H×W float32, RGB, normalized; wide or high as `ModelConfig.input_size_for`."""
+
+    image: CocoImage
+    pixels: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageMaps:
+    """What a network gave for an image: 57×h×w float32, part-affinity fields and then heatmaps."""
+
+    image: CocoImage
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PeopleInImage:
+    """The people that were found in an image, in pixels of the image."""
+
+    image: CocoImage
+    people: People
+
+
+def find_people(
+    dataset: CocoKeypoints,
+    predict: Predict,
+    config: ModelConfig,
+    batch_size: int,
+    unreadable: OnUnreadable = refuse,
+) -> Iterator[PeopleInImage]:
+    """Find the people in every image of a data set, in its order.
+
+    Args:
+        dataset: Where the images lie.
+        predict: The network.
+        config: Its input.
+        batch_size: Images that are read before the network runs on them, once for the wide and once for the high ones.
+        unreadable: What becomes of an image that is missing or cannot be decoded; it is left out.
+
+    Raises:
+        DatasetError: An image cannot be read, or has another size than its record says; names the file.
+        CheckpointError: The network's output is not N×57×h×w or not finite, or cannot be that of a trained network.
+    """
+    with closing(_prepare_ahead(dataset, config, batch_size)) as prepared:
+        chunks = _chunks(readable(prepared, unreadable), batch_size)
+        maps = (one for chunk in chunks for one in predict_maps(chunk, predict))
+        # A batch's maps come at once: all can be read while the network runs on the next one.
+        with closing(map_ahead(decode_image, maps, at_least=batch_size)) as found:
+            yield from found
+
+
+def whole_image_batches(dataset: CocoKeypoints, config: ModelConfig, batch_size: int) -> Iterator[NDArray[np.float32]]:
+    """Give all images of a data set as the network sees them, N×3×H×W with N at most `batch_size`, each of one size.
+
+    Raises:
+        DatasetError: An image cannot be read, or has another size than its record says; names the file.
+    """
+    with closing(_prepare_ahead(dataset, config, batch_size)) as prepared:
+        for chunk in _chunks(readable(prepared, refuse), batch_size):
+            for indices in _by_size(chunk):
+                yield np.stack([chunk[i].pixels for i in indices])
+
+
+def prepare_image(dataset: CocoKeypoints, config: ModelConfig, image: CocoImage) -> PreparedImage | Unreadable:
+    """Read an image, resize it to the network's input and normalize it; raises DatasetError as `find_people` does."""
+    path = dataset.image_path(image)
+    pixels = read_image(path)
+    if isinstance(pixels, Unreadable):
+        return pixels
+    size = pixels.shape[1], pixels.shape[0]
+    check_size(path, image, size)
+    resized = cv2.resize(pixels, config.input_size_for(size), interpolation=cv2.INTER_LINEAR)
+    return PreparedImage(image, normalized(resized.astype(np.uint8, copy=False), config))
+
+
+def predict_maps(images: Sequence[PreparedImage], predict: Predict) -> list[ImageMaps]:
+    """Run the network on images, once for each size of input; raises CheckpointError as `find_people` does."""
+    maps: dict[int, ImageMaps] = {}
+    for indices in _by_size(images):
+        output = predict(np.stack([images[i].pixels for i in indices]))
+        count = len(indices)
+        check_maps(output, count, PAF_CHANNELS + HEATMAPS, f"part-affinity fields and heatmaps of {count} images")
+        for i, one in zip(indices, output, strict=True):
+            maps[i] = ImageMaps(images[i].image, one)
+    return [maps[i] for i in range(len(images))]
+
+
+def decode_image(found: ImageMaps) -> PeopleInImage:
+    """Read the people from the maps of an image; raises CheckpointError as `find_people` does."""
+    pafs, heatmaps = found.maps[:PAF_CHANNELS], found.maps[PAF_CHANNELS:]
+    return PeopleInImage(found.image, decode_people(heatmaps, pafs, (found.image.width, found.image.height)))
+
+
+def _prepare_ahead(
+    dataset: CocoKeypoints, config: ModelConfig, batch_size: int
+) -> Generator[PreparedImage | Unreadable, None, None]:
+    # While the network runs on a batch, the next one is made.
+    return map_ahead(partial(prepare_image, dataset, config), dataset.images, at_least=batch_size)
+
+
+def _chunks(images: Iterator[PreparedImage], size: int) -> Iterator[list[PreparedImage]]:
+    while chunk := list(islice(images, size)):
+        yield chunk
+
+
+def _by_size(images: Sequence[PreparedImage]) -> list[list[int]]:
+    """Indices of the images of each size of input: wide and high ones cannot share a batch."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        sizes.setdefault(image.pixels.shape, []).append(i)
+    return list(sizes.values())

@@ -1,0 +1,81 @@
+"""What the command line does outside of a run: measuring one model file, and training a network."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpe_tasks.config import DatasetConfig, RunConfig
+from hpe_tasks.results import Artifact, EvaluationReport
+from hpe_tasks.steps import checkpoint_file
+from hpe_tasks.workspace import sha256_file
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.training import TrainingResult
+    from hpe_tasks.training_config import TrainingConfig
+
+
+def evaluate_file(
+    config: RunConfig, cache: Path, s3: Callable[[], S3Client], predictions: Path | None = None
+) -> EvaluationReport:
+    """Measure one model file outside of a run, exactly as the runs do.
+
+    Args:
+        config: Its `model.checkpoint` is the file and its `dataset` the images.
+        cache: Folder of this machine for downloads.
+        s3: Makes the S3 client, when one is needed.
+        predictions: Where to keep the predictions; dropped when None.
+    """
+    from hpe_tasks.data.fetch import fetch_boxes
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.data.splits import load_split
+    from hpe_tasks.evaluation import evaluate
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    # Nothing is calibrated here: the split that is measured is all that the data set must hold.
+    one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
+    root, fetched = fetch(one_split, cache, s3)
+    checkpoint = checkpoint_file(config.model, cache, s3)
+    with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
+        file = predictions or Path(folder) / "predictions.json"
+        return evaluate(
+            load_split(config.dataset.kind, root, config.dataset.evaluation_split),
+            fp32_predictor(config.model, checkpoint, best_device()),
+            config.model,
+            config.evaluation,
+            images=config.dataset.evaluation_images,
+            boxes=fetch_boxes(config.dataset, cache, s3),
+            runtime="onnxruntime" if config.model.architecture == "onnx" else "fp32",
+            dataset_digest=fetched.digest,
+            seed=config.seed,
+            predictions_file=file,
+            artifact=lambda path: Artifact(
+                uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size
+            ),
+        )
+
+
+def train_network(
+    stages: Sequence[TrainingConfig], dataset: str, cache: Path, s3: Callable[[], S3Client], out: Path
+) -> TrainingResult:
+    """Train a network, stage by stage.
+
+    Args:
+        stages: Each starts from the weights of the one before.
+        dataset: Address of a COCO-layout data set, as `dataset.source` of a run.
+        cache: Folder of this machine for downloads.
+        s3: Makes the S3 client, when one is needed.
+        out: The file to write, `*.safetensors`.
+    """
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.training import train_stages
+
+    first = stages[0]
+    splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}
+    root, _ = fetch(DatasetConfig(source=dataset, **splits), cache, s3)
+    return train_stages(stages, root, out)

@@ -1,0 +1,153 @@
+"""Whole images to learn from, with all their people: augmented, with part-affinity fields and heatmaps."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from hpe_tasks.codecs.heatmap import transform_points
+from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS, encode_people
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints, person_category, read_annotations
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.skeletons import COCO17
+from hpe_tasks.training_config import TrainingConfig
+from hpe_tasks.training_data import Batch, TrainingImages, jitter
+
+_STRIDE = 8
+"""Input pixels in one pixel of the maps."""
+
+_HEATMAP_WEIGHT = 2.0
+"""Factor on the heatmaps' squared errors: limbs cover more of an image than joints do."""
+
+_MIRRORED = np.arange(len(COCO17.joints))
+for _left, _right in COCO17.flip_pairs:
+    _MIRRORED[[_left, _right]] = _right, _left
+
+
+class TrainingScenes:
+    """All images of a split with labelled people, to be augmented anew in every epoch.
+
+    A scene depends on the seed, the epoch and the image only, and not on the batch or the thread that it is made in.
+
+    Raises:
+        DatasetError: The split has no people with COCO's joints.
+    """
+
+    def __init__(self, dataset: CocoKeypoints, config: TrainingConfig) -> None:
+        self._dataset, self._config = dataset, config
+        self._model = config.model_config_for("unused")
+        self._images = [image for image in dataset.images if dataset.persons(image.id)]
+        if dataset.keypoint_names != COCO17.joints or not self._images:
+            raise DatasetError(
+                f"{dataset.annotation_file} has no person with COCO's 17 joints, in COCO's order.",
+                hint="Train aimet_pose on COCO keypoints, or another network on this data set.",
+            )
+        self._unlabelled = _unlabelled_boxes(dataset)
+        self._pixels = TrainingImages(dataset, config.cache_mb)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """The epoch's batches in random order, as indices of images: the wide ones apart from the high ones."""
+        rng = np.random.default_rng((self._config.seed, epoch))
+        order = rng.permutation(len(self._images))
+        wide = np.array([image.width > image.height for image in self._images])[order]
+        size = self._config.batch_size
+        batches = [alike[i : i + size] for alike in (order[wide], order[~wide]) for i in range(0, len(alike), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
+        """Augment images that are all wide or all high.
+
+        Targets are the 38 channels of the part-affinity fields and the 19 heatmaps. Where people are whose joints
+        nobody labelled, the weight is 0.
+
+        Raises:
+            DatasetError: An image is missing or cannot be decoded.
+        """
+        scenes = [
+            self._scene(self._images[index], np.random.default_rng((self._config.seed, epoch, int(index))))
+            for index in indices
+        ]
+        images, targets, weights = (np.stack(parts) for parts in zip(*scenes, strict=True))
+        return Batch(images, targets, weights)
+
+    def _scene(
+        self, image: CocoImage, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """One augmented image 3×H×W, normalized, its targets 57×h×w and their weights."""
+        size = self._model.input_size_for((image.width, image.height))
+        map_size = (size[0] // _STRIDE, size[1] // _STRIDE)
+        matrix, flip = self._place(image, size, rng)
+        warped = cv2.warpAffine(
+            self._pixels.read(image), matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        pixels = jitter(warped.astype(np.uint8, copy=False), self._config.colour_jitter, rng)
+        mean, std = (np.array(v, dtype=np.float32) for v in (self._model.mean, self._model.std))
+
+        people = np.stack([person.keypoints for person in self._dataset.persons(image.id)])
+        # A joint's peak belongs half a pixel of the image beside it, to the right and below, in a mirrored image too.
+        half_pixel = (np.hypot(matrix[:, 0], matrix[:, 1]) - 1) / 2
+        joints, visible = transform_points(people[..., :2], matrix) + half_pixel, people[..., 2]
+        if flip:
+            joints, visible = joints[:, _MIRRORED], visible[:, _MIRRORED]
+        heatmaps, pafs = encode_people(joints, visible, size, map_size, sigma=self._config.sigma)
+        weights = np.ones((PAF_CHANNELS + HEATMAPS, *heatmaps.shape[1:]), np.float32)
+        weights[PAF_CHANNELS:] = _HEATMAP_WEIGHT
+        weights *= self._labelled(image, matrix, map_size)
+        return ((pixels - mean) / std).transpose(2, 0, 1), np.concatenate([pafs, heatmaps]), weights
+
+    def _place(
+        self, image: CocoImage, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.float64], bool]:
+        """Where the image's pixels go in the input, 2×3, and whether they are mirrored."""
+        config, (width, height) = self._config, size
+        # As the evaluation resizes an image: the pixels' edges meet, not their centres.
+        x, y = width / image.width, height / image.height
+        resize = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+        zoom = 1 + rng.uniform(-config.scale_range, config.scale_range)
+        angle = rng.uniform(-config.rotation_degrees, config.rotation_degrees) if rng.random() < 0.6 else 0.0
+        turn = np.vstack([cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom), [0, 0, 1]])
+        turn[:2, 2] += rng.uniform(-config.shift_range, config.shift_range, 2) * size
+        matrix = turn @ resize
+        flip = bool(rng.random() < config.flip_probability)
+        if flip:
+            matrix = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ matrix
+        return matrix[:2], flip
+
+    def _labelled(
+        self, image: CocoImage, matrix: npt.NDArray[np.float64], map_size: tuple[int, int]
+    ) -> npt.NDArray[np.float32]:
+        """1 in the cells h×w of the maps, but 0 in boxes of people without labelled joints."""
+        labelled = np.ones((map_size[1], map_size[0]), np.float32)
+        for x, y, w, h in self._unlabelled.get(image.id, ()):
+            corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])
+            cells = transform_points(corners, matrix) / _STRIDE
+            low, high = np.floor(cells.min(axis=0)), np.ceil(cells.max(axis=0))
+            left, top = np.clip(low, 0, map_size).astype(int)
+            right, bottom = np.clip(high, 0, map_size).astype(int)
+            labelled[top:bottom, left:right] = 0
+        return labelled
+
+
+def _unlabelled_boxes(dataset: CocoKeypoints) -> dict[int, list[tuple[float, ...]]]:
+    """Boxes (x, y, w, h) of crowds and of persons without a labelled joint, by image."""
+    content = read_annotations(dataset.annotation_file)
+    category = person_category(content)
+    boxes: dict[int, list[tuple[float, ...]]] = {}
+    for row in content["annotations"]:
+        if category is not None and row.get("category_id") != category.get("id"):
+            continue
+        if row.get("iscrowd") or not row.get("num_keypoints", 0):
+            box = row.get("bbox")
+            try:
+                x, y, w, h = (float(value) for value in row["bbox"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise DatasetError(
+                    f"{dataset.annotation_file}: the annotation with id {row.get('id')!r} has the bbox {box!r}.",
+                    hint="Give it four numbers: x, y, width, height.",
+                ) from error
+            boxes.setdefault(row.get("image_id"), []).append((x, y, w, h))
+    return boxes

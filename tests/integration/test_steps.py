@@ -1,0 +1,143 @@
+"""The steps in one process, without Airflow: data sets of every kind on their way from the address to the figures."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from tiny_inputs import tiny_settings
+
+from hpe_tasks import steps
+from hpe_tasks.data.calibration import choose_calibration
+from hpe_tasks.data.coco import load_coco
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.presets import load_config
+from hpe_tasks.results import EvaluationReport, PckhStats
+from hpe_tasks.runs import Run, open_run
+
+pytestmark = [pytest.mark.integration]
+
+
+def no_client() -> NoReturn:
+    raise AssertionError("nothing here needs S3")
+
+
+def open_at(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> Run:
+    overrides = settings | {key.replace("__", "."): value for key, value in changes.items()}
+    config = load_config(overrides.pop("preset"), overrides=overrides)
+    workspace = (tmp_path / "workspace").as_uri()
+    return open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_client)
+
+
+def annotation_file(root: Path, split: str) -> Path:
+    return root / "annotations" / f"person_keypoints_{split}.json"
+
+
+def measure(run: Run) -> EvaluationReport:
+    steps.fetch_dataset(run)
+    steps.fetch_checkpoint(run)
+    steps.validate_dataset(run)
+    return steps.evaluate_fp32(run)
+
+
+def test_detected_boxes_are_an_input_like_any_other(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path)
+    found = [
+        {"image_id": row["image_id"], "category_id": 1, "bbox": row["bbox"], "score": 0.9}
+        for row in json.loads(annotation_file(tmp_path / "data", "val").read_text())["annotations"]
+    ]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(found))
+    run = open_at(tmp_path, settings, dataset__boxes=str(boxes))
+    measured = measure(run)
+    assert measured.fingerprint.box_source == "detector"
+    assert measured.fingerprint.boxes_digest == run.dataset[1].boxes_sha256
+    assert measure(open_at(tmp_path, settings)).fingerprint.box_source == "ground_truth"
+
+    boxes.write_text(json.dumps(found[:2]))
+    later = open_at(tmp_path, settings, dataset__boxes=str(boxes))
+    with pytest.raises(DatasetError, match="has changed since this run fetched it"):
+        later.split("val")
+    assert measure(later).fingerprint.boxes_digest != measured.fingerprint.boxes_digest
+
+
+@pytest.mark.parametrize(("share", "says"), [(0.0, "data set fails 1 of"), (0.19, "data set fails 1 of"), (0.2, "")])
+def test_unreadable_images_up_to_a_share(
+    test_data: Path, tmp_path: Path, share: float, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of mpii-mini's five photographs is cut off; its person counts as missed."""
+    root = tmp_path / "mpii"
+    shutil.copytree(test_data / "mpii-mini", root)
+    (root / "annot" / "train.json").write_text((root / "annot" / "valid.json").read_text().replace('.jpg"', '.jpeg"'))
+    for photograph in list((root / "images").glob("*.jpg")):
+        shutil.copy(photograph, photograph.with_suffix(".jpeg"))
+    for cut in ("060754485.jpg", "060754485.jpeg"):
+        (root / "images" / cut).write_bytes((test_data / "mpii-mini/images/060754485.jpg").read_bytes()[:9000])
+    settings = {
+        "preset": "efficientpose_rt_lite",
+        "model.checkpoint": str(test_data / "models" / "EfficientPoseRT_LITE_224.onnx"),
+        "dataset.kind": "mpii",
+        "dataset.source": str(root),
+        "dataset.min_persons": 5,
+        "evaluation.max_failed_images": share,
+        "gate.metric": "pckh",
+    }
+    run = open_at(tmp_path, settings)
+    steps.fetch_dataset(run)
+    steps.fetch_checkpoint(run)
+    if says:
+        with pytest.raises(DatasetError, match=says) as caught:
+            steps.validate_dataset(run)
+        assert "060754485.jpg: cannot be decoded" in str(caught.value)
+        return
+    with caplog.at_level(logging.WARNING):
+        validated = steps.validate_dataset(run)
+        measured = steps.evaluate_fp32(run)
+    # Copies of the photographs serve as the other split here.
+    assert {warning.check for warning in validated.warnings} == {"images_decode", "contents_disjoint"}
+    assert "Image files that cannot be decoded: 2." in caplog.text
+    assert [image.name for image in measured.failed_images] == ["images/060754485.jpg"]
+    assert isinstance(measured.stats, PckhStats)
+    assert measured.stats.num_joints == 66
+    assert measured.fingerprint.num_persons == 5
+    with pytest.raises(DatasetError, match="'train' has no image with a person"):
+        steps.quantize(run)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    """Address of a server that offers the test's folder."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_images_by_their_own_addresses(tmp_path: Path, served: str) -> None:
+    """Of three calibration images two are asked for: the third is never fetched, and the draw is that of all."""
+    settings = tiny_settings(tmp_path)
+    for split in ("calibration", "val"):
+        file = annotation_file(tmp_path / "data", split)
+        content = json.loads(file.read_text())
+        for image in content["images"]:
+            image["coco_url"] = f"{served}/data/images/{split}/{image['file_name']}"
+        file.write_text(json.dumps(content))
+    shutil.copytree(tmp_path / "data/annotations", tmp_path / "published/annotations")
+    wanted = {"dataset__source": str(tmp_path / "published"), "dataset__images_by_url": True}
+    run = open_at(tmp_path, settings, recipe__calibration_images=2, **wanted)
+    measure(run)
+    quantized = steps.quantize(run)
+    chosen = choose_calibration(load_coco(tmp_path / "data", "calibration"), num_images=2, seed=0)
+    assert set(quantized.calibration_image_ids) == set(chosen)
+    fetched = {path.name for path in (run.dataset[0] / "images/calibration").iterdir()}
+    assert fetched == {f"{image:012d}.jpg" for image in chosen}

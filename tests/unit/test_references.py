@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from hpe_tasks.presets import PRESETS
+from hpe_tasks.references import PublishedFigure, Reference, compare
+from hpe_tasks.results import ProtocolFingerprint
+
+ROWS = (
+    PublishedFigure("R50", "fp32", 0.704, 0.763, architecture="pose_resnet_50"),
+    PublishedFigure("R101", "fp32", 0.714, 0.771, architecture="pose_resnet_101"),
+    PublishedFigure("W8A8", "quantsim", 0.690),
+    PublishedFigure("Another toolkit", None, 0.680),
+)
+
+
+def reference(**protocol: Any) -> Reference:
+    return Reference("Paper", "Table 1", "ap", ROWS, 0.003, protocol)
+
+
+def test_a_figure_of_the_same_protocol_is_within_the_tolerance_or_not(records: ModuleType) -> None:
+    measured = [records.report("quantsim", 0.6869), None, records.report("fp32", 0.707)]
+    r50, w8a8, other = compare(reference(split="val"), measured, architecture="pose_resnet_50")
+    # 0.707 - 0.704 is 0.0030000000000000027 in floating point.
+    assert (r50.published.label, r50.ours, r50.ours_second, r50.within) == ("R50", 0.707, 0.5, True)
+    assert r50.difference == pytest.approx(0.003)
+    assert (w8a8.within, w8a8.difference) == (False, pytest.approx(-0.0031))
+    assert (other.ours, other.difference, other.within, other.obstacles) == (None, None, None, ())
+
+
+def test_the_run_s_network_decides_which_figures_are_shown(records: ModuleType) -> None:
+    rows = compare(reference(), [records.report("fp32", 0.71)], architecture="pose_resnet_101")
+    assert [row.published.label for row in rows] == ["R101", "W8A8", "Another toolkit"]
+    assert rows[1].ours is None  # not measured
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "obstacle"),
+    [
+        pytest.param({"split": "val2014"}, {"split": "val2017"}, "val2017 instead of val2014", id="split"),
+        pytest.param({"num_images": 40_504}, {"num_images": 79}, "79 of 40,504 images", id="fewer images"),
+        pytest.param({"num_images": 79}, {"num_images": 5000}, "5,000 instead of 79 images", id="more images"),
+        pytest.param({"num_persons": 2958}, {"num_persons": 5}, "5 of 2,958 persons", id="persons"),
+        pytest.param({"box_source": "detector"}, {}, "annotated boxes instead of a detector's boxes", id="boxes"),
+        pytest.param({"flip_test": True}, {}, "without flip test", id="no flip test"),
+        pytest.param({"flip_test": False}, {"flip_test": True}, "with flip test", id="flip test"),
+        pytest.param({"subset": False}, {"subset": True}, "a subset of the split", id="subset"),
+        pytest.param({"input_size": (256, 256)}, {}, "input 192×256 instead of 256×256", id="input"),
+        pytest.param({"decoder": "dark"}, {"decoder": "argmax"}, "decoder argmax instead of dark", id="other"),
+    ],
+)
+def test_figures_of_another_protocol_are_shown_but_not_compared(
+    records: ModuleType, wanted: dict[str, Any], changes: dict[str, Any], obstacle: str
+) -> None:
+    measured = [records.report("fp32", 0.704, **changes)]
+    row = compare(reference(**wanted), measured, architecture="pose_resnet_50")[0]
+    assert row.ours == 0.704
+    assert (row.difference, row.within) == (None, None)
+    assert row.obstacles == (obstacle,)
+
+
+def test_every_difference_is_named(records: ModuleType) -> None:
+    wanted = reference(split="val2014", num_images=40_504, box_source="detector")
+    row = compare(wanted, [records.report("fp32", 0.8, num_images=79)], architecture="pose_resnet_50")[0]
+    assert row.obstacles == (
+        "val instead of val2014",
+        "79 of 40,504 images",
+        "annotated boxes instead of a detector's boxes",
+    )
+
+
+def test_another_metric_is_not_compared(records: ModuleType) -> None:
+    measured = [records.report("fp32", 88.0, metric="pckh")]
+    row = compare(reference(), measured, architecture="pose_resnet_50")[0]
+    assert (row.ours, row.within, row.obstacles) == (None, None, ("PCKh instead of AP",))
+
+
+def test_a_measurement_without_a_number_is_not_compared(records: ModuleType) -> None:
+    row = compare(reference(), [records.report("fp32", None)], architecture="pose_resnet_50")[0]
+    assert (row.ours, row.difference, row.within) == (None, None, None)
+
+
+def test_a_protocol_that_no_fingerprint_can_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="names what no fingerprint has: images"):
+        reference(images=5000)
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.reference is not None])
+def test_the_references_of_presets_can_be_met(name: str, records: ModuleType) -> None:
+    published = PRESETS[name].reference
+    assert published is not None
+    assert published.tolerance > 0
+    # Were a value of another type than the fingerprint's, no run could ever be compared.
+    protocol = ProtocolFingerprint.model_validate(records.fingerprint().model_dump() | dict(published.protocol))
+    assert {field: getattr(protocol, field) for field in published.protocol} == dict(published.protocol)
+    architecture = PRESETS[name].values["model"]["architecture"]
+    for row in published.rows:
+        if row.runtime is not None and row.architecture in (None, architecture):
+            report = records.report(row.runtime, row.value, metric=published.metric)
+            report = report.model_copy(update={"fingerprint": protocol})
+            compared = {c.published: c for c in compare(published, [report], architecture=architecture)}[row]
+            assert compared.within
+            assert compared.difference == 0

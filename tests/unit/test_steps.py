@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import functools
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from hpe_tasks import steps
+from hpe_tasks.errors import DigestError
+from hpe_tasks.presets import load_config
+from hpe_tasks.runs import Run, open_run
+from hpe_tasks.workspace import sha256_file
+
+
+def no_client() -> NoReturn:
+    raise AssertionError("nothing here needs S3")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address that a server offers it under."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def open_at(tmp_path: Path, cache: str, **overrides: object) -> Run:
+    settings = {key.replace("__", "."): value for key, value in overrides.items()}
+    workspace = (tmp_path / "workspace").as_uri()
+    config = load_config("sample", overrides=settings)
+    return open_run(config, workspace=workspace, cache=tmp_path / cache, name="r", s3=no_client)
+
+
+def test_a_checkpoint_is_trusted_on_first_use(
+    served: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, address = served
+    file, source = folder / "weights.pth", f"{address}/weights.pth"
+    file.write_bytes(b"as published")
+    with caplog.at_level(logging.WARNING):
+        first = steps.fetch_checkpoint(open_at(tmp_path, "one worker", model__checkpoint=source))
+    assert first.file.sha256 == sha256_file(file)
+    assert f"{first.file.sha256} is recorded and enforced from now on" in caplog.text
+
+    file.write_bytes(b"something else")
+    # Another worker has nothing of it in its cache, but shares the workspace.
+    with pytest.raises(DigestError, match=r"now has the SHA-256 .* when it was first used"):
+        steps.fetch_checkpoint(open_at(tmp_path, "another worker", model__checkpoint=source))
+
+    meant = {"model__checkpoint": source, "model__checkpoint_sha256": sha256_file(file)}
+    accepted = steps.fetch_checkpoint(open_at(tmp_path, "another worker", **meant))
+    assert accepted.file.sha256 == sha256_file(file)
+    again = steps.fetch_checkpoint(open_at(tmp_path, "third worker", model__checkpoint=source))
+    assert again.file.sha256 == sha256_file(file)
