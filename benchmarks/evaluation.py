@@ -7,7 +7,8 @@ FOLDER holds `coco-mini/`; all photographs of its split with people in them are 
 
 * plain: one image at a time, FP32 in PyTorch, maps resized to the image's size, the plain decoder of the tests;
 * fp32: the product's evaluation of a checkpoint;
-* int8: the product's evaluation of the file that it exports, quantized here with a few of the photographs.
+* int8: the product's evaluation of the file that it exports, quantized here with a few of the photographs;
+* no network: the product's evaluation with a network that takes no time, which is what is left on a fast GPU.
 
 Every path runs in processes of its own, in turns; the rate is the median of the rounds. Each runs the network on every
 photograph, and then decodes the ideal maps of the people who are annotated in it in place of the network's own: without
@@ -34,14 +35,14 @@ import numpy as np
 from evaluation_memory import MB, ResidentMemory
 
 TESTS = str(Path(__file__).resolve().parent.parent / "tests")
-PATHS = ("plain", "fp32", "int8")
+PATHS = ("plain", "fp32", "int8", "no network")
 CALIBRATION_IMAGES = 12
 
 
 def model_config(architecture: str, checkpoint: Path) -> Any:
     from hpe_tasks.presets import load_config
 
-    preset = load_config("aimet_pose_sample", overrides={"model.checkpoint": str(checkpoint)}).model
+    preset = load_config("aimet_pose_coco2014", overrides={"model.checkpoint": str(checkpoint)}).model
     return preset.model_copy(update={"architecture": architecture})
 
 
@@ -88,7 +89,7 @@ def prepare(folder: Path, split: str, checkpoint: Path | None, out: Path) -> Pat
 class IdealMaps:
     """A network whose work is done and whose maps are then replaced by ideal ones of the same photograph."""
 
-    def __init__(self, predict: Callable[[np.ndarray], np.ndarray], dataset: Any, config: Any) -> None:
+    def __init__(self, predict: Callable[[np.ndarray], np.ndarray] | None, dataset: Any, config: Any) -> None:
         from paf_scenes import ideal_maps
 
         from hpe_tasks.inference import prepare_image
@@ -102,9 +103,10 @@ class IdealMaps:
             self._maps[self._key(pixels)] = np.concatenate([pafs, heatmaps]).astype(np.float32)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        output = self._predict(images)
         maps = np.stack([self._maps[self._key(image)] for image in images])
-        assert maps.shape == output.shape
+        if self._predict is not None:
+            output = self._predict(images)
+            assert maps.shape == output.shape
         return maps
 
     @staticmethod
@@ -159,10 +161,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     int8 = arguments.path == "int8"
     config = model_config("onnx" if int8 else "aimet_pose", exported if int8 else arguments.checkpoint)
     dataset = load_images(arguments.data / "coco-mini", arguments.split, arguments.count)
-    network = fp32_predictor(config, Path(config.checkpoint), arguments.device)
+    network = None
+    if arguments.path != "no network":
+        network = fp32_predictor(config, Path(config.checkpoint), arguments.device)
+        for size in ((384, 496), (496, 384)):
+            network(np.zeros((1, 3, *size), np.float32))
     predict = IdealMaps(network, dataset, config)
-    for size in ((384, 496), (496, 384)):
-        network(np.zeros((1, 3, *size), np.float32))
 
     seconds: dict[str, float] = {}
     with ResidentMemory() as memory:

@@ -185,6 +185,6 @@ def sample_text(report: EvaluationReport) -> str:
 
 
 def unreadable_text(report: EvaluationReport) -> str:
-    """How many images could not be read; empty when all could."""
+    """How many images could not be measured; empty when all could."""
     count, images = len(report.failed_images), report.fingerprint.num_images
-    return f"{count:,} of {images:,} images could not be read" if count else ""
+    return f"{count:,} of {images:,} images could not be measured" if count else ""

@@ -170,7 +170,7 @@ class DatasetConfig(Frozen):
     images_by_url: bool = Field(
         default=False,
         description="Fetch only the images that the run needs, each from the address in its record (`coco_url`); "
-        "`source` then holds the annotations only.",
+        "`source` then holds the annotations only. `evaluation.num_images` does not lower their number.",
     )
     requests_per_second: float = Field(
         default=50.0, gt=0, le=1000, description="Most images that are asked for in a second with `images_by_url`."
@@ -180,6 +180,12 @@ class DatasetConfig(Frozen):
         min_length=1,
         description="COCO results file (.json: a path or an address) with detected boxes of persons, for a top-down "
         "evaluation on COCO without the annotated boxes.",
+    )
+    valid_images: str | None = Field(
+        default=None,
+        min_length=1,
+        description="With MPII's original annotation file: a text file (a path or an address) that names the images "
+        "of the split `valid`, one file name on a line; without it a tenth of the videos is taken.",
     )
     calibration_split: str = Field(
         default="train2017",
@@ -216,6 +222,8 @@ class DatasetConfig(Frozen):
             raise ValueError("the sample brings its own images: leave images_by_url and image_archives out")
         if self.kind == "mpii" and (self.source == SAMPLE or self.images_by_url or self.boxes is not None):
             raise ValueError("source 'sample', images_by_url and boxes are for kind 'coco', not for 'mpii'")
+        if self.kind != "mpii" and self.valid_images is not None:
+            raise ValueError(f"valid_images is for kind 'mpii', not for {self.kind!r}")
         return self
 
 
@@ -273,8 +281,8 @@ class EvaluationConfig(Frozen):
         ge=0,
         lt=1,
         allow_inf_nan=False,
-        description="Largest share of images that may turn out unreadable. Their persons count as missed, and the "
-        "report names them; with more the step fails.",
+        description="Largest share of images that may turn out unreadable or unlike their records. Their persons count "
+        "as missed, and the report names them; with more the step fails.",
     )
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hpe_tasks.accuracy import METRICS, Metric, MetricKey, metric_of
+from hpe_tasks.accuracy import METRICS, MetricKey, metric_of, unreadable_text
+from hpe_tasks.config import QuantizationRecipe
 from hpe_tasks.results import EvaluationReport, ProtocolFingerprint
 
 Runtime = Literal["fp32", "quantsim", "onnxruntime"]
@@ -34,17 +35,19 @@ class PublishedFigure:
 
     Attributes:
         label: What was measured.
-        runtime: Which of a run's three measurements it is compared with; None for one that is only shown.
+        runtime: Which of a run's three measurements it is compared with.
         value: AP in [0, 1], or mean PCKh at 0.5 in percent.
         second: AR, or "Mean@0.1" in percent.
         architecture: The network, where a reference holds several: only the figures of the run's are shown.
+        recipe: How a quantized network was quantized; None for FP32.
     """
 
     label: str
-    runtime: Runtime | None
+    runtime: Runtime
     value: float
     second: float | None = None
     architecture: str | None = None
+    recipe: QuantizationRecipe | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Reference:
         name: Of the publication or the model.
         source: Where the figures are printed, for a person to look them up.
         tolerance: Largest difference either way that counts as agreement, in the metric's own unit.
+        joints: How many joints the figures are over.
         protocol: Fields of `ProtocolFingerprint` that a measurement must share to be compared.
     """
 
@@ -63,6 +67,7 @@ class Reference:
     metric: MetricKey
     rows: tuple[PublishedFigure, ...]
     tolerance: float
+    joints: int
     protocol: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +97,11 @@ class ComparedFigure:
 
 
 def compare(
-    reference: Reference, measurements: Sequence[EvaluationReport | None], *, architecture: str
+    reference: Reference,
+    measurements: Sequence[EvaluationReport | None],
+    *,
+    architecture: str,
+    recipe: QuantizationRecipe,
 ) -> tuple[ComparedFigure, ...]:
     """Set a run's measurements beside published figures.
 
@@ -100,28 +109,28 @@ def compare(
         reference: The figures.
         measurements: Those that the run has, whatever their order.
         architecture: The run's network, as `ModelConfig` names it.
+        recipe: How the run quantizes.
 
     Returns:
         One row for each published figure of that network or of no particular one.
     """
     by_runtime = {report.runtime: report for report in measurements if report is not None}
-    metric = METRICS[reference.metric]
     return tuple(
-        _compare(reference, metric, row, by_runtime.get(row.runtime) if row.runtime else None)
+        _compare(reference, row, by_runtime.get(row.runtime), recipe)
         for row in reference.rows
         if row.architecture in (None, architecture)
     )
 
 
 def _compare(
-    reference: Reference, metric: Metric, row: PublishedFigure, report: EvaluationReport | None
+    reference: Reference, row: PublishedFigure, report: EvaluationReport | None, recipe: QuantizationRecipe
 ) -> ComparedFigure:
     if report is None:
         return ComparedFigure(row, None, None, None, None, ())
-    own = metric_of(report.stats)
+    metric, own = METRICS[reference.metric], metric_of(report.stats)
     if own != metric:
         return ComparedFigure(row, None, None, None, None, (f"{own.name} instead of {metric.name}",))
-    obstacles = tuple(protocol_obstacles(reference.protocol, report.fingerprint))
+    obstacles = tuple(_obstacles(reference, row, report, recipe))
     ours: float | None = report.accuracy
     second: float | None = getattr(report.stats, metric.second)
     if obstacles or ours is None:
@@ -129,6 +138,32 @@ def _compare(
     difference = ours - row.value
     within = abs(difference) <= reference.tolerance + _ROUNDING
     return ComparedFigure(row, ours, second, difference, within, ())
+
+
+def _obstacles(
+    reference: Reference, row: PublishedFigure, report: EvaluationReport, recipe: QuantizationRecipe
+) -> Iterator[str]:
+    """What keeps a measurement from being compared with a published figure."""
+    yield from protocol_obstacles(reference.protocol, report.fingerprint)
+    joints = len(report.fingerprint.joint_map)
+    if joints != reference.joints:
+        yield f"{joints} instead of {reference.joints} joints"
+    if report.failed_images:
+        yield unreadable_text(report)
+    if row.recipe is not None and _quantization(recipe) != _quantization(row.recipe):
+        yield f"{_recipe_text(recipe)} instead of {_recipe_text(row.recipe)}"
+
+
+def _quantization(recipe: QuantizationRecipe) -> dict[str, Any]:
+    """What decides a quantized network's figures, but for the images that it was calibrated on."""
+    return recipe.model_dump(exclude={"calibration_images"})
+
+
+def _recipe_text(recipe: QuantizationRecipe) -> str:
+    settings: list[str] = [recipe.scheme]
+    settings += [] if recipe.fold_batch_norms else ["batch norms not folded"]
+    settings += [] if recipe.aimet_config is None else ["an AIMET configuration of its own"]
+    return f"{recipe.name} ({', '.join(settings)})"
 
 
 def protocol_obstacles(wanted: Mapping[str, Any], ours: ProtocolFingerprint) -> Iterator[str]:

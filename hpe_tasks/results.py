@@ -178,7 +178,7 @@ class EvaluationReport(Record):
         by_joint: The same for each compared joint.
         fingerprint: The protocol.
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.
-        failed_images: Images that could not be read; their persons count as missed.
+        failed_images: Images that could not be read or do not fit their records; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
     """
 

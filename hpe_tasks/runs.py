@@ -302,13 +302,19 @@ def _key(run: Run, info: StepInfo[Any]) -> str:
     return digest_of({"step": info.name, "code": code, "settings": settings, "inputs": inputs})[:32]
 
 
+_DECIDING_LIBRARIES = {
+    *("aimet-torch", "aimet-onnx", "torch", "torchvision", "onnx", "onnxruntime"),
+    *("numpy", "scipy", "opencv-python-headless", "pillow", "faster-coco-eval", "pycocotools", "great_expectations"),
+}
+"""Libraries whose code decides results: names as their distributions have them."""
+
+
 @cache
 def _code_version() -> str:
     """Digest of this package's source and of the libraries that decide results: other code, other keys."""
     package = Path(__file__).parent
     sources = {str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))}
-    libraries = {"aimet-torch", "aimet-onnx", "torch", "onnxruntime", "numpy", "opencv-python-headless"}
-    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in libraries}
+    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _DECIDING_LIBRARIES}
     return digest_of([sources, installed])
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from hpe_tasks.config import DatasetConfig, RunConfig
 from hpe_tasks.results import Artifact, EvaluationReport
 from hpe_tasks.steps import checkpoint_file
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.workspace import LocalWorkspace, sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from hpe_tasks.training import TrainingResult
-    from hpe_tasks.training_config import TrainingConfig
+    from hpe_tasks.training.config import TrainingConfig
+    from hpe_tasks.training.regression import TrainingResult
 
 
 def evaluate_file(
@@ -26,13 +26,14 @@ def evaluate_file(
 
     Args:
         config: Its `model.checkpoint` is the file and its `dataset` the images.
-        cache: Folder of this machine for downloads.
+        cache: Folder of this machine for downloads, and for what addresses gave when they were first used.
         s3: Makes the S3 client, when one is needed.
         predictions: Where to keep the predictions; dropped when None.
     """
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.data.fetch import fetch_dataset as fetch
     from hpe_tasks.data.splits import load_split
+    from hpe_tasks.data.trust import check_trusted
     from hpe_tasks.evaluation import evaluate
     from hpe_tasks.inference import fp32_predictor
     from hpe_tasks.quantization import best_device
@@ -41,6 +42,15 @@ def evaluate_file(
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
     checkpoint = checkpoint_file(config.model, cache, s3)
+    records = LocalWorkspace(cache)
+    check_trusted(
+        config.model.checkpoint,
+        sha256_file(checkpoint),
+        config.model.checkpoint_sha256,
+        option="model.checkpoint_sha256",
+        read=records.read,
+        write=records.write,
+    )
     with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
         file = predictions or Path(folder) / "predictions.json"
         return evaluate(
@@ -73,7 +83,7 @@ def train_network(
         out: The file to write, `*.safetensors`.
     """
     from hpe_tasks.data.fetch import fetch_dataset as fetch
-    from hpe_tasks.training import train_stages
+    from hpe_tasks.training.regression import train_stages
 
     first = stages[0]
     splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}

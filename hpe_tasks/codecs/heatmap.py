@@ -55,7 +55,7 @@ class Poses:
 
 
 def box_to_center_scale(
-    box_xywh: ArrayLike, image_size: tuple[int, int], input_size: tuple[int, int]
+    box_xywh: ArrayLike, image_size: tuple[int, int], input_size: tuple[int, int], *, clip: bool = True
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Turn a person's box into the centre and scale of its crop.
 
@@ -65,33 +65,38 @@ def box_to_center_scale(
         box_xywh: (x, y, w, h) in image pixels.
         image_size: (W, H) of the image.
         input_size: (W, H) of the network's input.
+        clip: False takes the box as it is: the reference clips annotated boxes, but not those of a detector.
 
     Returns:
         `center` (x, y) in image pixels and `scale` (w, h) in units of 200 pixels.
 
     Raises:
-        DatasetError: Nothing of the box lies inside the image.
+        DatasetError: The box has no extent, is not finite, or covers nothing of the image.
     """
     x, y, width, height = (float(v) for v in np.asarray(box_xywh, dtype=np.float64))
     image_width, image_height = image_size
-    x1, y1 = max(0.0, x), max(0.0, y)
-    # As the reference clips: the far corner is the last pixel of the box, so a box loses one pixel of each side.
-    clipped_width = min(image_width - 1.0, x1 + max(0.0, width - 1.0)) - x1
-    clipped_height = min(image_height - 1.0, y1 + max(0.0, height - 1.0)) - y1
-    empty = min(clipped_width, clipped_height) < 0 or max(clipped_width, clipped_height) == 0
+    left, top, w, h = x, y, width, height
+    if clip:
+        left, top = max(0.0, x), max(0.0, y)
+        # As the reference clips: the far corner is the last pixel of the box, so a box loses one pixel of each side.
+        w = min(image_width - 1.0, left + max(0.0, width - 1.0)) - left
+        h = min(image_height - 1.0, top + max(0.0, height - 1.0)) - top
+        empty = min(w, h) < 0 or max(w, h) == 0
+    else:
+        empty = min(w, h) <= 0 or left + w <= 0 or top + h <= 0 or left >= image_width or top >= image_height
     if empty or not np.isfinite((x, y, width, height)).all():
         raise DatasetError(
             f"The box (x, y, w, h) = ({x:g}, {y:g}, {width:g}, {height:g}) covers nothing of an image of "
             f"{image_width}×{image_height} pixels.",
-            hint="Correct the box in the annotations.",
+            hint="Correct the box, or remove its record.",
         )
-    center = np.array([x1 + clipped_width * 0.5, y1 + clipped_height * 0.5])
+    center = np.array([left + w * 0.5, top + h * 0.5])
     aspect = input_size[0] / input_size[1]
-    if clipped_width > aspect * clipped_height:
-        clipped_height = clipped_width / aspect
+    if w > aspect * h:
+        h = w / aspect
     else:
-        clipped_width = clipped_height * aspect
-    return center, np.array([clipped_width, clipped_height]) / PIXEL_STD * BOX_PADDING
+        w = h * aspect
+    return center, np.array([w, h]) / PIXEL_STD * BOX_PADDING
 
 
 def crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, overload
 
 from hpe_tasks.data.coco import CocoKeypoints
-from hpe_tasks.data.image_files import look_at
+from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.workspace import sha256_file
@@ -90,12 +90,11 @@ def draw_calibration(dataset: Dataset, evaluation: Dataset, *, num_images: int, 
         if len(drawn) == num_images:
             break
         path = paths[name]
-        file = look_at(path)
-        twin = next((other for other in judged[file.size_bytes] if sha256_file(other) == file.digest), None)
-        if twin is not None:
+        pixels = read_image(path)
+        if isinstance(pixels, Unreadable):
+            left_out.append(f"{path.name} ({pixels.reason})")
+        elif twin := _twin(path, judged[path.stat().st_size]):
             left_out.append(f"{path.name} (the same image as {twin.name} of the evaluation split)")
-        elif not file.exists or file.fault:
-            left_out.append(f"{path.name} ({file.fault or 'does not exist'})")
         else:
             drawn.append(name)
     if left_out:
@@ -113,6 +112,11 @@ def draw_calibration(dataset: Dataset, evaluation: Dataset, *, num_images: int, 
             num_images,
         )
     return cast(Dataset, dataset.subset(drawn))
+
+
+def _twin(path: Path, others: Iterable[Path]) -> Path | None:
+    """The first other file with the same bytes."""
+    return next((other for other in others if sha256_file(other) == sha256_file(path)), None)
 
 
 def _coco_strata(dataset: CocoKeypoints) -> dict[int, Stratum]:

@@ -18,7 +18,15 @@ import numpy.typing as npt
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.skeletons import COCO17
 
+LEFT_OUT = "images_left_out"
+"""Key of an annotation file's top level: ids of the split's images that were cut from it."""
+
 _LAYOUT_HINT = "A data set holds images/<split>/ and annotations/person_keypoints_<split>.json."
+
+_IMAGES_HINT = (
+    "Where the images are in archives of their own, name these in dataset.image_archives; where their records have "
+    "addresses, set dataset.images_by_url."
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,8 @@ class CocoKeypoints:
         root: Folder that holds `annotations/` and `images/`.
         keypoint_names: Joint names in the order of `Person.keypoints`.
         images: Sorted by id.
+        left_out: Ids of the split's other images, where only a part of a split was fetched: files about the whole
+            split, such as detected boxes, may name them.
     """
 
     root: Path
@@ -64,6 +74,7 @@ class CocoKeypoints:
     keypoint_names: tuple[str, ...]
     images: tuple[CocoImage, ...]
     persons_by_image: Mapping[int, tuple[Person, ...]] = field(repr=False)
+    left_out: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
     def annotation_file(self) -> Path:
@@ -134,11 +145,11 @@ def find_root(folder: Path, splits: Sequence[str]) -> Path:
         if not annotation_path(root, split).is_file():
             _missing(root, f"annotations/person_keypoints_{split}.json")
         if not image_folder(root, split).is_dir():
-            _missing(root, f"images/{split}/")
+            _missing(root, f"images/{split}/", _IMAGES_HINT)
     return root
 
 
-def _missing(root: Path, what: str) -> NoReturn:
+def _missing(root: Path, what: str, more_hint: str = "") -> NoReturn:
     complete = splits_present(root)
     if complete:
         there = "It has these splits: " + ", ".join(complete) + "."
@@ -147,7 +158,7 @@ def _missing(root: Path, what: str) -> NoReturn:
         names = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
         there = "It holds: " + (", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing") + "."
         hint = _LAYOUT_HINT
-    raise DatasetError(f"The data set in {root} has no {what}. {there}", hint=hint)
+    raise DatasetError(f"The data set in {root} has no {what}. {there}", hint=f"{hint} {more_hint}".rstrip())
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
@@ -200,16 +211,19 @@ def is_safe_file_name(name: object) -> bool:
 
 
 def load_coco(root: Path, split: str) -> CocoKeypoints:
-    """Read a split's annotations.
+    """Read a split's annotations; raises DatasetError as `read_annotations` and `parse_coco` do."""
+    return parse_coco(read_annotations(annotation_path(root, split)), root, split)
+
+
+def parse_coco(content: Mapping[str, Any], root: Path, split: str) -> CocoKeypoints:
+    """The split whose annotation file holds `content`, as `read_annotations` gives it.
 
     Joint names come from the file's categories, or are those of COCO where the file lists none.
 
     Raises:
-        DatasetError: The file is missing, not JSON, without keypoints, or holds a record that cannot be used;
-            names the file and the record.
+        DatasetError: There are no keypoints, or a record cannot be used; names the file and the record.
     """
     path = annotation_path(root, split)
-    content = read_annotations(path)
     category = person_category(content)
     names = _names(category) if category else COCO17.joints
     images = sorted((_image(row, path) for row in content["images"]), key=lambda image: image.id)
@@ -234,7 +248,14 @@ def load_coco(root: Path, split: str) -> CocoKeypoints:
             )
         persons.setdefault(person.image_id, []).append(person)
     by_image = {i: tuple(sorted(group, key=lambda person: person.annotation_id)) for i, group in persons.items()}
-    return CocoKeypoints(root, split, names, tuple(images), by_image)
+    return CocoKeypoints(root, split, names, tuple(images), by_image, _left_out(content, path))
+
+
+def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
+    ids = content.get(LEFT_OUT, [])
+    if not isinstance(ids, list) or not all(isinstance(image_id, int) for image_id in ids):
+        raise DatasetError(f"{path}: {LEFT_OUT!r} is no list of image ids.", hint="Remove it.")
+    return frozenset(ids)
 
 
 def _image(row: Mapping[str, Any], path: Path) -> CocoImage:

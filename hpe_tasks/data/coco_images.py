@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hpe_tasks.config import DatasetConfig
 from hpe_tasks.data import calibration
-from hpe_tasks.data.coco import CocoKeypoints, annotation_path, image_folder, load_coco, read_annotations
+from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, annotation_path, image_folder, parse_coco, read_annotations
 from hpe_tasks.data.digests import DigestCache
 from hpe_tasks.data.image_pool import ImagePool, PooledImage, WantedImage
 from hpe_tasks.data.storage import make_folder, storage_errors
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "fetched.jsonl"
 """One line for each image in the small data set's folder: file, url, sha256, size_bytes."""
+
+_Which = Literal["with_persons", "all"] | tuple[int, int]
+"""Images of a split that are needed: those of the evaluation, or (number, seed) of those that calibrate."""
 
 
 def fetch_needed_images(
@@ -44,7 +47,7 @@ def fetch_needed_images(
         TransientError: The network failed; the next call continues.
         StorageError: The disk is full or not writable.
     """
-    wanted: dict[str, Literal["with_persons", "all"] | tuple[int, int]] = {
+    wanted: dict[str, _Which] = {
         config.calibration_split: (calibration_images, seed),
         config.evaluation_split: config.evaluation_images,
     }
@@ -56,8 +59,7 @@ def fetch_needed_images(
     folder = cache / "selections" / digest_of([wanted, contents, code])[:16]
 
     def fill(working: Path) -> None:
-        chosen = {split: _choose(load_coco(annotations, split), which) for split, which in wanted.items()}
-        rows = {split: _cut(annotations, split, ids, working) for split, ids in chosen.items()}
+        rows = {split: _cut(annotations, split, which, working) for split, which in wanted.items()}
         pool = ImagePool(cache / "images", requests_per_second=config.requests_per_second)
         pooled = pool.fetch([image for images in rows.values() for image in images])
         _link(working, rows, pooled)
@@ -66,7 +68,7 @@ def fetch_needed_images(
     return folder
 
 
-def _choose(dataset: CocoKeypoints, which: Literal["with_persons", "all"] | tuple[int, int]) -> Collection[int]:
+def _choose(dataset: CocoKeypoints, which: _Which) -> Collection[int]:
     if isinstance(which, tuple):
         count, seed = which
         chosen = set(calibration.choose_calibration(dataset, num_images=count, seed=seed))
@@ -81,10 +83,13 @@ def _choose(dataset: CocoKeypoints, which: Literal["with_persons", "all"] | tupl
     return chosen
 
 
-def _cut(annotations: Path, split: str, chosen: Collection[int], root: Path) -> list[WantedImage]:
-    """Write the annotation file with the chosen images only, crowds and other categories included; returns them."""
+def _cut(annotations: Path, split: str, which: _Which, root: Path) -> list[WantedImage]:
+    """Write the annotation file with the needed images only, crowds and other categories included; returns them."""
     path = annotation_path(annotations, split)
     content = read_annotations(path)
+    dataset = parse_coco(content, annotations, split)
+    chosen = _choose(dataset, which)
+    content[LEFT_OUT] = sorted(dataset.left_out.union(dataset.image_ids).difference(chosen))
     content["images"] = [row for row in content["images"] if int(row["id"]) in chosen]
     names = {str(image_id) for image_id in chosen}
     content["annotations"] = [row for row in content["annotations"] if str(row.get("image_id")) in names]

@@ -120,6 +120,11 @@ def fetch(
         return _download(transport, target, sha256, room_to_unpack=room_to_unpack)
 
 
+def forget(path: Path) -> None:
+    """Have a download that turned out broken fetched anew by the next call; the file stays until then."""
+    _origin_file(path).unlink(missing_ok=True)
+
+
 def local_path(source: str) -> Path:
     """The path that a local source means; file:// addresses and a leading ~ are understood."""
     if source.lower().startswith("file://"):
@@ -145,8 +150,8 @@ def _file_name(source: str) -> str:
 
 
 def _download(transport: Transport, target: Path, sha256: str | None, *, room_to_unpack: bool) -> FetchedFile:
-    part, part_origin = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
-    origin = target.with_name(target.name + ".json")
+    part = target.with_name(target.name + ".part")
+    part_origin, origin = _origin_file(part), _origin_file(target)
     have = _complete(target, origin, transport)
     if have is not None and have.sha256 == sha256:
         return FetchedFile(target, have.sha256)
@@ -170,6 +175,10 @@ def _download(transport: Transport, target: Path, sha256: str | None, *, room_to
             path.unlink(missing_ok=True)
         raise _wrong_digest(transport.name, sha256, found)
     return FetchedFile(target, found)
+
+
+def _origin_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
 
 def _complete(target: Path, origin: Path, transport: Transport) -> _Origin | None:

@@ -176,7 +176,7 @@ def _mpii_root(config: DatasetConfig, sources: Sources, splits: tuple[str, ...])
         sha256=config.sha256,
         parts=[("annot/",)] if apart else [("annot/",), ("images/",)],
     )
-    annotations = _mpii_annotations(found, sources.cache, splits)
+    annotations = _mpii_annotations(config, sources, found, splits)
     folders = _image_sources(config, sources) if apart else {config.source: found}
     images = layouts.find_images("mpii", (folder for folder in folders.values() if folder.is_dir()), "")
     if images is None:
@@ -186,40 +186,64 @@ def _mpii_root(config: DatasetConfig, sources: Sources, splits: tuple[str, ...])
     return layouts.join({"annot": annotations, "images": images}, sources.cache / "joined")
 
 
-def _mpii_annotations(found: Path, cache: Path, splits: tuple[str, ...]) -> Path:
+def _mpii_annotations(config: DatasetConfig, sources: Sources, found: Path, splits: tuple[str, ...]) -> Path:
     """The folder with the splits' annotations in the Simple Baselines layout; converted where need be."""
     if found.is_file():
         originals = [found]
     elif annotations := layouts.find_annotations("mpii", found, splits):
+        if config.valid_images is not None:
+            raise DatasetError(
+                f"dataset.valid_images is set, but {annotations} holds annotations that are split already.",
+                hint="Leave dataset.valid_images out, or give MPII's original annotation file as dataset.source.",
+            )
         return annotations
     else:
         originals = [path for base in layouts.bases(found) for path in base.glob(_MPII_ORIGINAL)]
     if len(originals) != 1:
         layouts.refuse_annotations("mpii", found, splits)
-    converted = _converted(originals[0], cache)
+    names = None if config.valid_images is None else _image_names(sources.download(config.valid_images).path)
+    converted = _converted(originals[0], sources.cache, names)
     annotations = layouts.find_annotations("mpii", converted, splits)
     if annotations is None:
         layouts.refuse_annotations("mpii", converted, splits)
     return annotations
 
 
-def _converted(original: Path, cache: Path) -> Path:
-    from hpe_tasks.data import mpii_original
+def _image_names(path: Path) -> list[str]:
+    """The names that a text file lists, each once; published lists repeat an image for each of its persons."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise DatasetError(
+            f"dataset.valid_images: {path} is not a text file.", hint="Give one file name on each line."
+        ) from None
+    return sorted({line.strip() for line in lines} - {""})
+
+
+def _converted(original: Path, cache: Path, valid_images: list[str] | None) -> Path:
+    from hpe_tasks.data.mpii import original as mpii_original
 
     digests = DigestCache(cache / "digests" / "archives.json")
     # Annotations that other code converted are others.
-    key = digest_of([digests.sha256(original.resolve()), sha256_file(Path(mpii_original.__file__))])
+    key = digest_of([digests.sha256(original.resolve()), sha256_file(Path(mpii_original.__file__)), valid_images])
     digests.save()
     folder = cache / "converted" / key[:16]
 
     def convert(working: Path) -> None:
-        result = mpii_original.convert_original(original, working)
-        log.warning(
-            "Converted %s to the splits %s. They are not those that published figures were measured on: for these, "
-            "give the annotations of Simple Baselines.",
+        result = mpii_original.convert_original(original, working, valid_images=valid_images)
+        log.info(
+            "Converted %s to the splits %s; %s persons of training images lack joints, a scale, a position or a head "
+            "box and are left out.",
             original.name,
             " and ".join(f"{split} ({persons:,} persons)" for split, persons in result.persons.items()),
+            f"{result.skipped:,}",
         )
+        if valid_images is None:
+            log.warning(
+                "The splits of %s are not those that published figures were measured on: for these, name the images "
+                "that validate in dataset.valid_images, or give the annotations of Simple Baselines.",
+                original.name,
+            )
 
     make_folder(folder, convert)
     return folder
@@ -230,7 +254,7 @@ def _sample(cache: Path, splits: tuple[str, ...], spec: SampleSpec | None) -> Pa
 
     spec = spec or sample.SampleSpec()
     # A sample drawn by other code is another sample.
-    code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("sample*.py")))
+    code = b"".join(path.read_bytes() for path in sorted(Path(sample.__file__).parent.glob("*.py")))
     key = hashlib.sha256(repr((spec, sorted(splits))).encode() + code).hexdigest()[:16]
     folder = cache / "samples" / key
     make_folder(folder, lambda working: sample.make_sample(working, spec, splits=splits))

@@ -1,4 +1,8 @@
-"""What lies in an image's file, found by reading it to its end."""
+"""Image files: their pixels, and whether they are whole.
+
+Coordinates are pixels of the image as it is stored. The annotations of COCO and MPII refer to those, so an EXIF
+orientation is not applied.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,44 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+_GIF = b"GIF8"
+_GIF_FAULT = "is a GIF, which may hold many pictures; it must be a JPEG or PNG"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that cannot be read as its record describes it, and why: "is missing", for example."""
+
+    path: Path
+    reason: str
+
+
+def read_image(path: Path) -> NDArray[np.uint8] | Unreadable:
+    """Decode an image as H×W×3 BGR of 8 bits, without turning it by its EXIF orientation.
+
+    Grey, CMYK, 16-bit and palette images are converted, transparency is dropped. A file that is cut off anywhere is
+    not decoded: from memory, OpenCV refuses a JPEG that ends before its last pixel.
+    """
+    try:
+        encoded = np.fromfile(path, dtype=np.uint8)
+    except FileNotFoundError:
+        return Unreadable(path, "is missing")
+    except OSError as error:
+        return Unreadable(path, f"cannot be read: {error.strerror}")
+    if encoded[:4].tobytes() == _GIF:
+        return Unreadable(path, _GIF_FAULT)
+    try:
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if encoded.size else None
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        return Unreadable(path, "is not an image, or is cut off" if encoded.size else "is an empty file")
+    return pixels.astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True)
@@ -38,6 +79,8 @@ def look_at(path: Path) -> ImageFile:
     except OSError as error:
         return ImageFile(exists=True, fault=f"cannot be read: {error.strerror}")
     size, digest = len(content), hashlib.sha256(content).hexdigest()
+    if content.startswith(_GIF):
+        return ImageFile(exists=True, fault=_GIF_FAULT, size_bytes=size, digest=digest)
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size

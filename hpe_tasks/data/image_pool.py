@@ -92,11 +92,19 @@ class ImagePool:
 
         Raises:
             DatasetError: Images do not exist, are denied, are no images or have another size than their record says;
-                names the first few.
+                names the first few. Or two records give one address different sizes.
             TransientError: The network failed.
             StorageError: The disk is full or not writable.
         """
-        images = {image.url: image for image in wanted}
+        images: dict[str, WantedImage] = {}
+        for image in wanted:
+            other = images.setdefault(image.url, image)
+            if other.size != image.size:
+                raise DatasetError(
+                    f"The records of {other.name} ({other.size}) and {image.name} ({image.size}) have one address, "
+                    f"{public_address(image.url)}, but different sizes.",
+                    hint="Correct the address or the size in the annotation file.",
+                )
         with locked(self._folder):
             with storage_errors(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from hpe_tasks.data.archive import extract_archive, remove_unfinished
 from hpe_tasks.data.digests import DigestCache
-from hpe_tasks.data.download import FetchedFile, fetch, local_path
+from hpe_tasks.data.download import FetchedFile, fetch, forget, local_path
 from hpe_tasks.data.mirror import mirror_prefix
 from hpe_tasks.data.storage import locked
-from hpe_tasks.errors import DatasetError, DigestError
+from hpe_tasks.errors import ArchiveError, DatasetError, DigestError
 from hpe_tasks.s3 import S3Location
 
 if TYPE_CHECKING:
@@ -57,7 +57,12 @@ class Sources:
             refuse_digest(sha256, address, "an S3 prefix")
             return mirror_prefix(S3Location.parse(address), self.s3(), parts, self.cache / "s3")
         if "://" in address and not address.lower().startswith("file://"):
-            return self._unpacked(self.download(address, sha256=sha256, room_to_unpack=True))
+            archive = self.download(address, sha256=sha256, room_to_unpack=True)
+            try:
+                return self._unpacked(archive)
+            except ArchiveError:
+                forget(archive.path)  # A server may send less than it has, or a page in place of the file.
+                raise
         path = local_path(address)
         if path.is_dir():
             refuse_digest(sha256, address, "a folder")

@@ -176,27 +176,42 @@ class HttpFile:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        """Turn the errors of requests into ours, and leave them out of tracebacks: they quote the full address."""
         wrong = requests.exceptions
         try:
             yield
-        except wrong.TooManyRedirects as error:
+        except wrong.TooManyRedirects:
             raise AccessError(
                 f"The server of {self.name} redirects without end.", hint="Check the address in a browser."
-            ) from error
+            ) from None
         except ValueError as error:  # Those of requests for addresses are, and urllib's for a redirect's.
-            raise AccessError(f"{self.name} is not an address that leads to a file.", hint="Check it.") from error
+            raise AccessError(
+                f"{self.name} is not an address that leads to a file ({type(error).__name__}).", hint="Check it."
+            ) from None
         except wrong.SSLError as error:
             raise AccessError(
-                f"The certificate of the server of {self.name} was not accepted.",
+                f"The certificate of the server of {self.name} was not accepted ({_reason(error)}).",
                 hint="Set REQUESTS_CA_BUNDLE if your network uses its own certificates.",
-            ) from error
+            ) from None
         except wrong.Timeout as error:
-            raise TransientError(f"The server of {self.name} did not answer in time.", hint=_RETRY_HINT) from error
+            raise TransientError(
+                f"The server of {self.name} did not answer in time ({_reason(error)}).", hint=_RETRY_HINT
+            ) from None
         except wrong.RequestException as error:
             raise TransientError(
-                f"The connection to the server of {self.name} failed or was cut ({type(error).__name__}).",
+                f"The connection to the server of {self.name} failed or was cut ({_reason(error)}).",
                 hint=_RETRY_HINT,
-            ) from error
+            ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The class of an error and what the system said; the texts of requests and urllib3 quote the full address."""
+    reason, inner = type(error).__name__, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            reason = f"{type(error).__name__}: {inner.strerror}"
+        inner = inner.__cause__ or inner.__context__
+    return reason
 
 
 _RETRY_HINT = "Try again: a download continues where it stopped. The DAG retries this by itself."
@@ -243,8 +258,12 @@ def split_address(address: str) -> SplitResult:
     """The parts of an address; raises ConfigError when it has none."""
     try:
         return urlsplit(address)
-    except ValueError as error:
-        raise ConfigError(f"An address cannot be understood: {error}.", hint="Check how it is written.") from error
+    except ValueError:  # Its text may quote the password.
+        scheme = address.partition("://")[0]
+        raise ConfigError(
+            f"An address that begins with {scheme}:// cannot be understood.",
+            hint="Check how its host is written: brackets are for IPv6.",
+        ) from None
 
 
 def is_web_address(value: object) -> TypeGuard[str]:

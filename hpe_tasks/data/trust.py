@@ -68,6 +68,6 @@ def _digest_in(record: bytes, name: str, address: str) -> str:
         return str(json.loads(record)["sha256"])
     except (ValueError, TypeError, KeyError) as error:
         raise DigestError(
-            f"The workspace's record {name} of what {address} gave cannot be read.",
-            hint="Delete it to record the address anew.",
+            f"The record {name} of what {address} gave cannot be read.",
+            hint="Delete it in the workspace (of `hpe evaluate`: in the cache) to record the address anew.",
         ) from error

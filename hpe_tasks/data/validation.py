@@ -22,7 +22,7 @@ from hpe_tasks.data.expectations import (
     some_rows,
 )
 from hpe_tasks.data.inspection import Inspection, inspect
-from hpe_tasks.data.mpii_validation import validate_mpii
+from hpe_tasks.data.mpii.validation import validate_mpii
 from hpe_tasks.skeletons import COCO17
 
 __all__ = ["ValidationOutcome", "validate_dataset"]
@@ -111,6 +111,7 @@ def _about_images(images: pd.DataFrame, max_failed: float) -> list[Expectation]:
                 column_A=side,
                 column_B=f"file_{side}",
                 ignore_row_if="either_value_is_missing",
+                mostly=1 - max_failed,
                 **rule(
                     "image_sizes_match",
                     f"Every image record has the {side} of its file.",

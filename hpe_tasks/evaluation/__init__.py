@@ -42,8 +42,9 @@ def evaluate(
     """Measure a network on a split and keep its predictions.
 
     Only joints that the model predicts and the data set labels are compared, and only persons who have one labelled
-    are measured. An image that cannot be read is logged and named in the report, and its persons count as missed, as
-    long as no more fail than `evaluation.max_failed_images` allows.
+    are measured. An image that cannot be read, has another size than its record says or does not hold an annotated box
+    is logged and named in the report, and its persons count as missed, as long as no more fail than
+    `evaluation.max_failed_images` allows. The report's images per second are those that the network saw.
 
     Args:
         dataset: The split.
@@ -51,7 +52,8 @@ def evaluate(
         model: Its input, its joints, and how people are read from its output.
         evaluation: Batch size, flip test, how many images to measure on and how many of them may fail.
         images: Measure COCO images with measured persons, or all.
-        boxes: COCO results file with detected persons, for a top-down evaluation without the annotated boxes.
+        boxes: COCO results file with detected persons, for a top-down evaluation without the annotated boxes; they
+            are not clipped to their images, as the annotated ones are.
         runtime: What runs the network; recorded in the report.
         dataset_digest: Content digest of the data set.
         seed: Of the subset, when `evaluation.num_images` asks for one.
@@ -64,8 +66,8 @@ def evaluate(
     Raises:
         ConfigError: The model and the data set have no joint in common; boxes or a flip test were asked for where there
             are none.
-        DatasetError: No person of the split has such a joint; too many images cannot be read; an image, a record or
-            the file with boxes cannot be used.
+        DatasetError: No person of the split has such a joint; too many images fail; the annotations or the file with
+            boxes cannot be used.
         CheckpointError: The network's output does not fit the configuration.
     """
     request = Request(
@@ -118,5 +120,5 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
         ),
         predictions=request.artifact(request.predictions_file),
         failed_images=failed.images,
-        images_per_second=found.num_images / elapsed,
+        images_per_second=(found.num_images - len(failed.images)) / elapsed,
     )

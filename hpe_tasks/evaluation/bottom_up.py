@@ -19,7 +19,7 @@ def find_poses(measured: Measured, request: Request, failed: FailedImages) -> Fo
     """Find all people in the measured images; the score of a joint is 1 where it was found, else 0.
 
     Raises:
-        DatasetError: Too many images cannot be read, or an image has another size than its record says.
+        DatasetError: Too many images cannot be read, or have another size than their records say.
         CheckpointError: The network's output does not fit codec `paf`.
     """
     channels = measured.channels

@@ -1,4 +1,7 @@
-"""Boxes of persons that a detector found: a COCO results file."""
+"""Boxes of persons that a detector found: a COCO results file.
+
+They are taken as they are, as Simple Baselines takes them: only annotated boxes are clipped to their image.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpe_tasks.codecs.heatmap import box_to_center_scale
-from hpe_tasks.data.coco import CocoImage
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.errors import DatasetError
 
 _HINT = "Give a JSON list of detections: image_id, category_id, bbox [x, y, w, h] in pixels, score."
@@ -24,28 +26,26 @@ class DetectedPerson:
     score: float
 
 
-def load_boxes(
-    path: Path, images: Mapping[int, CocoImage], category_id: int, input_size: tuple[int, int]
-) -> dict[int, list[DetectedPerson]]:
+def load_boxes(path: Path, dataset: CocoKeypoints, category_id: int) -> dict[int, list[DetectedPerson]]:
     """Read the persons of a COCO results file, by image, in the order of the file.
 
     Args:
-        path: The file; detections of other categories are passed over.
-        images: All images of the split by id.
+        path: The file; detections of other categories and in images that were left out are passed over.
+        dataset: The split.
         category_id: Of persons.
-        input_size: (W, H) of the crops that are to be made.
 
     Raises:
         DatasetError: The file is missing or is no such list; an entry is incomplete, is not finite, lies in no image
-            of the split, or covers nothing of its image. Names the file and the entry.
+            of the split or outside its image, or has no extent. Names the file and the entry.
     """
+    images: dict[int, CocoImage | None] = dict.fromkeys(dataset.left_out)
+    images |= {image.id: image for image in dataset.images}
     boxes: dict[int, list[DetectedPerson]] = {}
     for number, entry in enumerate(_read_list(path)):
         try:
-            person = _person(entry, images, category_id, input_size)
-        except (ValueError, DatasetError) as error:
-            reason = error.message if isinstance(error, DatasetError) else str(error)
-            raise DatasetError(f"{path}: entry number {number}: {reason}", hint=_HINT) from error
+            person = _person(entry, images, category_id)
+        except ValueError as error:
+            raise DatasetError(f"{path}: entry number {number}: {error}", hint=_HINT) from error
         if person is not None:
             boxes.setdefault(person.image_id, []).append(person)
     return boxes
@@ -65,9 +65,7 @@ def _read_list(path: Path) -> list[Any]:
     return content
 
 
-def _person(
-    entry: Any, images: Mapping[int, CocoImage], category_id: int, input_size: tuple[int, int]
-) -> DetectedPerson | None:
+def _person(entry: Any, images: Mapping[int, CocoImage | None], category_id: int) -> DetectedPerson | None:
     if not isinstance(entry, dict):
         raise ValueError("it is no object.")  # noqa: TRY004
     missing = [field for field in ("image_id", "category_id", "bbox", "score") if field not in entry]
@@ -75,9 +73,12 @@ def _person(
         raise ValueError(f"{missing[0]!r} is missing.")
     if entry["category_id"] != category_id:
         return None
-    image = images.get(entry["image_id"]) if isinstance(entry["image_id"], int) else None
+    image_id = entry["image_id"]
+    if not isinstance(image_id, int) or image_id not in images:
+        raise ValueError(f"the split has no image with the id {image_id!r}.")
+    image = images[image_id]
     if image is None:
-        raise ValueError(f"the split has no image with the id {entry['image_id']!r}.")
+        return None
     box, score = entry["bbox"], entry["score"]
     if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
         raise ValueError(f"bbox is {box!r}, not four numbers.")
@@ -88,8 +89,6 @@ def _person(
         raise ValueError(f"its box is {width:g}×{height:g} pixels: it has no extent.")
     if x + width <= 0 or y + height <= 0 or x >= image.width or y >= image.height:
         raise ValueError(f"its box {box} lies outside its image of {image.width}×{image.height} pixels.")
-    # Refuses what has no extent left when it is clipped.
-    box_to_center_scale((x, y, width, height), (image.width, image.height), input_size)
     return DetectedPerson(image.id, (x, y, width, height), float(score))
 
 

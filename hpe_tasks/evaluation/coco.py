@@ -85,7 +85,7 @@ class FoundPose:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """All poses, and in how many images they were looked for."""
+    """All poses, and how many images they were to be looked for in, those that failed included."""
 
     poses: list[FoundPose]
     num_images: int

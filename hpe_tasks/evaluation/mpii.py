@@ -103,7 +103,7 @@ def evaluate_mpii(dataset: MpiiKeypoints, request: Request) -> EvaluationReport:
         ),
         predictions=request.artifact(request.predictions_file),
         failed_images=failed.images,
-        images_per_second=len(measured.images) / elapsed,
+        images_per_second=(len(measured.images) - len(failed.images)) / elapsed,
     )
 
 

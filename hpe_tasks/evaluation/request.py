@@ -1,4 +1,4 @@
-"""What every evaluation is asked, whatever the data set, and the images that it could not read."""
+"""What every evaluation is asked, whatever the data set, and the images that it could not measure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Request:
 
 
 class FailedImages:
-    """Images that could not be read, as long as they are few.
+    """Images that could not be read, or do not fit their records, as long as they are few.
 
     Args:
         root: Folder of the data set: images are named relative to it.
@@ -73,7 +73,8 @@ class FailedImages:
         if len(self._failed) > self._allowed:
             named = "; ".join(f"{one.name} {one.reason}" for one in self._failed)
             raise DatasetError(
-                f"Of the {self._total} images to measure in {self._root}, {len(self._failed)} cannot be read, where "
-                f"{self._allowed} may fail: {named}.",
-                hint="Fetch the files again or remove their records; evaluation.max_failed_images allows more.",
+                f"Of the {self._total} images to measure in {self._root}, {len(self._failed)} cannot be measured, "
+                f"where {self._allowed} may fail: {named}.",
+                hint="Fetch the files again, or correct or remove their records. evaluation.max_failed_images allows "
+                "more failures.",
             )

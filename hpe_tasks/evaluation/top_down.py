@@ -18,7 +18,7 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
 from hpe_tasks.evaluation.request import FailedImages, Request
-from hpe_tasks.inference import CropBatch, ImageCrops, Region
+from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
 from hpe_tasks.progress import track
 
@@ -42,11 +42,10 @@ class _InCrop:
 
 
 def find_in_annotated_boxes(measured: Measured, request: Request, failed: FailedImages) -> Found:
-    """Find the measured persons' joints, each in its annotated box.
+    """Find the measured persons' joints, each in its annotated box, clipped to its image.
 
     Raises:
-        DatasetError: Too many images cannot be read; an image has another size than its record says; a box lies
-            outside its image.
+        DatasetError: Too many images cannot be read, or do not fit their records.
         CheckpointError: The network's output does not fit the configuration.
     """
     batches = inference.person_batches(
@@ -59,22 +58,20 @@ def find_in_annotated_boxes(measured: Measured, request: Request, failed: Failed
 def find_in_detected_boxes(
     measured: Measured, dataset: CocoKeypoints, boxes: Path, request: Request, failed: FailedImages
 ) -> Found:
-    """Find the joints of everyone whom a detector found in the measured images.
+    """Find the joints of everyone whom a detector found in the measured images, in its boxes as they are.
 
     Args:
         measured: The measured images.
         dataset: All images of the split: those that the boxes may lie in.
         boxes: COCO results file of the detector.
         request: How to measure.
-        failed: Takes the images that cannot be read.
+        failed: Takes the images that cannot be read, or do not fit their records.
 
     Raises:
         DatasetError: As `load_boxes` and `find_in_annotated_boxes`, or there is no box in any measured image.
         CheckpointError: The network's output does not fit the configuration.
     """
-    by_image = load_boxes(
-        boxes, {image.id: image for image in dataset.images}, measured.category_id, request.model.input_size
-    )
+    by_image = load_boxes(boxes, dataset, measured.category_id)
     images = [image for image in measured.dataset.images if image.id in by_image]
     if not images:
         raise DatasetError(
@@ -93,9 +90,10 @@ def _crops(
 ) -> ImageCrops[DetectedPerson]:
     path = dataset.image_path(image)
 
-    def regions(size: tuple[int, int]) -> list[Region]:
-        inference.check_size(path, image, size)
-        return [box_to_center_scale(person.box, size, input_size) for person in persons]
+    def regions(size: tuple[int, int]) -> list[Region] | Unreadable:
+        if fault := inference.wrong_size(path, image, size):
+            return fault
+        return [box_to_center_scale(person.box, size, input_size, clip=False) for person in persons]
 
     return ImageCrops(path, tuple(persons), regions)
 

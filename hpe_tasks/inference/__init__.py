@@ -23,7 +23,7 @@ from hpe_tasks.inference.crops import (
     mpii_batches,
     person_batches,
 )
-from hpe_tasks.inference.images import OnUnreadable, Unreadable, check_size
+from hpe_tasks.inference.images import OnUnreadable, Unreadable, wrong_size
 from hpe_tasks.inference.predictors import Predict, fp32_predictor, onnx_predictor
 from hpe_tasks.inference.whole_images import (
     ImageMaps,
@@ -48,7 +48,6 @@ __all__ = [
     "Region",
     "Unreadable",
     "calibration_batches",
-    "check_size",
     "crop_batches",
     "decode_image",
     "find_people",
@@ -59,6 +58,7 @@ __all__ = [
     "person_batches",
     "predict_maps",
     "prepare_image",
+    "wrong_size",
 ]
 
 

@@ -22,12 +22,12 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference.images import (
     OnUnreadable,
     Unreadable,
-    check_size,
     map_ahead,
     normalized,
     read_image,
     readable,
     refuse,
+    wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
 
@@ -42,13 +42,12 @@ class ImageCrops(Generic[PersonT]):
     """Persons who are to be cut out of one image.
 
     Attributes:
-        regions: The crop of each person, given the (W, H) of the decoded image; raises DatasetError when the image or
-            a record cannot be used.
+        regions: The crop of each person, given the (W, H) of the decoded image, or why it does not fit its records.
     """
 
     path: Path
     persons: tuple[PersonT, ...]
-    regions: Callable[[tuple[int, int]], Sequence[Region]]
+    regions: Callable[[tuple[int, int]], Sequence[Region] | Unreadable]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,14 @@ class CropBatch(Generic[PersonT]):
     Attributes:
         images: N×3×H×W float32, RGB, normalized.
         persons: Whom the crops show.
+        files: Names of the image files that they were cut out of.
         centers: N×2, in image pixels.
         scales: N×2, in units of 200 pixels.
     """
 
     images: NDArray[np.float32]
     persons: tuple[PersonT, ...]
+    files: tuple[str, ...]
     centers: NDArray[np.float64]
     scales: NDArray[np.float64]
 
@@ -86,6 +87,7 @@ class PosedPersons(Generic[PersonT]):
 class _Crop(Generic[PersonT]):
     pixels: NDArray[np.float32]
     person: PersonT
+    file: str
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
 
@@ -105,11 +107,11 @@ def person_batches(
         batch_size: Persons in a batch; the last one may be smaller.
         persons: Whom to cut out, those of an image together; by default all persons of the data set, by image id and
             annotation id.
-        unreadable: What becomes of an image that is missing or cannot be decoded.
+        unreadable: What becomes of an image that is missing, cannot be decoded, has another size than its record says
+            or does not hold a person's box; its persons are left out.
 
     Raises:
-        DatasetError: An image cannot be read, or has another size than its record says; a box lies outside its image.
-            Names the file.
+        DatasetError: By default there is such an image; names the file.
     """
     records = {image.id: image for image in dataset.images}
 
@@ -155,10 +157,11 @@ def crop_batches(
         images: What to cut out of each image.
         config: Input size and normalization.
         batch_size: Persons in a batch; the last one may be smaller.
-        unreadable: What becomes of an image that is missing or cannot be decoded; its persons are left out.
+        unreadable: What becomes of an image that is missing, cannot be decoded or does not fit its records; its
+            persons are left out.
 
     Raises:
-        DatasetError: An image cannot be read, or `ImageCrops.regions` refuses it.
+        DatasetError: By default there is such an image; names the file.
     """
     # While the network runs on a batch, the next one is made: an image shows about two persons.
     with closing(map_ahead(partial(_cut_persons, config), images, at_least=batch_size // 2)) as cut:
@@ -167,6 +170,7 @@ def crop_batches(
             yield CropBatch(
                 images=np.stack([crop.pixels for crop in batch]),
                 persons=tuple(crop.person for crop in batch),
+                files=tuple(crop.file for crop in batch),
                 centers=np.stack([crop.center for crop in batch]),
                 scales=np.stack([crop.scale for crop in batch]),
             )
@@ -176,29 +180,30 @@ def _cut_persons(config: ModelConfig, image: ImageCrops[PersonT]) -> list[_Crop[
     pixels = read_image(image.path)
     if isinstance(pixels, Unreadable):
         return pixels
-    height, width = pixels.shape[:2]
+    regions = image.regions((pixels.shape[1], pixels.shape[0]))
+    if isinstance(regions, Unreadable):
+        return regions
     crops = []
-    for person, (center, scale) in zip(image.persons, image.regions((width, height)), strict=True):
+    for person, (center, scale) in zip(image.persons, regions, strict=True):
         matrix = crop_matrix(center, scale, config.input_size)
         bgr = cv2.warpAffine(
             pixels, matrix, config.input_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
         ).astype(np.uint8, copy=False)
-        crops.append(_Crop(normalized(bgr, config), person, center, scale))
+        crops.append(_Crop(normalized(bgr, config), person, image.path.name, center, scale))
     return crops
 
 
 def _box_regions(
     path: Path, image: CocoImage, persons: Sequence[Person], input_size: tuple[int, int], size: tuple[int, int]
-) -> list[Region]:
-    check_size(path, image, size)
+) -> list[Region] | Unreadable:
+    if fault := wrong_size(path, image, size):
+        return fault
     regions = []
     for person in persons:
         try:
             regions.append(box_to_center_scale(person.box, size, input_size))
         except DatasetError as error:
-            raise DatasetError(
-                f"Annotation {person.annotation_id} of {path}: {error.message}", hint=error.hint
-            ) from error
+            return Unreadable(path, f"does not fit annotation {person.annotation_id}: {error.message.rstrip('.')}")
     return regions
 
 
@@ -214,17 +219,18 @@ def find_poses(
         flip_test: Average its heatmaps with those of the mirrored crops.
 
     Raises:
-        CheckpointError: The network's output is not N×J×h×w with J the configured joints, or is not finite.
+        CheckpointError: The network's output is not N×J×h×w with J the configured joints, or is not finite; names the
+            files whose maps are not.
     """
     joints = config.joints
     what = f"heatmaps of {{}} persons with {len(joints.joints)} joints ({joints.name})"
     for batch in batches:
-        count = len(batch.persons)
+        shown = what.format(len(batch.persons))
         heatmaps = predict(batch.images)
-        check_maps(heatmaps, count, len(joints.joints), what.format(count))
+        check_maps(heatmaps, batch.files, len(joints.joints), shown)
         if flip_test:
             mirrored = predict(np.ascontiguousarray(batch.images[..., ::-1]))
-            check_maps(mirrored, count, len(joints.joints), what.format(count))
+            check_maps(mirrored, batch.files, len(joints.joints), shown)
             heatmaps = (heatmaps + flip_back(mirrored, joints.flip_pairs)) * np.float32(0.5)
         keypoints, scores = decode_heatmaps(heatmaps, batch.centers, batch.scales)
         yield PosedPersons(batch.persons, Poses(keypoints, scores), batch.scales)

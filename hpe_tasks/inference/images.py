@@ -1,8 +1,4 @@
-"""Image files as pixels, pixels as a network's input, and work that runs ahead in threads.
-
-Coordinates are pixels of the image as it is stored. The annotations of COCO and MPII refer to those, so an EXIF
-orientation is not applied.
-"""
+"""Images that cannot be used, pixels as a network's input, and work that runs ahead in threads."""
 
 from __future__ import annotations
 
@@ -10,11 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +17,19 @@ from numpy.typing import NDArray
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.data.coco import CocoImage
+from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.errors import DatasetError
+
+__all__ = [
+    "OnUnreadable",
+    "Unreadable",
+    "map_ahead",
+    "normalized",
+    "read_image",
+    "readable",
+    "refuse",
+    "wrong_size",
+]
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -33,21 +40,15 @@ _MAX_WORKERS = 8
 _AHEAD = 2
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """An image that is missing or cannot be decoded, and why: "is missing", for example."""
-
-    path: Path
-    reason: str
-
-
 OnUnreadable = Callable[[Unreadable], None]
-"""What becomes of an image that cannot be read: raises, or returns to go on without it."""
+"""What becomes of an image that cannot be read, or does not fit its record: raises, or returns to go on without it."""
 
 
-def refuse(image: Unreadable) -> None:
+def refuse(image: Unreadable) -> NoReturn:
     """Raise DatasetError."""
-    raise DatasetError(f"The image {image.path} {image.reason}.", hint="Fetch the file again, or remove its record.")
+    raise DatasetError(
+        f"The image {image.path} {image.reason}.", hint="Fetch the file again, or correct or remove its record."
+    )
 
 
 def readable(results: Iterable[ResultT | Unreadable], unreadable: OnUnreadable) -> Iterator[ResultT]:
@@ -59,36 +60,11 @@ def readable(results: Iterable[ResultT | Unreadable], unreadable: OnUnreadable) 
             yield result
 
 
-def read_image(path: Path) -> NDArray[np.uint8] | Unreadable:
-    """Decode an image as H×W×3 BGR of 8 bits, without turning it by its EXIF orientation.
-
-    Grey, CMYK, 16-bit and palette images are converted, transparency is dropped. A file that is cut off anywhere is
-    not decoded: from memory, OpenCV refuses a JPEG that ends before its last pixel.
-    """
-    try:
-        encoded = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        return Unreadable(path, "is missing")
-    except OSError as error:
-        return Unreadable(path, f"cannot be read: {error.strerror}")
-    if encoded[:4].tobytes() == b"GIF8":
-        return Unreadable(path, "is a GIF, which may hold many pictures; it must be a JPEG or PNG")
-    try:
-        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if encoded.size else None
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        return Unreadable(path, "is not an image, or is cut off" if encoded.size else "is an empty file")
-    return pixels.astype(np.uint8, copy=False)
-
-
-def check_size(path: Path, image: CocoImage, size: tuple[int, int]) -> None:
-    """Raise DatasetError when an image's (W, H) is not that of its record."""
-    if size != (image.width, image.height):
-        raise DatasetError(
-            f"{path} is {size[0]}×{size[1]} pixels, but its record says {image.width}×{image.height}.",
-            hint="Annotations refer to the size in the record: use the original image, or correct both.",
-        )
+def wrong_size(path: Path, image: CocoImage, size: tuple[int, int]) -> Unreadable | None:
+    """Say what is wrong when an image's (W, H) is not that of its record, which its annotations refer to."""
+    if size == (image.width, image.height):
+        return None
+    return Unreadable(path, f"is {size[0]}×{size[1]} pixels, but its record says {image.width}×{image.height}")
 
 
 def normalized(bgr: NDArray[np.uint8], model: ModelConfig) -> NDArray[np.float32]:

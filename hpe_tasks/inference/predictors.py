@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 With codec `heatmap`, C counts the joints. With codec `paf` it is 57: the 38 channels of the part-affinity fields, then
 the 19 heatmaps.
 """
+
+_SHOWN = 5
 
 
 def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predict:
@@ -40,15 +42,14 @@ def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predic
 
     from hpe_tasks.models import build_model
     from hpe_tasks.models.checkpoint import load_checkpoint
+    from hpe_tasks.models.full_precision import full_float32
 
     network = build_model(config)
     load_checkpoint(network, checkpoint)
     network = network.to(device).eval()
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        # TF32, the default of cuDNN, keeps ten bits of a float32: the baseline must be float32, and repeatable.
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
+        with torch.inference_mode(), full_float32():
             maps = network(torch.from_numpy(images).to(device))
             if isinstance(maps, tuple):  # part-affinity fields and heatmaps
                 maps = torch.cat(maps, dim=1)
@@ -58,23 +59,25 @@ def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predic
     return run
 
 
-def check_maps(maps: NDArray[np.float32], count: int, channels: int, what: str) -> None:
-    """Raise CheckpointError unless a network's output is count×channels×h×w and finite.
+def check_maps(maps: NDArray[np.float32], files: Sequence[str], channels: int, what: str) -> None:
+    """Raise CheckpointError unless a network's output is N×channels×h×w and finite.
 
     Args:
         maps: The output.
-        count: Images that the network was given.
+        files: N names: of the file that each of the network's inputs came from.
         channels: How many it must give for each.
         what: What these channels are, in words.
     """
-    if maps.ndim != 4 or maps.shape[:2] != (count, channels):
+    if maps.ndim != 4 or maps.shape[:2] != (len(files), channels):
         raise CheckpointError(
-            f"The network's output has the shape {maps.shape}; {what} have ({count}, {channels}, height, width).",
+            f"The network's output has the shape {maps.shape}; {what} have ({len(files)}, {channels}, height, width).",
             hint="Set model.skeleton or model.joint_names to the joints that the network predicts, "
             "and model.codec, model.output_layout and model.output_name to what its output is.",
         )
-    if not np.isfinite(maps).all():
+    broken = list(dict.fromkeys(file for file, one in zip(files, maps, strict=True) if not np.isfinite(one).all()))
+    if broken:
+        shown = ", ".join(broken[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
         raise CheckpointError(
-            "The network's maps hold NaN or infinite values.",
+            f"The network's maps of {shown} hold NaN or infinite values.",
             hint="The weights are broken, or the input's normalization (model.mean, model.std) is not the network's.",
         )

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS, People, decode_people
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.errors import CheckpointError
 from hpe_tasks.inference.images import (
     OnUnreadable,
     Unreadable,
-    check_size,
     map_ahead,
     normalized,
     read_image,
     readable,
     refuse,
+    wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
 
@@ -70,11 +71,13 @@ def find_people(
         predict: The network.
         config: Its input.
         batch_size: Images that are read before the network runs on them, once for the wide and once for the high ones.
-        unreadable: What becomes of an image that is missing or cannot be decoded; it is left out.
+        unreadable: What becomes of an image that is missing, cannot be decoded or has another size than its record
+            says; it is left out.
 
     Raises:
-        DatasetError: An image cannot be read, or has another size than its record says; names the file.
-        CheckpointError: The network's output is not N×57×h×w or not finite, or cannot be that of a trained network.
+        DatasetError: By default there is such an image; names the file.
+        CheckpointError: The network's output is not N×57×h×w or not finite, or cannot be that of a trained network;
+            names the files whose maps are at fault.
     """
     with closing(_prepare_ahead(dataset, config, batch_size)) as prepared:
         chunks = _chunks(readable(prepared, unreadable), batch_size)
@@ -97,13 +100,14 @@ def whole_image_batches(dataset: CocoKeypoints, config: ModelConfig, batch_size:
 
 
 def prepare_image(dataset: CocoKeypoints, config: ModelConfig, image: CocoImage) -> PreparedImage | Unreadable:
-    """Read an image, resize it to the network's input and normalize it; raises DatasetError as `find_people` does."""
+    """Read an image, resize it to the network's input and normalize it, or say why it cannot be used."""
     path = dataset.image_path(image)
     pixels = read_image(path)
     if isinstance(pixels, Unreadable):
         return pixels
     size = pixels.shape[1], pixels.shape[0]
-    check_size(path, image, size)
+    if fault := wrong_size(path, image, size):
+        return fault
     resized = cv2.resize(pixels, config.input_size_for(size), interpolation=cv2.INTER_LINEAR)
     return PreparedImage(image, normalized(resized.astype(np.uint8, copy=False), config))
 
@@ -113,8 +117,9 @@ def predict_maps(images: Sequence[PreparedImage], predict: Predict) -> list[Imag
     maps: dict[int, ImageMaps] = {}
     for indices in _by_size(images):
         output = predict(np.stack([images[i].pixels for i in indices]))
-        count = len(indices)
-        check_maps(output, count, PAF_CHANNELS + HEATMAPS, f"part-affinity fields and heatmaps of {count} images")
+        files = [images[i].image.file_name for i in indices]
+        what = f"part-affinity fields and heatmaps of {len(files)} images"
+        check_maps(output, files, PAF_CHANNELS + HEATMAPS, what)
         for i, one in zip(indices, output, strict=True):
             maps[i] = ImageMaps(images[i].image, one)
     return [maps[i] for i in range(len(images))]
@@ -123,7 +128,11 @@ def predict_maps(images: Sequence[PreparedImage], predict: Predict) -> list[Imag
 def decode_image(found: ImageMaps) -> PeopleInImage:
     """Read the people from the maps of an image; raises CheckpointError as `find_people` does."""
     pafs, heatmaps = found.maps[:PAF_CHANNELS], found.maps[PAF_CHANNELS:]
-    return PeopleInImage(found.image, decode_people(heatmaps, pafs, (found.image.width, found.image.height)))
+    try:
+        people = decode_people(heatmaps, pafs, (found.image.width, found.image.height))
+    except CheckpointError as error:
+        raise CheckpointError(f"{found.image.file_name}: {error.message}", hint=error.hint) from error
+    return PeopleInImage(found.image, people)
 
 
 def _prepare_ahead(

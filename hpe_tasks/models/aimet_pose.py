@@ -106,11 +106,13 @@ class AimetPose(nn.Module):
                 else:
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                     nn.init.zeros_(module.bias)
-        # Both kinds of maps are zero nearly everywhere: start there.
+        # Start near the maps of an empty image: zero everywhere, but one in the last heatmap, the background.
         for head in (self.stage1_1, self.stage1_2, self.stage2_1, self.stage2_2):
             last = head[-1]
-            if isinstance(last, nn.Conv2d):
+            if isinstance(last, nn.Conv2d) and last.bias is not None:
                 nn.init.normal_(last.weight, std=0.01)
+                if last.out_channels == HEATMAP_CHANNELS:
+                    nn.init.ones_(last.bias[-1:])
 
 
 def _low_rank(pair: _Pair, kernel: int) -> nn.Sequential:

@@ -99,7 +99,9 @@ def best_device() -> str:
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of the packages whose code decides the numbers in the exported file."""
+    """Versions of the packages whose code decides the numbers in the exported file, and how it was judged."""
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("aimet-torch", "aimet-onnx", "torch", "onnx", "onnxruntime", "numpy")}
+    quantized = ("aimet-torch", "aimet-onnx", "torch", "onnx", "onnxruntime", "numpy")
+    judged = ("opencv-python-headless", "faster-coco-eval")
+    return {name: version(name) for name in (*quantized, *judged)}

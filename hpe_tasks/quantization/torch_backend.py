@@ -18,6 +18,7 @@ from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.models.full_precision import full_float32
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -56,7 +57,7 @@ def calibrated_sim(
     load_checkpoint(network, checkpoint)
 
     def calibrate(model: nn.Module) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             for batch in checked_batches(batches, config):
                 model(torch.from_numpy(batch).to(device))
 
@@ -102,7 +103,7 @@ def as_predictor(sim: Any, device: str) -> Callable[[np.ndarray], np.ndarray]:
     network = sim.model.eval()
 
     def predict(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             output = network(torch.from_numpy(images).to(device))
             joined = output if isinstance(output, torch.Tensor) else torch.cat(output, dim=1)
             maps: np.ndarray = joined.float().cpu().numpy()

@@ -112,7 +112,7 @@ class Metrics(Frozen):
     """Accuracy of one form of the model; sample counts are in the fingerprint.
 
     Attributes:
-        failed_images: How many images could not be read; their persons count as missed.
+        failed_images: How many images could not be measured; their persons count as missed.
     """
 
     stats: CocoStats | PckhStats

@@ -106,7 +106,8 @@ class RunRecords:
         if self.reference is None:
             return ()
         measured = [report for _, report in self.measurements]
-        return compare(self.reference, measured, architecture=self.config.model.architecture)
+        config = self.config
+        return compare(self.reference, measured, architecture=config.model.architecture, recipe=config.recipe)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def _checks(decision: GateDecision) -> Table:
 
 
 def _note(check: GateCheck) -> str:
-    """What the reason says in brackets: how small the sample was, what could not be read."""
+    """What the reason says in brackets: how small the sample was, what could not be measured."""
     _, bracket, note = check.reason.partition(" (")
     return bracket + note
 

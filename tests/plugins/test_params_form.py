@@ -43,6 +43,7 @@ def test_an_untouched_form_is_the_sample_preset() -> None:
         pytest.param("dataset.sha256", {"pattern": "^[0-9a-f]{64}$"}, id="pattern"),
         pytest.param("dataset.kind", {"type": ["string", "null"], "enum": [None, "coco", "mpii"]}, id="kind of data"),
         pytest.param("dataset.image_archives", {"items": {"type": "string"}, "minItems": 1}, id="lines of addresses"),
+        pytest.param("dataset.valid_images", {"type": ["string", "null"], "minLength": 1}, id="optional text"),
         pytest.param("dataset.images_by_url", {"enum": [None, "true", "false"]}, id="yes or no"),
         pytest.param("evaluation.max_failed_images", {"minimum": 0, "exclusiveMaximum": 1}, id="share"),
         pytest.param("gate.metric", {"enum": [None, "ap", "pckh"]}, id="metric"),

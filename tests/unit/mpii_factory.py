@@ -12,7 +12,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from hpe_tasks.data.mpii_mat import MpiiMat, write_mpii_mat
+from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 
 WIDTH, HEIGHT = 120, 100
 NAMES = ("000001.jpg", "000002.jpg", "000003.jpg")

@@ -327,6 +327,34 @@ def test_an_output_that_does_not_fit_is_refused(make_dataset, broken, says: str)
         measure(dataset, lambda images: broken(ideal(images)))
 
 
+def test_the_files_whose_maps_are_broken_are_named(make_dataset) -> None:
+    dataset = make_dataset(*[(WIDE, [ONE])] * 3)
+    ideal = ideal_network(dataset)
+
+    def broken(images: np.ndarray) -> np.ndarray:
+        maps = ideal(images)
+        maps[1, 40, 3, 3] = np.nan
+        return maps
+
+    with pytest.raises(CheckpointError, match=r"maps of 2\.png hold NaN"):
+        measure(dataset, broken)
+
+
+def test_the_file_whose_maps_cannot_be_decoded_is_named(make_dataset) -> None:
+    dataset = make_dataset(*[(WIDE, [ONE])] * 3)
+    ideal = ideal_network(dataset)
+    checkered = np.indices((48, 62)).sum(axis=0) % 2
+
+    def untrained(images: np.ndarray) -> np.ndarray:
+        maps = ideal(images)
+        maps[2] = checkered
+        return maps
+
+    with pytest.raises(CheckpointError, match=r"^3\.png: The heatmaps have [\d,]+ peaks") as caught:
+        measure(dataset, untrained)
+    assert "trained" in caught.value.hint
+
+
 def test_an_image_of_another_size_than_its_record_is_refused(make_dataset) -> None:
     dataset = make_dataset((WIDE, [ONE]))
     network = ideal_network(dataset)

@@ -121,8 +121,16 @@ def test_calibration_on_nothing_but_copies(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "does not exist"), (b"", "is not an image"), (b"<html>", "is not an image")],
-    ids=["missing", "empty", "page"],
+    [
+        pytest.param(None, "is missing", id="missing"),
+        pytest.param(b"", "is an empty file", id="empty"),
+        pytest.param(b"<html>", "is not an image, or is cut off", id="page"),
+        pytest.param(
+            b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;",
+            "is a GIF, which may hold many pictures; it must be a JPEG or PNG",
+            id="gif",
+        ),
+    ],
 )
 def test_unreadable_image_is_left_out(
     root: Path, content: bytes | None, says: str, caplog: pytest.LogCaptureFixture

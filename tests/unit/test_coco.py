@@ -107,6 +107,9 @@ def _without(key: str) -> Callable[[dict[str, Any]], None]:
         pytest.param(_without("annotations"), "'annotations' is missing", id="no annotations"),
         pytest.param(lambda c: c.update(annotations=[1]), "'annotations' is missing or is no list", id="odd rows"),
         pytest.param(lambda c: c.update(categories=7), "'categories'", id="odd categories"),
+        pytest.param(
+            lambda c: c.update(images_left_out=["7"]), "'images_left_out' is no list", id="odd images left out"
+        ),
         pytest.param(lambda c: c["images"][0].pop("id"), "image with id None .* 'id' is missing", id="no image id"),
         pytest.param(lambda c: c["images"][0].update(width=None), "image with id 200", id="no width"),
         pytest.param(lambda c: c["images"][1].update(id=200), "image id 200 is there twice", id="id twice"),
@@ -156,8 +159,18 @@ def test_missing_split_names_those_that_are_there(root: Path) -> None:
 
 def test_missing_images_say_what_was_looked_for(root: Path) -> None:
     shutil.rmtree(root / "images")
-    with pytest.raises(DatasetError, match=r"has no images/train2017/\. It holds: annotations/\."):
+    with pytest.raises(DatasetError, match=r"has no images/train2017/\. It holds: annotations/\.") as caught:
         find_root(root, (CALIBRATION, EVALUATION))
+    assert "dataset.image_archives" in caught.value.hint
+    assert "dataset.images_by_url" in caught.value.hint
+
+
+def test_images_of_one_split_are_missing(root: Path) -> None:
+    shutil.rmtree(root / "images" / CALIBRATION)
+    with pytest.raises(DatasetError, match=r"has no images/train2017/\. It has these splits: val2017\.") as caught:
+        find_root(root, (CALIBRATION, EVALUATION))
+    assert "add the missing one" in caught.value.hint
+    assert "dataset.image_archives" in caught.value.hint
 
 
 def test_folder_that_is_no_data_set(tmp_path: Path) -> None:

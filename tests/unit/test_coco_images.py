@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -10,21 +11,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data import image_pool
+from hpe_tasks.data import coco_images, image_pool
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
-from hpe_tasks.data.coco import load_coco
+from hpe_tasks.data.coco import load_coco, read_annotations
 from hpe_tasks.data.fetch import fetch_dataset
 from hpe_tasks.data.image_files import look_at
 from hpe_tasks.data.transports import HttpPatience
 from hpe_tasks.errors import DatasetError, StorageError, TransientError
 from hpe_tasks.results import FetchedDataset
+from tests.unit.dot_pictures import measure
 from tests.unit.faulty_server import Mood, Site, serve
 
 SPLITS = ("train2017", "val2017")
@@ -126,12 +131,73 @@ def test_annotations_keep_crowds_and_everything_else_of_the_chosen_images(record
         ids = {row["id"] for row in cut["images"]}
         assert cut["images"] == [row for row in whole["images"] if row["file_name"] in kept]
         assert cut["annotations"] == [row for row in whole["annotations"] if row["image_id"] in ids]
-        assert {key: cut[key] for key in cut if key not in {"images", "annotations"}} == {
+        assert cut["images_left_out"] == sorted({row["id"] for row in whole["images"]} - ids)
+        assert {key: cut[key] for key in cut if key not in {"images", "annotations", "images_left_out"}} == {
             key: whole[key] for key in whole if key not in {"images", "annotations"}
         }
     whole = json.loads((records / "annotations/person_keypoints_val2017.json").read_text())
     assert any(row["num_keypoints"] == 0 for row in cut["annotations"])
     assert len(cut["annotations"]) < len(whole["annotations"])
+
+
+def test_annotation_files_are_read_once(records: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def count(path: Path) -> dict[str, Any]:
+        read.append(path.name)
+        return read_annotations(path)
+
+    monkeypatch.setattr(coco_images, "read_annotations", count)
+    monkeypatch.setattr("hpe_tasks.data.coco.read_annotations", count)
+    fetch(records, cache)
+    assert read == [f"person_keypoints_{split}.json" for split in SPLITS]
+
+
+def grey_network(images: np.ndarray) -> np.ndarray:
+    """Heatmaps whose peaks depend on every pixel of the crop: another crop gives another pose."""
+    small = np.abs(images).mean(axis=1).reshape(len(images), images.shape[2] // 4, 4, images.shape[3] // 4, 4)
+    return np.stack([np.roll(small.mean(axis=(2, 4)), 3 * joint, axis=1) for joint in range(17)], axis=1)
+
+
+def detections(records: Path) -> list[dict[str, Any]]:
+    """As a detector gives them: people in most images, also where nobody is annotated, and other things."""
+    rows = []
+    for number, image in enumerate(load_coco(records, "val2017").images):
+        for n in range(number % 3):
+            box = [5.0 + 40 * n, 8.0 + n, image.width / 3, image.height / 2]
+            rows.append({"image_id": image.id, "category_id": 1, "bbox": box, "score": 0.5 + 0.1 * n})
+        rows.append({"image_id": image.id, "category_id": 3, "bbox": [0, 0, 9, 9], "score": 0.9})
+    return rows
+
+
+def test_published_boxes_fit_a_selection(records: Path, cache: Path, test_data: Path, tmp_path: Path) -> None:
+    """A detector's file is about all images of the split; those that were not fetched are passed over."""
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps(detections(records)))
+    root, _ = fetch(records, cache, boxes=str(file))
+    complete_root = tmp_path / "complete"
+    complete_root.mkdir()
+    for name in ("annotations", "images"):
+        (complete_root / name).symlink_to(test_data / "coco-mini" / name)
+    part, whole = load_coco(root, "val2017"), load_coco(complete_root, "val2017")
+    assert part.left_out == set(whole.image_ids) - set(part.image_ids)
+    assert part.left_out & {row["image_id"] for row in detections(records) if row["category_id"] == 1}
+    report, rows = measure(part, grey_network, boxes=file)
+    complete, expected = measure(whole, grey_network, boxes=file)
+    assert rows == expected
+    assert len(rows) > 20
+    assert report.stats == complete.stats
+    same = {"image_ids_digest", "num_images", "num_persons", "box_source", "boxes_digest"}
+    assert report.fingerprint.model_dump(include=same) == complete.fingerprint.model_dump(include=same)
+
+
+def test_boxes_of_another_split_are_refused_all_the_same(records: Path, cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "boxes.json"
+    train = load_coco(records, "train2017").images[0].id
+    file.write_text(json.dumps([*detections(records), {**detections(records)[0], "category_id": 1, "image_id": train}]))
+    root, _ = fetch(records, cache, boxes=str(file))
+    with pytest.raises(DatasetError, match=rf"boxes\.json: entry number \d+: .* no image with the id {train}\."):
+        measure(load_coco(root, "val2017"), grey_network, boxes=file)
 
 
 def test_all_images_of_the_evaluation_split(records: Path, cache: Path) -> None:
@@ -264,6 +330,7 @@ HTML = b"<!DOCTYPE html><html><body>Please log in to this network</body></html>"
         pytest.param(Mood(status=302, headers={"Location": "/again"}), None, 1, DatasetError, "redirects", id="loop"),
         pytest.param(Mood(), HTML, 3, DatasetError, "is a web page, not an image", id="web page"),
         pytest.param(Mood(), b"", 3, DatasetError, "is not an image", id="nothing"),
+        pytest.param(Mood(), "half", 3, DatasetError, "cannot be decoded: image file is truncated", id="half an image"),
         pytest.param(Mood(), "other", 3, DatasetError, "is an image of 640x427 pixels, but its record", id="another"),
         pytest.param(Mood(), bytes(6 * 2**20), 3, DatasetError, "far too long for an image of", id="endless"),
         pytest.param(Mood(cut_after=500), None, 3, TransientError, "failed or was cut", id="always cut"),
@@ -287,6 +354,8 @@ def test_an_image_that_cannot_be_had_is_named_and_the_others_are_kept(
 
     assert site.files is not None
     whole = site.files[url_of(victim)]
+    if content == "half":
+        content = whole[: len(whole) // 2]
     if content == "other":
         content = next(
             f for p, f in site.files.items() if p.startswith("/train") and size_of(f) == (640, 427) != size_of(whole)
@@ -310,11 +379,42 @@ def test_an_image_that_cannot_be_had_is_named_and_the_others_are_kept(
     assert site.paths() == [url_of(victim)]
 
 
+def turned(image: Image.Image) -> bytes:
+    """Its EXIF data ask to turn it by a quarter; its record is about the pixels as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(image, exif=exif)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda image: encoded(image.convert("L")), id="grey"),
+        pytest.param(lambda image: encoded(image.convert("CMYK")), id="cmyk"),
+        pytest.param(
+            lambda image: encoded(Image.fromarray(np.asarray(image)[..., 0] * np.uint16(257)), "PNG"), id="16-bit"
+        ),
+        pytest.param(turned, id="exif-rotated"),
+        pytest.param(lambda image: encoded(image, progressive=True), id="progressive"),
+    ],
+)
+def test_images_of_every_kind_are_taken_as_they_are(
+    records: Path, cache: Path, site: Site, victim: str, change: Callable[[Image.Image], bytes]
+) -> None:
+    assert site.files is not None
+    with Image.open(io.BytesIO(site.files[url_of(victim)])) as image:
+        site.files[url_of(victim)] = change(image.convert("RGB"))
+    root, _ = fetch(records, cache)
+    assert (root / "images/val2017" / victim).read_bytes() == site.files[url_of(victim)]
+
+
 def size_of(content: bytes) -> tuple[int, int]:
-    import io
-
-    from PIL import Image
-
     with Image.open(io.BytesIO(content)) as image:
         return image.size
 
@@ -352,6 +452,48 @@ def test_nobody_listens(records: Path, cache: Path, patience: HttpPatience) -> N
         content["images"][0]["coco_url"] = f"{address}/x.jpg"
     with pytest.raises(TransientError, match=r"1 of \d+ images could not be fetched: .*failed or was cut"):
         fetch(records, cache, evaluation_images="all")
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("mood", [Mood(status=403), Mood(status=503), Mood(cut_after=500), Mood(stall_after=500)])
+def test_tracebacks_hold_no_secret(records: Path, cache: Path, site: Site, mood: Mood) -> None:
+    path = "/val2017/x.jpg?X-Amz-Signature=s3cr3t"
+    assert site.files is not None
+    site.files[path] = bytes(1000)
+    site.moods_of[path] += [mood] * 3
+    with edit(records, "val2017") as content:
+        content["images"][0]["coco_url"] = site.address.replace("://", "://user:hunter2@") + path
+    try:
+        fetch(records, cache, evaluation_images="all")
+    except (DatasetError, TransientError):
+        text = traceback.format_exc()
+        assert "images could not be fetched" in text
+        assert "s3cr3t" not in text
+        assert "hunter2" not in text
+    else:
+        pytest.fail("the image cannot be had")
+
+
+@pytest.mark.parametrize("twin_comes", ["first", "last"])
+def test_one_address_cannot_give_two_sizes(records: Path, cache: Path, site: Site, twin_comes: str) -> None:
+    with edit(records, "val2017") as content:
+        first = content["images"][0]
+        twin = {**first, "id": 10**9, "file_name": "twin.jpg", "width": first["width"] + 1}
+        content["images"].insert(0 if twin_comes == "first" else len(content["images"]), twin)
+    with pytest.raises(DatasetError, match=rf"have one address, {first['coco_url']}, but different sizes") as caught:
+        fetch(records, cache, evaluation_images="all")
+    for row in (first, twin):
+        assert f"{row['file_name']} ({row['width']}x{row['height']})" in caught.value.message
+    assert site.requests == []
+
+
+def test_two_records_may_share_an_image(records: Path, cache: Path, site: Site) -> None:
+    with edit(records, "val2017") as content:
+        content["images"].append({**content["images"][0], "id": 10**9, "file_name": "twin.jpg"})
+    root, _ = fetch(records, cache, evaluation_images="all")
+    first = content["images"][0]
+    assert sha256(root / "images/val2017/twin.jpg") == sha256(root / "images/val2017" / first["file_name"])
+    assert site.paths().count(url_of(first["file_name"])) == 1
 
 
 @pytest.mark.usefixtures("patience")

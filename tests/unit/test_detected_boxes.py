@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -101,6 +102,40 @@ def test_other_categories_and_images_that_are_not_measured_are_passed_over(make_
 
 
 @pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param([WIDTH - 0.7, 100, 0.7, 50], id="sliver-at-the-right-edge"),
+        pytest.param([100, HEIGHT - 0.8, 40, 0.8], id="sliver-at-the-bottom-edge"),
+        pytest.param([-20, 100, 20.5, 50], id="reaches-in-from-the-left"),
+        pytest.param([10, 10, 0.5, 0.5], id="less-than-a-pixel"),
+        pytest.param([10, 10, 1e-300, 1e-300], id="next-to-nothing"),
+    ],
+)
+def test_a_box_that_shows_anything_of_its_image_is_measured(make_dataset, tmp_path: Path, box) -> None:
+    _, alone = measure(make_dataset([ONE]), boxes=write_boxes(tmp_path, [detection(BOX_ONE)]))
+    _, rows = measure(make_dataset([ONE]), boxes=write_boxes(tmp_path, [detection(BOX_ONE), detection(box, 0.5)]))
+    assert rows[0] == alone[0]
+    assert len(rows) == 2
+
+
+def test_detected_boxes_are_not_clipped_as_annotated_ones_are(make_dataset, tmp_path: Path) -> None:
+    """Half outside: the crop is centred on the border and as high as the box."""
+    seen: list[np.ndarray] = []
+
+    def network(images: np.ndarray) -> np.ndarray:
+        seen.append(images)
+        return np.ones((len(images), 17, 64, 48), np.float32)
+
+    dataset = make_dataset([ONE])
+    cv2.imwrite(str(dataset.image_path(dataset.images[0])), np.full((HEIGHT, WIDTH, 3), 255, np.uint8))
+    measure(dataset, network, boxes=write_boxes(tmp_path, [detection([WIDTH - 75, 80, 150, 200])]))
+    (crop,) = seen[0]
+    # 192×256 for 187.5×250 pixels: the image ends at the middle column.
+    assert crop[:, 5:250, :95].min() == 1
+    assert crop[:, :, 98:].max() == 0
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         pytest.param("[{", "is not JSON", id="not-json"),
@@ -129,7 +164,6 @@ def test_other_categories_and_images_that_are_not_measured_are_passed_over(make_
         pytest.param([detection([10, 10, 30, -2])], "30×-2 pixels", id="negative-height"),
         pytest.param([detection([WIDTH + 5, 10, 30, 30])], "lies outside its image", id="right-of-the-image"),
         pytest.param([detection([10, -90, 30, 30])], f"lies outside its image of {WIDTH}×{HEIGHT}", id="above"),
-        pytest.param([detection([10, 10, 0.5, 0.5])], "covers nothing", id="less-than-a-pixel"),
         pytest.param([], r"no detection of a person \(category_id 7\) in the 1 images", id="nothing"),
         pytest.param([detection(BOX_ONE, category_id=OTHER_CATEGORY)], "no detection of a person", id="no-person"),
     ],
@@ -143,6 +177,19 @@ def test_boxes_that_cannot_be_used_are_refused_before_any_work(make_dataset, tmp
         measure(make_dataset([ONE]), network, boxes=boxes)
     assert str(boxes) in caught.value.message
     assert caught.value.hint
+
+
+def test_an_image_of_another_size_than_its_record_fails(make_dataset, tmp_path: Path) -> None:
+    dataset = make_dataset([ONE], [TWO])
+    cv2.imwrite(str(dataset.image_path(dataset.images[0])), np.zeros((50, 40, 3), np.uint8))
+    boxes = write_boxes(tmp_path, [detection(BOX_ONE), detection(BOX_TWO, image_id=2)])
+    report, rows = measure(dataset, boxes=boxes, max_failed_images=0.5)
+    assert [(one.name, one.reason) for one in report.failed_images] == [
+        ("images/val/1.png", f"is 40×50 pixels, but its record says {WIDTH}×{HEIGHT}")
+    ]
+    assert [row["image_id"] for row in rows] == [2]
+    with pytest.raises(DatasetError, match=r"1 cannot be measured, where 0 may fail: images/val/1\.png is 40×50"):
+        measure(dataset, boxes=boxes)
 
 
 def test_a_missing_file_is_named(make_dataset, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -192,6 +193,14 @@ def test_server_that_promises_less_than_it_has_is_found_by_the_digest(site: Site
         get(site, tmp_path, sha256=DIGEST)
 
 
+def test_what_a_lying_server_sent_gives_way_to_what_was_promised(site: Site, tmp_path: Path) -> None:
+    site.moods.append(Mood(headers={"Content-Length": "1000"}))
+    assert get(site, tmp_path).read_bytes() == CONTENT[:1000]
+    with pytest.raises(DigestError):
+        get(site, tmp_path, sha256=DIGEST)
+    assert get(site, tmp_path, sha256=DIGEST).read_bytes() == CONTENT
+
+
 def test_no_length_at_all(site: Site, tmp_path: Path) -> None:
     site.moods.append(Mood(headers={"Content-Length": None}))
     assert get(site, tmp_path, sha256=DIGEST).read_bytes() == CONTENT
@@ -319,6 +328,71 @@ def test_secrets_of_the_address_are_not_shown_or_stored(site: Site, tmp_path: Pa
     assert site.headers_sent("Authorization")[0] is not None
 
 
+SECRETS = ("hunter2", "s3cr3t")
+
+
+def with_secrets(address: str, path: str = "/weights.pth") -> str:
+    return address.replace("://", f"://user:{SECRETS[0]}@") + f"{path}?X-Amz-Signature={SECRETS[1]}"
+
+
+LOOP = Mood(status=302, headers={"Location": "/weights.pth?X-Amz-Signature=s3cr3t"})
+
+
+@pytest.mark.parametrize(
+    ("moods", "says"),
+    [
+        pytest.param([Mood(status=403)], "was denied", id="403"),
+        pytest.param([Mood(status=404)], "does not exist", id="404"),
+        pytest.param([Mood(status=400)], "was refused", id="400"),
+        pytest.param([Mood(status=503)] * 3, "answered 503", id="503"),
+        pytest.param([LOOP] * 40, "redirects without end", id="loop"),
+        pytest.param(
+            [Mood(status=302, headers={"Location": "ftp://user:hunter2@example.com/x?s3cr3t"})],
+            r"is not an address that leads to a file \(InvalidSchema\)",
+            id="redirect to no web page",
+        ),
+        pytest.param([Mood(cut_after=CUT)], r"failed or was cut \(ChunkedEncodingError", id="cut"),
+        pytest.param([Mood(stall_after=CUT)], r"did not answer|failed or was cut \(ConnectionError", id="stalls"),
+        pytest.param(
+            [Mood(headers={"Content-Encoding": "gzip"})], r"was cut \(ContentDecodingError", id="no gzip at all"
+        ),
+    ],
+)
+def test_tracebacks_hold_no_secret(site: Site, tmp_path: Path, moods: list[Mood], says: str) -> None:
+    site.moods += moods
+    with pytest.raises(HpeError, match=says):
+        shown_by(lambda: get_secretly(with_secrets(site.address), tmp_path))
+
+
+def test_tracebacks_of_failed_connections_hold_no_secret(site: Site, tmp_path: Path) -> None:
+    with serve(b"") as gone:
+        nowhere = gone.address
+    for address, says in (
+        (nowhere, r"failed or was cut \(ConnectionError: Connection refused\)"),
+        (site.address.replace("http:", "https:"), r"certificate .* was not accepted \(SSLError: .*SSL.*\)"),
+        ("http://no-such-host.invalid", r"failed or was cut \(ConnectionError: .+\)"),
+        ("http://[bad", "begins with http:// cannot be understood"),
+        ("http://exa\u2100mple.com", "begins with http:// cannot be understood"),  # Python quotes user and password.
+        ("http://127.0.0.1:99999", "is not an address that leads to a file"),
+    ):
+        with pytest.raises(HpeError, match=says):
+            shown_by(lambda address=address: get_secretly(with_secrets(address), tmp_path))
+
+
+def get_secretly(source: str, folder: Path) -> None:
+    fetch_file(source, folder, sha256=None, s3=no_s3, patience=PATIENCE)
+
+
+def shown_by(fail: Callable[[], object]) -> None:
+    """Run what fails, and look at what Airflow and Python would print."""
+    try:
+        fail()
+    except HpeError:
+        text = traceback.format_exc()
+        assert not [secret for secret in SECRETS if secret in text], text
+        raise
+
+
 @pytest.mark.parametrize("path", ["/..%2f..%2fetc%2fpasswd", "/", "/.hidden", "/a%00b", "/" + "x" * 400])
 def test_file_names_of_addresses_are_safe(site: Site, tmp_path: Path, path: str) -> None:
     found = get(site, tmp_path / "in", path)
@@ -432,6 +506,27 @@ def test_s3_refusals(site: Site, tmp_path: Path, status: int, kind: type[HpeErro
     client = faulty_s3(site)
     with pytest.raises(kind):
         fetch_file("s3://bucket/weights.pth", tmp_path, sha256=None, s3=lambda: client)
+
+
+@pytest.mark.parametrize("status", [None, 401, 403, 404, 500])
+def test_tracebacks_of_s3_hold_no_secret(site: Site, tmp_path: Path, status: int | None) -> None:
+    address = site.address
+    if status is None:
+        with serve(b"") as gone:
+            address = gone.address
+    else:
+        site.moods.append(Mood(status=status))
+    client = boto3.client(
+        "s3",
+        endpoint_url=address,
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key=SECRETS[0],
+        aws_session_token=SECRETS[1],
+        config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+    )
+    with pytest.raises(HpeError):
+        shown_by(lambda: fetch_file("s3://bucket/weights.pth", tmp_path, sha256=None, s3=lambda: client))
 
 
 def test_s3_object_that_is_replaced_meanwhile(site: Site, tmp_path: Path) -> None:

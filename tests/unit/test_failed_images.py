@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from hpe_tasks.config import EvaluationConfig, ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation import evaluate
@@ -34,6 +36,8 @@ def break_image(dataset: CocoKeypoints, number: int, how: str = "delete") -> Non
     path = dataset.root / "images" / "val" / f"{number}.png"
     if how == "delete":
         path.unlink()
+    elif how == "resize":
+        cv2.imwrite(str(path), np.zeros((30, 20, 3), np.uint8))
     else:
         path.write_bytes(path.read_bytes()[:200])
 
@@ -53,14 +57,18 @@ both = pytest.mark.parametrize("run", [in_crops, in_whole_images])
 def test_failed_images_are_named_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture, run: Callable) -> None:
     dataset = five_images(tmp_path)
     break_image(dataset, 2)
+    break_image(dataset, 3, "resize")
     break_image(dataset, 4, "cut")
-    report, _ = run(dataset, max_failed_images=0.4)
+    report, _ = run(dataset, max_failed_images=0.6)
     assert report.failed_images == (
         FailedImage(name="images/val/2.png", reason="is missing"),
+        FailedImage(name="images/val/3.png", reason="is 20×30 pixels, but its record says 480×360"),
         FailedImage(name="images/val/4.png", reason="is not an image, or is cut off"),
     )
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         f"The image {tmp_path}/images/val/2.png is missing: its persons count as missed.",
+        f"The image {tmp_path}/images/val/3.png is 20×30 pixels, but its record says 480×360: its persons count as "
+        "missed.",
         f"The image {tmp_path}/images/val/4.png is not an image, or is cut off: its persons count as missed.",
     ]
     # Measured is what was asked for, so that reports stay comparable.
@@ -75,12 +83,45 @@ def test_their_persons_count_as_missed(tmp_path: Path) -> None:
     assert report.stats.ar == pytest.approx(4 / 6)
 
 
+def test_a_box_outside_its_image_fails_the_image(tmp_path: Path) -> None:
+    """All its persons are missed, those with good boxes too."""
+    file = five_images(tmp_path).annotation_file
+    content = json.loads(file.read_text())
+    content["annotations"][2]["bbox"] = [500, 10, 40, 60]
+    file.write_text(json.dumps(content))
+    dataset = load_coco(tmp_path, "val")
+    report, rows = in_crops(dataset, max_failed_images=0.2)
+    assert report.failed_images == (
+        FailedImage(
+            name="images/val/2.png",
+            reason="does not fit annotation 3: The box (x, y, w, h) = (500, 10, 40, 60) covers nothing of an image of "
+            "480×360 pixels",
+        ),
+    )
+    assert [row["image_id"] for row in rows] == [1, 3, 4, 5]
+    with pytest.raises(DatasetError, match=r"1 cannot be measured, where 0 may fail: images/val/2\.png does not fit"):
+        in_crops(dataset)
+
+
+@pytest.mark.parametrize(("run", "images"), [(in_crops, "with_persons"), (in_whole_images, "all")])
+def test_the_rate_counts_the_images_that_the_network_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable, images: str
+) -> None:
+    clock = iter((10.0, 12.0))
+    monkeypatch.setattr("hpe_tasks.evaluation.time.perf_counter", lambda: next(clock))
+    dataset = five_images(tmp_path)
+    break_image(dataset, 2)
+    assert run(dataset, max_failed_images=0.2, images=images)[0].images_per_second == 2.0
+
+
 @both
 @pytest.mark.parametrize("share", [0.0, 0.19])
 def test_by_default_the_first_failure_ends_the_evaluation(tmp_path: Path, run: Callable, share: float) -> None:
     dataset = five_images(tmp_path)
     break_image(dataset, 3)
-    with pytest.raises(DatasetError, match=r"Of the 5 images .* 1 cannot be read, where 0 may.*val/3\.png is missing"):
+    with pytest.raises(
+        DatasetError, match=r"Of the 5 images .* 1 cannot be measured, where 0 may.*val/3\.png is missing"
+    ):
         run(dataset, max_failed_images=share)
     assert not (tmp_path / "out").exists()
 
@@ -129,15 +170,16 @@ def test_the_allowed_number_is_a_share_of_the_measured_images(tmp_path: Path) ->
     failed = FailedImages(tmp_path, 100, 0.29)  # 0.29 · 100 is 28.999999999999996
     for number in range(29):
         failed.add(Unreadable(tmp_path / f"{number}.jpg", "is missing"))
-    with pytest.raises(DatasetError, match="30 cannot be read, where 29 may fail"):
+    with pytest.raises(DatasetError, match="30 cannot be measured, where 29 may fail"):
         failed.add(Unreadable(tmp_path / "29.jpg", "is missing"))
 
 
 @pytest.mark.parametrize("model", [CONFIG, PAF], ids=["crops", "whole-images"])
-def test_calibration_goes_without_no_image(tmp_path: Path, model: ModelConfig) -> None:
+@pytest.mark.parametrize(("how", "says"), [("delete", "is missing"), ("resize", "is 20×30 pixels, but its record")])
+def test_calibration_goes_without_no_image(tmp_path: Path, model: ModelConfig, how: str, says: str) -> None:
     dataset = five_images(tmp_path)
-    break_image(dataset, 5)
-    with pytest.raises(DatasetError, match=r"The image .*5\.png is missing"):
+    break_image(dataset, 5, how)
+    with pytest.raises(DatasetError, match=rf"The image .*5\.png {says}"):
         list(calibration_batches(dataset, model, 2))
 
 

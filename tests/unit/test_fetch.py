@@ -19,6 +19,7 @@ from hpe_tasks.data import digests
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import fetch_dataset
 from hpe_tasks.data.sample import SampleSpec
+from hpe_tasks.data.transports import HttpPatience
 from hpe_tasks.errors import (
     AccessError,
     ArchiveError,
@@ -31,7 +32,7 @@ from hpe_tasks.errors import (
 )
 from hpe_tasks.results import FetchedDataset
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
-from tests.unit.faulty_server import serve
+from tests.unit.faulty_server import Mood, serve
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -232,6 +233,57 @@ def test_http_archive(root: Path, cache: Path, tmp_path: Path) -> None:
         assert len(site.requests) == 2
 
 
+LOOP = [Mood(status=302, headers={"Location": "/coco.zip"})] * 40
+
+
+@pytest.mark.parametrize(
+    ("moods", "content", "kind", "says"),
+    [
+        pytest.param([Mood(stall_after=900)], None, TransientError, "did not answer|failed or was cut", id="stalls"),
+        pytest.param([Mood(cut_after=900)], None, TransientError, "failed or was cut", id="cuts"),
+        pytest.param(
+            [Mood(headers={"Content-Length": "9999999"}, cut_after=900)], None, TransientError, "cut", id="says more"
+        ),
+        pytest.param(
+            [Mood(headers={"Content-Length": "900"})], None, ArchiveError, "corrupt, truncated", id="says less"
+        ),
+        pytest.param(
+            [Mood(headers={"Content-Length": None}, cut_after=900)], None, ArchiveError, "corrupt", id="says nothing"
+        ),
+        pytest.param(LOOP, None, AccessError, "redirects without end", id="loop"),
+        pytest.param([Mood(status=403)], None, AccessError, r"was denied \(HTTP 403\)", id="403"),
+        pytest.param([Mood(status=404)], None, AccessError, r"does not exist \(HTTP 404\)", id="404"),
+        pytest.param([Mood(status=429)] * 3, None, TransientError, "answered 429", id="429"),
+        pytest.param([Mood(status=503)] * 3, None, TransientError, "answered 503", id="503"),
+        pytest.param([], b"<html>Log in</html>", ArchiveError, "neither a .zip nor a .tar", id="web page"),
+    ],
+)
+def test_archive_of_a_server_that_misbehaves(
+    root: Path,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moods: list[Mood],
+    content: bytes | None,
+    kind: type[HpeError],
+    says: str,
+) -> None:
+    """What went wrong is named, nothing of it is taken for the data set, and the next call has it whole."""
+    fast = HttpPatience(connect_timeout_s=2, read_timeout_s=0.5, retries=2, first_wait_s=0.01)
+    monkeypatch.setattr("hpe_tasks.data.download.HttpPatience", lambda: fast)
+    archive = make_zip(root, tmp_path / "coco.zip").read_bytes()
+    with serve(content or archive) as site:
+        site.moods += moods
+        with pytest.raises(kind, match=says) as caught:
+            fetch(f"{site.address}/coco.zip", cache)
+        assert "/coco.zip" in caught.value.message
+        assert caught.value.hint
+        assert not list((cache / "archives").glob("[!.]*"))
+        site.moods.clear()
+        site.content = archive
+        assert fetch(f"{site.address}/coco.zip", cache)[1].digest == fetch(root, cache)[1].digest
+
+
 @pytest.mark.parametrize(
     ("source", "kind", "says"),
     [
@@ -359,7 +411,7 @@ def test_failed_sample_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hpe_tasks.data.sample.draw_picture", fail)
+        patch.setattr("hpe_tasks.data.sample.dataset.draw_picture", fail)
         with pytest.raises(KeyboardInterrupt):
             fetch("sample", cache, **SPLITS)
     assert [p for p in (cache / "samples").iterdir() if not p.name.endswith(".lock")] == []

@@ -268,7 +268,7 @@ def test_unreadable_images_are_noted(records: ModuleType) -> None:
         onnx=records.report("onnxruntime", 0.612, **lost, num_persons=20),
     )
     assert decision.checks[0].reason == (
-        "ONNX AP 0.612 is at least 0.500 (20 persons; 3 of 200 images could not be read)"
+        "ONNX AP 0.612 is at least 0.500 (20 persons; 3 of 200 images could not be measured)"
     )
 
 

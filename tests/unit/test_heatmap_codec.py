@@ -87,6 +87,41 @@ def test_a_box_without_pixels_is_refused(box) -> None:
         box_to_center_scale(box, (640, 480), (192, 256))
 
 
+@pytest.mark.parametrize(
+    ("box", "center", "scale"),
+    [
+        pytest.param((10, 20, 101, 201), (60.5, 120.5), (201 / 160,) * 2, id="inside"),
+        pytest.param((-30, -10, 100, 50), (20, 15), (0.625, 0.625), id="starts-outside"),
+        pytest.param((600, 400, 100, 200), (650, 500), (1.25, 1.25), id="ends-outside"),
+        pytest.param((639.3, 100, 0.7, 50), (639.65, 125), (0.3125, 0.3125), id="sliver-at-the-right-edge"),
+        pytest.param((100, 479.2, 40, 0.8), (120, 479.6), (0.25, 0.25), id="sliver-at-the-bottom-edge"),
+        pytest.param((10, 10, 0.5, 0.25), (10.25, 10.125), (1 / 320,) * 2, id="less-than-a-pixel"),
+    ],
+)
+def test_a_box_that_is_not_clipped_is_taken_as_it_is(box, center, scale) -> None:
+    got_center, got_scale = box_to_center_scale(box, (640, 480), (256, 256), clip=False)
+    assert_allclose(got_center, center)
+    assert_allclose(got_scale, scale)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param((640, 10, 50, 50), id="right-of-the-image"),
+        pytest.param((-50, 10, 50, 50), id="left-of-the-image"),
+        pytest.param((10, 480, 50, 50), id="below-the-image"),
+        pytest.param((10, -50, 50, 50), id="above-the-image"),
+        pytest.param((10, 10, 0, 5), id="no-width"),
+        pytest.param((10, 10, 5, -1), id="negative-height"),
+        pytest.param((10, float("nan"), 50, 50), id="nan"),
+        pytest.param((10, 10, float("inf"), 50), id="infinite"),
+    ],
+)
+def test_a_box_that_is_not_clipped_must_show_something_of_the_image(box) -> None:
+    with pytest.raises(DatasetError, match="640×480"):
+        box_to_center_scale(box, (640, 480), (192, 256), clip=False)
+
+
 @settings(deadline=None)
 @given(centers, extents, extents, sizes)
 def test_the_crop_is_the_three_point_transform_of_the_reference(center, scale_w, scale_h, size) -> None:

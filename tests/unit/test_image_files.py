@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from hpe_tasks.inference.images import Unreadable, read_image
+from hpe_tasks.data.image_files import Unreadable, look_at, read_image
 
 SIZE = (160, 120)
 
@@ -168,6 +168,14 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, picture: Image.Image, cont
     assert isinstance(unreadable, Unreadable)
     assert unreadable.path == path
     assert re.fullmatch(reason, unreadable.reason)
+
+
+def test_what_looks_at_files_refuses_a_gif_too(tmp_path: Path, picture: Image.Image) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_bytes(encoded(picture, "GIF"))
+    unreadable = read_image(path)
+    assert isinstance(unreadable, Unreadable)
+    assert look_at(path).fault == unreadable.reason
 
 
 def test_a_folder_in_place_of_an_image_cannot_be_read(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_broken_image_is_named(make_dataset: MakeDataset, content: bytes | Non
 
 def test_a_box_outside_its_image_is_named(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([BOX], [(500.0, 10.0, 40.0, 40.0)])
-    with pytest.raises(DatasetError, match=r"Annotation 1001 of .*0002\.png"):
+    with pytest.raises(DatasetError, match=r"The image .*0002\.png does not fit annotation 1001: .* nothing of"):
         list(person_batches(dataset, CONFIG, 1))
 
 
@@ -288,6 +288,31 @@ def test_an_output_that_does_not_fit_is_refused(make_dataset: MakeDataset, broke
     dataset = make_dataset([BOX, SMALL])
     with pytest.raises(CheckpointError, match=says):
         list(find_poses(person_batches(dataset, CONFIG, 8), broken, CONFIG))
+
+
+def test_the_files_whose_maps_are_broken_are_named(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset([BOX], [SMALL, BOX], [BOX], [BOX])
+
+    def broken(images: np.ndarray) -> np.ndarray:
+        maps = pooled(images)
+        maps[[1, 2, 4], 3, 5, 7] = np.nan, np.inf, np.nan
+        return maps
+
+    with pytest.raises(CheckpointError, match=r"maps of 0002\.png, 0004\.png hold NaN") as caught:
+        list(find_poses(person_batches(dataset, CONFIG, 8), broken, CONFIG))
+    assert "model.mean" in caught.value.hint
+
+
+def test_fp32_runs_without_tf32_and_repeatably(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(architecture="pose_mobilenet", checkpoint="unused", input_width=64, input_height=96)
+    network = build_model(config)
+    torch.save(network.state_dict(), tmp_path / "network.pth")
+    monkeypatch.setattr("hpe_tasks.models.build_model", lambda _: network)
+    cudnn, seen = torch.backends.cudnn, []
+    network.register_forward_pre_hook(lambda *_: seen.append((cudnn.enabled, cudnn.allow_tf32, cudnn.deterministic)))
+    fp32_predictor(config, tmp_path / "network.pth", "cpu")(np.zeros((1, 3, 96, 64), np.float32))
+    assert seen == [(True, False, True)]
+    assert cudnn.allow_tf32  # as it was
 
 
 def test_fp32_runs_a_torch_network_in_evaluation_mode(tmp_path: Path) -> None:

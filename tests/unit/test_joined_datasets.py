@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ from moto import mock_aws
 from hpe_tasks.config import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import fetch_boxes, fetch_dataset
-from hpe_tasks.data.mpii import check_images, load_mpii, load_truth
+from hpe_tasks.data.mpii import load_mpii, load_truth
 from hpe_tasks.errors import AccessError, ArchiveError, DatasetError, DigestError, StorageError, TransientError
 from hpe_tasks.results import FetchedDataset
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
@@ -234,7 +235,7 @@ def test_mpii_is_the_same_whatever_the_way(mpii: Path, cache: Path, tmp_path: Pa
     root, found = fetch_in(MPII_SOURCES[form](mpii, tmp_path), cache)
     assert (found.digest, found.num_files) == (mpii_digest(mpii, cache), 2 + 1 + 6)
     data = load_mpii(root, "valid")
-    check_images(data)
+    assert all(data.image_path(person).is_file() for person in data.persons)
     assert len(load_truth(data).joints) == 4
     assert fetch_in(MPII_SOURCES[form](mpii, tmp_path), cache)[0] == root
 
@@ -312,6 +313,7 @@ def photographs(tmp_path: Path, mpii: Path) -> Path:
 def test_original_annotations_are_converted_once(
     original: Path, photographs: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     packed = pack(tmp_path / "mpii_human_pose_v1_u12_2.zip", tmp_path, original.name, below="mpii_human_pose_v1_u12_2/")
     folder = tmp_path / "all"
     folder.mkdir()
@@ -325,11 +327,67 @@ def test_original_annotations_are_converted_once(
     assert len({found.digest for _, found in results}) == 1
     assert results[0][1].num_files == 2 + 1 + 3
     assert caplog.text.count("Converted mpii_human_pose_v1_u12_1.mat to the splits train (2 persons)") == 1
+    assert "valid (1 persons); 2 persons of training images lack joints" in caplog.text
     assert "not those that published figures were measured on" in caplog.text
     for root, _ in results:
         data = load_mpii(root, "valid")
-        check_images(data)
+        assert all(data.image_path(person).is_file() for person in data.persons)
         assert len(load_truth(data).joints) == 1
+
+
+def persons_of(root: Path) -> dict[str, list[str]]:
+    return {split: [person.image for person in load_mpii(root, split).persons] for split in ("train", "valid")}
+
+
+def test_the_images_that_validate_can_be_named(
+    original: Path, photographs: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The published list has a line for each person, and Windows line ends."""
+    names = tmp_path / "valid_images.txt"
+    names.write_bytes(b"\xef\xbb\xbfa.jpg\r\na.jpg\r\n\r\nb.jpg\r\n")
+    first = fetch(original, cache, photographs, kind="mpii", valid_images=str(names))
+    assert persons_of(first[0]) == {"train": ["c.jpg"], "valid": ["a.jpg", "b.jpg"]}
+    assert "published figures" not in caplog.text
+    with serve(b"b.jpg\na.jpg") as site:
+        assert fetch(original, cache, photographs, kind="mpii", valid_images=f"{site.address}/x")[0] == first[0]
+    names.write_text("b.jpg\n")
+    second = fetch(original, cache, photographs, kind="mpii", valid_images=str(names))
+    assert persons_of(second[0]) == {"train": ["a.jpg", "c.jpg"], "valid": ["b.jpg"]}
+    usual = fetch(original, cache, photographs, kind="mpii")
+    assert persons_of(usual[0]) == {"train": ["a.jpg", "b.jpg"], "valid": ["c.jpg"]}
+    assert len({first[1].digest, second[1].digest, usual[1].digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "says"),
+    [
+        (b"a.jpg\nx.jpg\n", DatasetError, r"1 of the 2 images .* no training images .*first 'x\.jpg'"),
+        (b"\n", DatasetError, "would give the split 'valid' nobody"),
+        (b"\xff\xd8\xff\xe0", DatasetError, r"dataset\.valid_images: .*names is not a text file"),
+        (None, AccessError, "names does not exist"),
+    ],
+    ids=["unknown", "empty", "binary", "missing"],
+)
+def test_a_list_of_images_that_cannot_be_used(
+    original: Path,
+    photographs: Path,
+    cache: Path,
+    tmp_path: Path,
+    content: bytes | None,
+    kind: type[Exception],
+    says: str,
+) -> None:
+    if content is not None:
+        (tmp_path / "names").write_bytes(content)
+    with pytest.raises(kind, match=says):
+        fetch(original, cache, photographs, kind="mpii", valid_images=str(tmp_path / "names"))
+
+
+def test_images_cannot_be_named_where_the_splits_are_made(mpii: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("0000001.jpg")
+    with pytest.raises(DatasetError, match=r"valid_images is set, but .*/annot holds .* split already") as caught:
+        fetch(mpii, cache, kind="mpii", valid_images=str(tmp_path / "names"))
+    assert "original annotation file" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 
 from hpe_tasks.config import EvaluationConfig, ModelConfig
 from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
-from hpe_tasks.data.mpii_mat import MpiiMat, write_mpii_mat
+from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import mpii_batches, onnx_predictor
@@ -282,7 +282,7 @@ def with_empty_image(make) -> MpiiKeypoints:
     [
         pytest.param(nobody_labelled, "Nobody in .*valid.json has a labelled joint", id="nobody"),
         pytest.param(
-            without_image, r"Of the 2 images .* 1 cannot be read.*images/1\.png is missing", id="missing-image"
+            without_image, r"Of the 2 images .* 1 cannot be measured.*images/1\.png is missing", id="missing-image"
         ),
         pytest.param(with_empty_image, r"0\.png is an empty file", id="broken-image"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from hpe_tasks.data.mpii import load_mpii, load_truth
-from hpe_tasks.data.mpii_original import ConvertedMpii, convert_original
+from hpe_tasks.data.mpii.original import ConvertedMpii, convert_original
 from hpe_tasks.errors import DatasetError
 
 EMPTY = np.zeros((0, 0))
@@ -96,6 +96,12 @@ def test_the_layout_holds_what_the_original_holds(tmp_path: Path) -> None:
         assert truth.joints[0, 15].tolist() == dataset.persons[0].joints[15].tolist()
 
 
+def test_named_images_may_show_nobody_who_can_be_scored(tmp_path: Path) -> None:
+    source = write(tmp_path / "original.mat", TRAINING)
+    names = ["b.jpg", "b.jpg", "nobody.jpg"]
+    assert convert_original(source, tmp_path / "mpii", valid_images=names).persons == {"train": 1, "valid": 1}
+
+
 def test_without_named_images_whole_videos_validate(tmp_path: Path) -> None:
     frames = [image(f"{video}-{i}.jpg", person(float(i)), video=video) for video in range(60) for i in range(2)]
     source = write(tmp_path / "original.mat", frames)
@@ -144,7 +150,7 @@ def test_another_structure_is_refused(tmp_path: Path, variables: dict[str, Any],
     ("valid_images", "message"),
     [
         pytest.param(
-            ["x.jpg", "a.jpg"], r"1 of 2 validation images have no annotated person.*first x\.jpg", id="unknown"
+            ["x.jpg", "a.jpg"], r"1 of the 2 images .* are no training images of .*first 'x\.jpg'", id="unknown"
         ),
         pytest.param(["a.jpg", "b.jpg"], "would give the split 'train' nobody", id="all"),
         pytest.param([], "would give the split 'valid' nobody", id="none"),
@@ -159,3 +165,16 @@ def test_images_that_cannot_validate_are_refused(tmp_path: Path, valid_images: l
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"original\.mat does not exist"):
         convert_original(tmp_path / "original.mat", tmp_path / "mpii")
+
+
+def test_an_original_that_counts_from_0_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No joint can lie at pixel 0 where the first one is 1; the data set's validation looks at the images too."""
+    at_border = struct({"x": 0.0, "y": 30.0, "id": 3, "is_visible": 1})
+    source = write(
+        tmp_path / "original.mat", [*TRAINING, image("c.jpg", person(annopoints=struct({"point": at_border})))]
+    )
+    convert_original(source, tmp_path / "mpii", valid_images=["a.jpg"])
+    load_mpii(tmp_path / "mpii", "valid")
+    assert not caplog.text
+    load_mpii(tmp_path / "mpii", "train")
+    assert "train.json has joints at pixel 0 and none below: it may count pixels from 0" in caplog.text

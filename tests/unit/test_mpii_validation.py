@@ -31,12 +31,12 @@ def validate(root: Path, *, min_persons: int = 4) -> ValidationOutcome:
 def test_a_whole_data_set_has_no_problem(root: Path) -> None:
     outcome = validate(root)
     assert outcome.problems == ()
-    assert outcome.checks_run == 11
+    assert outcome.checks_run == 12
     assert outcome.splits == tuple(
         SplitCounts(split=split, images=3, annotations=4, persons=4) for split in ("train", "valid")
     )
     text = outcome.data_docs.read_text()
-    assert "All 11 expectations are met." in text
+    assert "All 12 expectations are met." in text
     assert DIGEST in text
 
 
@@ -61,11 +61,17 @@ def rows_with(index: int, **changes: object) -> Callable[[Path], None]:
     return damage
 
 
-def everything_from_zero(root: Path) -> None:
-    """All three records of the pixels, with a joint on the border: only the images can tell."""
+def on_the_left_border(root: Path, joints: int) -> None:
     with edited_rows(root) as rows, edited_mat(root) as mat:
-        rows[0]["joints"][3] = mat["pos_gt_src"][3, :, 0] = [1, 50]
-        rows[0]["joints"][3] = list(rows[0]["joints"][3])
+        for number in range(joints):
+            joint, person = divmod(number, len(rows))
+            rows[person]["joints"][joint][0] = mat["pos_gt_src"][joint, 0, person] = 1
+
+
+def everything_from_zero(root: Path, on_border: int = 20) -> None:
+    """All three records of the pixels, with joints on the border: only the images can tell."""
+    on_the_left_border(root, on_border + 1)  # The last person's first joint is not labelled.
+    with edited_rows(root) as rows, edited_mat(root) as mat:
         for row in rows:
             row["joints"] = [[x - 1, y - 1] for x, y in row["joints"]]
         mat["pos_gt_src"] -= 1
@@ -108,7 +114,7 @@ def nobody(root: Path) -> None:
         pytest.param(truth_of_others, "annotations_readable", "disagree about 4 of 4 persons", id="truth-of-others"),
         pytest.param(joints_from_zero, "annotations_readable", "valid.json counts pixels from 0", id="json-from-0"),
         pytest.param(
-            everything_from_zero, "pixels_count_from_one", "valid: 1 more coordinates at pixel 0", id="all-from-0"
+            everything_from_zero, "pixels_count_from_one", "valid: 20 more coordinates at pixel 0", id="all-from-0"
         ),
         pytest.param(lambda r: (r / "images/1000001.jpg").unlink(), "images_exist", "valid: 1000001.jpg", id="image"),
         pytest.param(
@@ -140,6 +146,35 @@ def test_damage_is_found_and_named(root: Path, damage: Callable[[Path], object],
     assert all(problem.count >= 1 and problem.message for problem in problems)
     named = [text for problem in problems for text in problem.examples]
     assert not example or any(example in text for text in named), named
+
+
+@pytest.mark.parametrize(
+    ("at_zero", "at_end", "stops"),
+    [(1, 0, False), (19, 0, False), (20, 0, True), (29, 9, True), (30, 10, True), (31, 11, False), (3, 4, None)],
+)
+def test_a_few_more_joints_at_pixel_0_are_only_warned_of(
+    root: Path, at_zero: int, at_end: int, stops: bool | None
+) -> None:
+    """Some joints are labelled a little outside their image: that is no sign of another count."""
+    with edited_rows(root, "train") as rows:
+        for number in range(at_zero + at_end):
+            joint, person = divmod(number, 3)  # All joints of the first three persons are labelled.
+            rows[person]["joints"][joint][0] = 0.5 if number < at_zero else WIDTH
+    outcome = validate(root)
+    assert [p.check for p in outcome.problems] == ["pixels_count_from_one"] * (stops is True)
+    assert [p.check for p in outcome.warnings] == ["pixels_count_from_one"] * (stops is not None)
+    if stops is not None:
+        assert outcome.warnings[0].examples == (
+            f"train: {at_zero - at_end} more coordinates at pixel 0 than at the last pixel",
+        )
+
+
+def test_records_that_differ_from_the_truth_are_no_problem(root: Path) -> None:
+    with edited_rows(root) as rows:
+        for row in rows:
+            row["joints_vis"][2] = 0
+        rows[3]["joints"][7][0] += 30
+    assert validate(root).problems == ()
 
 
 def test_copy_of_an_evaluation_image_is_warned_of(root: Path) -> None:

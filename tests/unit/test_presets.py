@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from hpe_tasks.config import RunConfig
 from hpe_tasks.errors import ConfigError
+from hpe_tasks.models.pose_resnet import PoseResNet
 from hpe_tasks.presets import PRESETS, config_keys, load_config, load_training
 
 
@@ -38,19 +40,36 @@ def test_the_users_own_data_set_is_not_fetched_image_by_image(tmp_path: Path) ->
 @pytest.mark.parametrize("preset", ["pose_resnet_50_mpii", "pose_resnet_50_coco2017"])
 def test_other_depths_by_one_key(preset: str, depth: int) -> None:
     architecture = f"pose_resnet_{depth}"
-    given = dict.fromkeys(PRESETS[preset].needs, "/somewhere")
+    given = dict.fromkeys(("model.checkpoint", *PRESETS[preset].needs), "/somewhere")
     config = load_config(preset, overrides={**given, "model.architecture": architecture})
+    parameters = sum(math.prod(shape) for shape in resnet_shapes(depth, len(config.model.joints.joints)))
     reference = PRESETS[preset].reference
     assert config.evaluation.flip_test
+    assert parameters / 1e6 < config.gate.max_size_mb  # a byte for each
+    assert str(depth) not in config.destination.name
     assert reference is not None
     assert [row.value for row in reference.rows if row.architecture == architecture]
+
+
+def resnet_shapes(depth: int, joints: int) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in PoseResNet(depth, joints).parameters()]
+
+
+def test_another_network_does_not_get_the_checkpoint_of_the_preset() -> None:
+    given = {"dataset.source": "/data/mpii", "model.architecture": "pose_resnet_101"}
+    with pytest.raises(ConfigError, match=r"needs model\.checkpoint"):
+        load_config("pose_resnet_50_mpii", overrides=given)
+    same = {**given, "model.architecture": "pose_resnet_50"}
+    assert load_config("pose_resnet_50_mpii", overrides=same).model.checkpoint.endswith(
+        "pose_resnet_50_256x256.pth.tar"
+    )
 
 
 def test_trainings_by_name_or_by_settings() -> None:
     assert load_training({}) == load_training({}, "sample")
     assert load_training({}, "aimet_pose_sample")[0].architecture == "aimet_pose"
     assert load_training({"epochs": 3})[0].epochs == 3
-    with pytest.raises(ConfigError, match="no schedule 'smaple'.*aimet_pose_sample"):
+    with pytest.raises(ConfigError, match=r"no schedule 'smaple'.*aimet_pose_sample"):
         load_training({}, "smaple")
     with pytest.raises(ConfigError, match="not both"):
         load_training({"epochs": 3}, "sample")
@@ -69,6 +88,7 @@ def test_trainings_by_name_or_by_settings() -> None:
         pytest.param("sample", {"model.caffe_style": True}, "caffe_style is for pose_resnet_50", id="caffe"),
         pytest.param("sample", {"gate.metric": "pckh"}, "kind 'coco' gives 'ap'", id="metric"),
         pytest.param("sample", {"dataset.images_by_url": True}, "brings its own images", id="sample by url"),
+        pytest.param("sample", {"dataset.valid_images": "x"}, "valid_images is for kind 'mpii'", id="valid images"),
         pytest.param("sample", {"dataset.kind": "mpii", "gate.metric": "pckh"}, "for kind 'coco'", id="sample mpii"),
         pytest.param(
             "aimet_pose_coco2014", {"dataset.image_archives": ["a.zip"]}, "exclude one another", id="url and archives"
@@ -143,7 +163,13 @@ def test_a_stored_configuration_can_be_read_back_as_a_file(tmp_path: Path) -> No
         pytest.param("sample", {"dataset.calibration_split": "val"}, "both 'val'", id="calibration is evaluation"),
         pytest.param("sample", {"model.input_width": 100}, "multiples of 32", id="input size"),
         pytest.param("sample", {"model.std": [1, 0, 1]}, "std must be positive", id="zero std"),
-        pytest.param("sample", {"model.architecture": "pose_resnet_18"}, "holds a pose_mobilenet", id="sample"),
+        pytest.param("sample", {"model.architecture": "pose_resnet_18"}, "needs model.checkpoint", id="other network"),
+        pytest.param(
+            "sample",
+            {"model.architecture": "pose_resnet_18", "model.checkpoint": "sample"},
+            "holds a pose_mobilenet",
+            id="sample",
+        ),
         pytest.param("sample", {"destination.registry": "bucket"}, "destination.registry", id="registry address"),
         pytest.param("sample", {"destination.channel": "a/b"}, "destination.channel", id="channel name"),
         pytest.param("sample", {"model.checkpoint_sha256": "abc"}, "model.checkpoint_sha256", id="digest"),

@@ -90,6 +90,28 @@ def test_torch_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, che
     np.testing.assert_array_equal(heatmaps, expected)
 
 
+def test_torch_simulation_is_calibrated_and_run_without_tf32_and_repeatably(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the float network is: on a GPU nothing but quantization may lie between their figures."""
+    images, cudnn = tiny.smooth_images(2, MOBILENET), torch.backends.cudnn
+    seen: list[tuple[bool, bool]] = []
+    build_sim = torch_backend.build_sim
+
+    def watched(*args: Any) -> Any:
+        sim = build_sim(*args)
+        sim.model.register_forward_pre_hook(lambda *_: seen.append((cudnn.allow_tf32, cudnn.deterministic)))
+        return sim
+
+    monkeypatch.setattr(torch_backend, "build_sim", watched)
+    sim = torch_backend.calibrated_sim(MOBILENET, MIN_MAX, checkpoint, [images], "cpu")
+    assert set(seen) == {(False, True)}
+    seen.clear()
+    torch_backend.as_predictor(sim, "cpu")(images)
+    assert seen == [(False, True)]
+    assert cudnn.allow_tf32  # as it was
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_onnx_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, layout: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hpe_tasks.config import RECIPES, QuantizationRecipe
 from hpe_tasks.presets import PRESETS
 from hpe_tasks.references import PublishedFigure, Reference, compare
 from hpe_tasks.results import ProtocolFingerprint
@@ -12,28 +13,29 @@ from hpe_tasks.results import ProtocolFingerprint
 ROWS = (
     PublishedFigure("R50", "fp32", 0.704, 0.763, architecture="pose_resnet_50"),
     PublishedFigure("R101", "fp32", 0.714, 0.771, architecture="pose_resnet_101"),
-    PublishedFigure("W8A8", "quantsim", 0.690),
-    PublishedFigure("Another toolkit", None, 0.680),
+    PublishedFigure("W8A8", "quantsim", 0.690, recipe=RECIPES["w8a8_per_tensor"]),
 )
+PER_TENSOR = RECIPES["w8a8_per_tensor"]
+# As records.fingerprint has them.
+JOINTS = 2
 
 
 def reference(**protocol: Any) -> Reference:
-    return Reference("Paper", "Table 1", "ap", ROWS, 0.003, protocol)
+    return Reference("Paper", "Table 1", "ap", ROWS, 0.003, JOINTS, protocol)
 
 
 def test_a_figure_of_the_same_protocol_is_within_the_tolerance_or_not(records: ModuleType) -> None:
     measured = [records.report("quantsim", 0.6869), None, records.report("fp32", 0.707)]
-    r50, w8a8, other = compare(reference(split="val"), measured, architecture="pose_resnet_50")
+    r50, w8a8 = compare(reference(split="val"), measured, architecture="pose_resnet_50", recipe=PER_TENSOR)
     # 0.707 - 0.704 is 0.0030000000000000027 in floating point.
     assert (r50.published.label, r50.ours, r50.ours_second, r50.within) == ("R50", 0.707, 0.5, True)
     assert r50.difference == pytest.approx(0.003)
     assert (w8a8.within, w8a8.difference) == (False, pytest.approx(-0.0031))
-    assert (other.ours, other.difference, other.within, other.obstacles) == (None, None, None, ())
 
 
 def test_the_run_s_network_decides_which_figures_are_shown(records: ModuleType) -> None:
-    rows = compare(reference(), [records.report("fp32", 0.71)], architecture="pose_resnet_101")
-    assert [row.published.label for row in rows] == ["R101", "W8A8", "Another toolkit"]
+    rows = compare(reference(), [records.report("fp32", 0.71)], architecture="pose_resnet_101", recipe=PER_TENSOR)
+    assert [row.published.label for row in rows] == ["R101", "W8A8"]
     assert rows[1].ours is None  # not measured
 
 
@@ -56,7 +58,7 @@ def test_figures_of_another_protocol_are_shown_but_not_compared(
     records: ModuleType, wanted: dict[str, Any], changes: dict[str, Any], obstacle: str
 ) -> None:
     measured = [records.report("fp32", 0.704, **changes)]
-    row = compare(reference(**wanted), measured, architecture="pose_resnet_50")[0]
+    row = compare(reference(**wanted), measured, architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert row.ours == 0.704
     assert (row.difference, row.within) == (None, None)
     assert row.obstacles == (obstacle,)
@@ -64,7 +66,9 @@ def test_figures_of_another_protocol_are_shown_but_not_compared(
 
 def test_every_difference_is_named(records: ModuleType) -> None:
     wanted = reference(split="val2014", num_images=40_504, box_source="detector")
-    row = compare(wanted, [records.report("fp32", 0.8, num_images=79)], architecture="pose_resnet_50")[0]
+    row = compare(
+        wanted, [records.report("fp32", 0.8, num_images=79)], architecture="pose_resnet_50", recipe=PER_TENSOR
+    )[0]
     assert row.obstacles == (
         "val instead of val2014",
         "79 of 40,504 images",
@@ -74,12 +78,43 @@ def test_every_difference_is_named(records: ModuleType) -> None:
 
 def test_another_metric_is_not_compared(records: ModuleType) -> None:
     measured = [records.report("fp32", 88.0, metric="pckh")]
-    row = compare(reference(), measured, architecture="pose_resnet_50")[0]
+    row = compare(reference(), measured, architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert (row.ours, row.within, row.obstacles) == (None, None, ("PCKh instead of AP",))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "obstacle"),
+    [
+        pytest.param(RECIPES["w8a8_per_channel"], "w8a8_per_channel (tf_enhanced) instead of", id="per channel"),
+        pytest.param(
+            QuantizationRecipe(granularity="per_tensor", scheme="min_max"), "w8a8_per_tensor (min_max)", id="scheme"
+        ),
+        pytest.param(QuantizationRecipe(granularity="per_tensor", param_bw=4), "w4a8_per_tensor", id="bits"),
+        pytest.param(QuantizationRecipe(granularity="per_tensor", calibration_images=7), "", id="other images only"),
+    ],
+)
+def test_a_quantized_figure_is_compared_with_the_same_recipe_only(
+    records: ModuleType, recipe: QuantizationRecipe, obstacle: str
+) -> None:
+    measured = [records.report("fp32", 0.704), records.report("quantsim", 0.690)]
+    r50, w8a8 = compare(reference(), measured, architecture="pose_resnet_50", recipe=recipe)
+    assert r50.within
+    assert w8a8.within == (None if obstacle else True)
+    assert " ".join(w8a8.obstacles).startswith(obstacle)
+
+
+def test_figures_over_other_joints_or_with_unread_images_are_not_compared(records: ModuleType) -> None:
+    partly = records.report("fp32", 0.704, failed=("a.jpg",))
+    row = compare(reference(), [partly], architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
+    assert (row.ours, row.within) == (0.704, None)
+    assert row.obstacles == ("1 of 100 images could not be measured",)
+    fewer = records.report("fp32", 0.704, joint_map=(("nose", 0, 0),))
+    row = compare(reference(), [fewer], architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
+    assert row.obstacles == ("1 instead of 2 joints",)
+
+
 def test_a_measurement_without_a_number_is_not_compared(records: ModuleType) -> None:
-    row = compare(reference(), [records.report("fp32", None)], architecture="pose_resnet_50")[0]
+    row = compare(reference(), [records.report("fp32", None)], architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert (row.ours, row.difference, row.within) == (None, None, None)
 
 
@@ -94,13 +129,17 @@ def test_the_references_of_presets_can_be_met(name: str, records: ModuleType) ->
     assert published is not None
     assert published.tolerance > 0
     # Were a value of another type than the fingerprint's, no run could ever be compared.
-    protocol = ProtocolFingerprint.model_validate(records.fingerprint().model_dump() | dict(published.protocol))
+    joint_map = tuple((f"joint {i}", i, i) for i in range(published.joints))
+    fields = records.fingerprint().model_dump() | dict(published.protocol) | {"joint_map": joint_map}
+    protocol = ProtocolFingerprint.model_validate(fields)
     assert {field: getattr(protocol, field) for field in published.protocol} == dict(published.protocol)
     architecture = PRESETS[name].values["model"]["architecture"]
     for row in published.rows:
-        if row.runtime is not None and row.architecture in (None, architecture):
+        if row.architecture in (None, architecture):
             report = records.report(row.runtime, row.value, metric=published.metric)
             report = report.model_copy(update={"fingerprint": protocol})
-            compared = {c.published: c for c in compare(published, [report], architecture=architecture)}[row]
+            recipe = row.recipe or PER_TENSOR
+            rows = compare(published, [report], architecture=architecture, recipe=recipe)
+            compared = {c.published: c for c in rows}[row]
             assert compared.within
             assert compared.difference == 0

@@ -168,8 +168,8 @@ def test_pckh(files_by_state: dict[str, ReportFiles], tmp_path: Path) -> None:
 def test_bottom_up(files_by_state: dict[str, ReportFiles], tmp_path: Path) -> None:
     page = rendered(bottom_up(), files_by_state["bottom_up"], tmp_path)
     text = page.text
-    assert "1 of 156 images could not be read" in text
-    assert "Images that could not be read Their persons count as missed. images/val/0003.jpg is cut off" in text
+    assert "1 of 156 images could not be measured" in text
+    assert "Images that could not be measured Their persons count as missed. images/val/0003.jpg is cut off" in text
     assert "FP32, QuantSim, ONNX int8" in text
     assert "input from whole images; input size 496×384 for images wider than high, 384×496 for the others" in text
     assert "Not comparable: val instead of val2014; 156 of 40,504 images" in text
@@ -440,7 +440,7 @@ def test_advice_names_unreadable_images() -> None:
     assert run.quantized_evaluation is not None
     assert run.exported is not None
     run = replace(run, config=config, decision=decide(config.gate, run.fp32, run.quantized_evaluation, run.exported))
-    assert any("1 of 156 images could not be read" in advice.text for advice in next_steps(run))
+    assert any("1 of 156 images could not be measured" in advice.text for advice in next_steps(run))
 
 
 @pytest.mark.parametrize(("records", "preset"), [(gate_failed(), "sample"), (mpii(), "pose_resnet_50_mpii")])

@@ -117,7 +117,7 @@ def test_published_figures_stand_beside_the_run() -> None:
 def test_unreadable_images_and_warnings_are_told() -> None:
     text = printed(bottom_up(), width=160)
     assert next(line for line in text.splitlines() if "Unreadable images" in line).split()[-3:] == ["1"] * 3
-    assert "passed (1 of 156 images could not be read)" in text
+    assert "passed (1 of 156 images could not be measured)" in text
     assert "Data set: Calibration images are copies of evaluation images. (2)" in printed(detected())
 
 
@@ -127,7 +127,7 @@ def test_one_measurement_lists_joints_and_what_could_not_be_read() -> None:
     many = tuple(FailedImage(name=f"images/{i}.jpg", reason="is cut off") for i in range(9))
     protocol = run.fp32.fingerprint.model_copy(update={"num_images": 40})
     text = printed(run.fp32.model_copy(update={"failed_images": many, "fingerprint": protocol}))
-    assert "fp32: 5 persons in 40 images of valid, 9 of 40 images could not be read" in text
+    assert "fp32: 5 persons in 40 images of valid, 9 of 40 images could not be measured" in text
     assert "PCKh left wrist" in text
     assert text.count("is cut off") == 6
     assert "… 9 images in all" in text

@@ -8,55 +8,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from hpe_tasks.codecs.paf import PAF_CHANNELS, People, decode_people
 from hpe_tasks.data.coco import annotation_path, load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.models import build_model
-from hpe_tasks.models.aimet_pose import AimetPose
-from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.skeletons import COCO17
-from hpe_tasks.training import METADATA_KEY, train, train_stages
-from hpe_tasks.training_config import SCHEDULES, TrainingConfig
-from hpe_tasks.training_norms import add_batch_norms, without_batch_norms
-from hpe_tasks.training_scenes import TrainingScenes
+from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.training.scenes import TrainingScenes
+from tests.unit.training_factory import MIRRORED, STILL, bottom_up
 
 WIDTH, HEIGHT = 400, 304
-STILL: dict[str, Any] = {
-    "flip_probability": 0.0,
-    "rotation_degrees": 0.0,
-    "scale_range": 0.0,
-    "shift_range": 0.0,
-    "colour_jitter": 0.0,
-}
-MIRRORED = np.arange(17)
-for left, right in COCO17.flip_pairs:
-    MIRRORED[[left, right]] = right, left
-
-
-def config(**fields: Any) -> TrainingConfig:
-    tiny = {
-        "architecture": "aimet_pose",
-        "input_width": 64,
-        "input_height": 48,
-        "epochs": 2,
-        "batch_size": 3,
-        "warm_up_epochs": 0.0,
-        "sigma": 0.875,
-        "val_split": None,
-        "device": "cpu",
-    }
-    return TrainingConfig.model_validate(tiny | fields)
 
 
 def full_size(**fields: Any) -> TrainingConfig:
     """One pixel of the input for each of the image's."""
-    return config(input_width=WIDTH, input_height=HEIGHT, **{**STILL, **fields})
+    return bottom_up(input_width=WIDTH, input_height=HEIGHT, **{**STILL, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +139,7 @@ def test_wide_and_high_images_are_apart(copy: Path) -> None:
         if row["id"] in turned:
             row["width"], row["height"] = HEIGHT, WIDTH
     annotation_path(copy, "train").write_text(json.dumps(content))
-    scenes = TrainingScenes(load_coco(copy, "train"), config(batch_size=2))
+    scenes = TrainingScenes(load_coco(copy, "train"), bottom_up(batch_size=2))
     plan = scenes.plan(0)
     assert sorted(np.concatenate(plan)) == list(range(6))
     sizes = [scenes.batch(0, indices).images.shape[2:] for indices in plan]
@@ -180,7 +147,7 @@ def test_wide_and_high_images_are_apart(copy: Path) -> None:
 
 
 def test_a_scene_does_not_depend_on_the_batch(dataset: Path) -> None:
-    scenes = TrainingScenes(load_coco(dataset, "train"), config())
+    scenes = TrainingScenes(load_coco(dataset, "train"), bottom_up())
     together, alone = scenes.batch(1, np.array([0, 1, 2])), scenes.batch(1, np.array([2]))
     assert together.images.shape == (3, 3, 48, 64)
     assert together.targets.shape == together.weights.shape == (3, 57, 6, 8)
@@ -188,67 +155,6 @@ def test_a_scene_does_not_depend_on_the_batch(dataset: Path) -> None:
         assert getattr(together, name).dtype == np.float32
         assert np.array_equal(getattr(together, name)[2], getattr(alone, name)[0])
     assert not np.array_equal(scenes.batch(2, np.array([2])).images[0], alone.images[0])
-
-
-@pytest.mark.parametrize("bfloat16", [False, True])
-def test_training_lowers_the_loss_and_writes_the_network_itself(dataset: Path, tmp_path: Path, bfloat16: bool) -> None:
-    fields = config(epochs=6, learning_rate=2e-3, bfloat16=bfloat16, val_split="val", **STILL)
-    result = train(fields, dataset, tmp_path / "w.safetensors")
-    assert result.losses[-1] < 0.7 * result.losses[0]
-    assert result.persons == len(load_coco(dataset, "train").all_persons())
-    assert result.ap is not None
-    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
-    assert load_file(result.checkpoint).keys() == AimetPose().state_dict().keys()
-    load_checkpoint(build_model(fields.model_config_for("w")), result.checkpoint)
-    with safe_open(result.checkpoint, framework="pt") as file:
-        about = json.loads(file.metadata()[METADATA_KEY])
-    assert about["architecture"] == "aimet_pose"
-    assert about["training"]["bfloat16"] is bfloat16
-
-
-def test_same_seed_gives_same_weights(dataset: Path, tmp_path: Path) -> None:
-    first = train(config(seed=4, epochs=1), dataset, tmp_path / "a.safetensors")
-    second = train(config(seed=4, epochs=1), dataset, tmp_path / "b.safetensors")
-    assert first.checkpoint.read_bytes() == second.checkpoint.read_bytes()
-
-
-def test_a_stage_goes_on_from_the_weights_before(dataset: Path, tmp_path: Path) -> None:
-    first = config(epochs=1)
-    second = config(epochs=1, learning_rate=1e-9, weight_decay=0.0, input_width=96)
-    alone = train(first, dataset, tmp_path / "alone" / "w.safetensors")
-    staged = train_stages([first, second], dataset, tmp_path / "staged" / "w.safetensors")
-    expected, weights = load_file(alone.checkpoint), load_file(staged.checkpoint)
-    assert all(torch.allclose(expected[name], weights[name], atol=1e-6) for name in expected)
-
-
-def test_both_stages_and_both_kinds_of_maps_learn(dataset: Path, tmp_path: Path) -> None:
-    start = config(epochs=1, learning_rate=1e-9, weight_decay=0.0)
-    before = load_file(train(start, dataset, tmp_path / "a.safetensors").checkpoint)
-    fields = {"epochs": 1, "learning_rate": 1e-2, "weight_decay": 0.0}
-    going_on = config(initial_weights=str(tmp_path / "a.safetensors"), **fields)
-    after = load_file(train(going_on, dataset, tmp_path / "b.safetensors").checkpoint)
-    for head in ("stage1_1", "stage1_2", "stage2_1", "stage2_2"):
-        assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith(head))
-
-
-def test_folded_batch_norms_change_nothing() -> None:
-    torch.manual_seed(0)
-    model = AimetPose()
-    names = model.state_dict().keys()
-    add_batch_norms(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    for _ in range(3):
-        optimizer.zero_grad()
-        torch.stack([maps.square().mean() for maps in model(torch.randn(2, 3, 64, 64))]).sum().backward()
-        optimizer.step()
-    model.eval()
-    plain = without_batch_norms(model)
-    assert plain.state_dict().keys() == names
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
-    images = torch.randn(2, 3, 64, 48)
-    with torch.inference_mode():
-        for expected, maps in zip(model(images), plain(images), strict=True):
-            assert torch.allclose(expected, maps, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -267,11 +173,4 @@ def test_annotations_that_cannot_be_learnt_from_are_refused(copy: Path, change: 
     change(content)
     annotation_path(copy, "train").write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=names):
-        TrainingScenes(load_coco(copy, "train"), config())
-
-
-def test_the_schedules_measure_what_they_train() -> None:
-    for name, stages in SCHEDULES.items():
-        assert len({stage.architecture for stage in stages}) == 1, name
-        assert all(stage.initial_weights is None for stage in stages), name
-        assert all(stage.val_split == "val" for stage in stages), name
+        TrainingScenes(load_coco(copy, "train"), bottom_up())

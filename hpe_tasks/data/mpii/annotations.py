@@ -1,12 +1,4 @@
-"""MPII Human Pose in the layout of Simple Baselines: `images/`, `annot/<split>.json` and `annot/gt_<split>.mat`.
-
-Files count pixels from 1, as MATLAB does: `joints`, centres and head boxes are kept as they are in the files. The
-crop of a person counts from 0, as every image in memory does: `crop_region` converts, and predictions in image
-pixels get +1 before they are compared with the truth (`to_file_pixels`).
-
-A file that counts from 0 gives slightly wrong figures and no error, so it is looked for: see `load_truth` for what
-is certain and `counts_from_zero` for what is likely.
-"""
+"""The persons of a split: `annot/<split>.json`."""
 
 from __future__ import annotations
 
@@ -22,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.codecs.heatmap import BOX_PADDING
 from hpe_tasks.data.coco import is_safe_file_name
-from hpe_tasks.data.mpii_mat import MpiiMat, load_mpii_mat
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.skeletons import MPII16
 
@@ -34,14 +25,7 @@ CENTER_SHIFT = 15.0
 
 _LAYOUT_HINT = "An MPII data set holds images/, annot/<split>.json and, to be evaluated on, annot/gt_<split>.mat."
 
-# Both files write the same clicks, one as decimals and one as float64: they agree far better than this, in pixels.
-_SAME = 0.25
-
-# Corrected records: more than this share of the persons that differ means files of different splits.
-_MAY_DIFFER = 0.01
-
 _JOINTS = len(MPII16.joints)
-_NECK, _HEAD_TOP = MPII16.joints.index("upper_neck"), MPII16.joints.index("head_top")
 
 log = logging.getLogger(__name__)
 
@@ -111,21 +95,6 @@ class MpiiKeypoints:
         if unknown:
             raise DatasetError(f"The split {self.split!r} has nobody in the image {unknown[0]}.")
         return replace(self, persons=tuple(person for person in self.persons if person.image in wanted))
-
-
-@dataclass(frozen=True, eq=False)
-class MpiiTruth:
-    """What predictions are compared with, in the order of the persons; pixels count from 1.
-
-    Attributes:
-        joints: N×16×2.
-        visible: N×16 booleans: labelled.
-        head_boxes: N×2×2, two opposite corners (x, y).
-    """
-
-    joints: NDArray[np.float64]
-    visible: NDArray[np.bool_]
-    head_boxes: NDArray[np.float64]
 
 
 def annotation_path(root: Path, split: str) -> Path:
@@ -198,47 +167,6 @@ def read_records(path: Path) -> list[Any]:
     return rows
 
 
-def load_truth(dataset: MpiiKeypoints) -> MpiiTruth:
-    """Read what the split's persons are compared with, and check that both files speak of the same thing.
-
-    Three independent records of the same pixels must agree: the joints of the .json file, those of the .mat file, and
-    the head boxes, whose centre is by construction half-way between `upper_neck` and `head_top`. When two of them are
-    apart by the same single pixel, one was converted to count from 0 and the other was not. The median over the
-    persons decides, so that a few corrected records do no harm; up to a hundredth of the persons may differ in other
-    ways, which is logged. The .mat file is then right, as in the reference.
-
-    Raises:
-        DatasetError: The .mat file cannot be used; it speaks of other persons than the .json file; or one of them
-            counts pixels from 0.
-    """
-    path = dataset.truth_file
-    everyone = load_mpii_mat(path)
-    indices = [person.index for person in dataset.persons]
-    listed = len(read_records(dataset.annotation_file))
-    if everyone.count != listed:
-        raise DatasetError(
-            f"{path} holds {everyone.count} persons, but {dataset.annotation_file.name} lists {listed}.",
-            hint="Give the two files of one split: they list the same persons in the same order.",
-        )
-    mat = everyone.select(indices)
-    joints = np.stack([person.joints for person in dataset.persons])
-    visible = np.stack([person.visible for person in dataset.persons])
-    _check_agreement(dataset, joints, visible, mat)
-    _check_head_boxes(path, mat)
-    return MpiiTruth(joints=mat.joints, visible=mat.visible, head_boxes=mat.head_boxes)
-
-
-def check_images(dataset: MpiiKeypoints) -> None:
-    """Raise DatasetError when images of the split's persons are missing; names the first of them."""
-    missing = [image for image in dataset.images if not (dataset.root / "images" / image).is_file()]
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} of {len(dataset.images)} images of the split {dataset.split!r} are missing in "
-            f"{dataset.root / 'images'}: {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}.",
-            hint="Unpack the images of MPII (mpii_human_pose_v1.tar.gz) there.",
-        )
-
-
 def counts_from_zero(joints: NDArray[np.float64], visible: NDArray[np.bool_]) -> bool:
     """Whether labelled joints look as if pixels were counted from 0.
 
@@ -252,49 +180,6 @@ def counts_from_zero(joints: NDArray[np.float64], visible: NDArray[np.bool_]) ->
     """
     labelled = joints[visible]
     return bool(((labelled >= 0) & (labelled < FIRST_PIXEL)).any() and not (labelled < 0).any())
-
-
-def _check_agreement(
-    dataset: MpiiKeypoints, joints: NDArray[np.float64], visible: NDArray[np.bool_], mat: MpiiMat
-) -> None:
-    both = visible & mat.visible
-    names = f"{dataset.annotation_file.name} and {dataset.truth_file.name} of {dataset.root}"
-    offset = np.median((joints - mat.joints)[both], axis=0) if both.any() else np.full(2, np.nan)
-    for value, wrong in ((-1.0, dataset.annotation_file), (1.0, dataset.truth_file)):
-        if (np.abs(offset - value) < _SAME).all():
-            raise _from_zero(wrong, f"its joints are those of the other file, each less by one pixel ({names})")
-    apart = np.abs(joints - mat.joints).max(axis=2) > _SAME
-    differing = [int(i) for i in np.nonzero((visible != mat.visible).any(axis=1) | (apart & both).any(axis=1))[0]]
-    if not differing:
-        return
-    first = dataset.persons[differing[0]]
-    message = (
-        f"{names} disagree about {len(differing)} of {len(joints)} persons, first about number {first.index} "
-        f"({first.image}): other joints are labelled, or lie elsewhere."
-    )
-    if len(differing) > _MAY_DIFFER * len(joints):
-        raise DatasetError(
-            message, hint="Give the two files of one split: they list the same persons in the same order."
-        )
-    log.warning("%s The .mat file is used.", message)
-
-
-def _check_head_boxes(path: Path, mat: MpiiMat) -> None:
-    heads = mat.visible[:, _NECK] & mat.visible[:, _HEAD_TOP]
-    if not heads.any():
-        return
-    middles = (mat.joints[heads, _NECK] + mat.joints[heads, _HEAD_TOP]) / 2
-    offset = np.median(middles - mat.head_boxes[heads].mean(axis=1), axis=0)
-    for value, what in ((-1.0, "pos_gt_src"), (1.0, "headboxes_src")):
-        if (np.abs(offset - value) < _SAME).all():
-            raise _from_zero(path, f"{what} is less by one pixel than the file's other pixels")
-
-
-def _from_zero(path: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f"{path} counts pixels from 0, where MPII counts from 1: {reason}.",
-        hint="Give the original file, or add 1 to its coordinates.",
-    )
 
 
 def _person(row: Any, index: int, path: Path) -> MpiiPerson:

@@ -1,80 +1,19 @@
-"""What networks learn from: crops of persons, augmented, with their target heatmaps; and images for all trainings."""
+"""Crops of persons to learn from: augmented, with a target heatmap for each joint."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from hpe_tasks.codecs.heatmap import box_to_center_scale, crop_matrix, encode_heatmaps, transform_points
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.inference.images import Unreadable, read_image
-from hpe_tasks.training_config import TrainingConfig
+from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.training.images import Batch, TrainingImages, jitter
 
 _STRIDE = 4
 """Input pixels in one heatmap pixel."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One step's worth of crops or scenes.
-
-    Attributes:
-        images: N×3×H×W float32, RGB, normalized.
-        targets: N×C×h×w float32: the maps that the network should give.
-        weights: Factor on squared errors, float32: N×C for whole maps, or N×C×h×w.
-    """
-
-    images: npt.NDArray[np.float32]
-    targets: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
-
-
-class TrainingImages:
-    """The images of a split; decoded ones are kept as long as the memory for them lasts.
-
-    Args:
-        dataset: The split.
-        cache_mb: The memory, in MB (1e6 bytes); what does not fit is decoded each time.
-    """
-
-    def __init__(self, dataset: CocoKeypoints, cache_mb: int) -> None:
-        self._dataset, self._room_bytes = dataset, cache_mb * 1_000_000
-        self._cache: dict[int, npt.NDArray[np.uint8]] = {}
-
-    def read(self, image: CocoImage) -> npt.NDArray[np.uint8]:
-        """Give an image H×W×3 in red, green, blue; raises DatasetError when it cannot be read."""
-        cached = self._cache.get(image.id)
-        if cached is not None:
-            return cached
-        decoded = read_image(self._dataset.image_path(image))
-        if isinstance(decoded, Unreadable):
-            raise DatasetError(
-                f"{decoded.path} {decoded.reason}.", hint="validate_dataset lists all files that are wrong."
-            )
-        pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        if pixels.nbytes <= self._room_bytes:
-            self._cache[image.id] = pixels
-            self._room_bytes -= pixels.nbytes
-        return pixels
-
-
-def jitter(pixels: npt.NDArray[np.uint8], amount: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Change brightness and contrast at random, each channel's a little by itself; gives H×W×3 in [0, 1].
-
-    Args:
-        pixels: H×W×3.
-        amount: Largest change, as a share.
-        rng: Where the changes are drawn from.
-    """
-    gain = 1 + rng.uniform(-amount, amount) + rng.uniform(-amount, amount, 3) * 0.4
-    offset = rng.uniform(-amount, amount) * 0.5
-    values = pixels.astype(np.float32) / np.float32(255)
-    changed: npt.NDArray[np.float32] = np.clip(values * gain.astype(np.float32) + np.float32(offset), 0, 1)
-    return changed
 
 
 class TrainingCrops:

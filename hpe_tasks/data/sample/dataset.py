@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.data.sample_canvas import Canvas
-from hpe_tasks.data.sample_figure import SHOWING_PARTS, Figure
-from hpe_tasks.data.sample_pose import Proportions, Rng, draw_posture, pose_body
-from hpe_tasks.data.sample_scene import develop, paint_background, paint_obstacle, paint_seat, paint_shadow
-from hpe_tasks.data.sample_style import Style
+from hpe_tasks.data.sample.canvas import Canvas
+from hpe_tasks.data.sample.figure import SHOWING_PARTS, Figure
+from hpe_tasks.data.sample.pose import Proportions, Rng, draw_posture, pose_body
+from hpe_tasks.data.sample.scene import develop, paint_background, paint_obstacle, paint_seat, paint_shadow
+from hpe_tasks.data.sample.style import Style
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.progress import track
 from hpe_tasks.skeletons import COCO17

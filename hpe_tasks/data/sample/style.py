@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpe_tasks.data.sample_canvas import Colour, hsv
-from hpe_tasks.data.sample_pose import Rng
+from hpe_tasks.data.sample.canvas import Colour, hsv
+from hpe_tasks.data.sample.pose import Rng
 
 _SKIN: tuple[Colour, ...] = (
     (178, 206, 240),

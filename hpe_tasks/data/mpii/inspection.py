@@ -13,17 +13,20 @@ import numpy as np
 import pandas as pd
 
 from hpe_tasks.data.inspection import file_row, look_at_files, make_frame, mark_shared
-from hpe_tasks.data.mpii import (
+from hpe_tasks.data.mpii.annotations import (
     FIRST_PIXEL,
     MpiiKeypoints,
     annotation_path,
     as_person,
-    load_truth,
     read_records,
     record_fault,
     truth_path,
 )
+from hpe_tasks.data.mpii.truth import load_truth
 from hpe_tasks.errors import DatasetError
+
+CLEAR_SURPLUS, CLEAR_RATIO = 20, 3
+"""So many more coordinates at pixel 0 than at the last pixel, and so many times as many, are no accident."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def _compare_with_images(
 
     With pixels counted from 1, joints on an image's border are at 1 or at its width; counted from 0, at 0 or at its
     width less 1. So more labelled coordinates on pixel 0 than on the last pixel as counted from 1 speak for a file
-    that counts from 0; joints that are labelled a little outside fall on either side.
+    that counts from 0. Joints that are labelled a little outside fall on either side: a few more on one are a sign,
+    and only many more are `clear_zero_surplus`.
     """
     sizes = {row["file_name"]: (row["file_width"], row["file_height"]) for row in images}
     at_zero: dict[str, int] = {row["label"]: 0 for row in splits}
@@ -138,4 +142,6 @@ def _compare_with_images(
         at_zero[row["split"]] += int(((points >= 0) & (points < FIRST_PIXEL)).sum())
         at_end[row["split"]] += int(((points > last - 1) & (points <= last)).sum())
     for row in splits:
-        row["zero_surplus"] = at_zero[row["label"]] - at_end[row["label"]]
+        zero, end = at_zero[row["label"]], at_end[row["label"]]
+        row["zero_surplus"] = zero - end
+        row["clear_zero_surplus"] = zero - end if zero - end >= CLEAR_SURPLUS and zero >= CLEAR_RATIO * end else 0

@@ -11,8 +11,8 @@ from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS, encode_people
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, person_category, read_annotations
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.skeletons import COCO17
-from hpe_tasks.training_config import TrainingConfig
-from hpe_tasks.training_data import Batch, TrainingImages, jitter
+from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.training.images import Batch, TrainingImages, jitter
 
 _STRIDE = 8
 """Input pixels in one pixel of the maps."""

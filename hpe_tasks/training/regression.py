@@ -5,8 +5,9 @@ joint; the loss is the mean squared error over the labelled joints. Bottom-up, a
 the heatmaps and part-affinity fields of `hpe_tasks.codecs.paf.encode_people` as targets of both stages; the loss leaves
 out places where people are without labels.
 
-Every random choice follows from the seed, and with it the crops, so that a training can be repeated. (The last bits of
-the weights still depend on the machine: sums run in another order elsewhere.)
+Every random choice follows from the seed, and with it the crops, so that a training can be repeated. (The weights
+still depend on the machine: sums run in another order elsewhere, and in another precision where `bfloat16` is left to
+the processor. The checkpoint says which it was.)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import nn
 
 from hpe_tasks.config import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
-from hpe_tasks.errors import ConfigError
+from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import Predict
 from hpe_tasks.models import build_model
@@ -38,13 +39,12 @@ from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.progress import track
 from hpe_tasks.results import Artifact, CocoStats
-from hpe_tasks.training_config import SAMPLE_STAGES, TrainingConfig
-from hpe_tasks.training_data import Batch, TrainingCrops
-from hpe_tasks.training_norms import add_batch_norms, without_batch_norms
-from hpe_tasks.training_scenes import TrainingScenes
+from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.training.crops import TrainingCrops
+from hpe_tasks.training.images import Batch
+from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
+from hpe_tasks.training.scenes import TrainingScenes
 from hpe_tasks.workspace import write_atomically
-
-__all__ = ["SAMPLE_STAGES", "TrainingConfig", "TrainingResult", "train", "train_stages"]
 
 METADATA_KEY = "hpe_training"
 """Entry of a checkpoint's safetensors metadata: JSON that says how the weights came about."""
@@ -83,7 +83,8 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
         out: The file to write, `*.safetensors`.
 
     Raises:
-        CheckpointError: The initial weights cannot be read or do not fit.
+        CheckpointError: The initial weights cannot be read or do not fit; or what the network gives after the last
+            epoch cannot be read, for example because it learned nothing or diverged. Interim weights then remain.
         ConfigError: `out` has another suffix, or the device is not there.
         DatasetError: The data set is missing or broken.
         StorageError: The file cannot be written.
@@ -91,6 +92,7 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
     if out.suffix != ".safetensors":
         raise ConfigError(f"A training cannot write {out.name!r}.", hint="Name the file *.safetensors.")
     device = _device(config)
+    config = config.model_copy(update={"bfloat16": _in_bfloat16(config, device)})
     started = time.monotonic()
     dataset = load_coco(root, config.train_split)
     validation = load_coco(root, config.val_split) if config.val_split else None
@@ -113,7 +115,13 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
         last = epoch + 1 == config.epochs
         note = ""
         if validation is not None and (last or (epoch + 1) % config.evaluate_every == 0):
-            ap = _average_precision(model, validation, config, device)
+            try:
+                ap = _average_precision(model, validation, config, device)
+            except CheckpointError as error:
+                if last:
+                    raise
+                # What is to become a bottom-up network may see people everywhere at first.
+                log.warning("epoch %d: AP cannot be measured yet: %s", epoch + 1, error)
             note = "" if ap is None else f", AP {ap:.3f}"
         log.info("epoch %d of %d: loss %.6f%s", epoch + 1, config.epochs, losses[-1], note)
         if not last and (epoch + 1) % config.save_every == 0:
@@ -129,7 +137,7 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
     Between the stages the weights lie beside `out` under `<name>.stage<number>.safetensors`.
 
     Args:
-        stages: At least one; see `SAMPLE_STAGES`.
+        stages: At least one; see `hpe_tasks.training.config.SCHEDULES`.
         root: Folder of a COCO keypoint data set.
         out: The file to write, `*.safetensors`.
 
@@ -166,6 +174,15 @@ def _device(config: TrainingConfig) -> torch.device:
     return torch.device(config.device)
 
 
+def _in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
+    if config.bfloat16 is not None:
+        return config.bfloat16
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
 def _initial_model(config: TrainingConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -175,17 +192,8 @@ def _initial_model(config: TrainingConfig) -> nn.Module:
     if isinstance(model, AimetPose):
         model.last_stage_only = False
         if config.initial_weights is None:
-            _ease_start(model)
+            add_batch_norms(model)
     return model
-
-
-def _ease_start(model: AimetPose) -> None:
-    """Let random weights give the empty image's maps, in which the background alone is 1, and learn with norms."""
-    for head in (model.stage1_2, model.stage2_2):
-        last = head[-1]
-        if isinstance(last, nn.Conv2d) and last.bias is not None:
-            nn.init.ones_(last.bias[-1:])
-    add_batch_norms(model)
 
 
 def _examples(dataset: CocoKeypoints, config: TrainingConfig) -> TrainingCrops | TrainingScenes:
@@ -219,7 +227,7 @@ def _train_epoch(
         if weights.ndim == 2:
             weights = weights[:, :, None, None]
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bfloat16)):
             maps = _maps_of_stages(model, images)
         # Summed over a map's pixels and averaged over all maps, labelled or not; each stage learns the same.
         errors = [((found - targets).square() * weights).sum(dim=(2, 3)).mean() for found in maps]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.data.sample_canvas import Canvas, Colour, Polygon, capsule, circle, hull, shade
-from hpe_tasks.data.sample_pose import LEFT, SIDES, Body, Vector
-from hpe_tasks.data.sample_style import Style
+from hpe_tasks.data.sample.canvas import Canvas, Colour, Polygon, capsule, circle, hull, shade
+from hpe_tasks.data.sample.pose import LEFT, SIDES, Body, Vector
+from hpe_tasks.data.sample.style import Style
 from hpe_tasks.skeletons import COCO17
 
 # Numbers in the canvas's part map.

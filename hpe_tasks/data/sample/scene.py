@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.data.sample_canvas import Canvas, Colour, Polygon, capsule, circle, hsv, shade
-from hpe_tasks.data.sample_pose import Rng
+from hpe_tasks.data.sample.canvas import Canvas, Colour, Polygon, capsule, circle, hsv, shade
+from hpe_tasks.data.sample.pose import Rng
 
 # Air and walls; earth, grass, sand, stone and floors.
 _SKY_HUES = (0.55, 0.58, 0.6, 0.1, 0.08, 0.05, 0.4, 0.75)

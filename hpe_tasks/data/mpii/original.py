@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.data.mpii import annotation_path, truth_path
-from hpe_tasks.data.mpii_mat import MpiiMat, read_mat, write_mpii_mat
+from hpe_tasks.data.mpii.annotations import annotation_path, truth_path
+from hpe_tasks.data.mpii.mat import MpiiMat, read_mat, write_mpii_mat
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.skeletons import MPII16
 from hpe_tasks.workspace import write_atomically
@@ -76,27 +76,21 @@ def convert_original(source: Path, root: Path, *, valid_images: Collection[str] 
         valid_images: File names of the images whose persons validate.
 
     Raises:
-        DatasetError: The file is missing or has another structure; a named image has no annotated person; a split
+        DatasetError: The file is missing or has another structure; a name is not that of a training image; a split
             would be empty.
         StorageError: The files cannot be written.
     """
-    release = _release(source)
-    people: list[_Original] = []
-    skipped = 0
-    for person in _training_persons(release, source):
-        if person is None:
-            skipped += 1
-        else:
-            people.append(person)
-    if valid_images is not None:
-        unknown = sorted(set(valid_images) - {person.image for person in people})
-        if unknown:
-            raise DatasetError(
-                f"{len(unknown)} of {len(set(valid_images))} validation images have no annotated person in {source}, "
-                f"first {unknown[0]}.",
-                hint="Name training images of MPII by their file names.",
-            )
+    images = list(_training_images(_release(source), source))
+    everyone = [person for _, persons in images for person in persons]
+    people = [person for person in everyone if person is not None]
     chosen = None if valid_images is None else frozenset(valid_images)
+    unknown = sorted((chosen or frozenset()).difference(name for name, _ in images))
+    if unknown:
+        raise DatasetError(
+            f"{len(unknown)} of the {len(chosen or ())} images that were named to validate are no training images of "
+            f"{source}, first {unknown[0]!r}.",
+            hint="Name training images of MPII by their file names.",
+        )
     splits: dict[str, list[_Original]] = {TRAIN: [], VALID: []}
     for person in people:
         valid = _validates(person.video) if chosen is None else person.image in chosen
@@ -109,7 +103,9 @@ def convert_original(source: Path, root: Path, *, valid_images: Collection[str] 
             )
     for split, members in splits.items():
         _write(root, split, members)
-    return ConvertedMpii({split: len(members) for split, members in splits.items()}, skipped)
+    return ConvertedMpii(
+        {split: len(members) for split, members in splits.items()}, skipped=len(everyone) - len(people)
+    )
 
 
 def _validates(video: int) -> bool:
@@ -139,8 +135,8 @@ def _write(root: Path, split: str, people: list[_Original]) -> None:
     )
 
 
-def _training_persons(release: Any, path: Path) -> Iterator[_Original | None]:
-    """Persons of the training images in the file's order; None for one that cannot be scored."""
+def _training_images(release: Any, path: Path) -> Iterator[tuple[str, list[_Original | None]]]:
+    """Names of the training images in the file's order, and their persons; None for one that cannot be scored."""
     entries = _structs(_field(release, "annolist", path))
     training = np.asarray(_field(release, "img_train", path)).ravel()
     if len(entries) != len(training) or not len(entries):
@@ -152,9 +148,9 @@ def _training_persons(release: Any, path: Path) -> Iterator[_Original | None]:
         name = "".join(np.asarray(_field(images[0], "name", path)).ravel().tolist()) if images else ""
         if not name:
             raise DatasetError(f"{path}: an entry of annolist has no image.name.", hint=_HINT)
-        video = _number(entry, "vididx")
-        for rectangle in _structs(_field(entry, "annorect", path)):
-            yield _person(rectangle, name, -1 if video is None else int(video))
+        number = _number(entry, "vididx")
+        video = -1 if number is None else int(number)
+        yield name, [_person(rectangle, name, video) for rectangle in _structs(_field(entry, "annorect", path))]
 
 
 def _person(rectangle: Any, image: str, video: int) -> _Original | None:

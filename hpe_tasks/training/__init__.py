@@ -1,0 +1,1 @@
+"""Training of pose networks. `config` and this file are light: the DAG and `hpe --help` import them."""

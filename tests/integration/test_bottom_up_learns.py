@@ -1,0 +1,104 @@
+"""The whole path with a bottom-up network that has learnt: a short training on drawn people, then every step."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.object_store import Server
+from hpe_tasks.presets import load_config
+from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.runs import Run, open_run
+from hpe_tasks.s3 import S3Location
+from hpe_tasks.steps import STEPS, records_of
+from hpe_tasks.training.config import SCHEDULES
+from hpe_tasks.training.regression import train
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+WIDTH, HEIGHT = 200, 152
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
+    """A run with all steps done."""
+    data = tmp_path / "data"
+    make_sample(data, SampleSpec(train=600, calibration=12, val=40))
+    short = {
+        "epochs": 2,
+        "val_split": None,
+        "rotation_degrees": 0.0,
+        "scale_range": 0.0,
+        "shift_range": 0.0,
+    }
+    training = SCHEDULES["aimet_pose_sample"][0].model_copy(update=short)
+    trained = train(training, data, tmp_path / "short.safetensors")
+    config = load_config(
+        "aimet_pose_sample",
+        overrides={
+            "model.checkpoint": str(trained.checkpoint),
+            "model.input_width": training.input_width,
+            "model.input_height": training.input_height,
+            "dataset.source": str(data),
+            "dataset.min_persons": 50,
+            "recipe.calibration_images": 12,
+            "gate.min_ap": FLOOR,
+            "gate.max_ap_drop": TOLERANCE,
+            "gate.max_quantsim_gap": TOLERANCE,
+            "destination.name": "short-aimet-pose",
+        },
+    )
+    workspace = (tmp_path / "workspace").as_uri()
+    run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="short", s3=s3_server.client)
+    for step in STEPS.values():
+        step.execute(run)
+    return run
+
+
+def test_people_are_found_quantized_and_published(finished: Run) -> None:
+    run, records = finished, records_of(finished)
+    assert records.fp32 is not None
+    assert records.quantized_evaluation is not None
+    before, after = records.fp32.stats, records.quantized_evaluation.onnx.stats
+    assert isinstance(before, CocoStats)
+    assert isinstance(after, CocoStats)
+    assert before.ap >= FLOOR
+    assert before.ap50 > before.ap
+    assert after.ap == pytest.approx(before.ap, abs=TOLERANCE)
+    assert records.decision is not None
+    assert records.decision.passed
+
+    assert records.published is not None
+    registry = Registry(run.s3(), S3Location.parse(run.config.destination.registry))
+    manifest = registry.served("short-aimet-pose", run.config.destination.channel)
+    assert manifest.version == records.published.version
+    assert manifest.serving.codec == "paf"
+    assert manifest.fp32.stats == before
+    assert manifest.placement.int8_mac_share >= 0.9
+
+    # Each person of the split at most once, and a good part of them.
+    rows = json.loads(run.workspace.local(records.quantized_evaluation.onnx.predictions).read_text())
+    known = [row["annotation_id"] for row in rows if row["annotation_id"] is not None]
+    assert len(known) == len(set(known))
+    persons = records.fp32.fingerprint.num_persons
+    assert 0.3 * persons < len(known) <= persons
+
+    page = run.workspace.local(run.get(RunReport).html).read_text()
+    found = [int(count) for count in re.findall(r"<b>(?:FP32|int8)</b> (\d+) persons?", page)]
+    assert len(found) == 4
+    assert min(found) > 0
