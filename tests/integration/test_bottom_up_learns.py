@@ -13,8 +13,8 @@ import torch
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.object_store import Server
 from hpe_tasks.presets import load_config
-from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.results import CocoStats, RunReport
 from hpe_tasks.runs import Run, open_run
 from hpe_tasks.s3 import S3Location
 from hpe_tasks.steps import STEPS, records_of
@@ -23,7 +23,10 @@ from hpe_tasks.training.regression import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-WIDTH, HEIGHT = 200, 152
+# The training reaches an AP of 0.08 to 0.09 in bfloat16 and in float32; random weights, 0.
+FLOOR = 0.04
+# Measured: 0.001.
+TOLERANCE = 0.02
 
 
 @pytest.fixture
@@ -39,13 +42,9 @@ def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
     """A run with all steps done."""
     data = tmp_path / "data"
     make_sample(data, SampleSpec(train=600, calibration=12, val=40))
-    short = {
-        "epochs": 2,
-        "val_split": None,
-        "rotation_degrees": 0.0,
-        "scale_range": 0.0,
-        "shift_range": 0.0,
-    }
+    # Many small steps on pictures as they are: the fastest way to something.
+    still = {"rotation_degrees": 0.0, "scale_range": 0.0, "shift_range": 0.0}
+    short = {"epochs": 1, "batch_size": 2, "val_split": None, **still}
     training = SCHEDULES["aimet_pose_sample"][0].model_copy(update=short)
     trained = train(training, data, tmp_path / "short.safetensors")
     config = load_config(

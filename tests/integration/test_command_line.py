@@ -123,7 +123,7 @@ def test_bottom_up_network_that_finds_nobody(hpe: Hpe, tmp_path: Path) -> None:
     settings = tiny_bottom_up_settings(tmp_path)
     done = hpe("run", *options(settings))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "ONNX AP 0.000 is below 0.200 (14 persons)" in done.stdout
+    assert "ONNX AP 0.000 is below 0.400 (14 persons)" in done.stdout
     told = json.loads(hpe("show", "--json").stdout)
     assert told["published"] is None
     assert told["fp32"]["fingerprint"]["box_source"] == "whole_image"
