@@ -32,8 +32,8 @@ def evaluate_file(
     """
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.data.fetch.trust import check_trusted
     from hpe_tasks.data.splits import load_split
-    from hpe_tasks.data.trust import check_trusted
     from hpe_tasks.evaluation import evaluate
     from hpe_tasks.inference import fp32_predictor
     from hpe_tasks.quantization import best_device

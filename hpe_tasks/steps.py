@@ -78,7 +78,7 @@ def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
 
 def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client]) -> Path:
     """The checkpoint on this machine, downloaded if it is not there yet."""
-    from hpe_tasks.data.download import fetch_file
+    from hpe_tasks.data.fetch.download import fetch_file
     from hpe_tasks.models.checkpoint import sample_checkpoint
 
     if model.checkpoint == SAMPLE:
@@ -89,7 +89,7 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client])
 
 
 def _checkpoint_digest(run: Run) -> str:
-    from hpe_tasks.data.trust import check_trusted
+    from hpe_tasks.data.fetch.trust import check_trusted
 
     model, workspace = run.config.model, run.workspace
     file = checkpoint_file(model, run.cache, run.s3)
@@ -108,7 +108,7 @@ def _checkpoint_digest(run: Run) -> str:
 @step(FetchedCheckpoint, found=_checkpoint_digest)
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace."""
-    from hpe_tasks.data.transports import shown_address
+    from hpe_tasks.data.fetch.transports import shown_address
 
     file = checkpoint_file(run.config.model, run.cache, run.s3)
     kept = scratch.path / file.name
@@ -339,7 +339,7 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         run: The run.
         looking_back: Show what is recorded, also when inputs or code have changed since.
     """
-    from hpe_tasks.data.transports import shown_address
+    from hpe_tasks.data.fetch.transports import shown_address
     from hpe_tasks.provenance import git_commit
 
     load = run.recorded if looking_back else run.load

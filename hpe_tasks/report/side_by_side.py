@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.drawing import Stroke, draw_pose, draw_poses
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.report.subjects import PredictedPose, Predictions, Subject, Truth, agreement_text
 from hpe_tasks.results import ProtocolFingerprint
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.data.archive import extract_archive
+from hpe_tasks.data.fetch.archive import extract_archive
 from hpe_tasks.errors import ArchiveError, StorageError
 
 FILES = {"coco/annotations/a.json": b'{"a": 1}' * 50, "coco/images/val/1.jpg": os.urandom(3000), "coco/empty": b""}

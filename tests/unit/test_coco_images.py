@@ -21,12 +21,11 @@ import pytest
 from PIL import Image
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data import coco_images, image_pool
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
 from hpe_tasks.data.coco import load_coco, read_annotations
-from hpe_tasks.data.fetch import fetch_dataset
+from hpe_tasks.data.fetch import coco_images, fetch_dataset, image_pool
+from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.data.image_files import look_at
-from hpe_tasks.data.transports import HttpPatience
 from hpe_tasks.errors import DatasetError, StorageError, TransientError
 from hpe_tasks.results import FetchedDataset
 from tests.unit.dot_pictures import measure
@@ -250,7 +249,7 @@ def test_selection_of_other_code_is_made_anew(
 ) -> None:
     first, found = fetch(records, cache)
     site.requests.clear()
-    monkeypatch.setattr("hpe_tasks.data.coco_images.sha256_file", lambda _: "0" * 64)
+    monkeypatch.setattr("hpe_tasks.data.fetch.coco_images.sha256_file", lambda _: "0" * 64)
     second, again = fetch(records, cache)
     assert (second != first, again, site.requests) == (True, found, [])
 

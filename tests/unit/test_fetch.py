@@ -15,11 +15,10 @@ import pytest
 from moto import mock_aws
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data import digests
 from hpe_tasks.data.coco import load_coco
-from hpe_tasks.data.fetch import fetch_dataset
+from hpe_tasks.data.fetch import digests, fetch_dataset
+from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.data.sample import SampleSpec
-from hpe_tasks.data.transports import HttpPatience
 from hpe_tasks.errors import (
     AccessError,
     ArchiveError,
@@ -270,7 +269,7 @@ def test_archive_of_a_server_that_misbehaves(
 ) -> None:
     """What went wrong is named, nothing of it is taken for the data set, and the next call has it whole."""
     fast = HttpPatience(connect_timeout_s=2, read_timeout_s=0.5, retries=2, first_wait_s=0.01)
-    monkeypatch.setattr("hpe_tasks.data.download.HttpPatience", lambda: fast)
+    monkeypatch.setattr("hpe_tasks.data.fetch.download.HttpPatience", lambda: fast)
     archive = make_zip(root, tmp_path / "coco.zip").read_bytes()
     with serve(content or archive) as site:
         site.moods += moods

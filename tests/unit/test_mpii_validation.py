@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data.expectations import ValidationOutcome
 from hpe_tasks.data.validation import validate_dataset
+from hpe_tasks.data.validation.expectations import ValidationOutcome
 from hpe_tasks.results import SplitCounts
 from tests.unit.mpii_factory import HEIGHT, WIDTH, edited_mat, edited_rows, write_mpii
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpe_tasks.data.inspection import file_row, look_at_files, make_frame, mark_shared
 from hpe_tasks.data.mpii.annotations import (
     FIRST_PIXEL,
     MpiiKeypoints,
@@ -23,6 +22,7 @@ from hpe_tasks.data.mpii.annotations import (
     truth_path,
 )
 from hpe_tasks.data.mpii.truth import load_truth
+from hpe_tasks.data.validation.inspection import file_row, look_at_files, make_frame, mark_shared
 from hpe_tasks.errors import DatasetError
 
 CLEAR_SURPLUS, CLEAR_RATIO = 20, 3

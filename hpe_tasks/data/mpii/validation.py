@@ -10,7 +10,8 @@ import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data.expectations import (
+from hpe_tasks.data.mpii.inspection import CLEAR_RATIO, CLEAR_SURPLUS, MpiiInspection, inspect_mpii
+from hpe_tasks.data.validation.expectations import (
     Suite,
     ValidationOutcome,
     disjoint_rules,
@@ -21,7 +22,6 @@ from hpe_tasks.data.expectations import (
     run_suites,
     some_rows,
 )
-from hpe_tasks.data.mpii.inspection import CLEAR_RATIO, CLEAR_SURPLUS, MpiiInspection, inspect_mpii
 
 BORDER_PX = 1.0
 """How far labelled joints may exceed the image."""

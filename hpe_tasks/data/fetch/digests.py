@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpe_tasks.data import mpii
 from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name
-from hpe_tasks.data.storage import storage_errors
+from hpe_tasks.data.fetch.storage import storage_errors
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
 from hpe_tasks.workspace import sha256_file

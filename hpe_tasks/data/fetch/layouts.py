@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpe_tasks.config import DatasetKind
-from hpe_tasks.data.storage import make_folder, storage_errors
-from hpe_tasks.data.transports import shown_address
+from hpe_tasks.data.fetch.storage import make_folder, storage_errors
+from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.workspace import digest_of
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from hpe_tasks.data.coco import is_safe_file_name
-from hpe_tasks.data.storage import check_space, locked, storage_errors
+from hpe_tasks.data.fetch.storage import check_space, locked, storage_errors
 from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.s3 import S3Location, error_code, s3_errors

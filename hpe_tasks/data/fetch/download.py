@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
-from hpe_tasks.data.storage import check_space, locked, storage_errors
-from hpe_tasks.data.transports import Answer, HttpFile, HttpPatience, S3File, Transport, Version, split_address
+from hpe_tasks.data.fetch.storage import check_space, locked, storage_errors
+from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3File, Transport, Version, split_address
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.s3 import S3Location

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from hpe_tasks.config import DatasetConfig
 from hpe_tasks.data import calibration
 from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, annotation_path, image_folder, parse_coco, read_annotations
-from hpe_tasks.data.digests import DigestCache
-from hpe_tasks.data.image_pool import ImagePool, PooledImage, WantedImage
-from hpe_tasks.data.storage import make_folder, storage_errors
-from hpe_tasks.data.transports import is_web_address, public_address
+from hpe_tasks.data.fetch.digests import DigestCache
+from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
+from hpe_tasks.data.fetch.storage import make_folder, storage_errors
+from hpe_tasks.data.fetch.transports import is_web_address, public_address
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.workspace import digest_of, link_file, sha256_file, write_atomically
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config import SAMPLE, DatasetConfig
-from hpe_tasks.data import layouts
 from hpe_tasks.data.coco import annotation_path, find_root
-from hpe_tasks.data.digests import DigestCache, coco_files, digest_content, mpii_files
-from hpe_tasks.data.download import FetchedFile, fetch_file
-from hpe_tasks.data.sources import Sources, refuse_digest
-from hpe_tasks.data.storage import make_folder
-from hpe_tasks.data.transports import shown_address
+from hpe_tasks.data.fetch import layouts
+from hpe_tasks.data.fetch.digests import DigestCache, coco_files, digest_content, mpii_files
+from hpe_tasks.data.fetch.download import FetchedFile, fetch_file
+from hpe_tasks.data.fetch.sources import Sources, refuse_digest
+from hpe_tasks.data.fetch.storage import make_folder
+from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.results import FetchedDataset
 from hpe_tasks.workspace import digest_of, sha256_file
@@ -74,7 +74,7 @@ def fetch_dataset(
             refuse_digest(config.sha256, config.source, "the sample")
             folder = _sample(cache, splits, sample)
         elif config.images_by_url:
-            from hpe_tasks.data.coco_images import fetch_needed_images
+            from hpe_tasks.data.fetch.coco_images import fetch_needed_images
 
             records = _coco_records(config, sources, splits)
             folder = fetch_needed_images(records, config, cache, calibration_images=calibration_images, seed=seed)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from hpe_tasks.data.storage import check_space, storage_errors
+from hpe_tasks.data.fetch.storage import check_space, storage_errors
 from hpe_tasks.errors import ArchiveError, StorageError
 from hpe_tasks.progress import track
 

@@ -10,7 +10,8 @@ import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data.expectations import (
+from hpe_tasks.data.mpii.validation import validate_mpii
+from hpe_tasks.data.validation.expectations import (
     Suite,
     ValidationOutcome,
     disjoint_rules,
@@ -21,8 +22,7 @@ from hpe_tasks.data.expectations import (
     run_suites,
     some_rows,
 )
-from hpe_tasks.data.inspection import Inspection, inspect
-from hpe_tasks.data.mpii.validation import validate_mpii
+from hpe_tasks.data.validation.inspection import Inspection, inspect
 from hpe_tasks.skeletons import COCO17
 
 __all__ = ["ValidationOutcome", "validate_dataset"]

@@ -21,8 +21,8 @@ from great_expectations.expectations.expectation import Expectation
 from great_expectations.render.renderer.content_block import ValidationResultsTableContentBlockRenderer
 from great_expectations.render.view import DefaultJinjaComponentView
 
-from hpe_tasks.data.data_docs import SuiteTable, one_page
-from hpe_tasks.data.storage import storage_errors
+from hpe_tasks.data.fetch.storage import storage_errors
+from hpe_tasks.data.validation.data_docs import SuiteTable, one_page
 from hpe_tasks.errors import HpeError
 from hpe_tasks.results import DatasetProblem, SplitCounts
 

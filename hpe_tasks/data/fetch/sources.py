@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.data.archive import extract_archive, remove_unfinished
-from hpe_tasks.data.digests import DigestCache
-from hpe_tasks.data.download import FetchedFile, fetch, forget, local_path
-from hpe_tasks.data.mirror import mirror_prefix
-from hpe_tasks.data.storage import locked
+from hpe_tasks.data.fetch.archive import extract_archive, remove_unfinished
+from hpe_tasks.data.fetch.digests import DigestCache
+from hpe_tasks.data.fetch.download import FetchedFile, fetch, forget, local_path
+from hpe_tasks.data.fetch.mirror import mirror_prefix
+from hpe_tasks.data.fetch.storage import locked
 from hpe_tasks.errors import ArchiveError, DatasetError, DigestError
 from hpe_tasks.s3 import S3Location
 
