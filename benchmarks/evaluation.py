@@ -1,6 +1,6 @@
 """Measures the bottom-up evaluation of `aimet_pose`, files to people: the plain way against this product's two paths.
 
-    python benchmarks/evaluation.py --data FOLDER [--checkpoint FILE] [--rounds 3] [--batch-size 16] [--device cuda]
+    python benchmarks/evaluation.py --data FOLDER [--checkpoint FILE] [--rounds 3] [--batch-size 8] [--device cuda]
     python benchmarks/evaluation.py --data FOLDER --memory 100 2000
 
 FOLDER holds `coco-mini/`; all photographs of its split with people in them are measured:
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--split", default="val2017")
     parser.add_argument("--checkpoint", type=Path, help="weights of aimet_pose; random ones where there is none")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where the FP32 network runs")
     parser.add_argument("--memory", type=int, nargs="+", metavar="IMAGES", help="measure memory in place of speed")
     for name, kind in (("--path", str), ("--work", Path), ("--count", int)):
