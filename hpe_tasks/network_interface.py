@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS
 from hpe_tasks.config import ModelConfig
-from hpe_tasks.errors import CheckpointError, ConfigError
+from hpe_tasks.errors import CheckpointError
 
 Shape = Sequence[int | str | None]
 """Dimensions as an ONNX file states them: a number, or a name or None where they are free; empty if not stated."""
@@ -63,11 +63,6 @@ def _heatmap_output(shapes: Mapping[str, Shape], config: ModelConfig, path: Path
 
 
 def _paf_outputs(shapes: Mapping[str, Shape], config: ModelConfig, path: Path) -> tuple[str, ...]:
-    if config.output_name is not None:
-        raise ConfigError(
-            "model.output_name names one output, but codec 'paf' reads two.",
-            hint="Leave model.output_name out: part-affinity fields and heatmaps are found by name or channels.",
-        )
     axis = 3 if config.output_layout == "nhwc" else 1
     channels = {name: shape[axis] if shape else None for name, shape in shapes.items() if len(shape) in (0, 4)}
     chosen = []

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from hpe_tasks.config import RECIPES, SAMPLE, Frozen, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.references import PublishedFigure, Reference
-from hpe_tasks.training.config import SCHEDULES, TrainingConfig
+from hpe_tasks.training.config import AIMET_POSE_INPUT, SCHEDULES, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,6 @@ _SIMPLE_BASELINES_COCO = Reference(
 _LARGEST_RESNET_MB = 75.0
 """ResNet-152 has 68.8 million parameters of a byte each; 50 has 34.1."""
 
-# As AIMET's model zoo and OpenPose present images: each value / 256 - 0.5.
-_CENTRED = {"mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
-
 PRESETS: dict[str, Preset] = {
     "sample": Preset(
         description="The project's own drawn people and the small network trained on them: needs no download.",
@@ -158,10 +155,9 @@ PRESETS: dict[str, Preset] = {
         values={
             "model": {
                 "architecture": "aimet_pose",
-                "codec": "paf",
                 "input_width": 248,
                 "input_height": 184,
-                **_CENTRED,
+                **AIMET_POSE_INPUT,
             },
             "dataset": {
                 "source": SAMPLE,
@@ -183,10 +179,9 @@ PRESETS: dict[str, Preset] = {
                 "architecture": "aimet_pose",
                 "checkpoint": "https://github.com/quic/aimet-model-zoo/releases/download/pose_estimation_pytorch/"
                 "pose_estimation_pytorch_weights.tgz",
-                "codec": "paf",
                 "input_width": 496,
                 "input_height": 384,
-                **_CENTRED,
+                **AIMET_POSE_INPUT,
             },
             "dataset": {**_coco(2014), "evaluation_images": "all"},
             "recipe": {"calibration_images": 2000},
@@ -254,6 +249,7 @@ def config_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
 _BELONGS_TO = (
     # How images come belongs to the preset's own source: the user's may hold them.
     ("dataset.source", "dataset.images_by_url"),
+    ("dataset.image_archives", "dataset.images_by_url"),
     # Weights fit one network only.
     ("model.architecture", "model.checkpoint"),
 )

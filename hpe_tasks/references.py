@@ -144,7 +144,7 @@ def _obstacles(
     reference: Reference, row: PublishedFigure, report: EvaluationReport, recipe: QuantizationRecipe
 ) -> Iterator[str]:
     """What keeps a measurement from being compared with a published figure."""
-    yield from protocol_obstacles(reference.protocol, report.fingerprint)
+    yield from _protocol_obstacles(reference.protocol, report.fingerprint)
     joints = len(report.fingerprint.joint_map)
     if joints != reference.joints:
         yield f"{joints} instead of {reference.joints} joints"
@@ -166,7 +166,7 @@ def _recipe_text(recipe: QuantizationRecipe) -> str:
     return f"{recipe.name} ({', '.join(settings)})"
 
 
-def protocol_obstacles(wanted: Mapping[str, Any], ours: ProtocolFingerprint) -> Iterator[str]:
+def _protocol_obstacles(wanted: Mapping[str, Any], ours: ProtocolFingerprint) -> Iterator[str]:
     """Say for each field that differs what was measured instead, such as "79 of 40,504 images"."""
     for name, expected in wanted.items():
         found = getattr(ours, name)

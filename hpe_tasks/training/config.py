@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from hpe_tasks.config import Frozen, ModelConfig
 
-_BOTTOM_UP: dict[str, Any] = {"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
-"""How aimet_pose takes images: x / 256 − 0.5 of values up to 255."""
+AIMET_POSE_INPUT: dict[str, Any] = {"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
+"""How aimet_pose and OpenPose take images, x / 256 − 0.5 of values up to 255, and how its maps are read."""
 
 
 class TrainingConfig(Frozen):
@@ -77,7 +77,7 @@ class TrainingConfig(Frozen):
             input_width=self.input_width,
             input_height=self.input_height,
             width_multiplier=self.width_multiplier,
-            **(_BOTTOM_UP if self.architecture == "aimet_pose" else {}),
+            **(AIMET_POSE_INPUT if self.architecture == "aimet_pose" else {}),
         )
 
     @model_validator(mode="after")

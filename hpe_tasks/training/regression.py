@@ -37,6 +37,7 @@ from hpe_tasks.inference import Predict
 from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.models.full_precision import full_float32
 from hpe_tasks.progress import track
 from hpe_tasks.results import Artifact, CocoStats
 from hpe_tasks.training.config import TrainingConfig
@@ -59,7 +60,7 @@ class TrainingResult:
     Attributes:
         checkpoint: The weights.
         losses: Mean loss of each epoch.
-        ap: COCO AP on the validation split, top-down with ground-truth boxes; None where no split was given.
+        ap: COCO AP on the validation split, in ground-truth boxes or, bottom-up, of whole images; None without a split.
         persons: Number of persons trained on.
         seconds: How long it took.
     """
@@ -113,7 +114,7 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
     for epoch in range(config.epochs):
         losses.append(_train_epoch(model, optimizer, schedule, examples, epoch, config, device))
         last = epoch + 1 == config.epochs
-        note = ""
+        ap = None  # Of this epoch's weights, or not measured.
         if validation is not None and (last or (epoch + 1) % config.evaluate_every == 0):
             try:
                 ap = _average_precision(model, validation, config, device)
@@ -122,7 +123,7 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
                     raise
                 # What is to become a bottom-up network may see people everywhere at first.
                 log.warning("epoch %d: AP cannot be measured yet: %s", epoch + 1, error)
-            note = "" if ap is None else f", AP {ap:.3f}"
+        note = "" if ap is None else f", AP {ap:.3f}"
         log.info("epoch %d of %d: loss %.6f%s", epoch + 1, config.epochs, losses[-1], note)
         if not last and (epoch + 1) % config.save_every == 0:
             _save(model, interim, config, dataset, epoch + 1, ap)
@@ -283,7 +284,7 @@ def _average_precision(
 
 def _predictor(model: nn.Module, device: torch.device) -> Predict:
     def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             *_, last = _maps_of_stages(model, torch.from_numpy(images).to(device))
         maps: npt.NDArray[np.float32] = last.cpu().numpy()
         return maps

@@ -128,6 +128,7 @@ def test_a_real_model_is_judged_by_pckh(
     }
     run = run_dag(home, s3_server, settings)
     measured = run.measured()
+    print(preset, "mean PCKh of 5 persons:", {form: round(one["stats"]["mean"], 1) for form, one in measured.items()})
     assert measured["fp32"]["fingerprint"]["metric"] == "mpii_pckh"
     assert measured["fp32"]["fingerprint"]["num_persons"] == 5
     assert measured["fp32"]["stats"]["num_joints"] == 66

@@ -232,12 +232,13 @@ MPII_SOURCES: dict[str, Callable[[Path, Path], tuple[object, ...]]] = {
 @pytest.mark.parametrize("form", list(MPII_SOURCES))
 def test_mpii_is_the_same_whatever_the_way(mpii: Path, cache: Path, tmp_path: Path, form: str) -> None:
     (mpii / "images" / "unlisted.jpg").touch()
-    root, found = fetch_in(MPII_SOURCES[form](mpii, tmp_path), cache)
+    sources = MPII_SOURCES[form](mpii, tmp_path)
+    root, found = fetch_in(sources, cache)
     assert (found.digest, found.num_files) == (mpii_digest(mpii, cache), 2 + 1 + 6)
     data = load_mpii(root, "valid")
     assert all(data.image_path(person).is_file() for person in data.persons)
     assert len(load_truth(data).joints) == 4
-    assert fetch_in(MPII_SOURCES[form](mpii, tmp_path), cache)[0] == root
+    assert fetch_in(sources, cache)[0] == root
 
 
 def fetch_in(sources: tuple[object, ...], cache: Path) -> tuple[Path, FetchedDataset]:

@@ -10,7 +10,7 @@ import pytest
 import tiny_networks as tiny
 
 from hpe_tasks.config import ModelConfig
-from hpe_tasks.errors import CheckpointError, ConfigError
+from hpe_tasks.errors import CheckpointError
 from hpe_tasks.onnx_session import onnx_predictor
 
 CONFIG = tiny.onnx_config(codec="paf", joint_names=None, input_width=64, input_height=48)
@@ -106,9 +106,3 @@ def test_a_square_input_has_one_orientation(tmp_path: Path) -> None:
     config = ModelConfig.model_validate(CONFIG.model_dump() | {"input_width": 48})
     run = onnx_predictor(write(tmp_path / "model.onnx", shape=(1, 3, 48, 48)), config)
     assert run(np.zeros((2, 3, 48, 48), np.float32)).shape == (2, 57, 6, 6)
-
-
-def test_one_output_name_is_refused(tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"output_name": "heatmaps"})
-    with pytest.raises(ConfigError, match=r"model\.output_name names one output"):
-        onnx_predictor(write(tmp_path / "model.onnx"), config)

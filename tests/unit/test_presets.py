@@ -29,6 +29,9 @@ def test_the_users_own_data_set_is_not_fetched_image_by_image(tmp_path: Path) ->
     own = load_config("aimet_pose_coco2014", overrides={"dataset.source": "/data/coco"})
     assert not own.dataset.images_by_url
     assert own.dataset.evaluation_split == "val2014"
+    archives = load_config("aimet_pose_coco2014", overrides={"dataset.image_archives": ["val2014.zip"]})
+    assert not archives.dataset.images_by_url
+    assert archives.dataset.source == published.dataset.source
     again = {"dataset.source": "http://mirror/annotations.zip", "dataset.images_by_url": True}
     assert load_config("aimet_pose_coco2014", overrides=again).dataset.images_by_url
     file = tmp_path / "run.yaml"
@@ -91,7 +94,10 @@ def test_trainings_by_name_or_by_settings() -> None:
         pytest.param("sample", {"dataset.valid_images": "x"}, "valid_images is for kind 'mpii'", id="valid images"),
         pytest.param("sample", {"dataset.kind": "mpii", "gate.metric": "pckh"}, "for kind 'coco'", id="sample mpii"),
         pytest.param(
-            "aimet_pose_coco2014", {"dataset.image_archives": ["a.zip"]}, "exclude one another", id="url and archives"
+            "aimet_pose_coco2014",
+            {"dataset.image_archives": ["a.zip"], "dataset.images_by_url": True},
+            "exclude one another",
+            id="url and archives",
         ),
     ],
 )

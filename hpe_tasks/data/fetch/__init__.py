@@ -221,11 +221,13 @@ def _image_names(path: Path) -> list[str]:
 
 
 def _converted(original: Path, cache: Path, valid_images: list[str] | None) -> Path:
+    from hpe_tasks.data.mpii import mat
     from hpe_tasks.data.mpii import original as mpii_original
 
     digests = DigestCache(cache / "digests" / "archives.json")
     # Annotations that other code converted are others.
-    key = digest_of([digests.sha256(original.resolve()), sha256_file(Path(mpii_original.__file__)), valid_images])
+    code = [sha256_file(Path(file)) for file in (mpii_original.__file__, mat.__file__)]
+    key = digest_of([digests.sha256(original.resolve()), code, valid_images])
     digests.save()
     folder = cache / "converted" / key[:16]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpe_tasks.config import DatasetConfig
-from hpe_tasks.data import calibration
+from hpe_tasks.data import calibration, coco
 from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, annotation_path, image_folder, parse_coco, read_annotations
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
@@ -55,7 +55,7 @@ def fetch_needed_images(
     contents = {split: digests.sha256(annotation_path(annotations, split).resolve()) for split in wanted}
     digests.save()
     # Images that other code chooses are another selection.
-    code = [sha256_file(Path(file)) for file in (calibration.__file__, __file__)]
+    code = [sha256_file(Path(file)) for file in (calibration.__file__, coco.__file__, __file__)]
     folder = cache / "selections" / digest_of([wanted, contents, code])[:16]
 
     def fill(working: Path) -> None:

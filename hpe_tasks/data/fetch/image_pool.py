@@ -217,7 +217,7 @@ class _StoppedError(TransientError):
 
 
 class Throttle:
-    """Sends requests of several threads, evenly spread and never more than `per_second`; closes its connections.
+    """Sends requests of several threads, evenly spread, on average at most `per_second`; closes its connections.
 
     Attributes:
         refusal: Set when a server asked for a pause that is longer than `longest_pause_s`.
