@@ -32,7 +32,6 @@ def evaluate_file(
     """
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.data.fetch import fetch_dataset as fetch
-    from hpe_tasks.data.fetch.trust import check_trusted
     from hpe_tasks.data.splits import load_split
     from hpe_tasks.evaluation import evaluate
     from hpe_tasks.inference import fp32_predictor
@@ -41,16 +40,7 @@ def evaluate_file(
     # Nothing is calibrated here: the split that is measured is all that the data set must hold.
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
-    checkpoint = checkpoint_file(config.model, cache, s3)
-    records = LocalWorkspace(cache)
-    check_trusted(
-        config.model.checkpoint,
-        sha256_file(checkpoint),
-        config.model.checkpoint_sha256,
-        option="model.checkpoint_sha256",
-        read=records.read,
-        write=records.write,
-    )
+    checkpoint = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache))
     with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
         file = predictions or Path(folder) / "predictions.json"
         return evaluate(

@@ -31,7 +31,7 @@ from hpe_tasks.results import (
     RunReport,
 )
 from hpe_tasks.runs import LATEST, STEPS, Run, open_run, step
-from hpe_tasks.workspace import Scratch, digest_of, sha256_file
+from hpe_tasks.workspace import Scratch, Workspace, digest_of, sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -76,33 +76,38 @@ def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
     return fetched
 
 
-def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client]) -> Path:
-    """The checkpoint on this machine, downloaded if it is not there yet."""
+def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client], records: Workspace) -> Path:
+    """The checkpoint on this machine, downloaded if it is not there yet.
+
+    Args:
+        model: Names the checkpoint, and the SHA-256 that it must have.
+        cache: Folder of this machine for downloads.
+        s3: Makes the S3 client, when one is needed.
+        records: Keeps what each address gave when it was first used: it must give the same again.
+    """
     from hpe_tasks.data.fetch.download import fetch_file
+    from hpe_tasks.data.fetch.trust import check_trusted
     from hpe_tasks.models.checkpoint import sample_checkpoint
 
     if model.checkpoint == SAMPLE:
         return sample_checkpoint()
     # One folder for each address: two files of one name must not take each other's place.
     folder = cache / "checkpoints" / digest_of(model.checkpoint)[:16]
-    return fetch_file(model.checkpoint, folder, sha256=model.checkpoint_sha256, s3=s3)
+    file = fetch_file(model.checkpoint, folder, sha256=model.checkpoint_sha256, s3=s3)
+    check_trusted(
+        model.checkpoint,
+        sha256_file(file),
+        model.checkpoint_sha256,
+        option="model.checkpoint_sha256",
+        read=records.read,
+        write=records.write,
+    )
+    return file
 
 
 def _checkpoint_digest(run: Run) -> str:
-    from hpe_tasks.data.fetch.trust import check_trusted
-
-    model, workspace = run.config.model, run.workspace
-    file = checkpoint_file(model, run.cache, run.s3)
-    found = sha256_file(file)
-    check_trusted(
-        model.checkpoint,
-        found,
-        model.checkpoint_sha256,
-        option="model.checkpoint_sha256",
-        read=workspace.read,
-        write=workspace.write,
-    )
-    return digest_of([model.checkpoint, file.name, found])
+    file = checkpoint_file(run.config.model, run.cache, run.s3, run.workspace)
+    return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
 
 
 @step(FetchedCheckpoint, found=_checkpoint_digest)
@@ -110,7 +115,7 @@ def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace."""
     from hpe_tasks.data.fetch.transports import shown_address
 
-    file = checkpoint_file(run.config.model, run.cache, run.s3)
+    file = checkpoint_file(run.config.model, run.cache, run.s3, run.workspace)
     kept = scratch.path / file.name
     shutil.copyfile(file, kept)
     return FetchedCheckpoint(source=shown_address(run.config.model.checkpoint), file=scratch.artifact(kept))
