@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +143,13 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
         out: The file to write, `*.safetensors`.
 
     Returns:
-        The last stage's result.
+        The last stage's result, with the time of all of them.
 
     Raises:
         As `train`.
     """
     *before, last = stages
+    started = time.monotonic()
     previous: Path | None = None
     for number, stage in enumerate(before, start=1):
         log.info("stage %d of %d", number, len(stages))
@@ -160,7 +161,7 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
     result = train(_starting_from(last, previous), root, out)
     if previous is not None:
         previous.unlink()
-    return result
+    return replace(result, seconds=time.monotonic() - started)
 
 
 def _starting_from(stage: TrainingConfig, weights: Path | None) -> TrainingConfig:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,10 @@ def test_stages_follow_each_other_and_leave_one_file(
     first = config(epochs=1, learning_rate=0.01)
     second = config(epochs=1, learning_rate=1e-9, weight_decay=0.0, input_width=96)
     alone = train(first, dataset, tmp_path / "alone" / "w.safetensors")
+    started = time.monotonic()
     staged = train_stages([first, second], dataset, tmp_path / "staged" / "w.safetensors")
+    # Of both stages: the last alone takes about half.
+    assert staged.seconds > 0.9 * (time.monotonic() - started)
     assert [path.name for path in (tmp_path / "staged").iterdir()] == ["w.safetensors"]
     expected, weights = load_file(alone.checkpoint), load_file(staged.checkpoint)
     assert torch.allclose(expected[last], weights[last], atol=1e-6)
