@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from hpe_tasks.accuracy import METRICS, MetricKey, metric_of, unreadable_text
 from hpe_tasks.config import QuantizationRecipe
-from hpe_tasks.results import EvaluationReport, ProtocolFingerprint
-
-Runtime = Literal["fp32", "quantsim", "onnxruntime"]
+from hpe_tasks.results import EvaluationReport, ProtocolFingerprint, Runtime
 
 BOX_SOURCES: dict[str, str] = {
     "ground_truth": "annotated boxes",

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from hpe_tasks.config import Frozen, QuantizationRecipe
 
+Runtime = Literal["fp32", "quantsim", "onnxruntime"]
+"""What ran a network when it was measured."""
+
 
 class Artifact(Frozen):
     """A stored file that can be verified."""
@@ -182,7 +185,7 @@ class EvaluationReport(Record):
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
     """
 
-    runtime: Literal["fp32", "quantsim", "onnxruntime"]
+    runtime: Runtime
     stats: CocoStats | PckhStats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, NotApprovedError
@@ -29,6 +29,7 @@ from hpe_tasks.results import (
     QuantizedEvaluation,
     QuantizedModel,
     RunReport,
+    Runtime,
 )
 from hpe_tasks.runs import LATEST, STEPS, Run, open_run, step
 from hpe_tasks.workspace import Scratch, Workspace, digest_of, sha256_file
@@ -163,9 +164,7 @@ def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
     )
 
 
-def _evaluate(
-    run: Run, scratch: Scratch, runtime: Literal["fp32", "quantsim", "onnxruntime"], predict: Predict
-) -> EvaluationReport:
+def _evaluate(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) -> EvaluationReport:
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.evaluation import evaluate
 

@@ -5,7 +5,6 @@ Coordinates are pixels of the image as it is stored (an EXIF orientation is not 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.data.json_files import read_json
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.skeletons import COCO17
 
@@ -167,14 +167,7 @@ def read_annotations(path: Path) -> dict[str, Any]:
     Raises:
         DatasetError: The file is missing, is not JSON, or has another top level; names the file.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist.", hint=_LAYOUT_HINT) from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}.", hint="The file may be cut off: fetch it again.") from error
+    content = read_json(path, if_missing=_LAYOUT_HINT)
     if not isinstance(content, dict):
         raise DatasetError(f"{path} is not a COCO annotation file: its top level is no object.", hint=_LAYOUT_HINT)
     for name in ("images", "annotations", "categories"):

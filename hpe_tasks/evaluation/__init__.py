@@ -17,12 +17,12 @@ from hpe_tasks.data.mpii import MpiiKeypoints
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import bottom_up, coco, top_down
 from hpe_tasks.evaluation.mpii import evaluate_mpii
-from hpe_tasks.evaluation.request import RUNTIME_TITLES, FailedImages, Request, Runtime
+from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import Predict
-from hpe_tasks.results import Artifact, EvaluationReport, ProtocolFingerprint
+from hpe_tasks.results import Artifact, EvaluationReport, ProtocolFingerprint, Runtime
 from hpe_tasks.workspace import sha256_file
 
-__all__ = ["RUNTIME_TITLES", "Runtime", "evaluate"]
+__all__ = ["evaluate"]
 
 
 def evaluate(

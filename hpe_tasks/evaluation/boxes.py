@@ -5,13 +5,13 @@ They are taken as they are, as Simple Baselines takes them: only annotated boxes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.json_files import read_json
 from hpe_tasks.errors import DatasetError
 
 _HINT = "Give a JSON list of detections: image_id, category_id, bbox [x, y, w, h] in pixels, score."
@@ -52,14 +52,7 @@ def load_boxes(path: Path, dataset: CocoKeypoints, category_id: int) -> dict[int
 
 
 def _read_list(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist.", hint="Check dataset.boxes.") from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}.", hint="The file may be cut off: fetch it again.") from error
+    content = read_json(path, if_missing="Check dataset.boxes.")
     if not isinstance(content, list):
         raise DatasetError(f"{path} is no list of detections.", hint=_HINT)
     return content

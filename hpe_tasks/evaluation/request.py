@@ -12,9 +12,8 @@ from typing import Literal
 from hpe_tasks.config import EvaluationConfig, ModelConfig
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import Predict, Unreadable
-from hpe_tasks.results import Artifact, FailedImage
+from hpe_tasks.results import Artifact, FailedImage, Runtime
 
-Runtime = Literal["fp32", "quantsim", "onnxruntime"]
 RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 
 JointMap = tuple[tuple[str, int, int], ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.codecs.heatmap import BOX_PADDING
 from hpe_tasks.data.coco import is_safe_file_name
+from hpe_tasks.data.json_files import read_json
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.skeletons import MPII16
 
@@ -152,14 +152,7 @@ def read_records(path: Path) -> list[Any]:
     Raises:
         DatasetError: The file is missing or is not a JSON list.
     """
-    try:
-        rows = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist.", hint=_LAYOUT_HINT) from error
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON: {error}.", hint="The file may be cut off: fetch it again.") from error
+    rows = read_json(path, if_missing=_LAYOUT_HINT)
     if not isinstance(rows, list):
         raise DatasetError(
             f"{path} is not an MPII annotation file: its top level is no list of persons.", hint=_LAYOUT_HINT
