@@ -38,25 +38,13 @@ def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predic
     if config.architecture == "onnx":
         return onnx_predictor(checkpoint, config)
 
-    import torch
-
     from hpe_tasks.models import build_model
     from hpe_tasks.models.checkpoint import load_checkpoint
-    from hpe_tasks.models.full_precision import full_float32
+    from hpe_tasks.models.full_precision import as_function
 
     network = build_model(config)
     load_checkpoint(network, checkpoint)
-    network = network.to(device).eval()
-
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode(), full_float32():
-            maps = network(torch.from_numpy(images).to(device))
-            if isinstance(maps, tuple):  # part-affinity fields and heatmaps
-                maps = torch.cat(maps, dim=1)
-        result: NDArray[np.float32] = maps.float().cpu().numpy()
-        return result
-
-    return run
+    return as_function(network.to(device).eval(), device)
 
 
 def check_maps(maps: NDArray[np.float32], files: Sequence[str], channels: int, what: str) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 
 def full_float32() -> AbstractContextManager[None]:
@@ -16,3 +20,19 @@ def full_float32() -> AbstractContextManager[None]:
         enabled=True, deterministic=True, allow_tf32=False
     )
     return context
+
+
+def as_function(network: nn.Module, device: str | torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Give a network that is on the device as a function from images N×3×H×W to maps N×C×h×w, both float32 in NumPy.
+
+    Of a network with several outputs these are the last two, joined: its last part-affinity fields and heatmaps.
+    """
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode(), full_float32():
+            output = network(torch.from_numpy(images).to(device))
+            joined = output if isinstance(output, torch.Tensor) else torch.cat(output[-2:], dim=1)
+            maps: NDArray[np.float32] = joined.float().cpu().numpy()
+        return maps
+
+    return run

@@ -18,7 +18,7 @@ from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.models.full_precision import full_float32
+from hpe_tasks.models.full_precision import as_function, full_float32
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -100,16 +100,7 @@ def predictor(
 
 def as_predictor(sim: Any, device: str) -> Callable[[np.ndarray], np.ndarray]:
     """A simulation as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
-    network = sim.model.eval()
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), full_float32():
-            output = network(torch.from_numpy(images).to(device))
-            joined = output if isinstance(output, torch.Tensor) else torch.cat(output, dim=1)
-            maps: np.ndarray = joined.float().cpu().numpy()
-        return maps
-
-    return predict
+    return as_function(sim.model.eval(), device)
 
 
 def example_input(config: ModelConfig, device: str = "cpu") -> torch.Tensor:

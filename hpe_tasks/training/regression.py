@@ -23,8 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -33,11 +31,10 @@ from hpe_tasks.config import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
-from hpe_tasks.inference import Predict
 from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.models.full_precision import full_float32
+from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.progress import track
 from hpe_tasks.results import Artifact, CocoStats
 from hpe_tasks.training.config import TrainingConfig
@@ -271,7 +268,7 @@ def _average_precision(
     with tempfile.TemporaryDirectory() as folder:
         report = evaluate(
             validation,
-            _predictor(plain, device),
+            as_function(plain, device),
             config.model_config_for("unused"),
             EvaluationConfig(batch_size=config.batch_size),
             runtime="fp32",
@@ -281,16 +278,6 @@ def _average_precision(
             artifact=lambda path: Artifact(uri=path.as_uri(), sha256="", size_bytes=path.stat().st_size),
         )
     return report.stats.ap if isinstance(report.stats, CocoStats) else None
-
-
-def _predictor(model: nn.Module, device: torch.device) -> Predict:
-    def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        with torch.inference_mode(), full_float32():
-            *_, last = _maps_of_stages(model, torch.from_numpy(images).to(device))
-        maps: npt.NDArray[np.float32] = last.cpu().numpy()
-        return maps
-
-    return run
 
 
 def _save(
