@@ -52,7 +52,7 @@ def browser_page(airflow_server: AirflowServer, chromium: str) -> Iterator[Page]
         page.fill("input[name=username]", "operator")
         page.fill("input[name=password]", airflow_server.passwords["operator"])
         page.click("button[type=submit]")
-        expect(page.get_by_role("link", name="Dags")).to_be_visible()
+        expect(page.get_by_role("link", name="Dags", exact=True)).to_be_visible()
         yield page
         browser.close()
 
