@@ -248,12 +248,29 @@ class QuantizationRecipe(Frozen):
         description="AIMET quantization configuration (.json) in place of the recipe's own.",
     )
     calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
+    four_phase_deconvolution: bool = Field(
+        default=True,
+        description="Export each 4x4 transposed convolution of stride 2 as the four convolutions that it is equal to: "
+        "onnxruntime runs those in int8, and the transposed one in float.",
+    )
+    reduce_range: bool = Field(
+        default=False,
+        description="Use 7 of the 8 bits of weights: CPUs without VNNI instructions saturate when they add up products "
+        "of full 8-bit weights.",
+    )
 
     @property
     def name(self) -> str:
         """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
         equalized = "_cle" if self.cross_layer_equalization else ""
-        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}"
+        reduced = "_reduced" if self.reduce_range else ""
+        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}{reduced}"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reduce_range and (self.param_bw, self.activation_bw) != (8, 8):
+            raise ValueError("reduce_range is for 8-bit weights and activations: set param_bw and activation_bw to 8")
+        return self
 
 
 RECIPES: dict[str, QuantizationRecipe] = {
@@ -322,6 +339,13 @@ class GateLimits(Frozen):
     min_int8_mac_share: float = Field(
         default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."
     )
+    min_kernel_sqnr_db: float = Field(
+        default=25.0,
+        ge=0,
+        le=200,
+        description="Smallest signal-to-noise ratio, in dB, of the maps that onnxruntime's int8 kernels give on this "
+        "CPU to those of the same file without optimizations: sums that saturate take it far down.",
+    )
     max_size_mb: float = Field(default=40.0, gt=0, description="Largest size of the exported file in MB (1e6 bytes).")
 
 
@@ -335,6 +359,15 @@ class DestinationConfig(Frozen):
     )
     name: Slug = Field(default="pose", description="Name of the model in the registry.")
     channel: Slug = Field(default="staging", description="Channel that is moved to the new version.")
+    smoke_test: bool = Field(
+        default=False,
+        description="Before the channel moves, build the Lambda package, run it in the Runtime Interface Emulator on "
+        "this machine, and compare what it finds in the golden images with what was measured.",
+    )
+    require_signature: bool = Field(
+        default=False,
+        description="Publish only with an Ed25519 signature over the manifest: see the README on signing keys.",
+    )
 
 
 class RunConfig(Frozen):

@@ -183,6 +183,7 @@ class EvaluationReport(Record):
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.
         failed_images: Images that could not be read or do not fit their records; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
+        cpu_features: int8 features of the CPU that it was measured on, such as `avx512_vnni`.
     """
 
     runtime: Runtime
@@ -193,6 +194,7 @@ class EvaluationReport(Record):
     predictions: Artifact
     failed_images: tuple[FailedImage, ...] = ()
     images_per_second: float
+    cpu_features: tuple[str, ...]
 
     @property
     def accuracy(self) -> float | None:
@@ -255,11 +257,31 @@ class ExportedModel(Record):
     placement: PlacementAudit
 
 
+class KernelAgreement(Frozen):
+    """What onnxruntime's int8 kernels make of the exported file on this CPU, against the same file unoptimized.
+
+    Unoptimized, every quantized operator runs in float between its conversions, so nothing can saturate. On a CPU
+    without VNNI instructions the optimized graph's sums can.
+
+    Attributes:
+        sqnr_db: Signal-to-noise ratio of the optimized graph's maps; None where they are equal.
+        max_difference: Largest difference of a value.
+        num_images: Images, or crops of persons, that were compared.
+        cpu_features: int8 features of the CPU.
+    """
+
+    sqnr_db: float | None
+    max_difference: float
+    num_images: int = Field(ge=1)
+    cpu_features: tuple[str, ...]
+
+
 class QuantizedEvaluation(Record):
     """QuantSim and the exported file, measured on the same persons."""
 
     quantsim: EvaluationReport
     onnx: EvaluationReport
+    kernels: KernelAgreement
 
 
 class GateCheck(Frozen):
@@ -288,10 +310,62 @@ class GateDecision(Record):
 
 
 class PublishedModel(Record):
-    """A version in the registry.
+    """A version in the registry; no channel points to it yet.
 
     Attributes:
         created: False when the same content had been published before.
+        signed_by: SHA-256 of the public key that the manifest's signature belongs to; None without a signature.
+    """
+
+    registry: str
+    name: str
+    version: str
+    manifest: Artifact
+    created: bool
+    signed_by: str | None = None
+
+
+class SmokedImage(Frozen):
+    """A golden image as the function saw it.
+
+    Attributes:
+        image: Role of the image in the manifest.
+        people: People that it found.
+        expected: People that were measured.
+        min_oks: Similarity (OKS) of the least similar person in [0, 1]; None where nobody was expected.
+        duration_ms: Time of the invocation, as its log says.
+    """
+
+    image: str
+    people: int
+    expected: int
+    min_oks: float | None
+    duration_ms: float
+
+
+class SmokeTest(Record):
+    """What the built Lambda package made of a published version's golden images, in the emulator.
+
+    Attributes:
+        package_sha256: Of the .zip.
+        zipped_bytes: Its size.
+        unzipped_bytes: Size of its content, which Lambda limits to 250 MB.
+        cold_start_ms: From the start of the process to the first answer.
+        python: Version of the interpreter that ran it.
+    """
+
+    package_sha256: str
+    zipped_bytes: int
+    unzipped_bytes: int
+    cold_start_ms: float
+    python: str
+    images: tuple[SmokedImage, ...]
+
+
+class PromotedModel(Record):
+    """A channel that serves the run's version now.
+
+    Attributes:
         previous_version: What the channel pointed to; None for a new channel.
     """
 
@@ -299,8 +373,6 @@ class PublishedModel(Record):
     name: str
     version: str
     channel: str
-    manifest: Artifact
-    created: bool
     previous_version: str | None
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -33,6 +33,7 @@ from hpe_tasks.results import (
     FetchedCheckpoint,
     FetchedDataset,
     GateDecision,
+    KernelAgreement,
     PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
@@ -108,6 +109,32 @@ class Serving(Frozen):
     flip_pairs: tuple[tuple[int, int], ...]
 
 
+class GoldenPerson(Frozen):
+    """A person as the exported file found it when it was measured.
+
+    Attributes:
+        box: (x, y, w, h) that the person was cut out by, in pixels; None with codec `paf`.
+        joints: (x, y, score) of each joint in the order of `Serving.joints`; None for a joint that was not found.
+    """
+
+    box: tuple[float, float, float, float] | None
+    joints: tuple[tuple[float, float, float] | None, ...]
+
+
+class GoldenImage(Frozen):
+    """An evaluation image that tells whether a function serves this version as it was measured.
+
+    Attributes:
+        file: Role of the image among the version's files.
+        people: Everybody whom the exported file found in it.
+    """
+
+    file: Slug
+    width: int
+    height: int
+    people: tuple[GoldenPerson, ...]
+
+
 class Metrics(Frozen):
     """Accuracy of one form of the model; sample counts are in the fingerprint.
 
@@ -181,8 +208,10 @@ class ModelManifest(Record):
     fp32: Metrics
     quantsim: Metrics
     onnx: Metrics
+    kernels: KernelAgreement
     gate: GateDecision
     placement: PlacementAudit
+    golden: tuple[GoldenImage, ...] = ()
     fp32_size_bytes: int
     opset: int
     provenance: Provenance
@@ -226,11 +255,13 @@ def build_manifest(
     created_by: str,
     created_at: datetime,
     git_commit: str | None = None,
+    golden: Iterable[GoldenImage] = (),
     other_files: Mapping[str, Artifact] | None = None,
 ) -> ModelManifest:
     """Describe a run's exported model, ready to be published, from what the run's steps produced.
 
-    `other_files` are published beside `model` and `encodings`, by role; `created_at` is aware of its time zone.
+    `other_files` are published beside `model` and `encodings`, by role: the golden images among them. `created_at` is
+    aware of its time zone.
 
     Raises:
         BadInputError: The exported file names no input or no output.
@@ -250,8 +281,10 @@ def build_manifest(
         fp32=Metrics.of(fp32),
         quantsim=Metrics.of(evaluation.quantsim),
         onnx=Metrics.of(evaluation.onnx),
+        kernels=evaluation.kernels,
         gate=gate,
         placement=exported.placement,
+        golden=tuple(golden),
         fp32_size_bytes=exported.fp32_size_bytes,
         opset=exported.opset,
         provenance=Provenance(
