@@ -6,9 +6,16 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 PYTHON ?= python3.11
+# Lambda's Python, for the function's emulator and for compiling its package; uv finds or fetches one if pyenv has none.
+LAMBDA_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python3.13) 3.13)
 PRESET ?= sample
 CONF ?= {}
 PORT ?= 8080
+# What `make serve` serves: what `make run` publishes, or with PACKAGE the model in an unpacked Lambda package.
+REGISTRY ?= s3://hpe-models/registry
+MODEL ?= sample-pose
+CHANNEL ?= staging
+PACKAGE ?=
 # `embedded` starts an S3 server in this folder; `environment` uses the AWS variables and files that you have set.
 S3 ?= embedded
 
@@ -32,7 +39,10 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 STORE := $(BIN)/python -m hpe_tasks.object_store
-LOCK := $(UV) pip compile --quiet --generate-hashes --no-header --python-version 3.11
+LOCK := $(UV) pip compile --quiet --generate-hashes --no-header
+LOCK_311 := $(LOCK) --python-version 3.11
+# The Lambda package takes wheels only, in the versions that the tests run with.
+LOCK_LAMBDA := $(LOCK) --python-version 3.13 --only-binary :all: --group lambda -c requirements.txt
 
 # Shell commands that point AWS clients to the embedded server, which they start if it does not run yet.
 ifeq ($(S3),embedded)
@@ -47,8 +57,9 @@ help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"; echo
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | sed 's/[$$][$$]/$$/' | expand -t 12
 	@echo; echo "Variables of run: PRESET=$(PRESET) CONF='{\"gate.min_ap\": 0.5}' S3=embedded|environment; of ui: PORT=$(PORT)"
+	@echo "Variables of serve: MODEL=$(MODEL) CHANNEL=$(CHANNEL) REGISTRY=$(REGISTRY) PACKAGE=folder PORT=8090"
 
-setup: .airflow/ready .venv-object-store/ready ## Install everything and prepare Airflow's database
+setup: .airflow/ready .venv-object-store/ready .venv-lambda/ready ## Install everything and prepare Airflow's database
 
 run: setup ## Quantize, prove and publish a model with the DAG; ends with the table of results
 	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset "$$PRESET" --conf "$$CONF"
@@ -59,6 +70,11 @@ test: setup ## Run the whole test suite
 
 ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 	@$(WITH_S3) exec $(BIN)/python tools/ui.py --port $(PORT)
+
+serve: PORT = 8090
+serve: setup ## Serve a published model on this machine, with a page to drop pictures on; Ctrl-C stops it
+	@$(if $(PACKAGE),,$(WITH_S3)) exec $(BIN)/hpe serve --port $(PORT) \
+	  $(if $(PACKAGE),--package '$(PACKAGE)','$(MODEL)' --channel '$(CHANNEL)' --registry '$(REGISTRY)')
 
 env: setup ## Print settings for a shell of your own, to be used as: eval "$$(make env)"
 	@printf 'export %s\n' 'AIRFLOW_HOME=$(AIRFLOW_HOME)' 'HPE_WORKSPACE=$(HPE_WORKSPACE)' 'HPE_CACHE=$(HPE_CACHE)' \
@@ -79,13 +95,16 @@ format: .venv/ready ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .
 
 lock: $(UV) ## Resolve the dependencies anew into the hashed requirements.txt files
-	@$(LOCK) --all-extras pyproject.toml -o requirements.txt
-	@$(LOCK) --extra scheduler pyproject.toml -c requirements.txt -o docker/airflow/requirements.txt
-	@$(LOCK) --extra worker pyproject.toml -c requirements.txt -o docker/worker/requirements.txt
-	@$(LOCK) docker/object-store/requirements.in -o docker/object-store/requirements.txt
+	@$(LOCK_311) --all-extras --group lambda pyproject.toml -o requirements.txt
+	@$(LOCK_311) --extra scheduler pyproject.toml -c requirements.txt -o docker/airflow/requirements.txt
+	@$(LOCK_311) --extra worker pyproject.toml -c requirements.txt -o docker/worker/requirements.txt
+	@$(LOCK_311) docker/object-store/requirements.in -o docker/object-store/requirements.txt
+	@$(LOCK) --python-version 3.13 docker/lambda/requirements.in -o docker/lambda/requirements.txt
+	@$(LOCK_LAMBDA) --python-platform x86_64-manylinux_2_28 -o hpe_tasks/packaging/requirements-x86_64.txt
+	@$(LOCK_LAMBDA) --python-platform aarch64-manylinux_2_28 -o hpe_tasks/packaging/requirements-arm64.txt
 
 clean: stop ## Remove everything that was generated, the libraries included
-	@rm -rf .venv .venv-object-store .cache .airflow .hpe build dist *.egg-info \
+	@rm -rf .venv .venv-object-store .venv-lambda .cache .airflow .hpe build dist *.egg-info \
 	  .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage* htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -106,6 +125,12 @@ $(UV):
 	@echo "Installing the S3 server …" >&2
 	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-object-store
 	@$(UV) pip sync --quiet --python .venv-object-store/bin/python --require-hashes $<
+	@touch $@
+
+.venv-lambda/ready: docker/lambda/requirements.txt | .venv/ready
+	@echo "Installing Lambda's emulator and SAM …" >&2
+	@$(UV) venv --quiet --clear --python $(LAMBDA_PYTHON) .venv-lambda
+	@$(UV) pip sync --quiet --python .venv-lambda/bin/python --require-hashes $<
 	@touch $@
 
 .airflow/ready: .venv/ready airflow.cfg

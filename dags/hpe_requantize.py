@@ -20,7 +20,7 @@ from hpe_tasks import steps
 from hpe_tasks.results import GateDecision
 
 PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
-"""Changes with each published version; its events carry `name`, `version`, `channel` and `registry`."""
+"""Changes when a channel serves a published version; its events carry `name`, `version`, `channel` and `registry`."""
 
 SCHEDULE = os.environ.get("HPE_REQUANTIZE_SCHEDULE") or None
 """When to run by itself, such as `@weekly` or a cron expression; off by default. Runs use the form's defaults."""
@@ -34,14 +34,22 @@ Turns a human-pose checkpoint into an int8 ONNX model, proves the exported file,
 or `http(s)://`; COCO or MPII layout, see `dataset.kind`), and what the model must reach under *Gate*. An empty field
 means "as in the preset".
 
-**Where the result is:** the tasks `gate`, `publish` and `report` have a button *Report* on their *Details* tab, and
-`publish` has *Published version*, which opens the manifest. A run whose gate failed is green with `publish` skipped:
-the reason is the XCom `reason` of `publish`, and in its log and the report.
+**Where the result is:** the tasks from `gate` on have a button *Report* on their *Details* tab, and `publish`,
+`smoke_test_lambda` and `promote` have *Published version*, which opens the manifest. A run whose gate failed is green
+with `publish` and what follows skipped: the reason is the XCom `reason` of `publish`, and in its log and the report.
+
+**Before a channel serves it:** `publish` stores the version and moves nothing. With `destination.smoke_test` the task
+`smoke_test_lambda` then runs the built Lambda package in AWS's Runtime Interface Emulator, and compares what it finds
+in the version's golden images with what was measured. Only `promote` moves the channel, and it does not run when the
+smoke test fails: the channel serves what it served before.
 
 **When it fails:** the last line of the failed task's log says what is wrong and what to do. Network errors are tried
 again by themselves. After mending anything else, clear the failed task: finished steps are not repeated.
 
 **S3:** endpoint and credentials come from the connection `hpe_s3` (type `aws`), or from the usual AWS variables.
+
+**Signatures:** with a private Ed25519 key in the connection `hpe_signing` (or in the file that `HPE_SIGNING_KEY` names)
+manifests are signed; `destination.require_signature` refuses to publish without.
 
 **Weekly:** set `HPE_REQUANTIZE_SCHEDULE=@weekly` for the DAG processor and unpause the DAG; `HPE_REQUANTIZE_PARAMS`
 holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50", "dataset.source": "s3://…"}`.
@@ -106,17 +114,31 @@ def hpe_requantize() -> None:
         decision = steps.gate(open_run_from_context())
         return "passed" if decision.passed else decision.reason
 
-    @task(outlets=[PUBLISHED_MODEL], execution_timeout=timedelta(hours=1))
-    def publish(*, ti: Any = None, outlet_events: Any = None) -> str:
-        """Publish the model, or skip with the reason why not."""
+    @task(execution_timeout=timedelta(hours=1))
+    def publish(*, ti: Any = None) -> str:
+        """Put the model into the registry, or skip with the reason why not."""
         run = open_run_from_context()
         decision = run.load(GateDecision)
         if decision is not None and not decision.passed:
             ti.xcom_push("reason", decision.reason)
             raise AirflowSkipException(f"Not published: {decision.reason}")
-        published = steps.publish(run)
-        outlet_events[PUBLISHED_MODEL].extra = published.model_dump(include={"name", "version", "channel", "registry"})
-        return published.manifest.uri
+        return steps.publish(run).manifest.uri
+
+    @task(execution_timeout=timedelta(hours=1))
+    def smoke_test_lambda() -> str:
+        """Run the Lambda package with the published version, unless that is switched off."""
+        run = open_run_from_context()
+        if not run.config.destination.smoke_test:
+            raise AirflowSkipException("No smoke test: destination.smoke_test is off.")
+        return steps.smoke_test_lambda(run).package_sha256
+
+    # A smoke test that is switched off is no reason not to promote; nothing published is.
+    @task(outlets=[PUBLISHED_MODEL], trigger_rule="none_failed_min_one_success", execution_timeout=timedelta(hours=1))
+    def promote(*, outlet_events: Any = None) -> str:
+        """Let the channel serve the published version."""
+        promoted = steps.promote(open_run_from_context())
+        outlet_events[PUBLISHED_MODEL].extra = promoted.model_dump(include={"name", "version", "channel", "registry"})
+        return promoted.version
 
     @task(execution_timeout=timedelta(hours=1))
     def report() -> str:
@@ -126,14 +148,17 @@ def hpe_requantize() -> None:
     dataset, checkpoint, validated = fetch_dataset(), fetch_checkpoint(), validate_dataset()
     decided = with_links(gate(), ReportLink())
     published = with_links(publish(), ReportLink(), VersionLink())
+    tested = with_links(smoke_test_lambda(), ReportLink(), VersionLink())
+    promoted = with_links(promote(), ReportLink(), VersionLink())
     reported = with_links(report(), ReportLink())
 
     dataset >> validated
     [validated, checkpoint] >> evaluate_fp32() >> quantize() >> export_onnx() >> evaluate_quantized() >> decided
-    decided >> published
+    decided >> published >> tested
+    [published, tested] >> promoted
     # A teardown runs after all the others, failed or not, and leaves the run's state to them. (With
     # on_failure_fail_dagrun Airflow takes the report's success for the run's.)
-    [validated, checkpoint, published] >> reported.as_teardown()
+    [validated, checkpoint, promoted] >> reported.as_teardown()
 
 
 hpe_requantize()

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from hpe_tasks.lambda_commands import lambda_app
+from hpe_tasks.local_service.command import serve
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -56,6 +59,7 @@ def _options(
 
 channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
 app.add_typer(channel_app, name="channel")
+app.add_typer(lambda_app, name="lambda")
 
 PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset; `hpe presets` lists them.")]
 ConfigOption = Annotated[
@@ -77,7 +81,9 @@ STEP_COMMANDS = {
     "export_onnx": "Write the int8 ONNX file and audit where its arithmetic runs.",
     "evaluate_quantized": "Measure QuantSim and the exported file.",
     "gate": "Decide whether the exported file may be published.",
-    "publish": "Put the model into the registry and move the channel.",
+    "publish": "Put the model into the registry.",
+    "smoke_test_lambda": "Run the built Lambda package with the published version's golden images.",
+    "promote": "Point the channel to the published version.",
     "report": "Write the run's HTML report.",
 }
 
@@ -117,7 +123,14 @@ def _open(preset: str | None, file: Path | None, settings: list[str] | None, nam
 
     places = Settings.from_environment()
     config = _config(preset, file, settings)
-    return open_run(config, workspace=places.workspace, cache=places.cache, name=name, s3=make_client)
+    return open_run(
+        config,
+        workspace=places.workspace,
+        cache=places.cache,
+        name=name,
+        s3=make_client,
+        signing_key=places.read_signing_key,
+    )
 
 
 def _print_json(record: BaseModel) -> None:
@@ -173,7 +186,7 @@ def run_all(
     run = _open(preset, config, settings, name)
     try:
         for step, info in STEPS.items():
-            if step == "report":
+            if step == "report" or (step == "smoke_test_lambda" and not run.config.destination.smoke_test):
                 continue
             if step == "publish":
                 decision = run.get(GateDecision)
@@ -427,7 +440,9 @@ def channel_promote(
     as_json: JsonOption = False,
 ) -> None:
     """Let a channel serve a version that is in the registry."""
-    _print_channel(_registry(registry).promote(name, version, channel), as_json)
+    stored = _registry(registry)
+    stored.promote(name, version, channel)
+    _print_channel(stored.show(name, channel), as_json)
 
 
 @channel_app.command("rollback")
@@ -439,6 +454,24 @@ def channel_rollback(
 ) -> None:
     """Let a channel serve what it served before."""
     _print_channel(_registry(registry).rollback(name, channel), as_json)
+
+
+@app.command("public-key")
+def public_key() -> None:
+    """Print the public key of HPE_SIGNING_KEY, as the Lambda function's HPE_PUBLIC_KEY takes it."""
+    import base64
+
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.settings import Settings
+    from hpe_tasks.signing import SigningKey
+
+    pem = Settings.from_environment().read_signing_key()
+    if pem is None:
+        raise ConfigError("HPE_SIGNING_KEY is not set.", hint="Set it to the file of the private key.")
+    typer.echo(base64.b64encode(SigningKey(pem).public_bytes).decode())
+
+
+app.command()(serve)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -152,6 +152,7 @@ UNITS: dict[str, Unit] = {
     **{metric.name: metric.unit for metric in METRICS.values()},
     "share": Unit(decimals=1, factor=100.0, suffix=" %", maximum=1.0),
     "MB": Unit(decimals=1, suffix=" MB"),
+    "dB": Unit(decimals=1, suffix=" dB"),
 }
 """By the `unit` of a gate check; "AP" and "PCKh" have no unit that is worth showing."""
 

@@ -340,11 +340,11 @@ class GateLimits(Frozen):
         default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."
     )
     min_kernel_sqnr_db: float = Field(
-        default=25.0,
+        default=40.0,
         ge=0,
         le=200,
-        description="Smallest signal-to-noise ratio, in dB, of the maps that onnxruntime's int8 kernels give on this "
-        "CPU to those of the same file without optimizations: sums that saturate take it far down.",
+        description="Smallest signal-to-noise ratio, in dB, of what onnxruntime's int8 kernels compute in any layer on "
+        "this CPU, against the same layer without optimizations: sums that saturate take it far down.",
     )
     max_size_mb: float = Field(default=40.0, gt=0, description="Largest size of the exported file in MB (1e6 bytes).")
 

@@ -1,16 +1,16 @@
-"""Skeletons drawn on photographs; numpy and Pillow only, because the Lambda function ships this module.
+"""Skeletons drawn on photographs; numpy only, because the Lambda function ships this module.
 
 Coordinates are (x, y) in pixels of the image that is drawn on; boxes are (x, y, w, h); images are H×W×3 uint8 RGB.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
 
 from hpe_tasks.skeletons import Skeleton
 
@@ -23,10 +23,12 @@ RIGHT: Rgb = (255, 146, 43)
 CENTRE: Rgb = (246, 247, 242)
 OUTLINE: Rgb = (20, 22, 28)
 
-_SUPERSAMPLING = 4
 # Share of the person's height. A limb is then about as thick as the bone that it stands for.
 _LINE_SHARE = 0.011
-_LINE_RANGE = (1.6, 9.0)
+_LINE_RANGE = (1.6, 32.0)
+# The joints of the face lie close together: with dots of full size a small face would be one blot.
+_FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+_FACE_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Stroke:
     def for_height(cls, height: float) -> Stroke:
         """Thicknesses for a person that is `height` pixels tall."""
         line = float(np.clip(height * _LINE_SHARE, *_LINE_RANGE))
-        return cls(line=line, joint_radius=line * 1.05, outline=max(0.8, line * 0.35))
+        return cls(line=line, joint_radius=line * 1.05, outline=max(1.0, line * 0.35))
 
 
 def draw_pose(
@@ -85,17 +87,23 @@ def draw_poses(
     boxes: npt.NDArray[np.floating] | None = None,
     stroke: Stroke | None = None,
 ) -> Pixels:
-    """Draw the skeletons of N persons (`keypoints` N×K×2, `scores` N×K, `boxes` N×4) as `draw_pose` does, in order."""
+    """Draw the skeletons of N persons (`keypoints` N×K×2, `scores` N×K, `boxes` N×4) as `draw_pose` does.
+
+    Large persons come first: the thin lines of a small one would vanish under them.
+    """
     _check(image, keypoints, scores, boxes, skeleton)
-    picture = Image.fromarray(image)
-    for i, (points, confidence) in enumerate(zip(keypoints, scores, strict=True)):
-        visible = (confidence >= threshold) & np.isfinite(points).all(axis=1)
-        if not visible.any():
-            continue
-        height = float(boxes[i, 3]) if boxes is not None else float(np.ptp(points[visible, 1])) * 1.2
-        own = stroke or Stroke.for_height(height)
-        _overlay(picture, np.asarray(points, dtype=np.float64), visible, skeleton, own)
-    return np.array(picture)
+    picture = image.copy()
+    points = np.asarray(keypoints, dtype=np.float64)
+    visible = (scores >= threshold) & np.isfinite(points).all(axis=-1)
+    drawn = np.flatnonzero(visible.any(axis=1))
+    # The longer side, because people lie down as well; the joints reach less far than the person.
+    heights = {
+        i: float(boxes[i, 2:].max()) if boxes is not None else 1.2 * float(np.ptp(points[i, visible[i]], axis=0).max())
+        for i in drawn
+    }
+    for i in sorted(drawn, key=lambda i: -heights[i]):
+        _paint(picture, points[i], visible[i], skeleton, stroke or Stroke.for_height(heights[i]))
+    return picture
 
 
 def _check(
@@ -116,66 +124,70 @@ def _check(
         raise ValueError(f"boxes must be 4 numbers for each person, not {boxes.shape}")
 
 
-def _overlay(
-    picture: Image.Image,
-    points: npt.NDArray[np.float64],
-    visible: npt.NDArray[np.bool_],
-    skeleton: Skeleton,
-    stroke: Stroke,
-) -> None:
-    """Paint one skeleton on `picture`, anti-aliased by painting it larger and shrinking it."""
-    reach = stroke.joint_radius + stroke.outline + 2
-    low = np.maximum(np.floor(points[visible].min(axis=0) - reach), 0).astype(int)
-    high = np.minimum(np.ceil(points[visible].max(axis=0) + reach), picture.size).astype(int)
-    width, height = (int(n) for n in high - low)
-    if width <= 0 or height <= 0:
-        return  # the whole skeleton lies outside the image
-    factor = _SUPERSAMPLING
-    large = Image.new("RGBA", (width * factor, height * factor))
-    # Pixel centres are at whole coordinates, so pixel (0, 0) covers -0.5 to 0.5.
-    _paint(ImageDraw.Draw(large), (points - low + 0.5) * factor, visible, skeleton, stroke)
-    small = large.resize((width, height), Image.Resampling.BOX)
-    picture.paste(small, (int(low[0]), int(low[1])), small)
-
-
 def _paint(
-    draw: ImageDraw.ImageDraw,
+    picture: Pixels,
     points: npt.NDArray[np.float64],
     visible: npt.NDArray[np.bool_],
     skeleton: Skeleton,
     stroke: Stroke,
 ) -> None:
-    line, outline, radius = (_SUPERSAMPLING * s for s in (stroke.line, stroke.outline, stroke.joint_radius))
+    """Paint one skeleton on `picture`: limbs, then joints."""
     for a, b in skeleton.limb_indices():
-        if not (visible[a] and visible[b]):
-            continue
-        # Limb by limb, so that where two cross one can see which passes over the other.
-        _capsule(draw, points[a], points[b], line / 2 + outline, OUTLINE)
-        _capsule(draw, points[a], points[b], line / 2, limb_colour(skeleton.joints[a], skeleton.joints[b]))
+        if visible[a] and visible[b]:
+            # Limb by limb, so that where two cross one can see which passes over the other.
+            share = _share(skeleton.joints[a]) if skeleton.joints[b] in _FACE else 1.0
+            colour = limb_colour(skeleton.joints[a], skeleton.joints[b])
+            _capsule(picture, points[a], points[b], share * stroke.line / 2, stroke.outline, colour)
     for joint in np.flatnonzero(visible):
-        _disc(draw, points[joint], radius + outline, OUTLINE)
-        _disc(draw, points[joint], radius, joint_colour(skeleton.joints[joint]))
+        name = skeleton.joints[joint]
+        radius = _share(name) * stroke.joint_radius
+        _capsule(picture, points[joint], points[joint], radius, stroke.outline, joint_colour(name))
+
+
+def _share(joint: str) -> float:
+    return _FACE_SHARE if joint in _FACE else 1.0
 
 
 def _capsule(
-    draw: ImageDraw.ImageDraw,
+    picture: Pixels,
     start: npt.NDArray[np.float64],
     end: npt.NDArray[np.float64],
     radius: float,
+    outline: float,
     colour: Rgb,
 ) -> None:
-    length = float(np.hypot(*(end - start)))
-    if length > 0:
-        across = np.array([start[1] - end[1], end[0] - start[0]]) / length * radius
-        corners = [start + across, end + across, end - across, start - across]
-        draw.polygon([(float(x), float(y)) for x, y in corners], fill=(*colour, 255))
-    _disc(draw, start, radius, colour)
-    _disc(draw, end, radius, colour)
+    """Paint all that lies within `radius` of a segment, with an outline around it.
+
+    A pixel is covered by as much as it lies inside, measured from its centre: exact along a straight edge, and cheap
+    because only pixels near the segment are touched.
+    """
+    reach = radius + outline + 0.5
+    (start_x, start_y), (end_x, end_y) = start.tolist(), end.tolist()
+    left, right = _span(start_x, end_x, reach, picture.shape[1])
+    top, bottom = _span(start_y, end_y, reach, picture.shape[0])
+    if left >= right or top >= bottom:
+        return  # it lies outside the image
+    # From the start of the segment; pixel centres are at whole coordinates.
+    x = np.arange(left, right) - start_x
+    y = (np.arange(top, bottom) - start_y)[:, None]
+    along_x, along_y = end_x - start_x, end_y - start_y
+    squared = along_x**2 + along_y**2
+    if squared > 0:
+        nearest = np.clip(x * (along_x / squared) + y * (along_y / squared), 0, 1)
+        x, y = x - nearest * along_x, y - nearest * along_y
+    from_segment = x * x + y * y
+    rows, columns = np.nonzero(from_segment < reach * reach)
+    distance = np.sqrt(from_segment[rows, columns])[:, None]
+    inside, within_outline = (np.clip(r + 0.5 - distance, 0, 1) for r in (radius, radius + outline))
+    patch = picture[top:bottom, left:right]
+    outlined = patch[rows, columns] * (1 - within_outline) + within_outline * OUTLINE
+    patch[rows, columns] = outlined * (1 - inside) + inside * colour + 0.5
 
 
-def _disc(draw: ImageDraw.ImageDraw, centre: npt.NDArray[np.float64], radius: float, colour: Rgb) -> None:
-    x, y = float(centre[0]), float(centre[1])
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(*colour, 255))
+def _span(start: float, end: float, reach: float, size: int) -> tuple[int, int]:
+    """The pixels of a row or column, from the first to that after the last, that a segment's end or middle reaches."""
+    low, high = min(start, end) - reach, max(start, end) + reach
+    return max(0, math.floor(low)), min(size, math.ceil(high) + 1)
 
 
 def joint_colour(joint: str) -> Rgb:

@@ -16,6 +16,7 @@ from hpe_tasks.results import (
     ExportedModel,
     GateCheck,
     GateDecision,
+    KernelAgreement,
     ProtocolFingerprint,
     QuantizedEvaluation,
 )
@@ -40,7 +41,7 @@ def decide(
     Args:
         limits: What the model must reach.
         fp32: Accuracy of the model before quantization.
-        quantized: Accuracy of QuantSim and of the exported file.
+        quantized: Accuracy of QuantSim and of the exported file, and what the int8 kernels made of the file.
         exported: The exported file, its size and its placement audit.
 
     Returns:
@@ -52,6 +53,7 @@ def decide(
         _drop(metric, accuracy.drop, fp32, quantized.onnx),
         _quantsim_gap(metric, accuracy.quantsim_gap, quantized.quantsim, quantized.onnx),
         _int8_mac_share(limits.min_int8_mac_share, exported),
+        _kernel_sqnr(limits.min_kernel_sqnr_db, quantized.kernels),
         _size_mb(limits.max_size_mb, exported),
     )
     return GateDecision(passed=all(check.passed for check in checks), checks=checks)
@@ -133,6 +135,37 @@ def _int8_mac_share(limit: float, exported: ExportedModel) -> GateCheck:
         unit="share",
         problem=problem,
         note=f"still float: {', '.join(slow)}" if too_low and slow else "",
+    )
+
+
+def _kernel_sqnr(limit: float, kernels: KernelAgreement) -> GateCheck:
+    name, title = "kernel_sqnr_db", "Agreement of int8 kernels with the unoptimized graph"
+    if kernels.sqnr_db is None:
+        reason = f"The int8 kernels compute the same as the unoptimized graph on {kernels.num_images} inputs"
+        return GateCheck(
+            name=name,
+            title=title,
+            passed=True,
+            observed=None,
+            limit=limit,
+            comparison="at_least",
+            unit="dB",
+            reason=reason,
+        )
+    saturated = (
+        f"in {kernels.layer}: sums of full 8-bit weights saturate on x86 without VNNI, see recipe.reduce_range; "
+        f"this CPU is {', '.join(kernels.cpu_features)}"
+    )
+    return _check(
+        name,
+        title,
+        subject="Signal-to-noise ratio of int8 kernels",
+        observed=kernels.sqnr_db,
+        limit=limit,
+        comparison="at_least",
+        unit="dB",
+        problem="",
+        note=saturated if kernels.sqnr_db < limit - _TOLERANCE else "",
     )
 
 

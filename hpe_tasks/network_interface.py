@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_tasks.codecs.outputs import OUTPUT_NAMES
 from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import CheckpointError
 
 Shape = Sequence[int | str | None]
 """Dimensions as an ONNX file states them: a number, or a name or None where they are free; empty if not stated."""
-
-OUTPUT_NAMES: dict[Literal["heatmap", "paf"], tuple[str, ...]] = {"heatmap": ("heatmaps",), "paf": ("pafs", "heatmaps")}
-"""Outputs of an exported network by codec, in the order in which their channels are joined."""
 
 _PAF_OUTPUT_CHANNELS = dict(zip(OUTPUT_NAMES["paf"], (PAF_CHANNELS, HEATMAPS), strict=True))
 

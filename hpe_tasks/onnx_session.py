@@ -44,7 +44,7 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
         CheckpointError: The file is no model that onnxruntime runs, or its input or output is not what `config` says;
             with codec `paf` also that it takes images of one orientation only.
     """
-    session = _open(path, threads)
+    session = open_session(path, threads=threads)
     input_name, fixed_batch = _check_input(session, path, config)
     output_names = _choose_outputs(session, path, config)
     channels_last_in = config.input_layout == "nhwc"
@@ -83,17 +83,32 @@ def _run_in_pieces(forward: _Forward, batch: NDArray[np.float32], size: int) -> 
     return np.concatenate(pieces)
 
 
-def _open(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, content: bytes | None = None, *, threads: int | None = None, optimized: bool = True
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX model on the CPU.
+
+    Args:
+        path: The model.
+        content: What is loaded in its place, when it was changed after it was read.
+        threads: Threads of one operator; None leaves the choice to onnxruntime.
+        optimized: Let onnxruntime rewrite the graph; otherwise every node runs as it is written, which is slow.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no model that onnxruntime runs.
+    """
     if not path.is_file():
         raise CheckpointError(f"The ONNX model {path} does not exist.", hint="Check model.checkpoint.")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Threads that spin while they wait make a shared core two to three times slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content or path, options, providers=["CPUExecutionProvider"])
     except _REFUSALS as error:
         raise CheckpointError(
             f"{path} is not a model that onnxruntime runs: {_first_line(error)}",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +15,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from hpe_tasks.cpu import cpu_features
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.results import PlacementAudit
-
-_INT8_FEATURES = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 # Operators that hold the work, by how their multiply-accumulates follow from shapes: positions of the two factors.
 # Names are those of onnxruntime's optimized graph; the layout domains repeat them.
@@ -77,18 +75,6 @@ def audit_placement(model: Path) -> PlacementAudit:
         onnxruntime_version=ort.__version__,
         cpu_features=cpu_features(),
     )
-
-
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """Instruction sets that decide how int8 kernels run, such as `avx512_vnni`; only the machine's name elsewhere."""
-    if not cpuinfo.is_file():
-        return (platform.machine(),)
-    for line in cpuinfo.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in {"flags", "Features"}:
-            flags = set(value.split())
-            return (platform.machine(), *(feature for feature in _INT8_FEATURES if feature in flags))
-    return (platform.machine(),)
 
 
 def _optimize(model: Path, destination: Path) -> onnx.ModelProto:

@@ -261,16 +261,18 @@ class KernelAgreement(Frozen):
     """What onnxruntime's int8 kernels make of the exported file on this CPU, against the same file unoptimized.
 
     Unoptimized, every quantized operator runs in float between its conversions, so nothing can saturate. On a CPU
-    without VNNI instructions the optimized graph's sums can.
+    without VNNI instructions the optimized graph's sums can. Each layer is given the same input in both.
 
     Attributes:
-        sqnr_db: Signal-to-noise ratio of the optimized graph's maps; None where they are equal.
-        max_difference: Largest difference of a value.
+        sqnr_db: Lowest signal-to-noise ratio of an optimized layer's result; None where all are equal.
+        layer: The result that it belongs to.
+        max_difference: Largest difference of a quantized value, in steps.
         num_images: Images, or crops of persons, that were compared.
         cpu_features: int8 features of the CPU.
     """
 
     sqnr_db: float | None
+    layer: str | None
     max_difference: float
     num_images: int = Field(ge=1)
     cpu_features: tuple[str, ...]

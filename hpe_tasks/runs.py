@@ -49,6 +49,10 @@ class RunFile(Frozen):
     config: RunConfig
 
 
+def _no_key() -> bytes | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Run:
     """One run: what it was asked, and where its steps find each other's results.
@@ -57,6 +61,7 @@ class Run:
         name: Folder of the run in the workspace.
         cache: Folder of this machine for downloads and data sets.
         s3: Makes the client for data, checkpoints and the registry.
+        signing_key: Gives the private key that manifests are signed with, in PEM; None without one.
     """
 
     config: RunConfig
@@ -64,6 +69,7 @@ class Run:
     name: str
     cache: Path
     s3: Callable[[], S3Client]
+    signing_key: Callable[[], bytes | None] = _no_key
 
     @property
     def prefix(self) -> str:
@@ -142,7 +148,15 @@ class Run:
         return load_split(self.config.dataset.kind, root, name)
 
 
-def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: Callable[[], S3Client]) -> Run:
+def open_run(
+    config: RunConfig,
+    *,
+    workspace: str,
+    cache: Path,
+    name: str,
+    s3: Callable[[], S3Client],
+    signing_key: Callable[[], bytes | None] = _no_key,
+) -> Run:
     """Open a run, new or known.
 
     Args:
@@ -151,6 +165,7 @@ def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: C
         cache: Folder of this machine for downloads.
         name: Name of the run, as Airflow or the user calls it.
         s3: Makes the S3 client, when one is needed.
+        signing_key: Gives the private key for manifests in PEM, when the run publishes.
     """
     if not name:
         raise ConfigError("The run's name is empty.", hint="Give it one, such as --run local.")
@@ -161,6 +176,7 @@ def open_run(config: RunConfig, *, workspace: str, cache: Path, name: str, s3: C
         name=f"{safe}-{digest_of(config.model_dump(mode='json'))[:8]}",
         cache=cache,
         s3=s3,
+        signing_key=signing_key,
     )
     if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
         file = RunFile(started=datetime.now(UTC), config=config)

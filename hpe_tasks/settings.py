@@ -16,14 +16,19 @@ class Settings:
     Attributes:
         workspace: `file://` or `s3://` address under which runs keep their artifacts; all workers share it.
         cache: Folder of this machine for downloads and data sets; may be deleted at any time.
+        signing_key: File with the private key that published manifests are signed with.
     """
 
     workspace: str
     cache: Path
+    signing_key: Path | None = None
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read HPE_WORKSPACE and HPE_CACHE; by default `.hpe/` in AIRFLOW_HOME, or else in the working directory."""
+        """Read HPE_WORKSPACE, HPE_CACHE and HPE_SIGNING_KEY.
+
+        The first two are by default in `.hpe/` in AIRFLOW_HOME, or else in the working directory.
+        """
         home = Path(os.environ.get("AIRFLOW_HOME") or Path.cwd()) / ".hpe"
         workspace = os.environ.get("HPE_WORKSPACE") or (home / "workspace").absolute().as_uri()
         if "://" not in workspace:
@@ -32,4 +37,21 @@ class Settings:
             raise ConfigError(
                 f"HPE_WORKSPACE is {workspace!r}.", hint="Set it to a folder, file:///folder or s3://bucket/prefix."
             )
-        return cls(workspace=workspace, cache=Path(os.environ.get("HPE_CACHE") or home / "cache"))
+        key = os.environ.get("HPE_SIGNING_KEY")
+        return cls(
+            workspace=workspace,
+            cache=Path(os.environ.get("HPE_CACHE") or home / "cache"),
+            signing_key=Path(key) if key else None,
+        )
+
+    def read_signing_key(self) -> bytes | None:
+        """The signing key as it is written, None without one; raises ConfigError when its file cannot be read."""
+        if self.signing_key is None:
+            return None
+        try:
+            return self.signing_key.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"The signing key {self.signing_key} cannot be read: {error.strerror or error}.",
+                hint="Correct HPE_SIGNING_KEY, or unset it to publish without a signature.",
+            ) from error

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
-from hpe_tasks.errors import DatasetError, HpeError, NotApprovedError
+from hpe_tasks.errors import DatasetError, HpeError, MissingInputError, NotApprovedError
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -25,11 +26,13 @@ from hpe_tasks.results import (
     FetchedCheckpoint,
     FetchedDataset,
     GateDecision,
+    PromotedModel,
     PublishedModel,
     QuantizedEvaluation,
     QuantizedModel,
     RunReport,
     Runtime,
+    SmokeTest,
 )
 from hpe_tasks.runs import LATEST, STEPS, Run, open_run, step
 from hpe_tasks.workspace import Scratch, Workspace, digest_of, sha256_file
@@ -37,11 +40,17 @@ from hpe_tasks.workspace import Scratch, Workspace, digest_of, sha256_file
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from hpe_tasks.data.coco import CocoKeypoints
+    from hpe_tasks.data.mpii import MpiiKeypoints
     from hpe_tasks.inference import Predict
+    from hpe_tasks.registry.publishing import Registry
 
 __all__ = ["STEPS", "Run", "open_run"]
 
 log = logging.getLogger(__name__)
+
+_KERNEL_IMAGES = 16
+"""Images, or crops of persons, that the int8 kernels are checked on."""
 
 
 def _network(config: RunConfig) -> dict[str, Any]:
@@ -198,6 +207,15 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     return _evaluate(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
 
 
+def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoints:
+    """The images that the recipe calibrates on, or the first of them."""
+    from hpe_tasks.data.calibration import draw_calibration
+
+    dataset = run.config.dataset
+    judged = run.split(dataset.evaluation_split)
+    return draw_calibration(run.split(dataset.calibration_split), judged, num_images=num_images, seed=run.config.seed)
+
+
 @step(
     QuantizedModel,
     needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
@@ -211,17 +229,11 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
 )
 def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     """Calibrate QuantSim on images that no metric is measured on."""
-    from hpe_tasks.data.calibration import draw_calibration
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config = run.config
-    drawn = draw_calibration(
-        run.split(config.dataset.calibration_split),
-        run.split(config.dataset.evaluation_split),
-        num_images=config.recipe.calibration_images,
-        seed=config.seed,
-    )
+    drawn = _draw_calibration(run, config.recipe.calibration_images)
     device = best_device()
     batches = calibration_batches(drawn, config.model, config.evaluation.batch_size)
     checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
@@ -266,8 +278,9 @@ def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     settings=_measured,
 )
 def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
-    """Measure QuantSim and the exported file on the persons that FP32 was measured on."""
-    from hpe_tasks.inference import onnx_predictor
+    """Measure QuantSim and the exported file on the persons that FP32 was measured on, and check the int8 kernels."""
+    from hpe_tasks.inference import calibration_batches, onnx_predictor
+    from hpe_tasks.kernels import compare_kernels
     from hpe_tasks.quantization import best_device, load_quantsim
 
     config, quantized = run.config, run.get(QuantizedModel)
@@ -278,10 +291,17 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
         run.workspace.local(quantized.encodings),
         best_device(),
     )
-    exported = onnx_predictor(run.workspace.local(run.get(ExportedModel).model), config.model)
+    exported = run.workspace.local(run.get(ExportedModel).model)
+    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
     return QuantizedEvaluation(
         quantsim=_evaluate(run, scratch, "quantsim", simulation),
-        onnx=_evaluate(run, scratch, "onnxruntime", exported),
+        onnx=_evaluate(run, scratch, "onnxruntime", onnx_predictor(exported, config.model)),
+        kernels=compare_kernels(
+            exported,
+            config.model,
+            calibration_batches(drawn, config.model, config.evaluation.batch_size),
+            num_images=_KERNEL_IMAGES,
+        ),
     )
 
 
@@ -303,22 +323,36 @@ def gate(run: Run, _: Scratch) -> GateDecision:
     settings=lambda c: c.destination.model_dump(),
     reuse=False,
 )
-def publish(run: Run, _: Scratch) -> PublishedModel:
-    """Put the model into the registry and move the channel to it.
+def publish(run: Run, scratch: Scratch) -> PublishedModel:
+    """Put the model into the registry, with golden images and, if there is a key, a signature; no channel moves.
 
     Raises:
         NotApprovedError: The gate did not pass.
+        ConfigError: A signature is required, and there is no key.
     """
+    from hpe_tasks.golden import choose_golden
+    from hpe_tasks.inference import onnx_predictor
     from hpe_tasks.provenance import git_commit, user
-    from hpe_tasks.registry.manifest import build_manifest
-    from hpe_tasks.registry.publishing import Registry
-    from hpe_tasks.s3 import S3Location
+    from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE, build_manifest
+    from hpe_tasks.signing import open_signing_key
 
-    decision, exported = run.get(GateDecision), run.get(ExportedModel)
+    config, decision, exported = run.config, run.get(GateDecision), run.get(ExportedModel)
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
+    key = open_signing_key(run.signing_key(), required=config.destination.require_signature)
+    files = {MODEL_ROLE: run.workspace.local(exported.model), ENCODINGS_ROLE: run.workspace.local(exported.encodings)}
+    chosen = choose_golden(
+        run.split(config.dataset.evaluation_split),
+        onnx_predictor(files[MODEL_ROLE], config.model),
+        config.model,
+        config.evaluation,
+        seed=config.seed,
+    )
+    images = {one.golden.file: scratch.path / f"{one.golden.file}{one.file.suffix}" for one in chosen}
+    for one in chosen:
+        shutil.copyfile(one.file, images[one.golden.file])
     manifest = build_manifest(
-        run.config,
+        config,
         dataset=run.get(FetchedDataset),
         checkpoint=run.get(FetchedCheckpoint),
         quantized=run.get(QuantizedModel),
@@ -330,10 +364,74 @@ def publish(run: Run, _: Scratch) -> PublishedModel:
         created_by=user(),
         created_at=datetime.now(UTC),
         git_commit=git_commit(),
+        golden=[one.golden for one in chosen],
+        other_files={role: scratch.artifact(path) for role, path in images.items()},
     )
-    files = {"model": run.workspace.local(exported.model), "encodings": run.workspace.local(exported.encodings)}
-    registry = Registry(run.s3(), S3Location.parse(run.config.destination.registry))
-    return registry.publish(manifest, files, run.config.destination.channel)
+    return _registry(run).store(manifest, files | images, key)
+
+
+def _registry(run: Run) -> Registry:
+    from hpe_tasks.provenance import user
+    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.s3 import S3Location
+
+    return Registry(run.s3(), S3Location.parse(run.config.destination.registry), actor=user())
+
+
+@step(SmokeTest, needs=("publish",), reuse=False)
+def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
+    """Run the built Lambda package with the published version, and compare what it finds in the golden images.
+
+    The version is read back from the registry: what is tested is what will be served.
+
+    Raises:
+        SmokeTestError: The function cannot serve the version.
+        ConfigError: The version is signed and the key is not at hand, or the emulator is not installed here.
+    """
+    from hpe_tasks.packaging import PackagedModel
+    from hpe_tasks.registry.manifest import MODEL_ROLE
+    from hpe_tasks.signing import open_signing_key
+    from hpe_tasks.smoke_test import smoke_test
+
+    published, registry = run.get(PublishedModel), _registry(run)
+    name, version = published.name, published.version
+    stored = registry.stored(name, version, sha256=published.manifest.sha256)
+    key = open_signing_key(run.signing_key(), required=published.signed_by is not None)
+    with tempfile.TemporaryDirectory(prefix="hpe-smoke-test-") as temporary:
+        roles = (MODEL_ROLE, *(golden.file for golden in stored.manifest.golden))
+        files = {role: registry.download(stored.manifest, role, Path(temporary, role)) for role in roles}
+        return smoke_test(
+            stored.manifest,
+            PackagedModel(stored.data, registry.signature(name, version), files[MODEL_ROLE]),
+            files,
+            public_key=None if key is None else key.public_bytes,
+        )
+
+
+@step(PromotedModel, needs=("publish",), settings=lambda c: c.destination.model_dump(), reuse=False)
+def promote(run: Run, _: Scratch) -> PromotedModel:
+    """Point the channel to the published version.
+
+    Raises:
+        MissingInputError: A smoke test was asked for, and has not passed since the version was published.
+        ChannelConflictError: Somebody else moved the channel since this step began.
+    """
+    destination, published = run.config.destination, run.get(PublishedModel)
+    if destination.smoke_test and not _smoke_tested(run):
+        raise MissingInputError(
+            f"Version {published.version} of {published.name!r} has not passed the smoke test since it was published.",
+            hint="Run smoke_test_lambda, or set destination.smoke_test=false.",
+        )
+    return _registry(run).promote(published.name, published.version, destination.channel, published=published)
+
+
+def _smoke_tested(run: Run) -> bool:
+    """Whether the last smoke test passed, and came after the publication."""
+    published, tested = run.pointer("publish"), run.pointer("smoke_test_lambda")
+    failed = any(failure.step == "smoke_test_lambda" for failure in run.failures())
+    if failed or published is None or tested is None or run.load(SmokeTest) is None:
+        return False
+    return tested.finished_at >= published.finished_at
 
 
 def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
@@ -375,6 +473,8 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         quantized_evaluation=load(QuantizedEvaluation),
         decision=load(GateDecision),
         published=load(PublishedModel),
+        smoke_test=load(SmokeTest),
+        promoted=load(PromotedModel),
         failures=run.failures(),
     )
 

@@ -21,12 +21,16 @@ from hpe_tasks.results import (
     FailedImage,
     FetchedCheckpoint,
     FetchedDataset,
+    KernelAgreement,
     PckhStats,
     PlacementAudit,
+    PromotedModel,
     ProtocolFingerprint,
     PublishedModel,
     QuantizedEvaluation,
     QuantizedModel,
+    SmokedImage,
+    SmokeTest,
     SplitCounts,
     StepFailure,
     TensorSpec,
@@ -35,6 +39,8 @@ from hpe_tasks.skeletons import COCO17, MPII16
 
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 HOSTILE = '<script>alert("x")</script>'
+CPU = ("x86_64", "avx2", "avx512_vnni")
+KERNELS = KernelAgreement(sqnr_db=72.5, layer="conv1_codes", max_difference=1.0, num_images=16, cpu_features=CPU)
 
 _SIGMAS = (
     0.026,
@@ -107,6 +113,7 @@ def evaluation(runtime: str, ap: float | None, protocol: ProtocolFingerprint) ->
         fingerprint=protocol,
         predictions=artifact(f"{runtime}.json", 80_000),
         images_per_second={"fp32": 41.3, "quantsim": 12.8, "onnxruntime": 66.0}[runtime],
+        cpu_features=CPU,
     )
 
 
@@ -114,7 +121,8 @@ def complete(
     config: RunConfig | None = None,
     *,
     onnx_ap: float | None = 0.668,
-    int8_share: float = 0.874,
+    int8_share: float = 0.986,
+    kernels: KernelAgreement = KERNELS,
     persons: int = 312,
     images: int = 156,
     split: str = "val",
@@ -125,7 +133,9 @@ def complete(
     protocol = fingerprint(split, persons, images, subset=subset)
     fp32 = evaluation("fp32", 0.681, protocol)
     quantized = QuantizedEvaluation(
-        quantsim=evaluation("quantsim", 0.672, protocol), onnx=evaluation("onnxruntime", onnx_ap, protocol)
+        quantsim=evaluation("quantsim", 0.672, protocol),
+        onnx=evaluation("onnxruntime", onnx_ap, protocol),
+        kernels=kernels,
     )
     exported = ExportedModel(
         model=artifact("export_onnx/model.onnx", 712_345),
@@ -140,7 +150,7 @@ def complete(
             total_macs=212_000_000,
             float_operators=("ConvTranspose /deconv.0 (12582912)", "ConvTranspose /deconv.1 (9437184)"),
             onnxruntime_version="1.31.0",
-            cpu_features=("avx512_vnni", "avx2"),
+            cpu_features=CPU,
         ),
     )
     decision = decide(config.gate, fp32, quantized, exported)
@@ -148,13 +158,30 @@ def complete(
         registry=config.destination.registry,
         name=config.destination.name,
         version="3f9c2a7b41d0e856",
-        channel=config.destination.channel,
         manifest=Artifact(
             uri="s3://hpe-models/registry/models/sample-pose/versions/3f9c2a7b41d0e856/manifest.json",
             sha256=digest("manifest"),
             size_bytes=9000,
         ),
         created=True,
+        signed_by=digest("key"),
+    )
+    tested = SmokeTest(
+        package_sha256=digest("package"),
+        zipped_bytes=29_300_000,
+        unzipped_bytes=88_100_000,
+        cold_start_ms=271.4,
+        python="3.13",
+        images=tuple(
+            SmokedImage(image=f"golden-{i}", people=2, expected=2, min_oks=1.0 - i / 100, duration_ms=20.0)
+            for i in (1, 2, 3)
+        ),
+    )
+    promoted = PromotedModel(
+        registry=published.registry,
+        name=published.name,
+        version=published.version,
+        channel=config.destination.channel,
         previous_version="a81b9935cc02f417",
     )
     return RunRecords(
@@ -189,19 +216,22 @@ def complete(
         quantized_evaluation=quantized,
         decision=decision,
         published=published if decision.passed else None,
+        smoke_test=tested if decision.passed and config.destination.smoke_test else None,
+        promoted=promoted if decision.passed else None,
         git_commit=digest("commit")[:40],
     )
 
 
 def gate_failed() -> RunRecords:
-    """Accuracy, int8 share and size all fail, after a recipe that leaves much to try."""
+    """Accuracy, int8 share, kernels and size all fail, after a recipe that leaves much to try."""
     config = load_config("sample").model_copy(
         update={
             "gate": GateLimits(min_ap=0.6, max_size_mb=0.5),
             "recipe": QuantizationRecipe(granularity="per_tensor", scheme="min_max"),
         }
     )
-    return complete(config, onnx_ap=0.574, int8_share=0.312, persons=96, images=40, subset=True)
+    saturated = KERNELS.model_copy(update={"sqnr_db": 16.6, "max_difference": 40.0, "cpu_features": ("x86_64", "avx2")})
+    return complete(config, onnx_ap=0.574, int8_share=0.312, kernels=saturated, persons=96, images=40, subset=True)
 
 
 def step_failed() -> RunRecords:
@@ -214,7 +244,14 @@ def step_failed() -> RunRecords:
         failed_at=NOON,
     )
     return replace(
-        complete(), exported=None, quantized_evaluation=None, decision=None, published=None, failures=(failure,)
+        complete(),
+        exported=None,
+        quantized_evaluation=None,
+        decision=None,
+        published=None,
+        smoke_test=None,
+        promoted=None,
+        failures=(failure,),
     )
 
 
@@ -275,6 +312,7 @@ def pckh_evaluation(runtime: str, mean: float | None, protocol: ProtocolFingerpr
         fingerprint=protocol,
         predictions=artifact(f"{runtime}.json", 80_000),
         images_per_second=speed,
+        cpu_features=CPU,
     )
 
 
@@ -282,7 +320,7 @@ def _remeasured(config: RunConfig, reports: dict[str, EvaluationReport], shape: 
     """A complete run with other measurements, judged anew."""
     run = complete(config)
     assert run.exported is not None
-    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=KERNELS)
     exported = run.exported.model_copy(
         update={"inputs": (TensorSpec(name="image", dtype="float32", shape=("batch", 3, *shape)),)}
     )
@@ -294,6 +332,8 @@ def _remeasured(config: RunConfig, reports: dict[str, EvaluationReport], shape: 
         quantized_evaluation=quantized,
         decision=decision,
         published=run.published if decision.passed else None,
+        promoted=run.promoted if decision.passed else None,
+        smoke_test=run.smoke_test if decision.passed else None,
     )
 
 

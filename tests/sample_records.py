@@ -18,6 +18,7 @@ from hpe_tasks.results import (
     FailedImage,
     FetchedCheckpoint,
     FetchedDataset,
+    KernelAgreement,
     PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
@@ -25,6 +26,8 @@ from hpe_tasks.results import (
     QuantizedModel,
     TensorSpec,
 )
+
+CPU = ("x86_64", "avx2", "avx512_vnni")
 
 
 def fingerprint(**changes: Any) -> ProtocolFingerprint:
@@ -66,7 +69,14 @@ def report(
         fingerprint=fingerprint(**changes),
         predictions=Artifact(uri="file:///p.json", sha256="a" * 64, size_bytes=2),
         images_per_second=12.5,
+        cpu_features=CPU,
     )
+
+
+def kernels(sqnr_db: float | None = 72.5) -> KernelAgreement:
+    """Optimized int8 kernels that compute what the file says; with another figure, kernels that do not."""
+    layer = None if sqnr_db is None else "conv1_codes"
+    return KernelAgreement(sqnr_db=sqnr_db, layer=layer, max_difference=1.0, num_images=16, cpu_features=CPU)
 
 
 def artifact(path: Path) -> Artifact:
@@ -97,7 +107,7 @@ def exported(
             total_macs=total_macs,
             float_operators=("ConvTranspose up.0 (120)", "ConvTranspose up.1 (60)", "Gemm a (3)", "Gemm b (2)"),
             onnxruntime_version="1.31.0",
-            cpu_features=("avx512_vnni",),
+            cpu_features=CPU,
         ),
     )
 
@@ -129,6 +139,7 @@ def manifest(
     evaluation = QuantizedEvaluation(
         quantsim=report("quantsim", ap + 0.005, metric=metric, **changes),
         onnx=report("onnxruntime", ap, metric=metric, **changes),
+        kernels=kernels(),
     )
     model = exported(artifact(files["model"]), artifact(files["encodings"]), **described)
     config = config or run_config()

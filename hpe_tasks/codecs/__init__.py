@@ -10,12 +10,18 @@ from hpe_tasks.codecs.heatmap import (
     decode_heatmaps,
     encode_heatmaps,
     find_peaks,
+    flip_back,
     inverse_crop_matrix,
+    person_score,
     transform_points,
 )
+from hpe_tasks.codecs.outputs import OUTPUT_NAMES, Codec
 from hpe_tasks.codecs.paf import People, decode_people, encode_people
+from hpe_tasks.codecs.pixels import input_levels
 
 __all__ = [
+    "OUTPUT_NAMES",
+    "Codec",
     "People",
     "Poses",
     "box_to_center_scale",
@@ -25,6 +31,9 @@ __all__ = [
     "encode_heatmaps",
     "encode_people",
     "find_peaks",
+    "flip_back",
+    "input_levels",
     "inverse_crop_matrix",
+    "person_score",
     "transform_points",
 ]

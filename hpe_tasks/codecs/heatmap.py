@@ -11,6 +11,7 @@ Source: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking" (
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ PIXEL_STD = 200.0
 
 BOX_PADDING = 1.25
 """A crop is this much larger than the person's box."""
+
+JOINT_SCORE_THRESHOLD = 0.2
+"""A person's score counts the joints whose score is above this."""
 
 _QUARTER = 0.25
 
@@ -187,6 +191,20 @@ def find_peaks(heatmaps: Floats) -> tuple[NDArray[np.float64], NDArray[np.float3
     return points.reshape(count, joints, 2), maxima.reshape(count, joints).astype(np.float32)
 
 
+def flip_back(heatmaps: NDArray[np.float32], flip_pairs: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
+    """Turn the heatmaps of mirrored crops, N×J×h×w, into those of the crops themselves.
+
+    Left and right joints swap, and all maps move one pixel to the right, where the first column stays: the published
+    figures of Simple Baselines are made so (SHIFT_HEATMAP), because a network's maps of an image and of its mirror
+    image are about a pixel apart.
+    """
+    order = np.arange(heatmaps.shape[1])
+    for left, right in flip_pairs:
+        order[[left, right]] = right, left
+    flipped: NDArray[np.float32] = heatmaps[:, order, :, ::-1]
+    return np.concatenate([flipped[..., :1], flipped[..., :-1]], axis=-1)
+
+
 def decode_heatmaps(
     heatmaps: Floats, centers: ArrayLike, scales: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -214,3 +232,9 @@ def decode_heatmaps(
     factors = extent[:, 0] * PIXEL_STD / width
     keypoints = (points - (width / 2, height / 2)) * factors[:, None, None] + middle[:, None, :]
     return keypoints.astype(np.float32), maxima
+
+
+def person_score(joint_scores: NDArray[np.float32]) -> float:
+    """Score a crop by the mean of its joint scores above 0.2, and 0 where none is."""
+    confident = joint_scores[joint_scores > JOINT_SCORE_THRESHOLD]
+    return float(confident.mean()) if confident.size else 0.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.mpii import MpiiKeypoints
 from hpe_tasks.errors import ConfigError
@@ -121,4 +122,5 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
         predictions=request.artifact(request.predictions_file),
         failed_images=failed.images,
         images_per_second=(found.num_images - len(failed.images)) / elapsed,
+        cpu_features=cpu_features(),
     )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config import ModelConfig
+from hpe_tasks.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import FailedImages, JointMap, Request
@@ -104,6 +105,7 @@ def evaluate_mpii(dataset: MpiiKeypoints, request: Request) -> EvaluationReport:
         predictions=request.artifact(request.predictions_file),
         failed_images=failed.images,
         images_per_second=(len(measured.images) - len(failed.images)) / elapsed,
+        cpu_features=cpu_features(),
     )
 
 

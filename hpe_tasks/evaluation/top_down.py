@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpe_tasks import inference
-from hpe_tasks.codecs.heatmap import PIXEL_STD, box_to_center_scale
+from hpe_tasks.codecs.heatmap import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
@@ -22,7 +21,6 @@ from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
 from hpe_tasks.progress import track
 
-JOINT_SCORE_THRESHOLD = 0.2
 NMS_THRESHOLD = 0.9
 DECODER = (
     "heatmap argmax with a quarter-pixel shift; "
@@ -119,12 +117,6 @@ def _find(batches: Iterable[CropBatch[PersonT]], persons: int, measured: Measure
             )
             poses.append(_InCrop(pose, float(areas[i])))
     return _without_duplicates(poses, measured.sigmas)
-
-
-def person_score(joint_scores: NDArray[np.float32]) -> float:
-    """Score a crop by the mean of its joint scores above 0.2, and 0 where none is."""
-    confident = joint_scores[joint_scores > JOINT_SCORE_THRESHOLD]
-    return float(confident.mean()) if confident.size else 0.0
 
 
 def _without_duplicates(poses: Sequence[_InCrop], sigmas: Sequence[float]) -> list[FoundPose]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps
+from hpe_tasks.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps, flip_back
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, crop_region
@@ -234,17 +234,3 @@ def find_poses(
             heatmaps = (heatmaps + flip_back(mirrored, joints.flip_pairs)) * np.float32(0.5)
         keypoints, scores = decode_heatmaps(heatmaps, batch.centers, batch.scales)
         yield PosedPersons(batch.persons, Poses(keypoints, scores), batch.scales)
-
-
-def flip_back(heatmaps: NDArray[np.float32], flip_pairs: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
-    """Turn the heatmaps of mirrored crops, N×J×h×w, into those of the crops themselves.
-
-    Left and right joints swap, and all maps move one pixel to the right, where the first column stays: the published
-    figures of Simple Baselines are made so (SHIFT_HEATMAP), because a network's maps of an image and of its mirror
-    image are about a pixel apart.
-    """
-    order = np.arange(heatmaps.shape[1])
-    for left, right in flip_pairs:
-        order[[left, right]] = right, left
-    flipped: NDArray[np.float32] = heatmaps[:, order, :, ::-1]
-    return np.concatenate([flipped[..., :1], flipped[..., :-1]], axis=-1)

@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_tasks.codecs.pixels import input_levels
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.data.coco import CocoImage
 from hpe_tasks.data.image_files import Unreadable, read_image
@@ -70,17 +70,10 @@ def wrong_size(path: Path, image: CocoImage, size: tuple[int, int]) -> Unreadabl
 def normalized(bgr: NDArray[np.uint8], model: ModelConfig) -> NDArray[np.float32]:
     """Turn pixels H×W×3 BGR into a network's input 3×H×W RGB: values in [0, 1], less the mean, by the deviation."""
     planes = np.empty((3, *bgr.shape[:2]), np.float32)
-    tables = _levels(model.mean, model.std)
+    tables = input_levels(model.mean, model.std)
     for plane, table, out in zip(reversed(cv2.split(bgr)), tables, planes, strict=True):
         cv2.LUT(plane, table, dst=out)
     return planes
-
-
-@lru_cache(maxsize=16)
-def _levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """What each of the 256 levels becomes in each channel: 3×256."""
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    return (levels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
 
 
 def map_ahead(

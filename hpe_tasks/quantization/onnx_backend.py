@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.onnx_model import output_names, prepare_onnx
 from hpe_tasks.quantization.aimet import (
+    REDUCED_BITS,
     REFUSALS,
+    SPARED_CODES,
     aimet_config_file,
     checked_batches,
     config_rejected,
@@ -67,7 +70,12 @@ def calibrated_sim(
     with vendor_warnings_muted():
         onnx.save(_fold_and_equalize(onnx.load(prepared), recipe), prepared)
         sim = build_sim(prepared, recipe, device)
+        if recipe.reduce_range:
+            for _, quantizer in _weights(sim):
+                quantizer.bitwidth = REDUCED_BITS
         sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
+        if recipe.reduce_range:
+            _spare_outer_codes(sim, prepared)
     return sim
 
 
@@ -98,7 +106,42 @@ def build_sim(model: Path, recipe: QuantizationRecipe, device: str) -> Any:
     weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
     _leave_bounds_float(sim)
     _fuse_activations(sim)
+    if recipe.granularity == "per_channel" and recipe.aimet_config is None:
+        _quantize_depthwise_transposes_per_channel(sim)
     return sim
+
+
+def _weights(sim: Any) -> Iterator[tuple[onnx.TensorProto, Any]]:
+    """Every quantized kernel or matrix with its quantizer."""
+    tensors = {t.name: t for t in sim.model.model.graph.initializer}
+    for name in sim.param_names:
+        quantizer = sim.qc_quantize_op_dict[name]
+        if quantizer.enabled and len(tensors[name].dims) > 1:
+            yield tensors[name], quantizer
+
+
+def _spare_outer_codes(sim: Any, prepared: Path) -> None:
+    """Turn 7-bit weight quantizers into 8-bit ones of the same scale, here and in the file: see `SPARED_CODES`."""
+    float_model = onnx.load(prepared)
+    stored = {t.name: t for t in float_model.graph.initializer}
+    for tensor, quantizer in _weights(sim):
+        encodings = quantizer.get_encodings()
+        dims = [1] * len(tensor.dims)
+        if len(encodings) > 1:
+            dims[quantizer.quant_info.channelAxis] = -1
+        low, high = (np.array([getattr(e, end) for e in encodings], np.float32).reshape(dims) for end in ("min", "max"))
+        clipped = numpy_helper.from_array(np.clip(numpy_helper.to_array(tensor), low, high), tensor.name)
+        tensor.CopyFrom(clipped)
+        stored[tensor.name].CopyFrom(clipped)
+        for encoding in encodings:
+            encoding.min -= SPARED_CODES * encoding.delta
+            encoding.max += SPARED_CODES * encoding.delta
+            encoding.offset -= SPARED_CODES
+            encoding.bw = 8
+        quantizer.bitwidth = 8
+        quantizer.load_encodings(encodings)
+    sim._rebuild_session()
+    onnx.save(float_model, prepared)
 
 
 def load_sim(recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
@@ -185,6 +228,7 @@ def _fuse_activations(sim: Any) -> None:
         if node.op_type != "QcQuantizeOp":
             for name in node.input:
                 consumers.setdefault(source.get(name, name), []).append(node)
+    untied = {}
     for node in graph.node:
         if node.op_type not in _LINEAR_OPS or node.output[0] in outputs:
             continue
@@ -192,5 +236,28 @@ def _fuse_activations(sim: Any) -> None:
         if len(after) != 1 or after[0].op_type not in _ACTIVATIONS or after[0].input[0] == "":
             continue
         own, activation = quantizers.get(node.output[0]), quantizers.get(after[0].output[0])
-        if own is not None and activation is not None and activation.enabled:
-            own.enabled = False
+        if own is None or activation is None or not activation.enabled:
+            continue
+        if own is activation:
+            # Behind a depthwise layer AIMET lets a ReLU share the layer's quantizer.
+            own = untied[node.output[0]] = own._copy()
+        own.enabled = False
+    if untied:
+        sim.set_quantizers(untied)
+
+
+def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
+    """Give each channel of a depthwise transposed convolution its scale: see the torch backend."""
+    tensors = {t.name: t for t in sim.model.model.graph.initializer}
+    source = {n.output[0]: n.input[0] for n in sim.model.model.graph.node if n.op_type == "QcQuantizeOp"}
+    for node in sim.model.model.graph.node:
+        if node.op_type != "ConvTranspose":
+            continue
+        name = source.get(node.input[1], node.input[1])
+        quantizer, weight = sim.qc_quantize_op_dict.get(name), tensors.get(name)
+        if quantizer is None or weight is None:
+            continue
+        group = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if 1 < group == weight.dims[0] and weight.dims[1] == 1:
+            quantizer.tensor_quantizer_params.channel_axis = 0
+            quantizer.enable_per_channel_quantization()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function, full_float32
 from hpe_tasks.quantization.aimet import (
+    REDUCED_BITS,
     REFUSALS,
+    SPARED_CODES,
     aimet_config_file,
     checked_batches,
     config_rejected,
@@ -64,10 +66,15 @@ def calibrated_sim(
     with vendor_warnings_muted():
         prepared = _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
         sim = build_sim(prepared, config, recipe, device)
+        if recipe.reduce_range:
+            for _, quantizer in _weights(sim):
+                quantizer.bitwidth = REDUCED_BITS
         sim.compute_encodings(calibrate)
     uncalibrated = [name for name, quantizer in sim.named_quantizers() if not quantizer.is_initialized()]
     if uncalibrated:
         raise QuantizationError(f"Calibration left these quantizers without a range: {', '.join(uncalibrated[:5])}.")
+    if recipe.reduce_range:
+        _spare_outer_codes(sim)
     return sim
 
 
@@ -200,6 +207,24 @@ def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
         analyzer = type(old.encoding_analyzer)(shape)
         new = type(old)(shape, old.qmin, old.qmax, old.symmetric, encoding_analyzer=analyzer)
         quantizers["weight"] = new.to(module.weight.device)
+
+
+def _weights(sim: Any) -> Iterator[tuple[nn.Parameter, Any]]:
+    """Every quantized kernel or matrix with its quantizer."""
+    for module in sim.model.modules():
+        quantizers = getattr(module, "param_quantizers", {})
+        if "weight" in quantizers and quantizers["weight"] is not None and module.weight.dim() > 1:
+            yield module.weight, quantizers["weight"]
+
+
+@torch.no_grad()
+def _spare_outer_codes(sim: Any) -> None:
+    """Turn 7-bit weight quantizers into 8-bit ones of the same scale: see `SPARED_CODES`."""
+    for weight, quantizer in _weights(sim):
+        low, high, margin = quantizer.get_min(), quantizer.get_max(), SPARED_CODES * quantizer.get_scale()
+        weight.copy_(weight.clamp(low, high))
+        quantizer.bitwidth = 8
+        quantizer.set_range(low - margin, high + margin)
 
 
 def _store(sim: Any, out: Path) -> tuple[Path, Path]:

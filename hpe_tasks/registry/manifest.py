@@ -22,9 +22,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from hpe_tasks.codecs import OUTPUT_NAMES
 from hpe_tasks.config import Frozen, QuantizationRecipe, RunConfig, Sha256, Slug
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.network_interface import OUTPUT_NAMES, input_sizes, map_outputs
+from hpe_tasks.network_interface import input_sizes, map_outputs
 from hpe_tasks.results import (
     Artifact,
     CocoStats,
@@ -42,6 +43,7 @@ from hpe_tasks.results import (
     Record,
     TensorSpec,
 )
+from hpe_tasks.serving.version import content_version
 
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
@@ -140,12 +142,14 @@ class Metrics(Frozen):
 
     Attributes:
         failed_images: How many images could not be measured; their persons count as missed.
+        cpu_features: int8 features of the CPU that it was measured on.
     """
 
     stats: CocoStats | PckhStats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]
     failed_images: int
+    cpu_features: tuple[str, ...]
     fingerprint: ProtocolFingerprint
 
     @classmethod
@@ -156,6 +160,7 @@ class Metrics(Frozen):
             by_group=report.by_group,
             by_joint=report.by_joint,
             failed_images=len(report.failed_images),
+            cpu_features=report.cpu_features,
             fingerprint=report.fingerprint,
         )
 
@@ -340,13 +345,12 @@ def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFinge
 
 
 def _version(model_sha256: str, serving: Serving, protocol: ProtocolFingerprint, gate: GateDecision) -> str:
-    identity = {
-        "model": model_sha256,
-        "serving": serving.model_dump(mode="json"),
-        "protocol": protocol.model_dump(mode="json"),
-        "limits": {check.name: check.limit for check in gate.checks},
-    }
-    return _digest(identity)[:16]
+    return content_version(
+        model_sha256,
+        serving.model_dump(mode="json"),
+        protocol.model_dump(mode="json"),
+        {check.name: check.limit for check in gate.checks},
+    )
 
 
 def _digest(value: Any) -> str:

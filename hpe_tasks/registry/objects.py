@@ -95,6 +95,17 @@ def put_new_bytes(client: S3Client, location: S3Location, data: bytes, doing: st
     raise TransientError(f"{location} is being written by others all the time.", hint="Try again in a minute.")
 
 
+def put_bytes(client: S3Client, location: S3Location, data: bytes, doing: str) -> None:
+    """Write a small object, in place of the one that may be there."""
+    with s3_errors(location, doing):
+        client.put_object(
+            Bucket=location.bucket,
+            Key=location.key,
+            Body=data,
+            ChecksumSHA256=s3_checksum(hashlib.sha256(data).hexdigest()),
+        )
+
+
 def no_conditional_writes(location: S3Location) -> AccessError:
     """The error for a server on which two publishers would overwrite each other."""
     return AccessError(

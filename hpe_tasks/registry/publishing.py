@@ -4,10 +4,12 @@ Layout below the registry's prefix::
 
     blobs/sha256/<hex>                                 files, stored once whatever their number of versions
     models/<name>/versions/<version>/manifest.json     created once, never changed
+    models/<name>/versions/<version>/manifest.json.sig Ed25519 signature over those bytes, if it was signed
     models/<name>/channels/<channel>.json              pointer, changed by compare-and-swap
 
-Publishing writes blobs, then the manifest, then the pointer. A crash between any two of them leaves every channel as
-it was, and what was written already is found and kept when the publication is tried again.
+Storing a version writes blobs, then the manifest, then its signature: what is signed is what was created, also when
+two publishers meet. Moving a channel to it is a step of its own. A crash between any two of them leaves every channel
+as it was, and what was written already is found and kept when the publication is tried again.
 
 Needs s3:GetObject and s3:PutObject below the prefix, and s3:ListBucket on the bucket: without the latter AWS answers
 "access denied" for an object that does not exist yet.
@@ -20,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -28,13 +30,15 @@ from hpe_tasks.config import Slug
 from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, NotApprovedError
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
-from hpe_tasks.registry.objects import download, get_bytes, is_stored, put_new_bytes, upload
-from hpe_tasks.results import Artifact, PublishedModel
+from hpe_tasks.registry.objects import download, get_bytes, is_stored, put_bytes, put_new_bytes, upload
+from hpe_tasks.results import Artifact, PromotedModel, PublishedModel
 from hpe_tasks.s3 import S3Location, s3_errors
 from hpe_tasks.workspace import sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.signing import SigningKey
 
 _SLUG: TypeAdapter[str] = TypeAdapter(Slug)
 _VERSION: TypeAdapter[str] = TypeAdapter(Version)
@@ -55,10 +59,16 @@ class StoredVersion:
 
 
 @dataclass(frozen=True)
-class _StoredManifest:
+class StoredManifest:
+    """A manifest as the registry holds it: the bytes that its digest and its signature are about."""
+
     manifest: ModelManifest
-    sha256: str
-    size_bytes: int
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the bytes, as channels point to it."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 class Registry:
@@ -75,22 +85,23 @@ class Registry:
         self._location = location
         self._actor = actor
 
-    def publish(self, manifest: ModelManifest, files: Mapping[str, Path], channel: str) -> PublishedModel:
-        """Store a version and point the channel to it.
+    def store(
+        self, manifest: ModelManifest, files: Mapping[str, Path], signing_key: SigningKey | None = None
+    ) -> PublishedModel:
+        """Store a version; no channel points to it yet.
 
-        Doing it twice is the same as doing it once: blobs that are there are not uploaded again, the manifest that
-        was published first stays, and a channel that serves the version already is not touched.
+        Doing it twice is the same as doing it once: blobs that are there are not uploaded again, and the manifest that
+        was published first stays. With a key that manifest is signed, unless a signature of this key is there already;
+        a signature that does not belong to this key is replaced.
 
         Args:
             manifest: What is published.
             files: Where each of the manifest's files lies on this machine, by role.
-            channel: The channel to move.
+            signing_key: Signs the manifest; without one, a signature that is there stays.
 
         Raises:
             NotApprovedError: The manifest holds a gate that did not pass.
             DigestError: A file is not the one that the manifest describes, or the registry is corrupt.
-            ChannelConflictError: Somebody else moved the channel since this call began. Theirs is served; the
-                version is in the registry all the same, and can be promoted.
             AccessError: The bucket does not exist, or it refuses the credentials.
             TransientError: The server cannot be reached, or failed.
         """
@@ -100,24 +111,21 @@ class Registry:
                 hint="Improve the model, or change the limits in the run's configuration.",
             )
         sources = _local_sources(manifest, files)
-        pointer = self._pointer(manifest.name, channel)
-        # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
-        before = read_channel(self._client, pointer)
         stored = self._find_manifest(manifest.name, manifest.version)
         for file in (stored.manifest if stored else manifest).files:
             self._store_blob(file, sources.get(file.sha256))
         created = stored is None
         if stored is None:
             stored, created = self._create_manifest(manifest)
-        self._point(before, stored, channel, "publish", self._actor or manifest.provenance.created_by, created=created)
+        if signing_key is not None:
+            self._sign(stored, signing_key)
         return PublishedModel(
             registry=str(self._location),
             name=manifest.name,
             version=manifest.version,
-            channel=channel,
             manifest=self._artifact(stored),
             created=created,
-            previous_version=before.pointer.version if before.pointer else None,
+            signed_by=signing_key.public_sha256 if signing_key else None,
         )
 
     def show(self, name: str, channel: str) -> ChannelPointer:
@@ -140,7 +148,7 @@ class Registry:
         )
         return tuple(sorted(versions, key=lambda v: (v.published_at, v.version), reverse=True))
 
-    def read_manifest(self, name: str, version: str, *, sha256: str | None = None) -> ModelManifest:
+    def stored(self, name: str, version: str, *, sha256: str | None = None) -> StoredManifest:
         """Read a version's manifest and verify it; with `sha256`, against the digest that a channel's pointer holds.
 
         Raises:
@@ -149,13 +157,18 @@ class Registry:
         """
         stored = self._require_manifest(name, version)
         if sha256 is not None and stored.sha256 != sha256:
-            raise self._manifest_error(name, version, f"its SHA-256 is {stored.sha256}, the channel says {sha256}")
-        return stored.manifest
+            raise self._manifest_error(name, version, f"its SHA-256 is {stored.sha256}, not {sha256}")
+        return stored
+
+    def signature(self, name: str, version: str) -> bytes | None:
+        """The signature file of a version's manifest, base64 text; None for a version that is not signed."""
+        found = get_bytes(self._client, self._signature_location(name, version), "reading the signature")
+        return None if found is None else found.data
 
     def served(self, name: str, channel: str) -> ModelManifest:
         """The verified manifest of the version that a channel serves."""
         pointer = self.show(name, channel)
-        return self.read_manifest(name, pointer.version, sha256=pointer.manifest_sha256)
+        return self.stored(name, pointer.version, sha256=pointer.manifest_sha256).manifest
 
     def download(self, manifest: ModelManifest, role: str, destination: Path) -> Path:
         """Fetch one file of a version; it appears at `destination` whole and verified, or not at all.
@@ -169,17 +182,36 @@ class Registry:
         download(self._client, self._location / file.blob, destination, file.sha256)
         return destination
 
-    def promote(self, name: str, version: str, channel: str) -> ChannelPointer:
+    def promote(
+        self, name: str, version: str, channel: str, *, published: PublishedModel | None = None
+    ) -> PromotedModel:
         """Point a channel, new or not, to a version that is in the registry and whole.
+
+        Args:
+            name: Name of the model.
+            version: The version to serve.
+            channel: The channel to move.
+            published: What `store` returned, where the move completes a publication. The manifest must still be the
+                one that it stored; a channel that points to a manifest that was lost, and that this publication
+                created anew, is mended.
 
         Raises:
             AccessError: There is no such version.
             DigestError: The version's manifest or one of its files is damaged or missing.
-            ChannelConflictError: Somebody else moved the channel meanwhile.
+            ChannelConflictError: Somebody else moved the channel since this call began. Theirs is served; the
+                version is in the registry all the same, and can be promoted.
         """
+        # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
         before = read_channel(self._client, self._pointer(name, channel))
-        stored = self._require_whole(name, version)
-        return self._point(before, stored, channel, "promote", self._actor)
+        stored = self._require_whole(name, version, sha256=published.manifest.sha256 if published else None)
+        self._point(before, stored, channel, published)
+        return PromotedModel(
+            registry=str(self._location),
+            name=name,
+            version=version,
+            channel=channel,
+            previous_version=before.pointer.version if before.pointer else None,
+        )
 
     def rollback(self, name: str, channel: str) -> ChannelPointer:
         """Point a channel back to the version before; again, and it goes back one further.
@@ -195,9 +227,7 @@ class Registry:
                 hint="Promote the version that you want.",
             )
         target, *older = pointer.history
-        stored = self._require_whole(name, target.version)
-        if stored.sha256 != target.manifest_sha256:
-            raise self._manifest_error(name, target.version, "its SHA-256 is not the one that the channel remembers")
+        self._require_whole(name, target.version, sha256=target.manifest_sha256)
         return move_channel(
             self._client,
             self._pointer(name, channel),
@@ -220,15 +250,8 @@ class Registry:
         return state.pointer, state
 
     def _point(
-        self,
-        before: ChannelState,
-        stored: _StoredManifest,
-        channel: str,
-        reason: Literal["publish", "promote"],
-        moved_by: str,
-        *,
-        created: bool = False,
-    ) -> ChannelPointer:
+        self, before: ChannelState, stored: StoredManifest, channel: str, published: PublishedModel | None
+    ) -> None:
         manifest = stored.manifest
         target = ChannelEntry(version=manifest.version, manifest_sha256=stored.sha256)
         if before.pointer is None:
@@ -236,23 +259,23 @@ class Registry:
         elif before.pointer.version != target.version:
             history = (before.pointer.entry, *before.pointer.history)
         elif before.pointer.entry == target:
-            return before.pointer
-        elif created:
+            return
+        elif published is not None and published.created:
             # The manifest was deleted from the registry, and this publication mended it.
             history = before.pointer.history
         else:
             raise self._manifest_error(
                 manifest.name, manifest.version, "its SHA-256 is not the one that the channel points to"
             )
-        return move_channel(
+        move_channel(
             self._client,
             self._pointer(manifest.name, channel),
             before,
             target,
             name=manifest.name,
             channel=channel,
-            reason=reason,
-            moved_by=moved_by,
+            reason="promote" if published is None else "publish",
+            moved_by=self._actor or ("" if published is None else manifest.provenance.created_by),
             history=history,
         )
 
@@ -268,7 +291,7 @@ class Registry:
             )
         upload(self._client, source, location, file.sha256)
 
-    def _create_manifest(self, manifest: ModelManifest) -> tuple[_StoredManifest, bool]:
+    def _create_manifest(self, manifest: ModelManifest) -> tuple[StoredManifest, bool]:
         """Create the manifest; (the one that is there, whether it is ours)."""
         data = manifest.to_bytes()
         location = self._manifest_location(manifest.name, manifest.version)
@@ -279,7 +302,14 @@ class Registry:
         # Not created: another publisher of the same version was faster, or our own write was sent twice.
         return stored, created or stored.manifest == manifest
 
-    def _find_manifest(self, name: str, version: str) -> _StoredManifest | None:
+    def _sign(self, stored: StoredManifest, key: SigningKey) -> None:
+        """Sign the bytes that are stored, unless that is done."""
+        location = self._signature_location(stored.manifest.name, stored.manifest.version)
+        found = get_bytes(self._client, location, "reading the signature")
+        if found is None or not key.signed(stored.data, found.data):
+            put_bytes(self._client, location, key.sign(stored.data), "writing the signature")
+
+    def _find_manifest(self, name: str, version: str) -> StoredManifest | None:
         location = self._manifest_location(name, version)
         found = get_bytes(self._client, location, "reading the manifest")
         if found is None:
@@ -292,9 +322,9 @@ class Registry:
             raise self._manifest_error(name, version, f"{where or 'content'}: {problem['msg']}") from error
         if (manifest.name, manifest.version) != (name, version):
             raise self._manifest_error(name, version, f"it describes {manifest.name!r} {manifest.version}")
-        return _StoredManifest(manifest, hashlib.sha256(found.data).hexdigest(), len(found.data))
+        return StoredManifest(manifest, found.data)
 
-    def _require_manifest(self, name: str, version: str) -> _StoredManifest:
+    def _require_manifest(self, name: str, version: str) -> StoredManifest:
         stored = self._find_manifest(name, version)
         if stored is None:
             raise AccessError(
@@ -303,8 +333,8 @@ class Registry:
             )
         return stored
 
-    def _require_whole(self, name: str, version: str) -> _StoredManifest:
-        stored = self._require_manifest(name, version)
+    def _require_whole(self, name: str, version: str, *, sha256: str | None) -> StoredManifest:
+        stored = self.stored(name, version, sha256=sha256)
         for file in stored.manifest.files:
             self._store_blob(file, None)
         return stored
@@ -330,9 +360,13 @@ class Registry:
     def _manifest_location(self, name: str, version: str) -> S3Location:
         return self._model(name) / "versions" / _checked(_VERSION, version, "version") / "manifest.json"
 
-    def _artifact(self, stored: _StoredManifest) -> Artifact:
+    def _signature_location(self, name: str, version: str) -> S3Location:
+        manifest = self._manifest_location(name, version)
+        return S3Location(manifest.bucket, f"{manifest.key}.sig")
+
+    def _artifact(self, stored: StoredManifest) -> Artifact:
         location = self._manifest_location(stored.manifest.name, stored.manifest.version)
-        return Artifact(uri=str(location), sha256=stored.sha256, size_bytes=stored.size_bytes)
+        return Artifact(uri=str(location), sha256=stored.sha256, size_bytes=len(stored.data))
 
     def _manifest_error(self, name: str, version: str, problem: str) -> DigestError:
         return DigestError(

@@ -118,12 +118,26 @@ def _more_persons(records: RunRecords) -> Iterator[Advice]:
 
 
 def _int8_mac_share(records: RunRecords) -> Iterator[Advice]:
+    if not records.config.recipe.four_phase_deconvolution:
+        yield Advice(
+            "Export transposed convolutions as ordinary ones, which have int8 kernels.",
+            "recipe.four_phase_deconvolution=true",
+        )
     floats = records.exported.placement.float_operators if records.exported else ()
     named = f": {', '.join(floats[:3])}" if floats else ""
     yield Advice(
         f"Look at the operators that stayed float{named}. An activation module that is used twice in the network keeps "
-        "its layers float; transposed convolutions have no int8 kernel."
+        "its layers float; a transposed convolution has no int8 kernel unless it is 4×4 with stride 2 and padding 1."
     )
+
+
+def _kernel_sqnr(records: RunRecords) -> Iterator[Advice]:
+    if not records.config.recipe.reduce_range:
+        yield Advice(
+            "Leave room for sums of products: on an x86 CPU without VNNI those of full 8-bit weights saturate.",
+            "recipe.reduce_range=true",
+        )
+    yield Advice("Compare the CPU features under Provenance with those of the machine that will serve the model.")
 
 
 def _size_mb(records: RunRecords) -> Iterator[Advice]:
@@ -140,5 +154,6 @@ _ADVISERS: dict[str, Callable[[RunRecords], Iterator[Advice]]] = {
     "max_pckh_drop": _drop,
     "quantsim_gap": _quantsim_gap,
     "int8_mac_share": _int8_mac_share,
+    "kernel_sqnr_db": _kernel_sqnr,
     "size_mb": _size_mb,
 }

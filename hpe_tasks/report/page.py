@@ -21,8 +21,10 @@ from hpe_tasks.report.records import (
     Step,
     Verdict,
     comparison_text,
+    measured_on,
     megabytes_text,
     notes_of,
+    publication_rows,
     published_text,
     quantities_of,
     stat_rows,
@@ -171,12 +173,13 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "advice": next_steps(records),
         "metric": records.metric,
         "stats": stat_rows(records),
-        "notes": notes_of(records.metric),
+        "notes": (*notes_of(records.metric), measured_on(records)),
         "sample": sample_text(records.onnx) if records.onnx else "",
         "groups": groups,
         "joints": list(_joint_rows(records)),
         "unreadable": _unreadable(records),
         "published": list(_published_rows(records)),
+        "publication": list(publication_rows(records)),
         "published_text": published_text,
         "second": next(c.label for c in records.metric.columns if c.field == records.metric.second),
         "pictures": _pictures(records, files),
@@ -190,7 +193,7 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
 
 def _unbroken(text: str) -> str:
     """Keep a number and its unit on one line."""
-    return text.replace(" %", "\u00a0%").replace(" MB", "\u00a0MB")
+    return text.replace(" %", "\u00a0%").replace(" MB", "\u00a0MB").replace(" dB", "\u00a0dB")
 
 
 def _tiles(records: RunRecords) -> Iterator[Tile]:

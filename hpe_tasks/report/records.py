@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -20,9 +20,11 @@ from hpe_tasks.results import (
     GateCheck,
     GateDecision,
     PckhStats,
+    PromotedModel,
     PublishedModel,
     QuantizedEvaluation,
     QuantizedModel,
+    SmokeTest,
     StepFailure,
 )
 
@@ -40,7 +42,12 @@ _STEPS = (
     ("evaluate_quantized", "quantized_evaluation", "int8 accuracy"),
     ("gate", "decision", "Gate"),
     ("publish", "published", "Publishing"),
+    ("smoke_test_lambda", "smoke_test", "Smoke test"),
+    ("promote", "promoted", "Promotion"),
 )
+
+
+_AFTER_GATE = ("publish", "smoke_test_lambda", "promote")
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ class RunRecords:
     quantized_evaluation: QuantizedEvaluation | None = None
     decision: GateDecision | None = None
     published: PublishedModel | None = None
+    smoke_test: SmokeTest | None = None
+    promoted: PromotedModel | None = None
     failures: tuple[StepFailure, ...] = ()
     git_commit: str | None = None
 
@@ -125,6 +134,7 @@ def steps_of(records: RunRecords) -> tuple[Step, ...]:
     failures = {failure.step: failure for failure in records.failures}
     invalid = records.validation is not None and not records.validation.passed
     refused = records.decision is not None and not records.decision.passed
+    untested = not records.config.destination.smoke_test
     steps = []
     for name, field, title in _STEPS:
         failure = failures.get(name)
@@ -135,7 +145,7 @@ def steps_of(records: RunRecords) -> tuple[Step, ...]:
             state = "refused"
         elif getattr(records, field) is not None:
             state = "done"
-        elif name == "publish" and refused:
+        elif (refused and name in _AFTER_GATE) or (untested and name == "smoke_test_lambda"):
             state = "skipped"
         steps.append(Step(name, title, state, failure))
     return tuple(steps)
@@ -165,23 +175,43 @@ def verdict_of(records: RunRecords) -> Verdict:
         failures = sum(not check.passed for check in records.decision.checks)
         detail = f"{failures} of {len(records.decision.checks)} checks failed."
         return Verdict("gate_failed", "Not published: the gate failed", detail)
-    if records.published is not None:
-        return _published(records.published)
-    if records.decision is not None:
-        return Verdict("passed", "Passed the gate, not published yet", "The next step is publish.")
+    if records.published is not None and records.promoted is not None:
+        return _promoted(records.published, records.promoted)
     following = next((step.name for step in steps_of(records) if step.state == "not_run"), "report")
+    if records.published is not None:
+        title = f"Published {records.published.name} {records.published.version}, no channel serves it yet"
+        return Verdict("passed", title, f"The next step is {following}.")
+    if records.decision is not None:
+        return Verdict("passed", "Passed the gate, not published yet", f"The next step is {following}.")
     return Verdict("unfinished", "Not finished", f"The next step is {following}.")
 
 
-def _published(model: PublishedModel) -> Verdict:
+def _promoted(published: PublishedModel, model: PromotedModel) -> Verdict:
     moved = f"Channel {model.channel} now serves it"
     if model.previous_version == model.version:
         moved = f"Channel {model.channel} served it already"
     elif model.previous_version is not None:
         moved += f" in place of {model.previous_version}"
-    if not model.created:
+    if not published.created:
         moved += "; the same content had been published before, so no new version was made"
     return Verdict("published", f"Published {model.name} {model.version}", moved + ".")
+
+
+def publication_rows(records: RunRecords) -> Iterator[tuple[str, str]]:
+    """(label, text) of what was published, tested and promoted, as far as the run has come."""
+    if (published := records.published) is not None:
+        key = published.signed_by
+        yield "Published", published.manifest.uri
+        yield "Signature", "none" if key is None else f"Ed25519, public key with the SHA-256 {key[:16]}…"
+    if (test := records.smoke_test) is not None:
+        people, expected = sum(one.people for one in test.images), sum(one.expected for one in test.images)
+        lowest = min((one.min_oks for one in test.images if one.min_oks is not None), default=None)
+        similar = "" if lowest is None else f", OKS at least {lowest:.3f}"
+        yield "Smoke test", f"{people} of {expected} people in {len(test.images)} golden images{similar}"
+        sizes = f"{megabytes_text(test.unzipped_bytes)} unzipped, {megabytes_text(test.zipped_bytes)} zipped"
+        yield "Lambda package", f"{sizes}; first answer after {test.cold_start_ms:,.0f} ms on Python {test.python}"
+    if (promoted := records.promoted) is not None:
+        yield "Channel", f"{promoted.channel} of {promoted.name} in {promoted.registry}"
 
 
 def margin_of(check: GateCheck) -> float | None:
@@ -244,6 +274,17 @@ def stat_rows(records: RunRecords, *, brief: bool = False) -> tuple[StatRow, ...
     if any(report.failed_images for report in reports if report):
         rows.append(row("Unreadable images", "their persons count as missed", lambda r: f"{len(r.failed_images):,}"))
     return tuple(rows)
+
+
+def measured_on(records: RunRecords) -> str:
+    """The CPUs that the measurements were made on, by their int8 features; empty without a measurement."""
+    forms: dict[str, list[str]] = {}
+    for label, report in records.measurements:
+        if report is not None:
+            forms.setdefault(", ".join(report.cpu_features), []).append(label)
+    if len(forms) == 1:
+        return f"Measured on a CPU with {next(iter(forms))}."
+    return " ".join(f"{' and '.join(labels)} measured on a CPU with {cpu}." for cpu, labels in forms.items())
 
 
 def notes_of(metric: Metric) -> tuple[str, ...]:

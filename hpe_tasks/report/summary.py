@@ -17,8 +17,10 @@ from hpe_tasks.references import Reference
 from hpe_tasks.report.records import (
     RunRecords,
     comparison_text,
+    measured_on,
     megabytes_text,
     notes_of,
+    publication_rows,
     published_text,
     quantities_of,
     stat_rows,
@@ -40,7 +42,7 @@ def summary_table(records: RunRecords, *, report: Path | str | None = None) -> R
     parts: list[RenderableType] = [_headline(records)]
     if any(measured for _, measured in records.measurements):
         parts.append(_accuracy(records))
-        parts += [Text(f"{note}\n", style="dim") for note in notes_of(records.metric)]
+        parts += [Text(f"{note}\n", style="dim") for note in (*notes_of(records.metric), measured_on(records))]
         if records.reference is not None and records.compared:
             parts.append(_published(records, records.reference))
     if records.decision is not None:
@@ -136,7 +138,7 @@ def _facts(records: RunRecords, report: Path | str | None) -> Text:
 
 
 def _fact_rows(records: RunRecords, report: Path | str | None) -> Iterator[tuple[str, str]]:
-    exported, published = records.exported, records.published
+    exported = records.exported
     if exported is not None:
         before, after = exported.fp32_size_bytes, exported.model.size_bytes
         sizes = f"FP32 {megabytes_text(before)}, ONNX int8 {megabytes_text(after)}"
@@ -144,9 +146,7 @@ def _fact_rows(records: RunRecords, report: Path | str | None) -> Iterator[tuple
         audit = exported.placement
         yield "In int8", f"{100 * audit.int8_mac_share:.1f} % of {audit.total_macs / 1e6:,.0f} M multiply-accumulates"
         yield "Model file", exported.model.uri
-    if published is not None:
-        yield "Published", f"{published.manifest.uri}"
-        yield "Channel", f"{published.channel} of {published.name} in {published.registry}"
+    yield from publication_rows(records)
     if report is not None:
         yield "Report", str(report)
 
@@ -177,7 +177,8 @@ def _measured(report: EvaluationReport) -> Group:
         if part not in listed:
             table.add_row(f"{metric.name} {part.replace('_', ' ')}", metric.text(value))
     parts: list[RenderableType] = [Text(f"{report.runtime}: {sample_text(report)}{quick}", style="bold"), table]
-    parts += [Text(note, style="dim") for note in notes_of(metric)]
+    notes = (*notes_of(metric), f"Measured on a CPU with {', '.join(report.cpu_features)}.")
+    parts += [Text(note, style="dim") for note in notes]
     parts += [Text(f"{image.name}: {image.reason}", style="yellow") for image in report.failed_images[:_MANY]]
     if len(report.failed_images) > _MANY:
         parts.append(Text(f"… {len(report.failed_images)} images in all", style="yellow"))

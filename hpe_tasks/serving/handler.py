@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
+from hpe_tasks.errors import HpeError
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
+from hpe_tasks.serving.telemetry import describe, log
 
-_settings = ServingSettings.from_environment(os.environ, Path(__file__).parents[2])
+
+def start() -> PoseService:
+    """Load the model; logs and raises what keeps the function from starting."""
+    try:
+        settings = ServingSettings.from_environment(os.environ, Path(__file__).parents[2])
+        return PoseService(settings, open_source(settings))
+    except HpeError as error:
+        log("ERROR", "The function refuses to start.", **describe(error))
+        raise
+
+
+# A broken image makes Pillow warn on standard error, which would be lines in the log that are no JSON.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 # Loaded while Lambda initializes the function: a model that cannot be trusted keeps it from starting.
-handler = PoseService(_settings, open_source(_settings))
+handler = start()

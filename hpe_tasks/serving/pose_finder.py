@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.codecs import (
+    box_to_center_scale,
+    decode_heatmaps,
+    decode_people,
+    flip_back,
+    input_levels,
+    person_score,
+)
+from hpe_tasks.errors import BadInputError, CheckpointError, DatasetError
+from hpe_tasks.serving.network import Network
+from hpe_tasks.serving.preprocessing import Pixels, crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel
 
-Pixels = npt.NDArray[np.uint8]
-"""H×W×3, RGB."""
+__all__ = ["FoundPeople", "Pixels", "PoseFinder", "Timings"]
+
+# Pixels; no image is as large.
+_FARTHEST = 1e6
+
+_Region = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +70,9 @@ class PoseFinder:
     """
 
     def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
-        raise NotImplementedError
+        self._model = model
+        self._network = Network(model, file, threads)
+        self._levels = input_levels(model.mean, model.std)
 
     def find(self, image: Pixels, boxes: npt.NDArray[np.float64] | None) -> tuple[FoundPeople, Timings]:
         """Find the people in an image.
@@ -64,6 +83,146 @@ class PoseFinder:
                 with codec `paf` it must be None.
 
         Raises:
-            BadInputError: A box is empty or does not touch the image, or boxes were given to codec `paf`.
+            BadInputError: A box is empty or does not touch the image, boxes were given to codec `paf`, or the maps show
+                far more joints than people have.
+            CheckpointError: The network gives values that are not finite.
         """
-        raise NotImplementedError
+        clock = _Clock()
+        if self._model.codec == "paf":
+            if boxes is not None:
+                raise BadInputError(
+                    f"The model {self._model.name!r} finds all people by itself and takes no boxes.",
+                    hint="Leave the boxes out.",
+                )
+            found = self._find_everybody(image, clock)
+        else:
+            found = self._find_in_boxes(image, boxes, clock)
+        return found, Timings(*clock.spent_ms)
+
+    def _find_everybody(self, image: Pixels, clock: _Clock) -> FoundPeople:
+        height, width = image.shape[:2]
+        # As the evaluation turns the network's input: to the high one unless the image is wider than high.
+        size = self._model.input_sizes[0 if width > height else -1]
+        inputs = self._network.empty(1, size)
+        normalize(resize(image, size), self._levels, self._network.planes(inputs)[0])
+        clock.preprocessed()
+        maps = self._network.run(inputs)
+        clock.ran()
+        heatmaps, pafs = maps["heatmaps"][0], maps["pafs"][0]
+        self._check_finite(heatmaps, pafs)
+        try:
+            people = decode_people(heatmaps, pafs, (width, height))
+        except CheckpointError as error:
+            # A trained network gives such maps only where an image is made to.
+            raise BadInputError(
+                "The model sees more joints in the image than can belong to people.", hint="Send a photograph."
+            ) from error
+        # Without one of COCO's joints there is nothing to show; the evaluation leaves such a person out, too.
+        shown = people.found.any(axis=1)
+        joints = people.found[shown]
+        keypoints = np.where(joints[..., None], people.keypoints[shown], np.float32(np.nan))
+        found = FoundPeople(keypoints, joints.astype(np.float32), people.scores[shown], _extents(keypoints))
+        clock.decoded()
+        return found
+
+    def _find_in_boxes(self, image: Pixels, boxes: npt.NDArray[np.float64] | None, clock: _Clock) -> FoundPeople:
+        regions = self._regions(image, boxes)
+        size = self._model.input_sizes[0]
+        parts = []
+        for start in range(0, len(regions), self._network.batch):
+            part = regions[start : start + self._network.batch]
+            inputs = self._network.empty(len(part), size)
+            for (center, scale), planes in zip(part, self._network.planes(inputs), strict=True):
+                normalize(crop(image, center, scale, size), self._levels, planes)
+            clock.preprocessed()
+            heatmaps = self._heatmaps(inputs)
+            clock.ran()
+            centers, scales = (np.stack(one) for one in zip(*part, strict=True))
+            keypoints, maxima = decode_heatmaps(heatmaps, centers, scales)
+            # A maximum is NaN wherever a map holds one.
+            self._check_finite(maxima)
+            parts.append((keypoints, maxima))
+            clock.decoded()
+        joints = len(self._model.skeleton.joints)
+        keypoints = np.concatenate([np.empty((0, joints, 2), np.float32), *(part[0] for part in parts)])
+        maxima = np.concatenate([np.empty((0, joints), np.float32), *(part[1] for part in parts)])
+        there = maxima > 0
+        keypoints[~there] = np.nan
+        # Nobody asked for a person in the frame: where not one joint shows, there is none.
+        shown = there.any(axis=1) if boxes is None else np.full(len(there), True)
+        found = FoundPeople(
+            keypoints=keypoints[shown],
+            joint_scores=np.where(there, maxima, np.float32(0))[shown],
+            scores=np.array([person_score(one) for one in maxima[shown]], np.float32),
+            boxes=_extents(keypoints[shown]) if boxes is None else boxes.astype(np.float32),
+        )
+        clock.decoded()
+        return found
+
+    def _heatmaps(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        heatmaps = self._network.run(inputs)["heatmaps"]
+        if self._model.flip_test:
+            planes = self._network.planes(inputs)
+            planes[:] = planes[..., ::-1].copy()
+            mirrored = self._network.run(inputs)["heatmaps"]
+            heatmaps = (heatmaps + flip_back(mirrored, self._model.flip_pairs)) * np.float32(0.5)
+        return heatmaps
+
+    def _regions(self, image: Pixels, boxes: npt.NDArray[np.float64] | None) -> Sequence[_Region]:
+        height, width = image.shape[:2]
+        if boxes is None:
+            boxes = np.array([[0, 0, width, height]], np.float64)
+        elif boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise BadInputError(
+                f"The boxes have the shape {boxes.shape}.", hint="Give each box as (x, y, width, height) in pixels."
+            )
+        return [self._region(box, (width, height)) for box in boxes]
+
+    def _region(self, box: npt.NDArray[np.float64], image_size: tuple[int, int]) -> _Region:
+        """The crop of a box, clipped to the image as the evaluation clips annotated boxes."""
+        width, height = image_size
+        x, y, w, h = box.tolist()
+        hint = f"The image has {width}×{height} pixels; give boxes as (x, y, width, height) in it."
+        # Not one of these holds for NaN, so that it is refused as well.
+        if not (0 < w < _FARTHEST and 0 < h < _FARTHEST and -w < x < width and -h < y < height):
+            raise BadInputError(f"The box ({x:g}, {y:g}, {w:g}, {h:g}) shows nothing of the image.", hint=hint)
+        try:
+            return box_to_center_scale(box, image_size, self._model.input_sizes[0])
+        except DatasetError as error:
+            raise BadInputError(error.message, hint=hint) from error
+
+    def _check_finite(self, *maps: npt.NDArray[np.float32]) -> None:
+        if not all(np.isfinite(one).all() for one in maps):
+            raise CheckpointError(
+                f"The maps of version {self._model.version} of {self._model.name!r} hold NaN or infinite values.",
+                hint="Its weights are broken: serve another version.",
+            )
+
+
+class _Clock:
+    """Adds up the time of the three stages, which may be gone through several times."""
+
+    def __init__(self) -> None:
+        self.spent_ms = [0.0, 0.0, 0.0]
+        self._last = time.perf_counter()
+
+    def preprocessed(self) -> None:
+        self._add(0)
+
+    def ran(self) -> None:
+        self._add(1)
+
+    def decoded(self) -> None:
+        self._add(2)
+
+    def _add(self, stage: int) -> None:
+        now = time.perf_counter()
+        self.spent_ms[stage] += 1e3 * (now - self._last)
+        self._last = now
+
+
+def _extents(keypoints: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(x, y, w, h) of the joints that each of N persons has; NaN for a person without any."""
+    lowest = np.fmin.reduce(keypoints, axis=1)
+    highest = np.fmax.reduce(keypoints, axis=1)
+    return np.concatenate([lowest, highest - lowest], axis=1)

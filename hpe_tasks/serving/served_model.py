@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NoReturn, TypeVar
 
-from hpe_tasks.skeletons import Skeleton
+from hpe_tasks.codecs import OUTPUT_NAMES, Codec
+from hpe_tasks.errors import DigestError
+from hpe_tasks.skeletons import COCO17, Skeleton
 
 Layout = Literal["nchw", "nhwc"]
+
+_SCHEMA_VERSION = 1
+_LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
+_VERSION = r"[0-9a-f]{16}"
+_SHA256 = r"[0-9a-f]{64}"
+_SHOWN = 60
+# Far beyond any network: what is not below it is no size and no normalization, but a broken manifest.
+_LARGEST = 1e6
+
+ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,7 @@ class ServedModel:
 
     name: str
     version: str
-    codec: Literal["heatmap", "paf"]
+    codec: Codec
     input_name: str
     input_layout: Layout
     input_sizes: tuple[tuple[int, int], ...]
@@ -42,5 +57,178 @@ class ServedModel:
 
     @classmethod
     def from_manifest(cls, data: bytes) -> ServedModel:
-        """Read a manifest's bytes; raises DigestError, naming the field, where it is not one that can be served."""
-        raise NotImplementedError
+        """Read a manifest's bytes; raises DigestError, naming the field, where it is not one that can be served.
+
+        The function ships without pydantic, so what it uses is checked here. Fields that it does not use are not read.
+        """
+        manifest = _parse(data)
+        if manifest.integer("schema_version") != _SCHEMA_VERSION:
+            manifest.refuse("schema_version", f"{_SCHEMA_VERSION}, the only one that this function knows")
+        serving = manifest.fields("serving")
+        codec = serving.choice("codec", tuple(OUTPUT_NAMES))
+        serving.choice("channel_order", ("rgb",))
+        skeleton = _skeleton(serving, codec)
+        flip_test = manifest.fields("onnx").fields("fingerprint").flag("flip_test")
+        if flip_test and codec == "paf":
+            manifest.fields("onnx").fields("fingerprint").refuse("flip_test", "false with codec 'paf'")
+        outputs = serving.fields("outputs")
+        model = _model_file(manifest)
+        return cls(
+            name=manifest.text("name", _NAME),
+            version=manifest.text("version", _VERSION),
+            codec=codec,
+            input_name=serving.fields("input").text("name"),
+            input_layout=serving.choice("input_layout", _LAYOUTS),
+            input_sizes=_input_sizes(serving, codec),
+            mean=_three(serving, "mean"),
+            std=_positive(serving, _three(serving, "std")),
+            outputs={kind: outputs.fields(kind).text("name") for kind in OUTPUT_NAMES[codec]},
+            output_layout=serving.choice("output_layout", _LAYOUTS),
+            skeleton=skeleton,
+            flip_pairs=_pairs_of_joints(serving, "flip_pairs", len(skeleton.joints)),
+            flip_test=flip_test,
+            model_sha256=model.text("sha256", _SHA256),
+            model_size_bytes=model.integer("size_bytes", smallest=1),
+        )
+
+
+class _Fields:
+    """An object of the manifest, whose fields are of the wanted kind or refused.
+
+    Args:
+        record: The object.
+        path: Its dotted place in the manifest, with a dot at the end; empty for the manifest itself.
+    """
+
+    def __init__(self, record: dict[str, Any], path: str = "") -> None:
+        self._record = record
+        self._path = path
+
+    def refuse(self, name: str, wanted: str) -> NoReturn:
+        if name not in self._record:
+            fault = f"The manifest has no {self._path}{name}"
+        else:
+            shown = repr(self._record[name])
+            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+            fault = f"The manifest's {self._path}{name} is {shown}"
+        raise DigestError(f"{fault}; it must be {wanted}.", hint="Publish the model again, or serve another version.")
+
+    def fields(self, name: str) -> _Fields:
+        value = self._record.get(name)
+        if not isinstance(value, dict):
+            self.refuse(name, "an object")
+        return _Fields(value, f"{self._path}{name}.")
+
+    def items(self, name: str) -> list[Any]:
+        value = self._record.get(name)
+        if not isinstance(value, list):
+            self.refuse(name, "a list")
+        return value
+
+    def text(self, name: str, pattern: str = r".+") -> str:
+        value = self._record.get(name)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value, re.DOTALL):
+            self.refuse(name, "text" if pattern == r".+" else f"text of the form {pattern}")
+        return value
+
+    def choice(self, name: str, known: tuple[ChoiceT, ...]) -> ChoiceT:
+        value = self._record.get(name)
+        for option in known:
+            if value == option:
+                return option
+        self.refuse(name, " or ".join(map(repr, known)))
+
+    def integer(self, name: str, *, smallest: int = 0) -> int:
+        value = self._record.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            self.refuse(name, f"a whole number of at least {smallest}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        value = self._record.get(name)
+        if not isinstance(value, bool):
+            self.refuse(name, "true or false")
+        return value
+
+
+def _parse(data: bytes) -> _Fields:
+    try:
+        content = json.loads(data)
+    # A few thousand brackets exceed the parser's depth.
+    except (ValueError, RecursionError) as error:
+        raise DigestError(
+            f"The manifest is not JSON: {error}.", hint="Publish the model again, or serve another version."
+        ) from error
+    if not isinstance(content, dict):
+        raise DigestError(
+            f"The manifest is a JSON {type(content).__name__}; it must be an object.",
+            hint="Check that the file is the manifest of a published version.",
+        )
+    return _Fields(content)
+
+
+def _model_file(manifest: _Fields) -> _Fields:
+    models = [f for f in manifest.items("files") if isinstance(f, dict) and f.get("role") == "model"]
+    if len(models) != 1:
+        manifest.refuse("files", "a list with one file of the role 'model'")
+    return _Fields(models[0], "files[role=model].")
+
+
+def _input_sizes(serving: _Fields, codec: Codec) -> tuple[tuple[int, int], ...]:
+    wanted = "one (width, height)" if codec == "heatmap" else "(width, height), and for high images the two swapped"
+    sizes = []
+    for size in serving.items("input_sizes"):
+        if not (_numbers(size, 2) and all(isinstance(side, int) and side > 0 for side in size)):
+            serving.refuse("input_sizes", wanted)
+        sizes.append((size[0], size[1]))
+    if sizes and len(set(sizes)) == len(sizes):
+        width, height = sizes[0]
+        turned = [] if codec == "heatmap" or width == height else [(height, width)]
+        if sizes[1:] == turned:
+            return tuple(sizes)
+    serving.refuse("input_sizes", wanted)
+
+
+def _three(serving: _Fields, name: str) -> tuple[float, float, float]:
+    values = serving.items(name)
+    if not _numbers(values, 3):
+        serving.refuse(name, "three numbers, one for each RGB channel")
+    red, green, blue = map(float, values)
+    return red, green, blue
+
+
+def _positive(serving: _Fields, std: tuple[float, float, float]) -> tuple[float, float, float]:
+    if min(std) <= 0:
+        serving.refuse("std", "three positive numbers")
+    return std
+
+
+def _skeleton(serving: _Fields, codec: Codec) -> Skeleton:
+    joints = serving.items("joints")
+    if not joints or not all(isinstance(joint, str) and joint for joint in joints) or len(set(joints)) < len(joints):
+        serving.refuse("joints", "the names of the joints, each once")
+    if codec == "paf" and tuple(joints) != COCO17.joints:
+        serving.refuse("joints", "COCO's 17 with codec 'paf'")
+    limbs = _pairs_of_joints(serving, "limbs", len(joints))
+    return Skeleton(
+        name=serving.text("skeleton"),
+        joints=tuple(joints),
+        limbs=tuple((joints[first], joints[second]) for first, second in limbs),
+    )
+
+
+def _pairs_of_joints(serving: _Fields, name: str, joints: int) -> tuple[tuple[int, int], ...]:
+    pairs = serving.items(name)
+    for pair in pairs:
+        if not (_numbers(pair, 2) and all(isinstance(joint, int) and 0 <= joint < joints for joint in pair)):
+            serving.refuse(name, f"pairs of numbers of joints, from 0 to {joints - 1}")
+    return tuple((first, second) for first, second in pairs)
+
+
+def _numbers(value: Any, count: int) -> bool:
+    """Whether a value is a list of `count` finite numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == count
+        and all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < _LARGEST for v in value)
+    )

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from hpe_tasks.errors import ConfigError
+
+# A function with this much memory has one vCPU.
+_VCPU_MB = 1769
+
+_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_VERSION = re.compile(r"[0-9a-f]{16}")
+_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s,]+)?")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+_NAMESPACE = re.compile(r"[0-9A-Za-z._/#-][0-9A-Za-z._/#:-]{0,254}")
+_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----(.*)-----END PUBLIC KEY-----", re.DOTALL)
+# SEQUENCE { SEQUENCE { OID 1.3.101.112 } BIT STRING of 32 bytes }
+_ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 @dataclass(frozen=True)
@@ -55,4 +71,136 @@ class ServingSettings:
             environment: Such as `os.environ`.
             package: Folder that the package was unpacked to.
         """
-        raise NotImplementedError
+        variables = _Variables(environment)
+        registry = variables.address("HPE_REGISTRY")
+        model, channel, version = (variables.slug(f"HPE_{part}") for part in ("MODEL", "CHANNEL", "VERSION"))
+        _check_registry(registry, model, channel, version)
+        folder = variables.text("HPE_MODEL_DIR")
+        if registry and folder:
+            raise ConfigError(
+                "HPE_MODEL_DIR and HPE_REGISTRY both name a model.", hint="Keep the one that is to be served."
+            )
+        memory_mb = variables.whole("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 128, 1, 1_000_000)
+        return cls(
+            model_dir=package / (folder or "model"),
+            registry=registry,
+            model=model,
+            channel=channel,
+            version=version,
+            refresh_s=variables.number("HPE_REFRESH_SECONDS", 60, 0, 86_400),
+            public_key=_public_key(variables.text("HPE_PUBLIC_KEY")),
+            image_prefixes=variables.addresses("HPE_IMAGE_PREFIXES"),
+            cors_origins=variables.origins("HPE_CORS_ORIGINS"),
+            max_image_bytes=variables.whole("HPE_MAX_IMAGE_BYTES", 4_500_000, 1, 1_000_000_000),
+            max_pixels=variables.whole("HPE_MAX_PIXELS", 25_000_000, 1, 1_000_000_000),
+            threshold=variables.number("HPE_THRESHOLD", 0.2, 0, 1),
+            threads=variables.whole("HPE_THREADS", max(1, memory_mb // _VCPU_MB), 1, 64),
+            metrics_namespace=variables.namespace("HPE_METRICS_NAMESPACE", "HPE"),
+        )
+
+
+class _Variables:
+    """Environment variables; one that is empty counts as not set, as templates leave those of unused parameters."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def text(self, name: str) -> str | None:
+        return self._environment.get(name, "").strip() or None
+
+    def number(self, name: str, default: float, low: float, high: float) -> float:
+        text = self.text(name)
+        if text is None:
+            return default
+        try:
+            number = float(text)
+        except ValueError:
+            number = float("nan")
+        if not low <= number <= high:
+            raise ConfigError(
+                f"{name}={text!r} is not a number from {low:g} to {high:g}.", hint="Correct the variable."
+            )
+        return number
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        text = self.text(name)
+        if text is not None and not re.fullmatch(r"[0-9]{1,12}", text):
+            raise ConfigError(f"{name}={text!r} is not a whole number.", hint="Correct the variable.")
+        return int(self.number(name, default, low, high))
+
+    def slug(self, name: str) -> str | None:
+        text = self.text(name)
+        pattern = _VERSION if name == "HPE_VERSION" else _SLUG
+        if text is not None and not pattern.fullmatch(text):
+            raise ConfigError(f"{name}={text!r} does not match {pattern.pattern}.", hint="Correct the variable.")
+        return text
+
+    def address(self, name: str) -> str | None:
+        text = self.text(name)
+        return None if text is None else _address(name, text)
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        return tuple(_address(name, text) for text in self._list(name))
+
+    def origins(self, name: str) -> tuple[str, ...]:
+        origins = self._list(name)
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"{name} holds {origin!r}, which is no origin.", hint="Write https://host, https://host:port or *."
+                )
+        return origins
+
+    def namespace(self, name: str, default: str) -> str:
+        text = self.text(name) or default
+        if not _NAMESPACE.fullmatch(text) or text.startswith("AWS/"):
+            raise ConfigError(
+                f"{name}={text!r} is not a namespace that CloudWatch accepts.",
+                hint="Use letters, digits and . - _ / # : and do not begin with AWS/.",
+            )
+        return text
+
+    def _list(self, name: str) -> tuple[str, ...]:
+        return tuple(text.strip() for text in (self.text(name) or "").split(",") if text.strip())
+
+
+def _address(name: str, text: str) -> str:
+    """An s3:// address without a slash at its end."""
+    trimmed = text.rstrip("/")
+    match = _ADDRESS.fullmatch(trimmed)
+    if match is None or any(segment in ("", ".", "..") for segment in trimmed[5:].split("/")):
+        raise ConfigError(f"{name} holds {text!r}, which is no S3 address.", hint="Write it as s3://bucket/prefix.")
+    return trimmed
+
+
+def _check_registry(registry: str | None, model: str | None, channel: str | None, version: str | None) -> None:
+    if registry is None:
+        for name, value in (("HPE_MODEL", model), ("HPE_CHANNEL", channel), ("HPE_VERSION", version)):
+            if value is not None:
+                raise ConfigError(
+                    f"{name} is set, but HPE_REGISTRY is not.",
+                    hint=f"Name the registry as s3://bucket/prefix, or unset {name} to serve the package's model.",
+                )
+        return
+    if model is None:
+        raise ConfigError("HPE_REGISTRY is set, but HPE_MODEL is not.", hint="Name the model in the registry.")
+    if (channel is None) == (version is None):
+        state = "Neither HPE_CHANNEL nor HPE_VERSION is" if channel is None else "Both HPE_CHANNEL and HPE_VERSION are"
+        raise ConfigError(f"{state} set.", hint="Set one: a channel is followed, a version is pinned.")
+
+
+def _public_key(text: str | None) -> bytes | None:
+    """The 32 bytes of an Ed25519 public key, from base64 or from PEM (SubjectPublicKeyInfo, RFC 8410)."""
+    if text is None:
+        return None
+    pem = _PEM.fullmatch(text)
+    try:
+        data = binascii.a2b_base64("".join((pem[1] if pem else text).split()), strict_mode=True)
+    except ValueError:
+        data = b""
+    key = data.removeprefix(_ED25519_PREFIX) if pem else data
+    if len(key) != 32 or (pem and not data.startswith(_ED25519_PREFIX)):
+        raise ConfigError(
+            "HPE_PUBLIC_KEY is not an Ed25519 public key.", hint="Give its 32 bytes in base64, or its PEM file's text."
+        )
+    return key

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.settings import ServingSettings
+from hpe_tasks.serving.signature import check_signature
+from hpe_tasks.serving.version import check_version
+
+MANIFEST = "manifest.json"
+SIGNATURE = f"{MANIFEST}.sig"
+MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -38,4 +47,79 @@ class ModelSource(Protocol):
 
 def open_source(settings: ServingSettings) -> ModelSource:
     """The source that the settings name; no model is read yet."""
-    raise NotImplementedError
+    if settings.registry is None or settings.model is None:
+        return PackageSource(settings.model_dir, settings.public_key)
+    from hpe_tasks.serving.registry_source import RegistrySource
+
+    return RegistrySource(
+        settings.registry,
+        settings.model,
+        channel=settings.channel,
+        version=settings.version,
+        public_key=settings.public_key,
+        # The only place that a Lambda function may write to.
+        folder=Path(tempfile.gettempdir()) / "hpe-models",
+    )
+
+
+class PackageSource:
+    """The model that lies in the function's package.
+
+    Args:
+        folder: Holds manifest.json, model.onnx and, if signed, manifest.json.sig.
+        public_key: The key that the manifest must be signed with; None accepts it unsigned.
+    """
+
+    def __init__(self, folder: Path, public_key: bytes | None) -> None:
+        self._folder = folder
+        self._public_key = public_key
+
+    def load(self) -> VerifiedModel:
+        """The package's model.
+
+        Raises:
+            AccessError: There is none.
+            DigestError: The manifest, its signature or the model does not verify.
+        """
+        path, file = self._folder / MANIFEST, self._folder / MODEL
+        for needed in (path, file):
+            if not needed.is_file():
+                raise AccessError(
+                    f"The package holds no model: {needed} does not exist.",
+                    hint="Build it with --with-model, or name a registry with HPE_REGISTRY and HPE_MODEL.",
+                )
+        manifest = path.read_bytes()
+        signature = self._folder / SIGNATURE
+        model = verified_manifest(
+            manifest, signature.read_bytes() if signature.is_file() else None, self._public_key, str(path)
+        )
+        if not is_model(file, model):
+            raise DigestError(
+                f"{file} is not the model that its manifest describes: its size or SHA-256 is another.",
+                hint="Build the package again.",
+            )
+        return VerifiedModel(model, file, hashlib.sha256(manifest).hexdigest(), "package")
+
+    def newer(self, current: VerifiedModel) -> None:
+        """A package does not change."""
+
+
+def verified_manifest(manifest: bytes, signature: bytes | None, public_key: bytes | None, origin: str) -> ServedModel:
+    """Read a manifest that is signed, if that is required, and whose content is that of its version.
+
+    Raises:
+        DigestError: It is not.
+    """
+    if public_key is not None:
+        check_signature(manifest, signature, public_key, origin)
+    model = ServedModel.from_manifest(manifest)
+    check_version(manifest, model.version, model.model_sha256)
+    return model
+
+
+def is_model(file: Path, model: ServedModel) -> bool:
+    """Whether a file has the size and the SHA-256 of the model."""
+    if file.stat().st_size != model.model_size_bytes:
+        return False
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == model.model_sha256

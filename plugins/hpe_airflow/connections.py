@@ -1,17 +1,20 @@
-"""S3 clients from Airflow connections."""
+"""S3 clients and the signing key from Airflow connections."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.s3 import make_client
+from hpe_tasks.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from mypy_boto3_s3 import S3Client
 
 S3_CONNECTION = "hpe_s3"
+SIGNING_CONNECTION = "hpe_signing"
 
 _EXTRAS = ("endpoint_url", "region_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
@@ -61,3 +64,50 @@ def client_options(connection: Connection) -> dict[str, Any]:
         "aws_secret_access_key": connection.password,
     }
     return {key: value for key in _EXTRAS if (value := extra.get(key) or stated.get(key))}
+
+
+def signing_key() -> bytes | None:
+    """The private key that published manifests are signed with, in PEM; None without one.
+
+    It comes from the connection `hpe_signing`, or from the file that HPE_SIGNING_KEY names where Airflow knows no such
+    connection.
+
+    Raises:
+        ConfigError: The connection holds no key, or the file cannot be read.
+    """
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = Connection.get(SIGNING_CONNECTION)
+    except AirflowNotFoundException:
+        return Settings.from_environment().read_signing_key()
+    return key_of(connection)
+
+
+_PEM = re.compile(r"(-----BEGIN [A-Z ]+-----)(.+)(-----END [A-Z ]+-----)", re.DOTALL)
+
+
+def key_of(connection: Connection) -> bytes:
+    """The key that a connection holds: its password, or `private_key` in its extra.
+
+    The form's password field is a single line, and a connection in a variable may hold its line ends escaped: they are
+    put back.
+
+    Raises:
+        ConfigError: It holds none, or something else than PEM.
+    """
+    text = connection.password or str(connection.extra_dejson.get("private_key") or "")
+    if not text:
+        raise ConfigError(
+            f"The Airflow connection {connection.conn_id!r} holds no key.",
+            hint="Put the private key in PEM into its password, or as `private_key` into its extra.",
+        )
+    found = _PEM.search(text.replace("\\n", "\n"))
+    if found is None:
+        raise ConfigError(
+            f"What the Airflow connection {connection.conn_id!r} holds is not a private key in PEM.",
+            hint="Give the whole text of the key's file, with its first and last line.",
+        )
+    first, body, last = (part.strip() for part in found.groups())
+    return "\n".join((first, *body.split(), last, "")).encode()

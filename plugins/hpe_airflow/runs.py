@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpe_airflow.connections import s3_client
+from hpe_airflow.connections import s3_client, signing_key
 from hpe_airflow.params_form import config_from_params
 from hpe_tasks.runs import Run, open_run
 from hpe_tasks.settings import Settings
@@ -34,6 +34,7 @@ def open_run_from_context(context: Context | None = None) -> Run:
         cache=settings.cache,
         name=run_name(context),
         s3=s3_client,
+        signing_key=signing_key,
     )
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from hpe_tasks.s3 import S3Location, make_client
+
+REGISTRY = S3Location.parse("s3://hpe-models/registry")
 HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_expectations", "numpy", "cv2", "pandas")
 TASKS = {
     "fetch_dataset",
@@ -22,8 +25,11 @@ TASKS = {
     "evaluate_quantized",
     "gate",
     "publish",
+    "smoke_test_lambda",
+    "promote",
     "report",
 }
+AFTER_GATE = dict.fromkeys(("publish", "smoke_test_lambda", "promote"), "skipped")
 DATES = (datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=day) for day in count())
 
 
@@ -89,7 +95,9 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "evaluate_quantized": {"export_onnx"},
         "gate": {"evaluate_quantized"},
         "publish": {"gate"},
-        "report": {"validate_dataset", "fetch_checkpoint", "publish"},
+        "smoke_test_lambda": {"publish"},
+        "promote": {"publish", "smoke_test_lambda"},
+        "report": {"validate_dataset", "fetch_checkpoint", "promote"},
     }
 
 
@@ -168,12 +176,15 @@ def test_the_buttons_are_on_the_tasks_that_have_something_to_show(dag: Any) -> N
     assert {task: names for task, names in links.items() if names} == {
         "gate": ["Report"],
         "publish": ["Published version", "Report"],
+        "smoke_test_lambda": ["Published version", "Report"],
+        "promote": ["Published version", "Report"],
         "report": ["Report"],
     }
 
 
-def test_the_published_model_is_an_asset(dag: Any) -> None:
-    assert [asset.name for asset in dag.get_task("publish").outlets] == ["hpe_published_model"]
+def test_a_model_that_a_channel_serves_is_an_asset(dag: Any) -> None:
+    outlets = {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks if task.outlets}
+    assert outlets == {"promote": ["hpe_published_model"]}
 
 
 def run(dag: Any, settings: dict[str, Any]) -> tuple[str, dict[str, str], datetime]:
@@ -185,6 +196,24 @@ def run(dag: Any, settings: dict[str, Any]) -> tuple[str, dict[str, str], dateti
 def folder_of(date: datetime) -> Path:
     (folder,) = (Path(os.environ["AIRFLOW_HOME"]) / ".hpe/workspace/runs").glob(f"{date:%Y-%m-%dT%H%M%S}-*")
     return folder
+
+
+def serves(name: str, channel: str) -> str | None:
+    """The version that a channel serves; None for a channel that does not exist."""
+    from hpe_tasks.registry.publishing import Registry
+
+    registry = Registry(make_client(), REGISTRY)
+    return registry.show(name, channel).version if channel in registry.channels(name) else None
+
+
+def expect_joints_elsewhere(name: str, version: str) -> None:
+    """Let a stored manifest expect confident joints in the corner of each golden image."""
+    client, key = make_client(), f"{REGISTRY.key}/models/{name}/versions/{version}/manifest.json"
+    manifest = json.loads(client.get_object(Bucket=REGISTRY.bucket, Key=key)["Body"].read())
+    for golden in manifest["golden"]:
+        for person in golden["people"]:
+            person["joints"] = [[1.0, 1.0 + i, 1.0] for i in range(len(person["joints"]))]
+    client.put_object(Bucket=REGISTRY.bucket, Key=key, Body=json.dumps(manifest).encode())
 
 
 @pytest.mark.slow
@@ -205,6 +234,33 @@ class TestOutcomes:
             extra = {key: value for key, value in event.extra.items() if key in {"name", "channel", "version"}}
         assert (extra["name"], extra["channel"]) == ("tiny", "staging")
         assert extra["version"]
+        tested = json.loads((folder_of(date) / "smoke_test_lambda/result.json").read_text())["record"]
+        assert len(tested["images"]) == 3
+
+    def test_without_a_smoke_test_the_channel_moves_all_the_same(self, dag: Any, small_run: dict[str, Any]) -> None:
+        settings = {**small_run, "destination.smoke_test": "false", "destination.name": "untested"}
+        state, tasks, date = run(dag, settings)
+        assert (state, tasks) == ("success", {**dict.fromkeys(TASKS, "success"), "smoke_test_lambda": "skipped"})
+        promoted = json.loads((folder_of(date) / "promote/result.json").read_text())["record"]
+        assert serves("untested", "staging") == promoted["version"]
+
+    def test_a_version_that_the_function_does_not_serve_as_measured_moves_no_channel(
+        self, dag: Any, small_run: dict[str, Any]
+    ) -> None:
+        settings = {**small_run, "destination.name": "unservable"}
+        run(dag, {**settings, "destination.smoke_test": "false"})
+        version = serves("unservable", "staging")
+        assert version
+        expect_joints_elsewhere("unservable", version)
+        state, tasks, date = run(
+            dag, {**settings, "destination.smoke_test": "true", "destination.channel": "production"}
+        )
+        assert state == "failed"
+        failed = {"smoke_test_lambda": "failed", "promote": "upstream_failed"}
+        assert tasks == {**dict.fromkeys(TASKS, "success"), **failed}
+        assert serves("unservable", "production") is None
+        html = (folder_of(date) / "report/report.html").read_text()
+        assert f"does not serve version {version}" in html
 
     def test_a_second_run_reuses_the_work_and_publishes_no_second_version(
         self, dag: Any, small_run: dict[str, Any]
@@ -225,7 +281,7 @@ class TestOutcomes:
 
         state, tasks, date = run(dag, {**small_run, "gate.min_ap": 0.99, "destination.name": "refused"})
         assert state == "success"
-        assert tasks == {**dict.fromkeys(TASKS, "success"), "publish": "skipped"}
+        assert tasks == {**dict.fromkeys(TASKS, "success"), **AFTER_GATE}
         assert (folder_of(date) / "report/report.html").is_file()
         with create_session() as session:
             reason = (

@@ -52,7 +52,8 @@ def test_every_task_succeeds_and_the_buttons_lead_to_the_runs_pages(
     assert {task["state"] for task in answer.json()["task_instances"]} == {"success"}
     assert links(airflow_server, operator, finished, "report").keys() == {"Report"}
     assert links(airflow_server, operator, finished, "gate") == links(airflow_server, operator, finished, "report")
-    assert links(airflow_server, operator, finished, "publish").keys() == {"Report", "Published version"}
+    for task in ("publish", "smoke_test_lambda", "promote"):
+        assert links(airflow_server, operator, finished, task).keys() == {"Report", "Published version"}
 
 
 def test_those_who_may_see_the_dag_may_read_the_report(airflow_server: AirflowServer, finished: str) -> None:

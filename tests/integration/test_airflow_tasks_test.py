@@ -66,6 +66,8 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
         "evaluate_quantized",
         "gate",
         "publish",
+        "smoke_test_lambda",
+        "promote",
         "report",
     ):
         said = run_task(home, s3_server, settings, task)
@@ -76,6 +78,8 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
     published = json.loads((folder / "publish/result.json").read_text())["record"]
     channel = s3_server.client().get_object(Bucket="hpe-models", Key="registry/models/tiny/channels/staging.json")
     assert json.loads(channel["Body"].read())["version"] == published["version"]
+    tested = json.loads((folder / "smoke_test_lambda/result.json").read_text())["record"]
+    assert [image["image"] for image in tested["images"]] == ["golden-1", "golden-2", "golden-3"]
     assert "</html>" in (folder / "report/report.html").read_text()
 
 

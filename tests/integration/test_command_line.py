@@ -69,17 +69,23 @@ def test_a_model_is_published_once_and_moved_by_channel(hpe: Hpe, settings: dict
     told = json.loads(first.stdout)
     version = told["published"]["version"]
     assert told["decision"]["passed"]
+    assert (told["promoted"]["version"], len(told["smoke_test"]["images"])) == (version, 3)
     assert Path(told["report"].removeprefix("file://")).is_file()
 
     again = hpe("run", *options(settings))
     assert again.returncode == 0, again.stderr
     assert version in again.stdout
+    assert "in 3 golden images" in again.stdout
+    for command in ("publish", "smoke-test-lambda", "promote"):
+        alone = hpe(command, *options(settings), "--json")
+        assert alone.returncode == 0, alone.stderr
+    assert json.loads(alone.stdout)["previous_version"] == version
     assert "quantize: reused" in hpe("run", *options(settings), "--verbose").stderr
     assert json.loads(hpe("show", "--json").stdout)["published"]["created"] is False
 
     other = hpe("run", *options(settings, recipe="w8a8_per_tensor"), "--json")
     assert other.returncode == 0, other.stderr
-    second = json.loads(other.stdout)["published"]
+    second = json.loads(other.stdout)["promoted"]
     assert (second["version"] != version, second["previous_version"]) == (True, version)
 
     assert json.loads(hpe("channel", "show", "tiny", "--json").stdout)["version"] == second["version"]
@@ -125,7 +131,7 @@ def test_bottom_up_network_that_finds_nobody(hpe: Hpe, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "ONNX AP 0.000 is below 0.400 (14 persons)" in done.stdout
     told = json.loads(hpe("show", "--json").stdout)
-    assert told["published"] is None
+    assert [told[step] for step in ("published", "smoke_test", "promoted")] == [None, None, None]
     assert told["fp32"]["fingerprint"]["box_source"] == "whole_image"
     assert [output["name"] for output in told["exported"]["outputs"]] == ["pafs", "heatmaps"]
     assert told["exported"]["placement"]["int8_mac_share"] > 0.9

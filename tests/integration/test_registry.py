@@ -11,12 +11,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.object_store import HOST, ObjectStore, Server
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.results import PublishedModel
 from hpe_tasks.s3 import S3Location, make_client
+from hpe_tasks.signing import SigningKey
 
 pytestmark = pytest.mark.integration
 
@@ -33,11 +35,13 @@ def registry(s3_bucket: Any, location: S3Location) -> Registry:
 
 @pytest.fixture
 def publish(records: ModuleType, tmp_path: Path) -> Callable[..., PublishedModel]:
-    """Publish a model whose content is named by a word."""
+    """Store a signed model whose content is named by a word, and let a channel serve it."""
+    key = SigningKey(key_pem())
 
     def _publish(registry: Registry, content: str, channel: str = "staging", **changes: Any) -> PublishedModel:
         files = records.write_files(tmp_path / content, content)
-        published: PublishedModel = registry.publish(records.manifest(files, **changes), files, channel)
+        published = registry.store(records.manifest(files, **changes), files, key)
+        registry.promote("pose", published.version, channel, published=published)
         return published
 
     return _publish
@@ -46,11 +50,12 @@ def publish(records: ModuleType, tmp_path: Path) -> Callable[..., PublishedModel
 def test_publish_show_promote_rollback(registry: Registry, publish: Any, tmp_path: Path) -> None:
     first = publish(registry, "one")
     second = publish(registry, "two")
-    assert (first.created, first.previous_version) == (True, None)
-    assert (second.created, second.previous_version) == (True, first.version)
+    assert (first.created, second.created) == (True, True)
     assert registry.show("pose", "staging").version == second.version
     assert [v.version for v in registry.versions("pose")] == [second.version, first.version]
-    assert registry.promote("pose", first.version, "production").history == ()
+    assert registry.promote("pose", first.version, "production").previous_version is None
+    assert registry.show("pose", "production").history == ()
+    assert [entry.version for entry in registry.show("pose", "staging").history] == [first.version]
     assert registry.rollback("pose", "staging").version == first.version
     assert {v.version: v.channels for v in registry.versions("pose")}[first.version] == ("production", "staging")
     manifest = registry.served("pose", "production")
@@ -86,17 +91,13 @@ def test_of_concurrent_publishers_of_different_models_one_wins(
     barrier = threading.Barrier(publishers)
 
     class Meeting:
-        """A client whose first upload waits for the other publishers."""
-
-        def __init__(self) -> None:
-            self._met = False
+        """A client that waits for the other publishers before it moves the channel."""
 
         def __getattr__(self, name: str) -> Any:
             return getattr(s3_bucket.client, name)
 
         def put_object(self, **arguments: Any) -> Any:
-            if not self._met:
-                self._met = True
+            if arguments["Key"].endswith("staging.json"):
                 barrier.wait(timeout=60)
             return s3_bucket.client.put_object(**arguments)
 
@@ -126,9 +127,11 @@ def test_concurrent_publishers_of_the_same_model_all_succeed(
     registry: Registry, records: ModuleType, tmp_path: Path
 ) -> None:
     files = records.write_files(tmp_path / "files")
+    key = SigningKey(key_pem())
 
     def attempt(number: int) -> PublishedModel:
-        published: PublishedModel = registry.publish(records.manifest(files, run=f"run-{number}"), files, "staging")
+        published = registry.store(records.manifest(files, run=f"run-{number}"), files, key)
+        registry.promote("pose", published.version, "staging", published=published)
         return published
 
     with ThreadPoolExecutor(6) as pool:
@@ -137,6 +140,8 @@ def test_concurrent_publishers_of_the_same_model_all_succeed(
     assert len({o.manifest.sha256 for o in outcomes}) == 1
     assert sum(o.created for o in outcomes) == 1
     assert len(registry.versions("pose")) == 1
+    stored = registry.stored("pose", outcomes[0].version)
+    assert key.signed(stored.data, registry.signature("pose", outcomes[0].version) or b"")
 
 
 class CrashError(BaseException):
@@ -181,6 +186,7 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
         served = registry.served("pose", "staging")
         registry.download(served, "model", tmp_path / "served.onnx")
         new = publish(registry, "new")
+        assert registry.signature("pose", new.version) is not None
         assert registry.show("pose", "staging").version == new.version
         if dying.survived:
             break
@@ -188,10 +194,10 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
         assert served.version in {old.version, new.version}
         if served.version == new.version:
             assert done
-        else:
-            assert new.previous_version == old.version
-    # Pointer, manifest, two blobs (look, upload, look; the encodings are there), manifest (create, read), pointer.
-    assert calls == 9
+        assert [entry.version for entry in registry.show("pose", "staging").history] == [old.version]
+    # Manifest, two blobs (look, upload, look; the encodings are there), manifest (create, read), signature (look,
+    # write); then pointer, manifest, two blobs (look), pointer.
+    assert calls == 14
 
 
 def test_a_blob_damaged_on_disk_is_noticed(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hpe_airflow.connections import client_options, s3_client
+from hpe_airflow.connections import client_options, key_of, s3_client, signing_key
+from signing_keys import key_pem
 
 from hpe_tasks.errors import ConfigError
+from hpe_tasks.signing import SigningKey
 
 
 def connection(**fields: Any) -> Any:
@@ -70,3 +74,49 @@ def test_without_the_connection_the_usual_variables_count(monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:10")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     assert s3_client().meta.endpoint_url == "http://127.0.0.1:10"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(lambda pem: {"password": pem}, id="password"),
+        pytest.param(lambda pem: {"password": pem.replace("\n", " ")}, id="pasted into a field of one line"),
+        pytest.param(lambda pem: {"password": pem.replace("\n", "")}, id="its line ends lost"),
+        pytest.param(lambda pem: {"password": pem.replace("\n", "\\n")}, id="its line ends escaped"),
+        pytest.param(lambda pem: {"extra": json.dumps({"private_key": pem})}, id="extra"),
+    ],
+)
+def test_a_connection_holds_the_signing_key(fields: Any) -> None:
+    pem = key_pem()
+    held = key_of(connection(conn_type="generic", **fields(pem.decode())))
+    assert SigningKey(held).public_bytes == SigningKey(pem).public_bytes
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        pytest.param({}, "holds no key", id="nothing"),
+        pytest.param({"extra": '{"private_key": ""}'}, "holds no key", id="empty"),
+        pytest.param({"password": "hunter2"}, "not a private key in PEM", id="a password"),
+    ],
+)
+def test_a_connection_without_a_signing_key_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        key_of(connection(conn_type="generic", **fields))
+
+
+@pytest.mark.usefixtures("airflow_database")
+def test_the_signing_key_is_that_of_the_connection_or_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_HPE_SIGNING", raising=False)
+    monkeypatch.delenv("HPE_SIGNING_KEY", raising=False)
+    assert signing_key() is None
+    in_file, in_connection = key_pem(), key_pem()
+    (tmp_path / "key.pem").write_bytes(in_file)
+    monkeypatch.setenv("HPE_SIGNING_KEY", str(tmp_path / "key.pem"))
+    assert signing_key() == in_file
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_HPE_SIGNING", json.dumps({"conn_type": "generic", "password": in_connection.decode()})
+    )
+    assert signing_key() == in_connection

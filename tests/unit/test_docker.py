@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from hpe_tasks.lambda_environment import PYTHON_VERSION
+from hpe_tasks.packaging.build import OWN_FOLDERS, OWN_MODULES
+
 IMAGES = ("airflow", "worker")
+# Relative to the repository's root.
+LOCKS = (
+    "requirements.txt",
+    *(f"docker/{image}/requirements.txt" for image in (*IMAGES, "lambda", "object-store")),
+    *(f"hpe_tasks/packaging/requirements-{architecture}.txt" for architecture in ("x86_64", "arm64")),
+)
 
 
 def pins(file: Path) -> dict[str, str]:
@@ -20,7 +29,7 @@ def hashes(file: Path) -> set[str]:
     return set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", file.read_text()))
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", [*IMAGES, "lambda"])
 def test_dockerfile_lints(repository: Path, image: str) -> None:
     hadolint, file = Path(sys.executable).with_name("hadolint"), repository / "docker" / image / "Dockerfile"
     done = subprocess.run([hadolint, file], capture_output=True, text=True, check=False)
@@ -49,7 +58,21 @@ def test_images_do_not_run_as_root(repository: Path, image: str) -> None:
     assert users == ["50000"]
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", *(f"docker/{image}/requirements.txt" for image in IMAGES)])
+def test_the_functions_image_holds_the_package(repository: Path) -> None:
+    text = (repository / "docker" / "lambda" / "Dockerfile").read_text()
+    assert (
+        re.findall(r"^FROM (\S+)", text, flags=re.MULTILINE) == [f"public.ecr.aws/lambda/python:{PYTHON_VERSION}"] * 2
+    )
+    copied = re.findall(r"^COPY (hpe_tasks/.*) \S+$", text, flags=re.MULTILINE)
+    sources = {Path(source).name for line in copied for source in line.split()}
+    locks = {f"requirements-{architecture}.txt" for architecture in ("x86_64", "arm64")}
+    assert sources == {*OWN_FOLDERS, *OWN_MODULES, *locks}
+    assert 'CMD ["hpe_tasks.serving.handler.handler"]' in text
+    (version,) = re.findall(r"^UV_VERSION := (\S+)", (repository / "Makefile").read_text(), flags=re.MULTILINE)
+    assert f"ARG UV_VERSION={version}\n" in text
+
+
+@pytest.mark.parametrize("file", LOCKS)
 def test_locks_name_no_index_and_hash_everything(repository: Path, file: str) -> None:
     text = (repository / file).read_text()
     assert "://" not in text

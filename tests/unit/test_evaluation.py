@@ -13,9 +13,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hpe_tasks.codecs import person_score
+from hpe_tasks.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.evaluation.top_down import DECODER, person_score
+from hpe_tasks.evaluation.top_down import DECODER
 from hpe_tasks.skeletons import COCO17, MPII16
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
@@ -42,6 +44,7 @@ def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset) -> None
     assert report.failed_images == ()
     assert report.runtime == "fp32"
     assert report.images_per_second > 0
+    assert report.cpu_features == cpu_features()
 
     assert [(row["image_id"], row["annotation_id"], row["category_id"]) for row in rows] == [
         (1, 1, 7),

@@ -20,7 +20,9 @@ def judge(records: ModuleType, **changes: Any) -> GateDecision:
         "onnx": records.report("onnxruntime", 0.612),
         "exported": records.exported(),
     } | changes
-    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnx"])
+    quantized = QuantizedEvaluation(
+        quantsim=reports["quantsim"], onnx=reports["onnx"], kernels=changes.get("kernels", records.kernels())
+    )
     return decide(LIMITS, reports["fp32"], quantized, reports["exported"])
 
 
@@ -37,6 +39,7 @@ def test_a_good_model_passes_and_every_check_says_why(records: ModuleType) -> No
         "max_ap_drop": "AP drop from FP32 to ONNX 0.008 is at most 0.020",
         "quantsim_gap": "AP gap between QuantSim and ONNX 0.003 is at most 0.020",
         "int8_mac_share": "Int8 share of multiply-accumulates 80.0 % is at least 50.0 %",
+        "kernel_sqnr_db": "Signal-to-noise ratio of int8 kernels 72.5 dB is at least 40.0 dB",
         "size_mb": "Size 34.5 MB is at most 40.0 MB",
     }
     assert [(c.comparison, c.unit, c.limit) for c in decision.checks] == [
@@ -44,9 +47,10 @@ def test_a_good_model_passes_and_every_check_says_why(records: ModuleType) -> No
         ("at_most", "AP", 0.02),
         ("at_most", "AP", 0.02),
         ("at_least", "share", 0.5),
+        ("at_least", "dB", 40.0),
         ("at_most", "MB", 40.0),
     ]
-    assert [c.observed for c in decision.checks] == pytest.approx([0.612, 0.008, 0.003, 0.8, 34.5])
+    assert [c.observed for c in decision.checks] == pytest.approx([0.612, 0.008, 0.003, 0.8, 72.5, 34.5])
 
 
 @pytest.mark.parametrize(
@@ -196,6 +200,23 @@ def test_fingerprint_differences_of_equal_protocols_are_none(records: ModuleType
     assert fingerprint_differences(records.fingerprint(), records.fingerprint()) == ()
 
 
+def test_kernels_that_saturate_fail_and_the_reason_says_where_and_what_helps(records: ModuleType) -> None:
+    checks = failed(judge(records, kernels=records.kernels(16.6)))
+    assert set(checks) == {"kernel_sqnr_db"}
+    assert checks["kernel_sqnr_db"].reason == (
+        "Signal-to-noise ratio of int8 kernels 16.6 dB is below 40.0 dB (in conv1_codes: sums of full 8-bit weights "
+        "saturate on x86 without VNNI, see recipe.reduce_range; this CPU is x86_64, avx2, avx512_vnni)"
+    )
+
+
+def test_kernels_that_compute_the_same_pass_without_a_ratio(records: ModuleType) -> None:
+    decision = judge(records, kernels=records.kernels(None))
+    check = next(check for check in decision.checks if check.name == "kernel_sqnr_db")
+    assert decision.passed
+    assert check.observed is None
+    assert check.reason == "The int8 kernels compute the same as the unoptimized graph on 16 inputs"
+
+
 PCKH = GateLimits(metric="pckh", min_pckh=86, max_pckh_drop=1, max_quantsim_pckh_gap=1, max_size_mb=40)
 
 
@@ -208,7 +229,9 @@ def judge_pckh(
         runtime: records.report(runtime, value, metric="pckh", **protocol)
         for runtime, value in (("fp32", fp32), ("quantsim", quantsim), ("onnxruntime", onnx))
     }
-    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    quantized = QuantizedEvaluation(
+        quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=records.kernels()
+    )
     return decide(PCKH, reports["fp32"], quantized, records.exported())
 
 
@@ -219,7 +242,7 @@ def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons(rec
         "max_pckh_drop": ("PCKh drop from FP32 to ONNX 2.8 is above 1.0 (5 persons)", "PCKh"),
         "quantsim_gap": ("PCKh gap between QuantSim and ONNX 2.3 is above 1.0 (5 persons)", "PCKh"),
     }
-    assert [check.passed for check in decision.checks] == [False, False, False, True, True]
+    assert [check.passed for check in decision.checks] == [False, False, False, True, True, True]
     assert GateDecision.model_validate_json(decision.model_dump_json()) == decision
 
 
@@ -249,7 +272,9 @@ def test_a_number_that_is_no_pckh_fails(records: ModuleType, value: float | None
 
 def test_a_report_of_the_other_metric_fails_and_says_so(records: ModuleType) -> None:
     reports = {runtime: records.report(runtime, 0.99) for runtime in ("fp32", "quantsim", "onnxruntime")}
-    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+    quantized = QuantizedEvaluation(
+        quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=records.kernels()
+    )
     checks = failed(decide(PCKH, reports["fp32"], quantized, records.exported()))
     assert set(checks) == {"min_pckh", "max_pckh_drop", "quantsim_gap"}
     assert checks["min_pckh"].reason == (

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
 from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
@@ -125,6 +126,7 @@ def test_a_network_that_finds_every_joint_has_100_percent(make_dataset) -> None:
     assert report.stats.num_joints == 42
     assert report.stats.mean == 100.0
     assert report.images_per_second > 0
+    assert report.cpu_features == cpu_features()
     assert [(row["image"], row["person"]) for row in rows] == [("0.png", 0), ("0.png", 1), ("1.png", 2)]
     for row, truth in zip(rows, [ONE, TWO, TWO], strict=True):
         found = np.array(row["keypoints"]).reshape(16, 3)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.placement import audit_placement, cpu_features
+from hpe_tasks.placement import audit_placement
 from hpe_tasks.quantization import torch_backend
 from hpe_tasks.quantization.aimet import import_aimet, vendor_warnings_muted
 
@@ -159,20 +159,6 @@ def test_a_file_that_onnxruntime_cannot_load_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not a model")
     with pytest.raises(QuantizationError, match="onnxruntime cannot load"):
         audit_placement(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param("flags\t\t: fpu avx2 avx512_vnni\n", ("avx2", "avx512_vnni"), id="x86"),
-        pytest.param("Features\t: fp asimddp i8mm\n", ("asimddp", "i8mm"), id="arm"),
-        pytest.param("model name: unknown\n", (), id="none"),
-    ],
-)
-def test_cpu_features_come_from_the_kernel(text: str, expected: tuple[str, ...], tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(text)
-    assert cpu_features(cpuinfo)[1:] == expected
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,16 @@ def test_other_depths_by_one_key(preset: str, depth: int) -> None:
     assert [row.value for row in reference.rows if row.architecture == architecture]
 
 
+@pytest.mark.parametrize(
+    "preset", [name for name in PRESETS if "resnet" in name or "mobilenet" in name or name == "sample"]
+)
+def test_networks_with_deconvolutions_must_run_in_int8(preset: str) -> None:
+    config = load_config(preset, overrides=dict.fromkeys(("model.checkpoint", *PRESETS[preset].needs), "/somewhere"))
+    assert config.model.architecture.startswith(("pose_resnet", "pose_mobilenet"))
+    assert config.recipe.four_phase_deconvolution
+    assert config.gate.min_int8_mac_share == 0.95
+
+
 def resnet_shapes(depth: int, joints: int) -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in PoseResNet(depth, joints).parameters()]
 

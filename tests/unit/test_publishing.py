@@ -10,6 +10,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
+from signing_keys import key_pem
 
 from hpe_tasks.config import GateLimits
 from hpe_tasks.errors import (
@@ -24,7 +25,9 @@ from hpe_tasks.errors import (
 )
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.results import PublishedModel
 from hpe_tasks.s3 import S3Location, make_client
+from hpe_tasks.signing import SigningKey
 
 LOCATION = S3Location("models", "team/registry")
 POINTER = "team/registry/models/pose/channels/staging.json"
@@ -74,8 +77,21 @@ def three(records: ModuleType, tmp_path: Path) -> Version:
     return Version(records, tmp_path, "three")
 
 
-def publish(registry: Registry, version: Version, channel: str = "staging") -> Any:
-    return registry.publish(version.manifest, version.files, channel)
+@pytest.fixture(scope="module")
+def key() -> SigningKey:
+    return SigningKey(key_pem())
+
+
+@pytest.fixture(scope="module")
+def other_key() -> SigningKey:
+    return SigningKey(key_pem())
+
+
+def publish(registry: Registry, version: Version, channel: str = "staging") -> PublishedModel:
+    """Store a version and let a channel serve it, as the pipeline does."""
+    published = registry.store(version.manifest, version.files)
+    registry.promote("pose", published.version, channel, published=published)
+    return published
 
 
 def keys(client: Any) -> dict[str, str]:
@@ -99,33 +115,42 @@ class Recorder:
         return self._client.put_object(**arguments)
 
 
-def test_the_layout_is_the_documented_one_and_written_in_order(client: Any, one: Version) -> None:
+def test_the_layout_is_the_documented_one_and_written_in_order(client: Any, one: Version, key: SigningKey) -> None:
     recorder = Recorder(client)
-    published = publish(Registry(recorder, LOCATION), one)  # type: ignore[arg-type]
+    registry = Registry(recorder, LOCATION)  # type: ignore[arg-type]
     manifest = one.manifest
+    published = registry.store(manifest, one.files, key)
+    stored = list(recorder.written)
+    promoted = registry.promote("pose", published.version, "staging", published=published)
     assert recorder.written == [
         *(f"team/registry/blobs/sha256/{file.sha256}" for file in manifest.files),
         f"team/registry/models/pose/versions/{manifest.version}/manifest.json",
+        f"team/registry/models/pose/versions/{manifest.version}/manifest.json.sig",
         POINTER,
     ]
+    assert stored == recorder.written[:-1]
     assert set(keys(client)) == set(recorder.written)
     pointer = json.loads(client.get_object(Bucket="models", Key=POINTER)["Body"].read())
     assert pointer["version"] == manifest.version == published.version
     assert pointer["manifest_sha256"] == published.manifest.sha256
     assert pointer["moved_by"] == "ada"
     assert published.manifest.uri == f"s3://models/team/registry/models/pose/versions/{manifest.version}/manifest.json"
-    assert (published.created, published.previous_version) == (True, None)
+    assert (published.created, published.signed_by) == (True, key.public_sha256)
+    assert (promoted.channel, promoted.version, promoted.previous_version) == ("staging", published.version, None)
 
 
-def test_publishing_twice_changes_nothing(client: Any, records: ModuleType, one: Version) -> None:
-    publish(Registry(client, LOCATION), one)
+def test_publishing_twice_changes_nothing(client: Any, records: ModuleType, one: Version, key: SigningKey) -> None:
+    first = Registry(client, LOCATION)
+    first.promote("pose", first.store(one.manifest, one.files, key).version, "staging")
     before = keys(client)
     again = records.manifest(one.files, run="run-2", created_by="grace", ap=0.61)
     recorder = Recorder(client)
-    published = Registry(recorder, LOCATION).publish(again, one.files, "staging")  # type: ignore[arg-type]
+    second = Registry(recorder, LOCATION)  # type: ignore[arg-type]
+    published = second.store(again, one.files, key)
+    promoted = second.promote("pose", published.version, "staging", published=published)
     assert recorder.written == []
     assert keys(client) == before
-    assert (published.created, published.previous_version) == (False, one.manifest.version)
+    assert (published.created, promoted.previous_version) == (False, one.manifest.version)
     # The evidence of the first publication stays.
     assert Registry(client, LOCATION).served("pose", "staging") == one.manifest
 
@@ -135,7 +160,7 @@ def test_a_second_channel_shares_the_version(client: Any, registry: Registry, on
     recorder = Recorder(client)
     published = publish(Registry(recorder, LOCATION), one, "production")  # type: ignore[arg-type]
     assert recorder.written == ["team/registry/models/pose/channels/production.json"]
-    assert (published.created, published.previous_version) == (False, None)
+    assert not published.created
     assert registry.channels("pose") == ("production", "staging")
 
 
@@ -170,13 +195,16 @@ def test_promote_and_rollback_walk_through_the_history(
     with pytest.raises(BadInputError, match="served nothing before"):
         registry.rollback("pose", "staging")
     actor = Registry(registry._client, LOCATION, actor="grace")
-    promoted = actor.promote("pose", v3, "staging")
-    assert (promoted.version, promoted.reason, promoted.moved_by) == (v3, "promote", "grace")
-    assert registry.show("pose", "staging") == promoted
+    assert actor.promote("pose", v3, "staging").previous_version == v1
+    pointer = registry.show("pose", "staging")
+    assert (pointer.version, pointer.reason, pointer.moved_by) == (v3, "promote", "grace")
     assert registry.rollback("pose", "staging").version == v1
-    assert registry.promote("pose", v2, "production").history == ()
+    assert registry.promote("pose", v2, "production").previous_version is None
+    pointer = registry.show("pose", "production")
+    assert pointer.history == ()
     # Promoting what is served already changes nothing.
-    assert registry.promote("pose", v2, "production") == registry.show("pose", "production")
+    assert registry.promote("pose", v2, "production").previous_version == v2
+    assert registry.show("pose", "production") == pointer
 
 
 def test_the_history_is_bounded(registry: Registry, one: Version, two: Version) -> None:
@@ -198,7 +226,7 @@ def test_the_history_is_bounded(registry: Registry, one: Version, two: Version) 
         pytest.param(lambda r: r.promote("pose", "latest", "x"), ConfigError, "'latest' is not a version", id="words"),
         pytest.param(lambda r: r.show("../pose", "staging"), ConfigError, "is not a model name", id="traversal"),
         pytest.param(lambda r: r.show("pose", "a/b"), ConfigError, "is not a channel", id="slash"),
-        pytest.param(lambda r: r.read_manifest("pose", "1" * 16), AccessError, "has no version", id="manifest"),
+        pytest.param(lambda r: r.stored("pose", "1" * 16), AccessError, "has no version", id="manifest"),
     ],
 )
 def test_what_is_not_there_is_named(
@@ -231,7 +259,7 @@ def test_a_file_that_is_not_the_measured_one_is_not_published(
 
 def test_files_and_manifest_must_name_the_same_roles(registry: Registry, one: Version) -> None:
     with pytest.raises(BadInputError, match=r"\['encodings', 'model'\], but \['model'\]"):
-        registry.publish(one.manifest, {"model": one.files["model"]}, "staging")
+        registry.store(one.manifest, {"model": one.files["model"]})
     one.files["encodings"].unlink()
     with pytest.raises(BadInputError, match=r"encodings file .* does not exist"):
         publish(registry, one)
@@ -273,12 +301,14 @@ def test_a_damaged_manifest_is_noticed(client: Any, registry: Registry, one: Ver
 
 
 def test_an_edited_manifest_differs_from_its_pointer(client: Any, registry: Registry, one: Version) -> None:
-    publish(registry, one)
+    published = publish(registry, one)
     # Valid in itself: only the digest in the pointer tells.
     edited = one.manifest.model_copy(update={"opset": 13})
     damage(client, f"models/pose/versions/{one.manifest.version}/manifest.json", edited.to_bytes())
-    with pytest.raises(DigestError, match="the channel says"):
+    with pytest.raises(DigestError, match=f"its SHA-256 is .*, not {published.manifest.sha256}"):
         registry.served("pose", "staging")
+    with pytest.raises(DigestError, match=f"its SHA-256 is .*, not {published.manifest.sha256}"):
+        registry.promote("pose", published.version, "production", published=published)
     with pytest.raises(DigestError, match="not the one that the channel points to"):
         publish(registry, one)
 
@@ -289,7 +319,7 @@ def test_a_manifest_under_another_version_is_noticed(
     publish(registry, one)
     damage(client, f"models/pose/versions/{two.manifest.version}/manifest.json", one.manifest.to_bytes())
     with pytest.raises(DigestError, match="it describes 'pose'"):
-        registry.read_manifest("pose", two.manifest.version)
+        registry.stored("pose", two.manifest.version)
 
 
 def test_a_lost_manifest_is_mended_by_publishing(
@@ -302,7 +332,12 @@ def test_a_lost_manifest_is_mended_by_publishing(
     with pytest.raises(AccessError, match="has no version"):
         registry.served("pose", "staging")
     again = records.manifest(one.files, run="run-2")
-    assert registry.publish(again, one.files, "staging").created
+    published = registry.store(again, one.files)
+    assert published.created
+    # Whoever promotes by hand has not seen that it is the same model; the publication has.
+    with pytest.raises(DigestError, match="not the one that the channel points to"):
+        registry.promote("pose", published.version, "staging")
+    registry.promote("pose", published.version, "staging", published=published)
     assert registry.served("pose", "staging") == again
     assert registry.show("pose", "staging").history == ()
 
@@ -315,14 +350,14 @@ def test_a_damaged_pointer_is_noticed(client: Any, registry: Registry, one: Vers
 
 
 class Interfering(Recorder):
-    """A client during whose first pointer write somebody else moves the channel."""
+    """A client during whose first write of a key somebody else acts."""
 
-    def __init__(self, client: Any, meanwhile: Any) -> None:
+    def __init__(self, client: Any, meanwhile: Any, key: str = POINTER) -> None:
         super().__init__(client)
-        self._meanwhile = meanwhile
+        self._meanwhile, self._key = meanwhile, key
 
     def put_object(self, **arguments: Any) -> Any:
-        if arguments["Key"] == POINTER and self._meanwhile is not None:
+        if arguments["Key"] == self._key and self._meanwhile is not None:
             meanwhile, self._meanwhile = self._meanwhile, None
             meanwhile()
         return super().put_object(**arguments)
@@ -360,6 +395,54 @@ def test_a_rollback_that_is_overtaken_is_a_conflict(
 def test_two_publishers_of_the_same_version_agree(client: Any, registry: Registry, one: Version) -> None:
     slow = Registry(Interfering(client, lambda: publish(registry, one)), LOCATION)  # type: ignore[arg-type]
     assert publish(slow, one).version == registry.show("pose", "staging").version
+
+
+def test_storing_moves_no_channel(client: Any, registry: Registry, one: Version, two: Version) -> None:
+    publish(registry, one)
+    pointer = keys(client)[POINTER]
+    registry.store(two.manifest, two.files)
+    assert keys(client)[POINTER] == pointer
+    listed = {v.version: v.channels for v in registry.versions("pose")}
+    assert listed == {one.manifest.version: ("staging",), two.manifest.version: ()}
+
+
+def test_a_version_is_signed_when_it_is_published_again(
+    client: Any, registry: Registry, records: ModuleType, one: Version, key: SigningKey
+) -> None:
+    assert registry.store(one.manifest, one.files).signed_by is None
+    assert registry.signature("pose", one.manifest.version) is None
+    again = records.manifest(one.files, run="run-2")
+    published = registry.store(again, one.files, key)
+    assert (published.created, published.signed_by) == (False, key.public_sha256)
+    signature = registry.signature("pose", one.manifest.version)
+    # Of what is stored, which is not what was built this time.
+    assert key.signed(one.manifest.to_bytes(), signature or b"")
+    assert registry.stored("pose", one.manifest.version).data == one.manifest.to_bytes()
+    # Publishing without a key does not take it away.
+    assert registry.store(again, one.files).signed_by is None
+    assert registry.signature("pose", one.manifest.version) == signature
+
+
+@pytest.mark.parametrize("found", ["damaged", "of another key"])
+def test_a_signature_that_is_not_of_this_key_is_replaced(
+    client: Any, registry: Registry, one: Version, key: SigningKey, other_key: SigningKey, found: str
+) -> None:
+    registry.store(one.manifest, one.files, other_key)
+    if found == "damaged":
+        damage(client, f"models/pose/versions/{one.manifest.version}/manifest.json.sig")
+    registry.store(one.manifest, one.files, key)
+    assert key.signed(one.manifest.to_bytes(), registry.signature("pose", one.manifest.version) or b"")
+
+
+def test_publishers_who_meet_sign_what_is_stored(
+    client: Any, registry: Registry, records: ModuleType, one: Version, key: SigningKey
+) -> None:
+    rival = records.manifest(one.files, run="run-2")
+    name = f"team/registry/models/pose/versions/{rival.version}/manifest.json"
+    slow = Interfering(client, lambda: registry.store(one.manifest, one.files), key=name)
+    published = Registry(slow, LOCATION).store(rival, one.files, key)  # type: ignore[arg-type]
+    assert not published.created
+    assert key.signed(one.manifest.to_bytes(), registry.signature("pose", rival.version) or b"")
 
 
 class Answering(Recorder):

@@ -17,7 +17,7 @@ from hpe_tasks.presets import load_config
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot
 from hpe_tasks.report.page import ReportFiles, render_report
-from hpe_tasks.report.records import RunRecords, quantities_of, steps_of, verdict_of
+from hpe_tasks.report.records import RunRecords, measured_on, quantities_of, steps_of, verdict_of
 from hpe_tasks.report.side_by_side import (
     PICTURE_SIZE,
 )
@@ -116,8 +116,13 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
     assert "in place of a81b9935cc02f417" in text
     assert "312 persons in 156 images of val" in text
     assert "3.2 times smaller than FP32, 2.31 MB" in text
-    assert "87.4 %" in text
-    assert text.count("✓ passed") == 6  # five checks and the data set
+    assert "98.6 %" in text
+    assert "72.5 dB" in text
+    assert "Ed25519, public key with the SHA-256" in text
+    assert "6 of 6 people in 3 golden images, OKS at least 0.970" in text
+    assert "first answer after 271 ms on Python 3.13" in text
+    assert "Measured on a CPU with x86_64, avx2, avx512_vnni." in text
+    assert text.count("✓ passed") == 7  # six checks and the data set
     assert "quick look" not in text
     assert "What to try next" not in text
     assert "0.581 → 0.538 (−0.043)" in text
@@ -202,8 +207,11 @@ def test_failed_gate(files: ReportFiles, tmp_path: Path) -> None:
     page = rendered(gate_failed(), files, tmp_path)
     text = page.text
     assert "Not published: the gate failed" in text
-    assert "5 of 5 checks failed" in text
+    assert "6 of 6 checks failed" in text
+    assert "saturate on x86 without VNNI, see recipe.reduce_range; this CPU is x86_64, avx2" in text
+    assert "--set recipe.reduce_range=true" in text
     assert "Publishing : skipped" in text
+    assert "Promotion : skipped" in text
     assert "−0.026" in text
     assert "What to try next" in text
     assert "--set recipe.granularity=per_channel" in text
@@ -217,7 +225,7 @@ def test_failed_step(files: ReportFiles, tmp_path: Path) -> None:
     assert "Failed at export_onnx" in page.text
     assert "QuantizationError, 2026-11-02 12:00:00 UTC" in page.text
     assert "What to do: Write the model as ONNX with opset 13 or later." in page.text
-    assert page.text.count("not run") == 3
+    assert page.text.count("not run") == 5
     assert "0.681" in page.text
     assert HOSTILE in page.text  # as text: a script element would not be
 
@@ -227,7 +235,7 @@ def test_broken_dataset(files: ReportFiles, tmp_path: Path) -> None:
     assert "Failed at validate_dataset" in text
     assert "2 of 31 expectations are not met" in text
     assert "annotation 3, annotation 9, …" in text
-    assert text.count("not run") == 6
+    assert text.count("not run") == 8
 
 
 def test_only_a_configuration(tmp_path: Path) -> None:
@@ -236,7 +244,7 @@ def test_only_a_configuration(tmp_path: Path) -> None:
     assert "The next step is fetch_dataset." in page.text
     assert "model.checkpoint" in page.text
     assert page.text.count(HOSTILE) >= 2
-    assert page.text.count("not run") == 9
+    assert page.text.count("not run") == 11
 
 
 def test_the_report_stands_without_its_pictures(files: ReportFiles, tmp_path: Path) -> None:
@@ -268,20 +276,37 @@ def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
     assert "Published" in page.text
 
 
+def test_measurements_on_different_cpus_are_told_apart() -> None:
+    records = complete()
+    assert records.fp32 is not None
+    other = records.fp32.model_copy(update={"cpu_features": ("aarch64", "i8mm")})
+    assert measured_on(replace(records, fp32=other)) == (
+        "FP32 measured on a CPU with aarch64, i8mm. "
+        "QuantSim and ONNX int8 measured on a CPU with x86_64, avx2, avx512_vnni."
+    )
+    assert measured_on(only_config()) == ""
+
+
 # --- records ------------------------------------------------------------------------------------------------------
+
+
+def _untested() -> RunRecords:
+    return complete(load_config("sample", overrides={"destination.smoke_test": False}))
 
 
 @pytest.mark.parametrize(
     ("records", "kind", "states"),
     [
-        (complete(), "published", "done " * 9),
-        (gate_failed(), "gate_failed", "done " * 7 + "refused skipped"),
-        (step_failed(), "failed", "done " * 5 + "failed " + "not_run " * 3),
-        (broken_dataset(), "failed", "done done failed " + "not_run " * 6),
-        (only_config(), "unfinished", "not_run " * 9),
-        (replace(complete(), published=None), "passed", "done " * 8 + "not_run"),
-        (replace(broken_dataset(), failures=()), "failed", "done done failed " + "not_run " * 6),
-        (replace(complete(), failures=step_failed().failures), "failed", "done " * 5 + "failed " + "done " * 3),
+        (complete(), "published", "done " * 11),
+        (gate_failed(), "gate_failed", "done " * 7 + "refused" + " skipped" * 3),
+        (step_failed(), "failed", "done " * 5 + "failed " + "not_run " * 5),
+        (broken_dataset(), "failed", "done done failed " + "not_run " * 8),
+        (only_config(), "unfinished", "not_run " * 11),
+        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 8 + "not_run " * 3),
+        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 9 + "not_run " * 2),
+        (_untested(), "published", "done " * 9 + "skipped done"),
+        (replace(broken_dataset(), failures=()), "failed", "done done failed " + "not_run " * 8),
+        (replace(complete(), failures=step_failed().failures), "failed", "done " * 5 + "failed " + "done " * 5),
     ],
     ids=[
         "published",
@@ -290,6 +315,8 @@ def test_a_second_report_replaces_the_first(tmp_path: Path) -> None:
         "broken data",
         "config",
         "not published yet",
+        "published, not served yet",
+        "without a smoke test",
         "no failure stored",
         "failed again",
     ],
@@ -304,14 +331,19 @@ def test_verdict_and_steps(records: RunRecords, kind: str, states: str) -> None:
     [
         ({}, "in place of a81b9935cc02f417."),
         ({"previous_version": None}, "now serves it."),
-        ({"previous_version": "3f9c2a7b41d0e856", "created": False}, "served it already; the same content"),
+        ({"previous_version": "3f9c2a7b41d0e856"}, "served it already; the same content"),
     ],
     ids=["moved", "new channel", "same again"],
 )
-def test_what_publishing_did_is_told(change: dict[str, object], words: str) -> None:
+def test_what_promotion_did_is_told(change: dict[str, object], words: str) -> None:
     records = complete()
     assert records.published is not None
-    records = replace(records, published=records.published.model_copy(update=change))
+    assert records.promoted is not None
+    records = replace(
+        records,
+        published=records.published.model_copy(update={"created": "same content" not in words}),
+        promoted=records.promoted.model_copy(update=change),
+    )
     assert words in verdict_of(records).detail
 
 
@@ -333,6 +365,7 @@ def check(observed: float | None, limit: float, comparison: str = "at_least", un
         (None, 0.6, "AP", "–"),
         (84.21, 86.0, "PCKh", "84.2"),
         (85.98, 86.0, "PCKh", "85.98"),
+        (16.61, 40.0, "dB", "16.6 dB"),
     ],
 )
 def test_a_number_is_told_from_its_limit(observed: float | None, limit: float, unit: str, text: str) -> None:

@@ -1,0 +1,261 @@
+"""Compares our Lambda function with the reference's, both in the real Runtime Interface Emulator.
+
+    python benchmarks/lambda.py [--quick] [--json FILE] [--picture FILE]
+
+Every function answers the same event: a 640×480 JPEG of the project's sample, as a function URL passes it on. With
+pose_resnet_50 at 256×256 and random weights: ours, and the reference's (benchmarks/reference_function), dynamically
+quantized with unsigned and with signed weights. With the sample's network: ours. One thread, 1769 MB of memory.
+
+A round starts each function in turn, asks it once (the cold start), warms it up, and times a block of invocations; only
+one function runs at a time. Warm times are the durations that the emulator reports, which are what Lambda bills. A cold
+start begins with the client's first request, before there is a process, and ends with its answer. Packages are counted
+without their models; both are compiled. Ends with 1 when a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import re
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lambda_packages as packages
+import numpy as np
+import psutil
+
+from hpe_tasks.cpu import cpu_features
+from hpe_tasks.data.sample import SampleSpec, draw_picture
+from hpe_tasks.lambda_emulator import LambdaEmulator
+from hpe_tasks.lambda_environment import lambda_python
+
+ROUNDS, INVOCATIONS, WARM_UP = 10, 50, 5
+QUICK_ROUNDS, QUICK_INVOCATIONS = 2, 10
+ENVIRONMENT = {"HPE_THREADS": "1", "REFERENCE_THREADS": "1"}
+MEMORY_MB = 1769
+
+OURS, UNSIGNED, SIGNED = "ours, pose_resnet_50", "reference, unsigned", "reference, signed"
+SAMPLE = "ours, pose_mobilenet (sample)"
+MAX_COLD_MS = 500.0
+MIN_SPEED_UP = 2.5
+MAX_SAMPLE_MS = 12.0
+
+
+@dataclass
+class Measured:
+    """What a function took.
+
+    Attributes:
+        warm_ms: What the emulator says of each warm invocation.
+        inside_ms: What the function itself says of it.
+        peak_rss_mb: Of the function's process, for each start.
+    """
+
+    package: packages.Unpacked
+    cold_ms: list[float] = field(default_factory=list)
+    warm_ms: list[float] = field(default_factory=list)
+    inside_ms: list[float] = field(default_factory=list)
+    peak_rss_mb: list[float] = field(default_factory=list)
+
+    def summary(self) -> dict[str, float]:
+        """One number for each column, in MB and ms."""
+        return {
+            "unzipped_mb": self.package.unzipped_bytes / 1e6,
+            "zipped_mb": self.package.zipped_bytes / 1e6,
+            "model_mb": self.package.model_bytes / 1e6,
+            "cold_median_ms": statistics.median(self.cold_ms),
+            "cold_max_ms": max(self.cold_ms),
+            "warm_median_ms": statistics.median(self.warm_ms),
+            "warm_p95_ms": float(np.percentile(self.warm_ms, 95)),
+            "inside_median_ms": statistics.median(self.inside_ms),
+            "peak_rss_mb": max(self.peak_rss_mb),
+        }
+
+
+def picture_event() -> dict[str, Any]:
+    """A function URL's event with a picture of the sample."""
+    picture = draw_picture(SampleSpec(width=640, height=480), "val", 11)
+    jpeg = cv2.imencode(".jpg", picture.image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    return {
+        "version": "2.0",
+        "rawPath": "/",
+        "headers": {"content-type": "image/jpeg", "accept": "application/json"},
+        "requestContext": {"http": {"method": "POST", "path": "/"}, "requestId": "benchmark"},
+        "body": base64.b64encode(jpeg).decode(),
+        "isBase64Encoded": True,
+    }
+
+
+def make_packages(folder: Path) -> dict[str, packages.Unpacked]:
+    """All that is compared, made in `folder`."""
+    checkpoint = packages.random_resnet(folder)
+    dynamic = packages.dynamic_models(checkpoint, folder)
+    reference = packages.reference_function(folder, lambda_python())
+    return {
+        OURS: packages.resnet_package(checkpoint, folder),
+        UNSIGNED: packages.reference_package(reference, dynamic["unsigned"], folder / "unsigned"),
+        SIGNED: packages.reference_package(reference, dynamic["signed"], folder / "signed"),
+        SAMPLE: packages.sample_package(folder),
+    }
+
+
+def measure_round(function: Measured, event: dict[str, Any], invocations: int) -> None:
+    """Start a function, and ask it again and again."""
+    with LambdaEmulator(function.package.folder, environment=ENVIRONMENT, memory_mb=MEMORY_MB) as emulator:
+        ask(emulator, event)
+        function.cold_ms.append(emulator.cold_start_ms)
+        for _ in range(WARM_UP):
+            ask(emulator, event)
+        for _ in range(invocations):
+            function.inside_ms.append(json.loads(emulator.invoke(event)["body"])["timings_ms"]["total"])
+        function.warm_ms += reported_ms(emulator.log_text(), 1 + WARM_UP + invocations)[-invocations:]
+        function.peak_rss_mb.append(peak_rss_bytes(emulator.pid) / 1e6)
+
+
+def ask(emulator: LambdaEmulator, event: dict[str, Any]) -> None:
+    answer = emulator.invoke(event)
+    if answer.get("statusCode") != 200 or not json.loads(answer["body"]).get("hpe"):
+        raise SystemExit(f"The function did not answer with a picture: {str(answer)[:500]}\n{emulator.log_text()}")
+
+
+def reported_ms(log: str, invocations: int) -> list[float]:
+    """The duration of each invocation, out of the emulator's log."""
+    durations = [float(number) for number in re.findall(r"^REPORT .*\tDuration: ([\d.]+) ms", log, re.MULTILINE)]
+    if len(durations) != invocations:
+        raise SystemExit(f"The emulator reports {len(durations)} of {invocations} invocations:\n{log}")
+    return durations
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Most memory that the process has had resident so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"/proc/{pid}/status does not name VmHWM.")
+
+
+def targets(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """The targets, and whether they are met."""
+    ours, sample = found[OURS], found[SAMPLE]
+    faster = {name: found[name]["warm_median_ms"] / ours["warm_median_ms"] for name in (UNSIGNED, SIGNED)}
+    return [
+        {
+            "target": f"pose_resnet_50, cold start at most {MAX_COLD_MS:.0f} ms (median)",
+            "measured": f"{ours['cold_median_ms']:.0f} ms",
+            "met": ours["cold_median_ms"] <= MAX_COLD_MS,
+        },
+        *(
+            {
+                "target": f"pose_resnet_50, warm at least {MIN_SPEED_UP:g}× faster than {name} (medians)",
+                "measured": f"{speed_up:.2f}×",
+                "met": speed_up >= MIN_SPEED_UP,
+            }
+            for name, speed_up in faster.items()
+        ),
+        {
+            "target": f"pose_mobilenet (sample), warm at most {MAX_SAMPLE_MS:.0f} ms (median)",
+            "measured": f"{sample['warm_median_ms']:.1f} ms",
+            "met": sample["warm_median_ms"] <= MAX_SAMPLE_MS,
+        },
+    ]
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The tables of docs/benchmarks.md."""
+    rows = [
+        "| function | package MB, unzipped / zipped | model MB | cold ms, median / max | warm ms, median / p95 | "
+        "of which in the handler | peak RSS MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, s in record["functions"].items():
+        rows.append(
+            f"| {name} | {s['unzipped_mb']:.0f} / {s['zipped_mb']:.0f} | {s['model_mb']:.1f} | "
+            f"{s['cold_median_ms']:.0f} / {s['cold_max_ms']:.0f} | "
+            f"{s['warm_median_ms']:.1f} / {s['warm_p95_ms']:.1f} | "
+            f"{s['inside_median_ms']:.1f} | {s['peak_rss_mb']:.0f} |"
+        )
+    rows += ["", "| target | measured | |", "|---|---|---|"]
+    rows += [f"| {t['target']} | {t['measured']} | {'met' if t['met'] else 'missed'} |" for t in record["targets"]]
+    return "\n".join(rows)
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """The comparison as a picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    functions = record["functions"]
+    panels = (
+        ("Warm invocation, ms (median; line: p95)", "warm_median_ms", "warm_p95_ms", "{:.0f}"),
+        ("Cold start, ms (median; line: slowest)", "cold_median_ms", "cold_max_ms", "{:.0f}"),
+        ("Peak memory, MB", "peak_rss_mb", None, "{:.0f}"),
+        ("Package without the model, MB unzipped", "unzipped_mb", None, "{:.0f}"),
+    )
+    colours = ["#0b63ce" if name.startswith("ours") else "#9aa5b8" for name in functions]
+    figure, axes = plt.subplots(2, 2, figsize=(10, 5.2), sharey=True, dpi=150)
+    for axis, (title, key, upper, text) in zip(axes.flat, panels, strict=True):
+        values = [summary[key] for summary in functions.values()]
+        ends = [summary[upper or key] for summary in functions.values()]
+        axis.barh(list(functions), values, color=colours, height=0.62)
+        if upper is not None:
+            axis.hlines(range(len(values)), values, ends, colors="#161a22", linewidth=1.2)
+        for row, (value, end) in enumerate(zip(values, ends, strict=True)):
+            axis.text(end + 0.015 * max(ends), row, text.format(value), va="center", fontsize=9)
+        axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+        axis.set_xlim(0, 1.14 * max(ends))
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(length=0, labelsize=9)
+    axes[0, 0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_INVOCATIONS}: a try")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them there, such as docs/images/lambda.png")
+    arguments = parser.parse_args()
+    rounds, invocations = (QUICK_ROUNDS, QUICK_INVOCATIONS) if arguments.quick else (ROUNDS, INVOCATIONS)
+    event = picture_event()
+    with tempfile.TemporaryDirectory() as folder:
+        measured = {name: Measured(package) for name, package in make_packages(Path(folder)).items()}
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds} …", file=sys.stderr)
+            for function in measured.values():
+                measure_round(function, event, invocations)
+    functions = {name: function.summary() for name, function in measured.items()}
+    record = {
+        "machine": {"cpu": cpu_features(), "cores": os.cpu_count(), "load": psutil.getloadavg()},
+        "event_bytes": len(json.dumps(event)),
+        "rounds": rounds,
+        "invocations_per_round": invocations,
+        "threads": 1,
+        "memory_mb": MEMORY_MB,
+        "functions": functions,
+        "targets": targets(functions),
+    }
+    print(markdown(record))
+    if arguments.json is not None:
+        samples = {
+            name: {"cold_ms": f.cold_ms, "warm_ms": f.warm_ms, "inside_ms": f.inside_ms, "peak_rss_mb": f.peak_rss_mb}
+            for name, f in measured.items()
+        }
+        arguments.json.write_text(json.dumps({**record, "samples": samples}, indent=1) + "\n")
+    if arguments.picture is not None:
+        draw(record, arguments.picture)
+    return 0 if all(target["met"] for target in record["targets"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The CPU of this machine, as far as it decides what int8 kernels compute and how fast."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+_INT8_FEATURES = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """The machine's name and its int8 instruction sets, such as `avx512_vnni`; the name alone outside of Linux."""
+    if not cpuinfo.is_file():
+        return (platform.machine(),)
+    for line in cpuinfo.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"flags", "Features"}:
+            flags = set(value.split())
+            return (platform.machine(), *(feature for feature in _INT8_FEATURES if feature in flags))
+    return (platform.machine(),)

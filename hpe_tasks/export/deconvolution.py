@@ -1,0 +1,183 @@
+"""Transposed convolutions of kernel 4, stride 2 and padding 1 as the four convolutions that they are equal to.
+
+onnxruntime's CPU provider has no integer kernel for transposed convolutions. Of the 4×4 taps of such a layer each
+output pixel sees 2×2, and which ones depends on whether its row and its column are even or odd. Phase (a, b) of the
+output, rows a, a+2, … and columns b, b+2, …, is therefore an ordinary 2×2 convolution of the input. Concatenated along
+the channels the phases only need to be moved to their places, which is what DepthToSpace does. Products and sums stay
+the same, and codes, scales and zero points keep their values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from hpe_tasks.export.graph import remove_unused
+
+_PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Parity of the output's row and column, in the order in which DepthToSpace (DCR) takes blocks of channels."""
+
+_TAPS = {0: [3, 1], 1: [2, 0]}
+"""Rows (columns) of the kernel that a phase sees, in the order of the input's: output = 2 × input − 1 + tap."""
+
+_ACTIVATIONS = {"Relu", "Clip"}
+
+
+def split_deconvolutions(model: onnx.ModelProto) -> None:
+    """Rewrite every 4×4 ConvTranspose of stride 2 and padding 1 that is dense or depthwise; leave all others.
+
+    An activation and an 8-bit quantization of the result move into the phases, so that codes are what is concatenated
+    and moved.
+    """
+    graph = model.graph
+    layers = [node for node in graph.node if node.op_type == "ConvTranspose"]
+    sizes = _static_sizes(model) if any(_attributes(node).get("output_shape") for node in layers) else {}
+    for node in layers:
+        weight = _find_weight(graph, node)
+        if weight is not None and _doubles_its_input(node, sizes):
+            _split(graph, node, weight)
+            remove_unused(graph)
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """Constant taps C_in × C_out/group × 4 × 4: codes with the node that dequantizes them, or floats."""
+
+    taps: np.ndarray
+    quantized: onnx.NodeProto | None
+    depthwise: bool
+
+
+def _find_weight(graph: onnx.GraphProto, node: onnx.NodeProto) -> _Weight | None:
+    tensors = {t.name: t for t in graph.initializer}
+    producer = {name: other for other in graph.node for name in other.output}
+    quantized = producer.get(node.input[1])
+    if quantized is not None and quantized.op_type != "DequantizeLinear":
+        return None
+    stored = tensors.get(node.input[1] if quantized is None else quantized.input[0])
+    if stored is None or list(stored.dims[2:]) != [4, 4]:
+        return None
+    group = _attributes(node).get("group", 1)
+    depthwise = group > 1 and list(stored.dims[:2]) == [group, 1]
+    if group > 1 and not depthwise:
+        return None
+    return _Weight(numpy_helper.to_array(stored), quantized, depthwise)
+
+
+def _doubles_its_input(node: onnx.NodeProto, sizes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether stride is 2 and padding 1 on all sides, in whichever of ONNX's ways that is said."""
+    attributes = _attributes(node)
+    if (
+        attributes.get("strides") != [2, 2]
+        or attributes.get("dilations", [1, 1]) != [1, 1]
+        or any(attributes.get("output_padding", []))
+    ):
+        return False
+    wanted = attributes.get("output_shape")
+    if wanted:
+        # Padding is then whatever gives this size: 1 on each side exactly when both sides double.
+        size = sizes.get(node.input[0])
+        return size is not None and list(wanted[-2:]) == [2 * side for side in size]
+    auto = attributes.get("auto_pad", b"NOTSET")
+    if auto in {b"SAME_UPPER", b"SAME_LOWER"}:
+        return True
+    return auto == b"NOTSET" and attributes.get("pads") == [1, 1, 1, 1]
+
+
+def _static_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Height and width of every tensor N×C×H×W that has fixed ones."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {}
+    for tensor in (*graph.input, *graph.value_info):
+        dims = tensor.type.tensor_type.shape.dim
+        if len(dims) == 4 and all(dim.dim_value > 0 for dim in dims[2:]):
+            sizes[tensor.name] = tuple(dim.dim_value for dim in dims[2:])
+    return sizes
+
+
+def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> None:
+    tail = _moved_along(graph, node)
+    result = (tail or [node])[-1].output[0]
+    added, phases = [], []
+    for a, b in _PHASES:
+        name = f"{node.output[0]}_phase{a}{b}"
+        taps = weight.taps[:, :, _TAPS[a]][:, :, :, _TAPS[b]]
+        if not weight.depthwise:
+            taps = taps.swapaxes(0, 1)
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(taps), f"{name}_weight"))
+        kernel = f"{name}_weight"
+        if weight.quantized is not None:
+            dequantize = _copy(weight.quantized, f"{name}_weight_qdq", kernel)
+            # Output channels are axis 1 of a dense transposed kernel, and axis 0 of every other.
+            if not weight.depthwise and _attributes(dequantize).get("axis") == 1:
+                _set_attribute(dequantize, "axis", 0)
+            added.append(dequantize)
+            kernel = dequantize.output[0]
+        layer = helper.make_node(
+            "Conv",
+            [node.input[0], kernel, *node.input[2:]],
+            [name],
+            name=name,
+            kernel_shape=[2, 2],
+            strides=[1, 1],
+            dilations=[1, 1],
+            pads=[1 - a, 1 - b, a, b],
+            group=len(weight.taps) if weight.depthwise else 1,
+        )
+        added.append(layer)
+        for step in tail:
+            added.append(_copy(step, f"{step.output[0]}_phase{a}{b}", added[-1].output[0]))
+        phases.append(added[-1].output[0])
+    joined = f"{result}_phases"
+    added.append(helper.make_node("Concat", phases, [joined], name=joined, axis=1))
+    added.append(helper.make_node("DepthToSpace", [joined], [result], name=result, blocksize=2, mode="DCR"))
+    # What the last of the replaced nodes needs, the new ones need as well.
+    place = list(graph.node).index((tail or [node])[-1])
+    for old in (node, *tail):
+        graph.node.remove(old)
+    for offset, new in enumerate(added):
+        graph.node.insert(place - len(tail) + offset, new)
+
+
+def _moved_along(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The activation and the 8-bit quantization behind a layer: what treats each of its values alike."""
+    tensors = {t.name: t for t in graph.initializer}
+    outputs = {o.name for o in graph.output}
+    tail: list[onnx.NodeProto] = []
+    last = node
+    while last.output[0] not in outputs:
+        consumers = [other for other in graph.node if last.output[0] in other.input]
+        if len(consumers) != 1:
+            break
+        last = consumers[0]
+        if last.op_type == "QuantizeLinear":
+            zero = tensors.get(last.input[2]) if len(last.input) > 2 else None
+            # DepthToSpace has no kernel for 16-bit codes.
+            if zero is not None and zero.data_type in {onnx.TensorProto.UINT8, onnx.TensorProto.INT8}:
+                tail.append(last)
+            break
+        if last.op_type not in _ACTIVATIONS:
+            break
+        tail.append(last)
+    return tail
+
+
+def _copy(node: onnx.NodeProto, name: str, source: str) -> onnx.NodeProto:
+    """The same operation on another tensor."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = copy.output[0] = name
+    copy.input[0] = source
+    return copy
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+    next(attribute for attribute in node.attribute if attribute.name == name).i = value

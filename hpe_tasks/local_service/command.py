@@ -1,0 +1,77 @@
+"""The command `hpe serve`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hpe_tasks.serving.service import PoseService
+
+_CHOICES = ("HPE_REGISTRY", "HPE_MODEL", "HPE_CHANNEL", "HPE_VERSION", "HPE_MODEL_DIR")
+
+
+def serve(
+    name: Annotated[
+        str, typer.Argument(metavar="[MODEL]", show_default=True, help="Name of the model in the registry.")
+    ] = "sample-pose",
+    channel: Annotated[
+        str, typer.Option("--channel", help="Channel of the model; followed when it moves.")
+    ] = "staging",
+    version: Annotated[
+        str | None, typer.Option("--version", help="Serve this version, whatever the channel says.")
+    ] = None,
+    registry: Annotated[
+        str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")
+    ] = "s3://hpe-models/registry",
+    package: Annotated[
+        Path | None,
+        typer.Option(
+            "--package",
+            help="Unpacked package, or any folder with model/manifest.json and model/model.onnx, in place of the "
+            "registry.",
+            file_okay=False,
+            exists=True,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen at; 0 takes any free one.", min=0, max=65535)] = 0,
+) -> None:
+    """Serve a model on this machine: the Lambda function at /pose, and a page to drop pictures on."""
+    from hpe_tasks.local_service.server import LocalServer
+
+    chosen: dict[str, str] = {}
+    if package is None:
+        chosen = {"HPE_REGISTRY": registry, "HPE_MODEL": name}
+        chosen |= {"HPE_VERSION": version} if version else {"HPE_CHANNEL": channel}
+    with LocalServer(_load(chosen, package), host, port) as server:
+        typer.echo(f"Drop pictures at {server.url} (Ctrl-C stops it)")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            server.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            typer.echo("Stopped.")
+
+
+def _load(chosen: dict[str, str], package: Path | None) -> PoseService:
+    """The function with its model; the other HPE_* variables of the environment hold as they do in Lambda."""
+    from hpe_tasks.errors import AccessError
+    from hpe_tasks.serving.service import PoseService
+    from hpe_tasks.serving.settings import ServingSettings
+    from hpe_tasks.serving.sources import open_source
+
+    environment = {name: value for name, value in os.environ.items() if name not in _CHOICES} | chosen
+    settings = ServingSettings.from_environment(environment, package or Path.cwd())
+    try:
+        return PoseService(settings, open_source(settings))
+    except AccessError as error:
+        if package is not None:
+            raise
+        raise AccessError(
+            f"{chosen['HPE_REGISTRY']} has nothing to serve yet: {error.message}",
+            hint="Publish a model first (`make run`), or name another one: MODEL, --channel, --registry or --package.",
+        ) from error

@@ -1,0 +1,167 @@
+"""Image files as pixels, within limits, and pixels as a JPEG of a bounded size.
+
+Accepted are JPEG, PNG, WebP and GIF. Pixels are what a viewer shows: turned by the EXIF orientation, transparency on
+white, palettes, grey, CMYK and 16 bits as 8-bit RGB. An animation is refused: nobody could tell which of its pictures
+was meant. Of a JPEG that holds further pictures (depth, gain map) the first, which viewers show, counts.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from hpe_tasks.serving.errors import RequestError
+
+Pixels = npt.NDArray[np.uint8]
+"""H×W×3, RGB."""
+
+# What Pillow raises on broken files. Most are OSError and SyntaxError; the others come from its readers' arithmetic.
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_QUALITY = 85
+# Below this a picture shows nothing; above, libjpeg refuses.
+_MIN_SIDE, _MAX_SIDE = 64, 65_000
+
+
+def decode_image(data: bytes, max_pixels: int) -> Pixels:
+    """Decode an image file.
+
+    Args:
+        data: The file's bytes.
+        max_pixels: Larger images are refused by what their header says, before a pixel is decoded.
+
+    Returns:
+        H×W×3 uint8 RGB, upright; not writable.
+
+    Raises:
+        RequestError: It is not a JPEG, PNG, WebP or GIF (415), has too many pixels (413), is broken, cut off or
+            animated (422).
+    """
+    kind = _kind(data)
+    if kind is None:
+        raise RequestError(
+            415, "The file is no image of a kind that is accepted.", hint="Send a JPEG, PNG, WebP or GIF."
+        )
+    try:
+        if kind is WebPImageFile:
+            _refuse_large(_webp_size(data), max_pixels)  # its reader allocates the whole picture
+        with kind(io.BytesIO(data)) as image:
+            _refuse_large(image.size, max_pixels)
+            _refuse_animation(image)
+            image.load()
+            return _rgb(_upright(image))
+    except RequestError:
+        raise
+    except _BROKEN:
+        raise RequestError(422, "The image is broken or cut off.", hint="Send the whole file.") from None
+
+
+def _kind(data: bytes) -> type[ImageFile] | None:
+    if data.startswith(b"\xff\xd8\xff"):
+        return JpegImageFile
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImageFile
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return WebPImageFile
+    return GifImageFile if data.startswith((b"GIF87a", b"GIF89a")) else None
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """(W, H) from the first chunk of a WebP file (RFC 9649); (0, 0) for an unknown one, which its reader refuses."""
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 ":
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _refuse_large(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise RequestError(
+            413, f"The image has {width}×{height} pixels; at most {max_pixels} are accepted.", hint="Send it smaller."
+        )
+
+
+def _refuse_animation(image: Image.Image) -> None:
+    if getattr(image, "is_animated", False):
+        raise RequestError(422, "The image is an animation.", hint="Send the one picture that you mean.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _BROKEN:
+        return image  # viewers show a picture with broken EXIF data as it is stored
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        image = Image.new("RGB", colours.size, "white")
+        image.paste(colours, mask=colours.getchannel("A"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """An encoded picture.
+
+    Attributes:
+        size: (W, H).
+    """
+
+    data: bytes
+    size: tuple[int, int]
+
+
+def encode_jpeg(pixels: Pixels, max_bytes: int) -> Jpeg | None:
+    """Encode a picture, smaller if it would exceed `max_bytes`; None where even a tiny one would."""
+    picture = Image.fromarray(pixels)
+    factor = _MAX_SIDE / max(picture.size)
+    while True:
+        if factor < 1:
+            width, height = (max(1, round(side * factor)) for side in picture.size)
+            picture = picture.resize((width, height), Image.Resampling.BOX)
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=_QUALITY)
+        data = file.getvalue()
+        if len(data) <= max_bytes:
+            return Jpeg(data, picture.size)
+        # Bytes grow about as pixels do; a little less than fits, so that the next attempt is the last.
+        factor = 0.9 * math.sqrt(max(max_bytes, 0) / len(data))
+        if max(picture.size) * factor < _MIN_SIDE:
+            return None

@@ -1,0 +1,183 @@
+"""An ONNX file in onnxruntime, fed and read as its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS
+from hpe_tasks.errors import CheckpointError
+from hpe_tasks.serving.served_model import ServedModel
+
+Arrays = NDArray[np.float32]
+
+_REFUSALS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+_HINT = "Export the model again and publish it, or serve another version."
+_LOG_ERRORS_ONLY = 3
+_LARGEST_BATCH = 2
+
+
+class Network:
+    """A loaded network.
+
+    Args:
+        model: How it is fed and read.
+        file: model.onnx; its digest has been verified.
+        threads: Threads of onnxruntime.
+
+    Attributes:
+        batch: Most images in one run: the file's own number if that is fixed, else two. On one thread and on two, two
+            were up to a tenth faster than one after the other; more gained nothing, and onnxruntime keeps the memory
+            of the largest batch for good.
+
+    Raises:
+        CheckpointError: onnxruntime cannot load the file, or its inputs and outputs are not those of the manifest.
+    """
+
+    def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
+        self._model = model
+        self._session = _open(file, threads)
+        fixed = self._check_input()
+        self._fixed = fixed is not None
+        self.batch = fixed or _LARGEST_BATCH
+        self._check_outputs()
+
+    def empty(self, count: int, size: tuple[int, int]) -> Arrays:
+        """Room for `count` inputs of `size` (W, H), all zero: N×3×H×W or N×H×W×3, as the file has it."""
+        width, height = size
+        return np.zeros((count, *((height, width, 3) if self._input_nhwc else (3, height, width))), np.float32)
+
+    def planes(self, images: Arrays) -> Arrays:
+        """Inputs as N×3×H×W, whatever their layout: a view."""
+        return images.transpose(0, 3, 1, 2) if self._input_nhwc else images
+
+    def run(self, images: Arrays) -> dict[str, Arrays]:
+        """Run the network on at most `batch` images, laid out as `empty` gives them.
+
+        Returns:
+            Maps N×C×h×w by what they hold.
+
+        Raises:
+            CheckpointError: It fails, or its maps are not those of the manifest.
+        """
+        count = len(images)
+        if self._fixed and count < self.batch:
+            images = np.concatenate([images, np.zeros((self.batch - count, *images.shape[1:]), np.float32)])
+        names = list(self._model.outputs.values())
+        try:
+            outputs = self._session.run(names, {self._model.input_name: images})
+        except _REFUSALS as error:
+            raise CheckpointError(
+                f"{self._title} fails on an input of {_text(images.shape)}: {_first_line(error)}", hint=_HINT
+            ) from error
+        maps = {}
+        for (kind, name), output in zip(self._model.outputs.items(), outputs, strict=True):
+            # What the file leaves free shows here.
+            self._check_maps(kind, name, output.shape)
+            maps[kind] = (output.transpose(0, 3, 1, 2) if self._output_nhwc else output)[:count]
+        return maps
+
+    @property
+    def _title(self) -> str:
+        return f"Version {self._model.version} of {self._model.name!r}"
+
+    @property
+    def _input_nhwc(self) -> bool:
+        return self._model.input_layout == "nhwc"
+
+    @property
+    def _output_nhwc(self) -> bool:
+        return self._model.output_layout == "nhwc"
+
+    def _channels(self, kind: str) -> int:
+        if self._model.codec == "paf":
+            return PAF_CHANNELS if kind == "pafs" else HEATMAPS
+        return len(self._model.skeleton.joints)
+
+    def _check_input(self) -> int | None:
+        """The file's batch where that is fixed."""
+        inputs = self._session.get_inputs()
+        wanted = [self.empty(1, size).shape[1:] for size in self._model.input_sizes]
+        if [i.name for i in inputs] != [self._model.input_name]:
+            raise CheckpointError(
+                f"{self._title} has the inputs {', '.join(i.name for i in inputs)}; its manifest's serving.input.name "
+                f"is {self._model.input_name!r}.",
+                hint=_HINT,
+            )
+        shape = inputs[0].shape
+        fits = len(shape) == 4 and all(
+            not isinstance(has, int) or has == want
+            for dims in wanted
+            for has, want in zip(shape[1:], dims, strict=True)
+        )
+        if not fits or inputs[0].type != "tensor(float)":
+            raise CheckpointError(
+                f"The input {inputs[0].name!r} of {self._title} is {inputs[0].type} {_text(shape)}; its manifest's "
+                f"serving.input_sizes and serving.input_layout say tensor(float) "
+                f"{' and '.join(_text(('N', *dims)) for dims in wanted)}.",
+                hint=_HINT,
+            )
+        return shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
+
+    def _check_outputs(self) -> None:
+        has = {output.name: output for output in self._session.get_outputs()}
+        for kind, name in self._model.outputs.items():
+            if name not in has or has[name].type != "tensor(float)":
+                shown = ", ".join(f"{output.name} ({output.type})" for output in has.values())
+                raise CheckpointError(
+                    f"{self._title} has the outputs {shown}; its manifest's serving.outputs.{kind}.name is {name!r}, "
+                    "a tensor(float).",
+                    hint=_HINT,
+                )
+
+            # onnxruntime gives no dimensions at all where the file states none.
+            if has[name].shape:
+                self._check_maps(kind, name, has[name].shape)
+
+    def _check_maps(self, kind: str, name: str, shape: Sequence[int | str | None]) -> None:
+        channels = self._channels(kind)
+        wanted = ("N", "h", "w", channels) if self._output_nhwc else ("N", channels, "h", "w")
+        has = shape[wanted.index(channels)] if len(shape) == 4 else 0
+        if isinstance(has, int) and has != channels:
+            raise CheckpointError(
+                f"The output {name!r} of {self._title} is {_text(shape)}; its manifest says that it holds {kind}, "
+                f"{_text(wanted)} ({self._model.output_layout}).",
+                hint=_HINT,
+            )
+
+
+def _open(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    # The operators of a pose network follow one another: threads for several at a time would only wait.
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    # A function has a share of a core: a thread that spins while it waits takes it from the one that works.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        # From the path, not from bytes: those would be held twice while the network is loaded.
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except _REFUSALS as error:
+        raise CheckpointError(f"onnxruntime cannot load {file}: {_first_line(error)}", hint=_HINT) from error
+
+
+def _text(shape: Sequence[int | str | None]) -> str:
+    return "×".join("?" if size is None else str(size) for size in shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

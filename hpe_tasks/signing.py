@@ -1,0 +1,83 @@
+"""Signatures of published manifests: Ed25519, so that a function serves only what the holder of the key published.
+
+A signature is the raw 64 bytes over the manifest's exact bytes, kept as base64 text beside it. The function checks it
+with `hpe_tasks.serving.signature`, which needs no cryptography library of this size.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from hpe_tasks.errors import ConfigError
+
+_MAKE_ONE = "Make one with `openssl genpkey -algorithm ed25519 -out signing-key.pem`."
+
+
+class SigningKey:
+    """A private key.
+
+    Args:
+        pem: PEM (PKCS#8), not encrypted.
+
+    Raises:
+        ConfigError: It is not such a key.
+    """
+
+    def __init__(self, pem: bytes) -> None:
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except TypeError as error:
+            raise ConfigError(
+                "The signing key is encrypted.",
+                hint="Take its passphrase off: `openssl pkey -in KEY -out signing-key.pem`, and keep that file safe.",
+            ) from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ConfigError("The signing key is not a private key in PEM (PKCS#8).", hint=_MAKE_ONE) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            kind = type(key).__name__.removesuffix("PrivateKey").lstrip("_")
+            raise ConfigError(f"The signing key is of type {kind}, not Ed25519.", hint=_MAKE_ONE)
+        self._key = key
+
+    @property
+    def public_bytes(self) -> bytes:
+        """The public key, 32 bytes: in base64, what the function's HPE_PUBLIC_KEY takes."""
+        return self._key.public_key().public_bytes_raw()
+
+    @property
+    def public_sha256(self) -> str:
+        """Digest of the public key: tells keys apart in records."""
+        return hashlib.sha256(self.public_bytes).hexdigest()
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature file of these bytes: base64 text."""
+        return base64.b64encode(self._key.sign(data))
+
+    def signed(self, data: bytes, signature: bytes) -> bool:
+        """Whether a signature file is one of these bytes by this key."""
+        try:
+            self._key.public_key().verify(base64.b64decode(signature.strip(), validate=True), data)
+        except (InvalidSignature, binascii.Error):
+            return False
+        return True
+
+
+def open_signing_key(pem: bytes | None, *, required: bool) -> SigningKey | None:
+    """The key to publish with; None where there is none and none is required.
+
+    Raises:
+        ConfigError: A signature is required and there is no key, or it is not a private Ed25519 key.
+    """
+    if pem is not None:
+        return SigningKey(pem)
+    if required:
+        raise ConfigError(
+            "destination.require_signature is on, but there is no signing key.",
+            hint="Name its file in HPE_SIGNING_KEY, or put it into the Airflow connection `hpe_signing`.",
+        )
+    return None

@@ -1,0 +1,517 @@
+"""The built package in the Runtime Interface Emulator on Lambda's Python, and the steps that depend on it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from serving_cases import base64_of, form, http_v1, http_v2
+from signing_keys import key_pem
+
+from hpe_tasks import steps
+from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
+from hpe_tasks.lambda_emulator import MAX_REQUEST_BYTES, FunctionError, LambdaEmulator
+from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.object_store import Server
+from hpe_tasks.packaging import PackagedModel, build_package
+from hpe_tasks.presets import load_config
+from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.results import PublishedModel
+from hpe_tasks.runs import Run, open_run
+from hpe_tasks.s3 import S3Location
+from hpe_tasks.signing import SigningKey
+from hpe_tasks.smoke_test import SmokeTestError, smoke_test
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("lambda_emulator")]
+
+REGISTRY = "s3://hpe-models/emulated"
+
+HANDLER = """
+import os, time
+from pathlib import Path
+
+if os.environ.get("BROKEN"):
+    raise RuntimeError("the model cannot be trusted")
+if os.environ.get("EXITS"):
+    os._exit(3)
+
+def handler(event, context):
+    if event.get("sleep"):
+        time.sleep(event["sleep"])
+    if event.get("raise"):
+        raise ValueError("of no use")
+    if event.get("megabytes"):
+        memory = bytearray(event["megabytes"] * 2**20)
+        memory[::4096] = b"1" * len(memory[::4096])
+        time.sleep(1)
+    if event.get("write"):
+        Path(event["write"]).write_text("written")
+    return {
+        "environment": dict(os.environ),
+        "left_ms": context.get_remaining_time_in_millis(),
+        "memory": context.memory_limit_in_mb,
+        "large": "x" * event.get("large", 0),
+    }
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def python(repository: Path, request: pytest.FixtureRequest) -> Path:
+    """Lambda's Python."""
+    try:
+        return lambda_python()
+    except ConfigError as error:
+        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
+        rules.missing(str(error))
+
+
+@pytest.fixture
+def misbehaving(tmp_path: Path) -> Path:
+    """A package whose function does what the event says."""
+    folder = tmp_path / "package"
+    serving = folder / "hpe_tasks" / "serving"
+    serving.mkdir(parents=True)
+    for package in (serving, serving.parent):
+        (package / "__init__.py").touch()
+    (serving / "handler.py").write_text(HANDLER)
+    return folder
+
+
+def processes() -> set[int]:
+    """Emulators and functions that run on this machine."""
+    return {
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any("aws-lambda-rie" in part or "awslambdaric" in part for part in process.info["cmdline"] or ())
+    }
+
+
+class TestEmulator:
+    """What the emulator does to a function, whatever the function is."""
+
+    def test_the_environment_is_lambdas_and_nothing_more(
+        self, misbehaving: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the user")
+        monkeypatch.setenv("HPE_CHANNEL", "of the user")
+        with LambdaEmulator(misbehaving, environment={"HPE_THRESHOLD": "0.4"}, memory_mb=512, timeout_s=7) as function:
+            answer = function.invoke({})
+        environment = answer["environment"]
+        assert environment["HPE_THRESHOLD"] == "0.4"
+        assert environment["LAMBDA_TASK_ROOT"] == str(misbehaving)
+        assert environment["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == answer["memory"] == "512"
+        assert "of the user" not in environment.values()
+        assert not {"HOME", "USER", "PYTHONPATH", "VIRTUAL_ENV"} & set(environment)
+        assert answer["left_ms"] <= 7000
+
+    def test_the_package_is_read_only_and_tmp_is_not(self, misbehaving: Path) -> None:
+        with LambdaEmulator(misbehaving, environment={}) as function:
+            for place in (str(misbehaving / "more.txt"), "more.txt"):
+                with pytest.raises(FunctionError, match="Read-only file system"):
+                    function.invoke({"write": place})
+            temporary = Path(function.invoke({})["environment"]["TMPDIR"])
+            function.invoke({"write": str(temporary / "more.txt")})
+        assert not temporary.exists()
+        assert not (misbehaving / "more.txt").exists()
+
+    def test_a_function_that_takes_too_long_is_killed_and_starts_anew(self, misbehaving: Path) -> None:
+        with LambdaEmulator(misbehaving, environment={}, timeout_s=2) as function:
+            function.invoke({})
+            before = function.pid
+            with pytest.raises(FunctionError, match="did not answer within 2 seconds"):
+                function.invoke({"sleep": 20})
+            function.invoke({})
+            assert function.pid != before
+
+    def test_a_function_that_takes_too_much_memory_is_killed_and_starts_anew(self, misbehaving: Path) -> None:
+        with LambdaEmulator(misbehaving, environment={}, memory_mb=200) as function:
+            function.invoke({"megabytes": 100})
+            before = function.pid
+            with pytest.raises(FunctionError, match="more than its 200 MB of memory"):
+                function.invoke({"megabytes": 300})
+            function.invoke({})
+            assert function.pid != before
+            assert 5e6 < function.rss_bytes() < 100e6
+
+    def test_errors_of_the_function_are_told_apart_from_answers(self, misbehaving: Path) -> None:
+        with LambdaEmulator(misbehaving, environment={}) as function:
+            with pytest.raises(FunctionError, match="raised an error: ValueError: of no use"):
+                function.invoke({"raise": True})
+            with pytest.raises(FunctionError, match="larger than the 6 MB"):
+                function.invoke({"large": 6_300_000})
+            with pytest.raises(FunctionError, match=f"refuses more than {MAX_REQUEST_BYTES:,}"):
+                function.invoke({"image": "x" * MAX_REQUEST_BYTES})
+            assert function.invoke({})["large"] == ""
+            assert "of no use" in function.log_text()
+
+    @pytest.mark.parametrize(
+        ("variable", "says"),
+        [("BROKEN", "did not start: RuntimeError: the model cannot be trusted"), ("EXITS", "without an answer")],
+    )
+    def test_a_function_that_does_not_start_says_why(self, misbehaving: Path, variable: str, says: str) -> None:
+        with LambdaEmulator(misbehaving, environment={variable: "1"}) as function:
+            with pytest.raises(FunctionError, match=says):
+                function.invoke({})
+            with pytest.raises(FunctionError, match="has not answered yet"):
+                _ = function.cold_start_ms
+
+    def test_nothing_is_left_behind(self, misbehaving: Path) -> None:
+        before = processes()
+        with LambdaEmulator(misbehaving, environment={}) as function:
+            function.invoke({})
+            assert len(processes() - before) >= 2
+            listening = [c for pid in processes() - before for c in psutil.Process(pid).net_connections()]
+            assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+        assert processes() <= before
+
+    def test_a_parent_that_is_killed_takes_the_function_with_it(self, misbehaving: Path) -> None:
+        code = f"""
+            import time
+            from pathlib import Path
+            from hpe_tasks.lambda_emulator import LambdaEmulator
+            with LambdaEmulator(Path({str(misbehaving)!r}), environment={{}}) as function:
+                function.invoke({{}})
+                print(function.pid, flush=True)
+                time.sleep(60)
+        """
+        parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
+        assert parent.stdout is not None
+        with parent.stdout:
+            pid = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        deadline = time.monotonic() + 5
+        while psutil.pid_exists(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not psutil.pid_exists(pid)
+
+    def test_without_the_emulator_it_says_what_to_install(self, misbehaving: Path) -> None:
+        with (
+            pytest.raises(ConfigError, match="has no Lambda emulator"),
+            LambdaEmulator(misbehaving, environment={}, python=Path(sys.executable)),
+        ):
+            pass
+        with pytest.raises(BadInputError, match="is no folder"), LambdaEmulator(Path("/nowhere"), environment={}):
+            pass
+
+
+@pytest.fixture(scope="module")
+def pem() -> bytes:
+    return key_pem()
+
+
+@pytest.fixture(scope="module")
+def run(s3_server: Server, pem: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run of the sample network that has published a signed version, and moved no channel."""
+    folder = tmp_path_factory.mktemp("emulated")
+    make_sample(folder / "data", SampleSpec(train=1, calibration=12, val=14))
+    overrides = {
+        "dataset.source": str(folder / "data"),
+        "dataset.min_persons": 1,
+        "recipe.calibration_images": 12,
+        "gate.min_ap": 0.0,
+        "gate.max_ap_drop": 1.0,
+        "gate.max_quantsim_gap": 1.0,
+        "destination.registry": REGISTRY,
+        "destination.smoke_test": True,
+        "destination.require_signature": True,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPE_CACHE", str(folder / "cache"))
+        opened = open_run(
+            load_config("sample", overrides=overrides),
+            workspace=(folder / "workspace").as_uri(),
+            cache=folder / "cache",
+            name="r",
+            s3=s3_server.client,
+            signing_key=lambda: pem,
+        )
+        for step in tuple(steps.STEPS)[: tuple(steps.STEPS).index("publish") + 1]:
+            steps.STEPS[step].execute(opened)
+        yield opened
+
+
+@dataclass(frozen=True)
+class Published:
+    """The run's version as the registry holds it, its files here, and its unpacked package."""
+
+    manifest: ModelManifest
+    files: dict[str, Path]
+    packaged: PackagedModel
+    package: Path
+    public_key: bytes
+
+    def image(self, number: int = 1) -> bytes:
+        return self.files[f"golden-{number}"].read_bytes()
+
+    @property
+    def boxes(self) -> list[Any]:
+        return [person.box for person in self.manifest.golden[0].people]
+
+
+@pytest.fixture(scope="module")
+def published(run: Run, s3_server: Server, pem: bytes, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    folder = tmp_path_factory.mktemp("version")
+    registry, version = Registry(s3_server.client(), S3Location.parse(REGISTRY)), run.get(PublishedModel).version
+    stored = registry.stored("sample-pose", version)
+    roles = ("model", *(golden.file for golden in stored.manifest.golden))
+    files = {role: registry.download(stored.manifest, role, folder / role) for role in roles}
+    packaged = PackagedModel(stored.data, registry.signature("sample-pose", version), files["model"])
+    package = build_package(folder / "package.zip", architecture="x86_64", model=packaged)
+    with zipfile.ZipFile(package.path) as archive:
+        archive.extractall(folder / "package")
+    return Published(stored.manifest, files, packaged, folder / "package", SigningKey(pem).public_bytes)
+
+
+@pytest.fixture(scope="module")
+def function(published: Published) -> Iterator[LambdaEmulator]:
+    with LambdaEmulator(published.package, environment={"HPE_CORS_ORIGINS": "*"}) as started:
+        yield started
+
+
+Ask = Callable[[Published], dict[str, Any]]
+
+
+def v2_binary(version: Published) -> dict[str, Any]:
+    return http_v2(version.image(), query={"boxes": json.dumps(version.boxes)}, content_type="image/jpeg")
+
+
+FORMS: dict[str, Ask] = {
+    "function URL, bytes": v2_binary,
+    "REST API, bytes": lambda v: http_v1(v.image(), query={"boxes": json.dumps(v.boxes)}, content_type="image/jpeg"),
+    "function URL, JSON": lambda v: http_v2(
+        json.dumps({"image": base64_of(v.image()), "boxes": v.boxes}), content_type="application/json"
+    ),
+    "REST API, JSON in base64": lambda v: http_v1(
+        json.dumps({"image": base64_of(v.image()), "boxes": v.boxes}).encode(), content_type="application/json"
+    ),
+    "multipart": lambda v: http_v2(
+        form(("image", "a.jpg", v.image()), ("boxes", None, json.dumps(v.boxes).encode())),
+        content_type="multipart/form-data; boundary=xYz",
+    ),
+    "REST API, multipart": lambda v: http_v1(
+        form(("image", "a.jpg", v.image()), ("boxes", None, json.dumps(v.boxes).encode())),
+        content_type="multipart/form-data; boundary=xYz",
+    ),
+    "bytes that a gateway took for text": lambda v: http_v2(
+        v.image().decode("latin-1"), query={"boxes": json.dumps(v.boxes)}, content_type="image/jpeg"
+    ),
+    "direct": lambda v: {"image": base64_of(v.image()), "boxes": v.boxes},
+}
+
+
+class TestPackage:
+    """The package with the sample's network."""
+
+    @pytest.mark.parametrize("ask", [pytest.param(ask, id=name) for name, ask in FORMS.items()])
+    def test_every_form_of_a_request_gives_the_same_people(
+        self, function: LambdaEmulator, published: Published, ask: Ask
+    ) -> None:
+        answer = function.invoke(ask(published))
+        body = json.loads(answer["body"])
+        assert answer["statusCode"] == 200, body
+        golden = published.manifest.golden[0]
+        assert body["model"]["version"] == published.manifest.version
+        assert (body["image"]["width"], body["image"]["height"]) == (golden.width, golden.height)
+        expected = [
+            {name: joint[:2] for name, joint in zip(published.manifest.serving.joints, p.joints, strict=True) if joint}
+            for p in golden.people
+        ]
+        found = [{joint["name"]: (joint["x"], joint["y"]) for joint in p["joints"]} for p in body["people"]]
+        assert [set(one) for one in found] == [set(one) for one in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert {n: pytest.approx(at, abs=0.011) for n, at in other.items()} == one
+        with Image.open(io.BytesIO(base64.b64decode(body["hpe"]))) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (golden.width, golden.height))
+
+    @pytest.mark.parametrize("event", [partial(http_v1), partial(http_v2)], ids=["REST API", "function URL"])
+    def test_the_picture_itself_is_sent_when_it_is_asked_for(
+        self, function: LambdaEmulator, published: Published, event: Callable[..., dict[str, Any]]
+    ) -> None:
+        answer = function.invoke(event(published.image(), content_type="image/jpeg", accept="image/jpeg"))
+        headers = {name.lower(): value for name, value in answer["headers"].items()}
+        assert (answer["statusCode"], headers["content-type"], answer["isBase64Encoded"]) == (200, "image/jpeg", True)
+        with Image.open(io.BytesIO(base64.b64decode(answer["body"]))) as picture:
+            assert picture.format == "JPEG"
+
+    @pytest.mark.parametrize(
+        ("event", "status"),
+        [
+            pytest.param(http_v2(b"no image", content_type="image/jpeg"), 415, id="not an image"),
+            pytest.param(http_v2("{", content_type="application/json"), 400, id="broken JSON"),
+            pytest.param({"image": 7}, 422, id="no image in the document"),
+        ],
+    )
+    def test_bad_requests_are_answered(self, function: LambdaEmulator, event: dict[str, Any], status: int) -> None:
+        answer = function.invoke(event)
+        error = json.loads(answer["body"])["error"]
+        assert (answer["statusCode"], error["code"]) == (status, status)
+        assert error["request_id"]
+
+    def test_two_hundred_invocations_in_a_row_are_answered_by_one_process(
+        self, function: LambdaEmulator, published: Published
+    ) -> None:
+        event = v2_binary(published)
+        first = json.loads(function.invoke(event)["body"])
+        pid = function.pid
+        for _ in range(200):
+            answer = function.invoke(event)
+            assert answer["statusCode"] == 200
+        assert json.loads(answer["body"])["people"] == first["people"]
+        assert function.pid == pid
+
+    @pytest.mark.timeout(1200)
+    def test_memory_does_not_grow(self, published: Published) -> None:
+        """RSS after 20 and after 2,000 invocations of every form of request."""
+        events = [ask(published) for ask in FORMS.values()]
+        with LambdaEmulator(published.package, environment={}) as function:
+            used = {}
+            for number in range(1, 2001):
+                function.invoke(events[number % len(events)])
+                if number in (20, 2000):
+                    used[number] = function.rss_bytes()
+        print({number: f"{rss / 1e6:.1f} MB" for number, rss in used.items()})
+        assert abs(used[2000] / used[20] - 1) <= 0.05
+
+    def test_it_runs_with_one_thread_and_little_memory(self, published: Published) -> None:
+        """Of 512 MB, with a thread of onnxruntime for less than two vCPUs."""
+        with LambdaEmulator(published.package, environment={}, memory_mb=512) as function:
+            assert function.invoke(v2_binary(published))["statusCode"] == 200
+            process = psutil.Process(function.pid)
+            threads, alone = process.num_threads(), 1
+            print(f"{threads} threads, {function.rss_bytes() / 1e6:.0f} MB, cold start {function.cold_start_ms:.0f} ms")
+        with LambdaEmulator(published.package, environment={"HPE_THREADS": "3"}) as function:
+            function.invoke(v2_binary(published))
+            assert psutil.Process(function.pid).num_threads() == threads + 3 - alone
+
+    def test_it_starts_and_answers_without_a_network(self, published: Published, tmp_path: Path) -> None:
+        """In a network namespace whose only interface is its loopback."""
+        event = tmp_path / "event.json"
+        event.write_text(json.dumps(v2_binary(published)))
+        code = f"""
+            import fcntl, json, socket, struct
+            from pathlib import Path
+            from hpe_tasks.lambda_emulator import LambdaEmulator
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loopback:
+                fcntl.ioctl(loopback, 0x8914, struct.pack("16sh22x", b"lo", 1))  # SIOCSIFFLAGS: IFF_UP
+            assert [name for _, name in socket.if_nameindex()] == ["lo"]
+            with LambdaEmulator(Path({str(published.package)!r}), environment={{}}) as function:
+                print(function.invoke(json.loads(Path({str(event)!r}).read_text()))["statusCode"])
+        """
+        user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        done = subprocess.run(
+            ["unshare", *user, "--net", sys.executable, "-c", textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == "200", done.stderr
+
+
+@pytest.fixture
+def package(published: Published, tmp_path: Path) -> Path:
+    """A copy of the package that a test may damage; what it does not damage is linked."""
+    copy = tmp_path / "package"
+    shutil.copytree(published.package, copy, copy_function=os.link)
+    for file in (copy / "model").iterdir():
+        data = file.read_bytes()
+        file.unlink()
+        file.write_bytes(data)
+    return copy
+
+
+def corrupt(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "signed", "says"),
+    [
+        pytest.param("model.onnx", corrupt, False, "SHA-256", id="a changed bit of the model"),
+        pytest.param("model.onnx", Path.unlink, False, "model.onnx", id="no model"),
+        pytest.param("manifest.json", Path.unlink, False, "manifest.json", id="no manifest"),
+        pytest.param("manifest.json", lambda file: file.write_text("{}"), False, "manifest", id="an empty manifest"),
+        pytest.param("manifest.json.sig", Path.unlink, True, "sign", id="no signature where one is required"),
+        pytest.param("manifest.json.sig", corrupt, True, "sign", id="a changed signature"),
+        pytest.param(
+            "manifest.json", lambda file: file.write_text(file.read_text() + " "), True, "sign", id="a changed manifest"
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_trusted_keeps_the_function_from_starting(
+    package: Path, published: Published, file: str, damage: Callable[[Path], object], signed: bool, says: str
+) -> None:
+    environment = {"HPE_PUBLIC_KEY": base64_of(published.public_key)} if signed else {}
+    with LambdaEmulator(package, environment=environment) as function:
+        assert function.invoke(v2_binary(published))["statusCode"] == 200
+    damage(package / "model" / file)
+    with (
+        LambdaEmulator(package, environment=environment) as function,
+        pytest.raises(FunctionError, match=rf"did not start: .*{says}"),
+    ):
+        function.invoke(v2_binary(published))
+
+
+class TestSmokeTest:
+    """The smoke test, and the channel that waits for it."""
+
+    def test_the_version_is_served_as_it_was_measured(self, published: Published) -> None:
+        smoked = smoke_test(published.manifest, published.packaged, published.files, public_key=published.public_key)
+        assert [image.image for image in smoked.images] == ["golden-1", "golden-2", "golden-3"]
+        assert sum(image.people for image in smoked.images) == sum(image.expected for image in smoked.images) > 0
+        assert all(image.min_oks is None or image.min_oks > 0.99 for image in smoked.images)
+        assert any(image.min_oks is not None for image in smoked.images)
+        print(smoked)
+
+    def test_a_signature_of_another_key_fails_it(self, published: Published) -> None:
+        other = SigningKey(key_pem()).public_bytes
+        with pytest.raises(SmokeTestError, match=r"did not start.*sign"):
+            smoke_test(published.manifest, published.packaged, published.files, public_key=other)
+
+    def test_no_channel_moves_before_it_has_passed(
+        self, run: Run, published: Published, s3_server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registry = Registry(s3_server.client(), S3Location.parse(REGISTRY))
+        with pytest.raises(MissingInputError, match="has not passed the smoke test"):
+            steps.promote(run)
+        monkeypatch.setattr("hpe_tasks.smoke_test.MIN_OKS", 1.1)
+        with pytest.raises(SmokeTestError, match=r"with golden-. a person is found with an OKS"):
+            steps.smoke_test_lambda(run)
+        with pytest.raises(MissingInputError, match="has not passed the smoke test"):
+            steps.promote(run)
+        assert registry.channels("sample-pose") == ()
+        monkeypatch.undo()
+
+        steps.smoke_test_lambda(run)
+        promoted = steps.promote(run)
+        assert registry.show("sample-pose", "staging").version == promoted.version == published.manifest.version
+        assert promoted.previous_version is None
+
+        steps.publish(run)
+        with pytest.raises(MissingInputError, match="since it was published"):
+            steps.promote(run)
+
+    def test_a_signed_version_is_not_tested_without_its_key(self, run: Run) -> None:
+        with pytest.raises(HpeError, match="no signing key"):
+            steps.smoke_test_lambda(replace(run, signing_key=lambda: None))

@@ -1,0 +1,201 @@
+"""The local server: requests become a function URL's events, and results become responses."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from hpe_tasks.__main__ import app
+from hpe_tasks.errors import ConfigError
+from hpe_tasks.local_service.events import MAX_PAYLOAD_BYTES, Request, function_url_event, response_of
+from hpe_tasks.local_service.server import LocalServer
+
+JPEG = bytes(range(256)) * 4
+
+
+class Recorder:
+    """A function that keeps its events and answers with what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.request_ids: list[str] = []
+        self.result: dict[str, Any] = {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": "{}"}
+        self.running = 0
+        self.most_at_once = 0
+
+    def __call__(self, event: Any, context: Any) -> dict[str, Any]:
+        self.running += 1
+        self.most_at_once = max(self.most_at_once, self.running)
+        time.sleep(0.01)
+        self.events.append(dict(event))
+        self.request_ids.append(context.aws_request_id)
+        self.running -= 1
+        assert 0 < context.get_remaining_time_in_millis() <= 30_000
+        return self.result
+
+
+@pytest.fixture
+def function() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def server(function: Recorder) -> Iterator[LocalServer]:
+    with LocalServer(function) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server: LocalServer, method: str, target: str, body: Any = None, headers: dict[str, str] | None = None) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+    connection.request(method, target, body, headers or {})
+    answer = connection.getresponse()
+    answer.content = answer.read()  # type: ignore[attr-defined]
+    connection.close()
+    return answer
+
+
+def test_a_picture_arrives_as_a_function_url_would_pass_it_on(server: LocalServer, function: Recorder) -> None:
+    answer = ask(
+        server, "POST", "/pose?draw=false&boxes=%5B%5B1%2C2%2C3%2C4%5D%5D", JPEG, {"Content-Type": "image/jpeg"}
+    )
+    assert answer.status == 200
+    (event,) = function.events
+    assert event["version"] == "2.0"
+    assert event["rawPath"] == "/pose"
+    assert event["rawQueryString"] == "draw=false&boxes=%5B%5B1%2C2%2C3%2C4%5D%5D"
+    assert event["queryStringParameters"] == {"draw": "false", "boxes": "[[1,2,3,4]]"}
+    assert event["headers"]["content-type"] == "image/jpeg"
+    assert event["requestContext"]["http"]["method"] == "POST"
+    assert event["requestContext"]["http"]["sourceIp"] == "127.0.0.1"
+    assert event["requestContext"]["requestId"] == function.request_ids[0]
+    assert event["isBase64Encoded"] is True
+    assert base64.b64decode(event["body"]) == JPEG
+    json.dumps(event)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "text"),
+    [
+        ("application/json", b'{"image": "abc"}', True),
+        ("Application/JSON; charset=utf-8", b"{}", True),
+        ("text/plain", "ä".encode(), True),
+        ("text/plain", b"\xff\xfe", False),
+        ("image/png", b"{}", False),
+        ("multipart/form-data; boundary=x", b"--x--", False),
+        ("", b"abc", False),
+    ],
+)
+def test_text_is_passed_on_as_text_and_all_else_as_base64(content_type: str, body: bytes, text: bool) -> None:
+    event = function_url_event(Request("POST", "/pose", [("Content-Type", content_type)], body, "::1"), "id")
+    assert event["isBase64Encoded"] is not text
+    assert (event["body"].encode() if text else base64.b64decode(event["body"])) == body
+
+
+def test_repeated_headers_and_parameters_are_joined_and_absent_ones_left_out() -> None:
+    headers = [("Accept", "image/jpeg"), ("accept", "application/json")]
+    event = function_url_event(Request("GET", "/pose?a=1&a=2&b=", headers, b"", "::1"), "id")
+    assert event["headers"] == {"accept": "image/jpeg,application/json"}
+    assert event["queryStringParameters"] == {"a": "1,2", "b": ""}
+    assert "body" not in event
+    assert "queryStringParameters" not in function_url_event(Request("GET", "/pose", [], b"", "::1"), "id")
+
+
+def test_results_become_responses() -> None:
+    picture = {
+        "statusCode": 200,
+        "headers": {"Content-Type": "image/jpeg"},
+        "body": base64.b64encode(JPEG).decode(),
+        "isBase64Encoded": True,
+    }
+    assert response_of(picture).body == JPEG
+    assert response_of(picture).headers == {"Content-Type": "image/jpeg"}
+    text = response_of({"statusCode": 415, "body": "größer"})
+    assert (text.status, text.body) == (415, "größer".encode())
+
+
+def test_status_headers_and_body_reach_the_caller(server: LocalServer, function: Recorder) -> None:
+    function.result = {"statusCode": 422, "headers": {"X-Test": "yes"}, "body": '{"error": {}}'}
+    answer = ask(server, "POST", "/pose", b"{}", {"Content-Type": "application/json"})
+    assert (answer.status, answer.headers["X-Test"], answer.content) == (422, "yes", b'{"error": {}}')
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST"])
+def test_the_function_answers_every_method(server: LocalServer, function: Recorder, method: str) -> None:
+    ask(server, method, "/pose")
+    assert function.events[0]["requestContext"]["http"]["method"] == method
+
+
+def test_the_function_works_on_one_request_at_a_time(server: LocalServer, function: Recorder) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(server, "POST", "/pose", JPEG).status, range(16)))
+    assert answers == [200] * 16
+    assert function.most_at_once == 1
+    assert len(set(function.request_ids)) == 16
+
+
+@pytest.mark.parametrize("size", [MAX_PAYLOAD_BYTES + 1, MAX_PAYLOAD_BYTES * 3 // 4 + 3, 30_000_000])
+def test_what_lambda_would_not_pass_on_is_too_large(server: LocalServer, function: Recorder, size: int) -> None:
+    answer = ask(server, "POST", "/pose", bytes(size), {"Content-Type": "image/jpeg"})
+    assert answer.status == 413
+    assert json.loads(answer.content)["error"]["code"] == 413
+    assert function.events == []
+
+
+def test_a_body_of_unknown_length_is_refused(server: LocalServer, function: Recorder) -> None:
+    answer = ask(server, "POST", "/pose", iter([b"abc"]), {"Transfer-Encoding": "chunked"})
+    assert answer.status == 411
+    assert ask(server, "POST", "/pose", None, {"Content-Length": "-1"}).status == 411
+    assert function.events == []
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "/favicon.ico"), ("POST", "/"), ("GET", "/../page.html")])
+def test_nothing_else_is_there(server: LocalServer, function: Recorder, method: str, target: str) -> None:
+    answer = ask(server, method, target)
+    assert answer.status == 404
+    assert json.loads(answer.content)["error"]["code"] == 404
+    assert function.events == []
+
+
+def test_the_page_needs_nothing_from_elsewhere(server: LocalServer) -> None:
+    answer = ask(server, "GET", "/")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    page = answer.content.decode()
+    addresses = set(re.findall(r"\bhttps?://[^\s\"']+", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert not re.search(r"<link[^>]+stylesheet|<script[^>]+src=|@import", page)
+
+
+def test_it_listens_on_loopback_and_says_where(server: LocalServer) -> None:
+    assert server.url == f"http://127.0.0.1:{server.server_port}/"
+
+
+def test_a_port_in_use_is_an_error_that_says_what_to_do(server: LocalServer, function: Recorder) -> None:
+    with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{server.server_port} is in use.*another port"):
+        LocalServer(function, port=server.server_port)
+
+
+def test_an_address_of_another_machine_is_an_error(function: Recorder) -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1:0 cannot be listened at"):
+        LocalServer(function, host="192.0.2.1")
+
+
+def test_a_folder_without_a_model_is_an_error_that_names_it(tmp_path: Any) -> None:
+    result = CliRunner().invoke(app, ["serve", "--package", str(tmp_path)])
+    assert result.exit_code != 0
+    assert str(tmp_path / "model" / "manifest.json") in str(result.exception)

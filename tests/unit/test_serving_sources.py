@@ -1,0 +1,513 @@
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from signing_keys import key_pem
+
+from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
+from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.s3 import S3Location
+from hpe_tasks.serving import registry_source
+from hpe_tasks.serving.registry_source import RegistrySource
+from hpe_tasks.serving.settings import ServingSettings
+from hpe_tasks.serving.sources import PackageSource, open_source
+from hpe_tasks.signing import SigningKey
+
+REGISTRY = S3Location("models", "team/registry")
+POINTER = "models/pose/channels/staging.json"
+
+
+@pytest.fixture(scope="module")
+def key() -> SigningKey:
+    return SigningKey(key_pem())
+
+
+class Package:
+    """An unpacked package's model folder."""
+
+    def __init__(self, folder: Path, records: ModuleType, key: SigningKey) -> None:
+        folder.mkdir()
+        files = records.write_files(folder.parent / "files")
+        self.folder = folder
+        self.manifest, self.model, self.signature = (
+            folder / name for name in ("manifest.json", "model.onnx", "manifest.json.sig")
+        )
+        self.manifest.write_bytes(records.manifest(files).to_bytes())
+        shutil.copyfile(files["model"], self.model)
+        self.signature.write_bytes(key.sign(self.manifest.read_bytes()))
+
+    def edit(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the manifest's JSON."""
+        record = json.loads(self.manifest.read_bytes())
+        change(record)
+        self.manifest.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def package(tmp_path: Path, records: ModuleType, key: SigningKey) -> Package:
+    return Package(tmp_path / "model", records, key)
+
+
+def test_the_model_of_the_package_is_served(package: Package, key: SigningKey) -> None:
+    for public_key in (None, key.public_bytes):
+        source = PackageSource(package.folder, public_key)
+        verified = source.load()
+        assert (verified.file, verified.origin) == (package.model, "package")
+        assert (verified.model.name, verified.model.codec) == ("pose", "heatmap")
+        assert verified.model.model_size_bytes == package.model.stat().st_size
+        assert source.newer(verified) is None
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def zero_byte(path: Path) -> None:
+    path.write_bytes(b"\0" + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda p: zero_byte(p.model), "not the model that its manifest describes", id="model changed"),
+        pytest.param(lambda p: append(p.model), "not the model that its manifest describes", id="model longer"),
+        pytest.param(lambda p: p.model.write_bytes(b""), "not the model that its manifest", id="model empty"),
+        pytest.param(lambda p: zero_byte(p.manifest), "manifest is not JSON", id="manifest no JSON"),
+        pytest.param(lambda p: p.manifest.write_bytes(b""), "manifest is not JSON", id="manifest empty"),
+        pytest.param(
+            lambda p: p.edit(lambda r: r["serving"].update(mean=[0.5, 0.5, 0.5])), "content says", id="other mean"
+        ),
+        pytest.param(
+            lambda p: p.edit(lambda r: r["serving"]["flip_pairs"].reverse()), "content says", id="other flip pairs"
+        ),
+        pytest.param(lambda p: p.edit(lambda r: r.update(version="0" * 16)), "content says", id="other version"),
+        pytest.param(lambda p: p.edit(lambda r: r.pop("gate")), "derived from", id="no gate"),
+        pytest.param(
+            lambda p: p.edit(lambda r: r["gate"]["checks"].append("oops")), "derived from", id="a check is text"
+        ),
+    ],
+)
+def test_a_changed_package_is_refused_without_a_signature_too(
+    package: Package, change: Callable[[Package], object], message: str
+) -> None:
+    change(package)
+    with pytest.raises(DigestError, match=message) as caught:
+        PackageSource(package.folder, None).load()
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(lambda p: append(p.manifest), "does not belong to", id="one byte more"),
+        pytest.param(
+            lambda p: p.edit(lambda r: r["provenance"].update(created_by="mallory")), "does not belong", id="person"
+        ),
+        pytest.param(lambda p: p.signature.unlink(), "is not signed, and HPE_PUBLIC_KEY requires it", id="missing"),
+        pytest.param(lambda p: zero_byte(p.signature), "is not one of Ed25519", id="signature changed"),
+        pytest.param(
+            lambda p: p.signature.write_bytes(SigningKey(key_pem()).sign(p.manifest.read_bytes())),
+            "does not belong to",
+            id="another key",
+        ),
+    ],
+)
+def test_a_required_signature_must_be_that_of_the_manifest(
+    package: Package, key: SigningKey, change: Callable[[Package], object], message: str
+) -> None:
+    change(package)
+    with pytest.raises(DigestError, match=message) as caught:
+        PackageSource(package.folder, key.public_bytes).load()
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
+def test_a_package_without_a_model_says_what_to_do(package: Package, name: str) -> None:
+    (package.folder / name).unlink()
+    with pytest.raises(AccessError, match=rf"{name} does not exist\. .*--with-model.*HPE_REGISTRY"):
+        PackageSource(package.folder, None).load()
+
+
+@pytest.mark.parametrize(("signed", "modules"), [(False, []), (True, ["nacl"])])
+def test_a_package_needs_neither_boto3_nor_more_than_it_must(
+    package: Package, key: SigningKey, signed: bool, modules: list[str]
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hpe_tasks.serving.sources import PackageSource\n"
+        f"PackageSource(Path(sys.argv[1]), {key.public_bytes if signed else None!r}).load()\n"
+        "print([name for name in ('boto3', 'botocore', 'nacl', 'pydantic', 'cryptography') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, package.folder], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(modules)
+
+
+def serving_settings(**environment: str) -> ServingSettings:
+    return ServingSettings.from_environment(environment, Path("/var/task"))
+
+
+def test_the_settings_choose_the_source() -> None:
+    assert isinstance(open_source(serving_settings()), PackageSource)
+    named = {"HPE_REGISTRY": "s3://models/team/registry", "HPE_MODEL": "pose"}
+    assert isinstance(open_source(serving_settings(**named, HPE_CHANNEL="staging")), RegistrySource)
+    assert isinstance(open_source(serving_settings(**named, HPE_VERSION="0" * 16)), RegistrySource)
+
+
+class Requests:
+    """A client that notes which objects are read, and may fail."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.read: list[str] = []
+        self.error: Exception | None = None
+
+    def get_object(self, **arguments: Any) -> Any:
+        self.read.append(arguments["Key"].removeprefix("team/registry/"))
+        if self.error is not None:
+            raise self.error
+        return self._client.get_object(**arguments)
+
+    def taken(self) -> list[str]:
+        """What was read since the last time."""
+        read, self.read = self.read, []
+        return read
+
+
+@dataclass
+class Bucket:
+    """A registry with published models, and a source that reads from it.
+
+    Attributes:
+        requests: What the source asks for.
+        folder: Where it keeps models.
+    """
+
+    client: Any
+    registry: Registry
+    records: ModuleType
+    requests: Requests
+    key: SigningKey
+    folder: Path
+
+    def publish(self, content: str, *, signed: bool = True) -> Any:
+        """Publish a model whose content is named by a word, and point the channel to it."""
+        files = self.records.write_files(self.folder.parent / content, content)
+        manifest = self.records.manifest(files)
+        published = self.registry.store(manifest, files, self.key if signed else None)
+        self.registry.promote("pose", published.version, "staging", published=published)
+        model = manifest.file("model")
+        versions = f"models/pose/versions/{manifest.version}"
+        return SimpleNamespace(
+            version=manifest.version,
+            blob=model.blob,
+            file=self.folder / f"{model.sha256}.onnx",
+            manifest=f"{versions}/manifest.json",
+            signature=f"{versions}/manifest.json.sig",
+            content=files["model"].read_bytes(),
+        )
+
+    def source(self, *, signed: bool = False, version: str | None = None) -> RegistrySource:
+        return RegistrySource(
+            str(REGISTRY),
+            "pose",
+            channel=None if version else "staging",
+            version=version,
+            public_key=self.key.public_bytes if signed else None,
+            folder=self.folder,
+        )
+
+    def put(self, name: str, data: bytes) -> None:
+        self.client.put_object(Bucket="models", Key=f"team/registry/{name}", Body=data)
+
+    def get(self, name: str) -> bytes:
+        data: bytes = self.client.get_object(Bucket="models", Key=f"team/registry/{name}")["Body"].read()
+        return data
+
+    def delete(self, name: str) -> None:
+        self.client.delete_object(Bucket="models", Key=f"team/registry/{name}")
+
+    def edit(self, place: str, **changes: Any) -> None:
+        """Change fields of a JSON object."""
+        self.put(place, json.dumps({**json.loads(self.get(place)), **changes}).encode())
+
+    def files(self) -> set[Path]:
+        return set(self.folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def moto_client() -> Iterator[Any]:
+    with mock_aws():
+        yield boto3.client("s3", region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
+
+
+@pytest.fixture
+def bucket(
+    moto_client: Any, records: ModuleType, key: SigningKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    moto_client.create_bucket(Bucket="models")
+    requests = Requests(moto_client)
+    monkeypatch.setattr(registry_source, "s3_client", lambda: requests)
+    registry = Registry(moto_client, REGISTRY)
+    yield Bucket(moto_client, registry, records, requests, key, tmp_path / "kept")
+    for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
+        moto_client.delete_object(Bucket="models", Key=entry["Key"])
+    moto_client.delete_bucket(Bucket="models")
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_the_channel_points_to_is_served(bucket: Bucket, signed: bool) -> None:
+    one = bucket.publish("one")
+    verified = bucket.source(signed=signed).load()
+    assert verified.model.version == one.version
+    assert verified.file == one.file
+    assert one.file.read_bytes() == one.content
+    assert verified.origin == f"s3://models/team/registry/{one.manifest}"
+    # Without a key the signature is not read.
+    assert bucket.requests.taken() == [POINTER, one.manifest, *([one.signature] if signed else []), one.blob]
+    assert bucket.files() == {one.file}
+
+
+def test_a_moved_channel_is_followed_and_the_model_before_is_kept(bucket: Bucket) -> None:
+    one = bucket.publish("one")
+    source = bucket.source()
+    first = source.load()
+    bucket.requests.taken()
+    assert source.newer(first) is None
+    # As long as nothing changes, one small request is all.
+    assert bucket.requests.taken() == [POINTER]
+    two = bucket.publish("two")
+    second = source.newer(first)
+    assert second is not None
+    assert (second.model.version, second.file) == (two.version, two.file)
+    assert bucket.requests.taken() == [POINTER, two.manifest, two.blob]
+    assert source.newer(second) is None
+    assert bucket.files() == {one.file, two.file}
+    bucket.registry.rollback("pose", "staging")
+    bucket.requests.taken()
+    back = source.newer(second)
+    assert back == first
+    # It is still here, and verified again rather than downloaded.
+    assert bucket.requests.taken() == [POINTER, one.manifest]
+    three = bucket.publish("three")
+    assert source.newer(first) is not None
+    assert bucket.files() == {one.file, three.file}
+
+
+def test_a_pointer_that_was_only_rewritten_changes_nothing(bucket: Bucket) -> None:
+    bucket.publish("one")
+    source = bucket.source()
+    first = source.load()
+    bucket.edit(POINTER, moved_by="grace")
+    bucket.requests.taken()
+    assert source.newer(first) is None
+    assert source.newer(first) is None
+    assert bucket.requests.taken() == [POINTER, POINTER]
+
+
+def test_a_pinned_version_stays(bucket: Bucket) -> None:
+    one = bucket.publish("one")
+    bucket.publish("two")
+    source = bucket.source(version=one.version)
+    verified = source.load()
+    assert verified.model.version == one.version
+    assert source.newer(verified) is None
+    assert POINTER not in bucket.requests.read
+    with pytest.raises(AccessError, match=f"versions/{'0' * 16}/manifest.json does not exist.*HPE_VERSION"):
+        bucket.source(version="0" * 16).load()
+
+
+def test_a_changed_manifest_of_a_pinned_version_is_refused(bucket: Bucket) -> None:
+    one, two = bucket.publish("one"), bucket.publish("two")
+    bucket.put(one.manifest, bucket.get(two.manifest))
+    with pytest.raises(DigestError, match=f"describes version {two.version} of 'pose'"):
+        bucket.source(version=one.version).load()
+    record = json.loads(bucket.get(two.manifest))
+    bucket.edit(two.manifest, serving={**record["serving"], "std": [1.0, 1.0, 1.0]})
+    with pytest.raises(DigestError, match="its content says"):
+        bucket.source(version=two.version).load()
+
+
+DAMAGES: dict[str, tuple[Callable[[Bucket, Any], object], type[HpeError], str]] = {
+    "pointer no JSON": (lambda b, v: b.put(POINTER, b"{"), DigestError, "pointer .* not a JSON object"),
+    "pointer a list": (lambda b, v: b.put(POINTER, b"[]"), DigestError, "pointer .* not a JSON object"),
+    "pointer nested": (lambda b, v: b.put(POINTER, b"[" * 60_000), DigestError, "pointer .* not a JSON object"),
+    "pointer too large": (lambda b, v: b.put(POINTER, b" " * 70_000), DigestError, "70,000 bytes, too many"),
+    "schema": (lambda b, v: b.edit(POINTER, schema_version=2), DigestError, "its schema_version is not 1"),
+    "schema a flag": (lambda b, v: b.edit(POINTER, schema_version=True), DigestError, "its schema_version is not 1"),
+    "another model": (lambda b, v: b.edit(POINTER, name="hands"), DigestError, "its name is not 'pose'"),
+    "another channel": (lambda b, v: b.edit(POINTER, channel="prod"), DigestError, "its channel is not 'staging'"),
+    "version a path": (lambda b, v: b.edit(POINTER, version="../../x"), DigestError, "its version is not of the form"),
+    "version a number": (lambda b, v: b.edit(POINTER, version=7), DigestError, "its version is not of the form"),
+    "line end": (lambda b, v: b.edit(POINTER, version=v.version + "\n"), DigestError, "its version is not of"),
+    "no digest": (lambda b, v: b.edit(POINTER, manifest_sha256=None), DigestError, "its manifest_sha256 is not"),
+    "another digest": (lambda b, v: b.edit(POINTER, manifest_sha256="0" * 64), DigestError, "but the channel says 000"),
+    "manifest edited": (lambda b, v: b.edit(v.manifest, opset=13), DigestError, "but the channel says"),
+    "manifest too large": (lambda b, v: b.put(v.manifest, b" " * 5 * 1024**2), DigestError, "bytes, too many"),
+    "manifest missing": (lambda b, v: b.delete(v.manifest), AccessError, "manifest.json does not exist"),
+    "signature missing": (lambda b, v: b.delete(v.signature), DigestError, "is not signed"),
+    "signature damaged": (lambda b, v: b.put(v.signature, b"x"), DigestError, "is not one of Ed25519"),
+    "signature too large": (lambda b, v: b.put(v.signature, b"x" * 2000), DigestError, "2,000 bytes, too many"),
+    "blob damaged": (lambda b, v: b.put(v.blob, bytes(len(v.content))), DigestError, "blobs/.* is corrupt"),
+    "blob longer": (lambda b, v: b.put(v.blob, v.content + b"!"), DigestError, "blobs/.* is corrupt"),
+    "blob missing": (lambda b, v: b.delete(v.blob), AccessError, "blobs/.* does not exist"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_version_that_does_not_verify_is_not_served(bucket: Bucket, damage: str) -> None:
+    change, error, message = DAMAGES[damage]
+    one = bucket.publish("one")
+    source = bucket.source(signed=True)
+    first = source.load()
+    two = bucket.publish("two")
+    change(bucket, two)
+    # At a cold start there is nothing to fall back to.
+    with pytest.raises(error, match=message) as caught:
+        bucket.source(signed=True).load()
+    assert caught.value.hint
+    with pytest.raises(error, match=message):
+        source.newer(first)
+    # The one that is served stays, and nothing of the other is left.
+    assert bucket.files() == {one.file}
+
+
+@pytest.mark.parametrize("damage", ["signature missing", "blob damaged", "manifest edited", "version a path"])
+def test_a_refused_version_is_not_read_again_until_the_channel_moves(bucket: Bucket, damage: str) -> None:
+    bucket.publish("one")
+    source = bucket.source(signed=True)
+    first = source.load()
+    DAMAGES[damage][0](bucket, bucket.publish("two"))
+    with pytest.raises(DigestError):
+        source.newer(first)
+    bucket.requests.taken()
+    for _ in range(3):
+        assert source.newer(first) is None
+    assert bucket.requests.taken() == [POINTER] * 3
+    bucket.delete(POINTER)
+    three = bucket.publish("three")
+    newer = source.newer(first)
+    assert newer is not None
+    assert newer.model.version == three.version
+
+
+def test_an_unreachable_server_is_asked_again(bucket: Bucket) -> None:
+    from botocore.exceptions import ClientError, EndpointConnectionError
+
+    bucket.publish("one")
+    source = bucket.source()
+    first = source.load()
+    two = bucket.publish("two")
+    failures: list[tuple[Exception, type[HpeError], str]] = [
+        (EndpointConnectionError(endpoint_url="http://x"), TransientError, "could not be reached while reading s3://"),
+        (ClientError({"Error": {"Code": "SlowDown"}}, "GetObject"), TransientError, r"S3 failed .* \(SlowDown\)"),
+        (ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject"), AccessError, "may not read .*s3:GetObject"),
+    ]
+    for failure, error, message in failures:
+        bucket.requests.error = failure
+        with pytest.raises(error, match=message):
+            source.newer(first)
+    bucket.requests.error = None
+    newer = source.newer(first)
+    assert newer is not None
+    assert newer.model.version == two.version
+
+
+def test_a_file_that_is_there_is_verified_before_it_is_used(bucket: Bucket) -> None:
+    one = bucket.publish("one")
+    bucket.source().load()
+    bucket.requests.taken()
+    bucket.source().load()
+    assert one.blob not in bucket.requests.taken()
+    # Of the right size, but another content: as after a crash of the machine.
+    one.file.write_bytes(bytes(len(one.content)))
+    torn = bucket.folder / f"{'0' * 64}.onnx.1f.part"
+    torn.write_bytes(b"torn")
+    bucket.source().load()
+    assert one.blob in bucket.requests.taken()
+    assert one.file.read_bytes() == one.content
+    assert bucket.files() == {one.file}
+
+
+def test_a_model_that_does_not_fit_is_not_downloaded(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = bucket.publish("one")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4 * 1024**2))
+    with pytest.raises(StorageError, match=r"has room for 4,194,304.*ephemeral storage"):
+        bucket.source().load()
+    assert one.blob not in bucket.requests.taken()
+
+
+def test_a_folder_of_somebody_else_is_not_used(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.publish("one")
+    (tmp_path / "elsewhere").mkdir()
+    bucket.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="belongs to somebody else"):
+        bucket.source().load()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def resigned(bucket: Bucket, version: Any, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest as somebody would who may write to the bucket and has the key."""
+    record = json.loads(bucket.get(version.manifest))
+    change(record)
+    data = json.dumps(record).encode()
+    bucket.put(version.manifest, data)
+    bucket.put(version.signature, bucket.key.sign(data))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("sha256", "../../../../etc/cron.d/x", id="digest"),
+        pytest.param("sha256", "/" + "a" * 63, id="digest of the right length"),
+        pytest.param("size_bytes", -1, id="size"),
+        pytest.param("size_bytes", "9", id="size as text"),
+    ],
+)
+def test_no_manifest_can_name_another_place(bucket: Bucket, field: str, value: Any) -> None:
+    one = bucket.publish("one")
+    resigned(bucket, one, lambda r: next(f for f in r["files"] if f["role"] == "model").update({field: value}))
+    with pytest.raises(DigestError, match=f"manifest's files.*{field}"):
+        bucket.source(signed=True, version=one.version).load()
+    assert not bucket.folder.exists()
+
+
+def test_the_blobs_key_comes_from_its_digest(bucket: Bucket) -> None:
+    one = bucket.publish("one")
+    resigned(bucket, one, lambda r: [f.update(blob="../../secrets/key") for f in r["files"]])
+    verified = bucket.source(signed=True, version=one.version).load()
+    assert bucket.requests.taken()[-1] == one.blob
+    assert bucket.files() == {verified.file} == {one.file}
+
+
+def test_the_client_gives_up_soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import time
+
+    from hpe_tasks.serving.s3 import s3_client
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+    for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3_client.cache_clear()
+    try:
+        source = RegistrySource(
+            str(REGISTRY), "pose", channel="staging", version=None, public_key=None, folder=tmp_path / "kept"
+        )
+        started = time.monotonic()
+        with pytest.raises(TransientError, match=r"could not be reached while reading s3://models/team/registry"):
+            source.load()
+        assert time.monotonic() - started < 10
+    finally:
+        s3_client.cache_clear()
