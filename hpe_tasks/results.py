@@ -335,7 +335,7 @@ class SmokedImage(Frozen):
         people: People that it found.
         expected: People that were measured.
         min_oks: Similarity (OKS) of the least similar person in [0, 1]; None where nobody was expected.
-        duration_ms: Time of the invocation, as its log says.
+        duration_ms: Time that the function took, as it says.
     """
 
     image: str
@@ -352,7 +352,7 @@ class SmokeTest(Record):
         package_sha256: Of the .zip.
         zipped_bytes: Its size.
         unzipped_bytes: Size of its content, which Lambda limits to 250 MB.
-        cold_start_ms: From the start of the process to the first answer.
+        cold_start_ms: From the first request to its answer: the emulator starts the function then.
         python: Version of the interpreter that ran it.
     """
 

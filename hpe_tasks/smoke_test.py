@@ -165,7 +165,7 @@ def _person(person: Mapping[str, Any], names: Sequence[str]) -> GoldenPerson:
 
 def _failure(manifest: ModelManifest, golden: GoldenImage, problem: str) -> SmokeTestError:
     return SmokeTestError(
-        f"The Lambda function does not serve version {manifest.version} of {manifest.name!r} as it was measured: "
-        f"with {golden.file} {problem}.",
+        f"The Lambda function does not serve version {manifest.version} of {manifest.name!r} as it was measured. "
+        f"Of the image {golden.file}: {problem.rstrip('.')}.",
         hint="The channel was not moved. Mend what the function lacks and run the step again.",
     )

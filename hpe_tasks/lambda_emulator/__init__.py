@@ -29,9 +29,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, StorageError
+from hpe_tasks.lambda_emulator import keeper
 from hpe_tasks.lambda_environment import lambda_python
 
 __all__ = ["FunctionError", "LambdaEmulator"]
@@ -42,14 +41,12 @@ HOST = "127.0.0.1"
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
 """Largest event of a synchronous invocation."""
 
-_KEEPER = Path(__file__).with_name("keeper.py")
 _PATH = "/2015-03-31/functions/function/invocations"
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 10.0
 _ANSWER_GRACE_S = 20.0
 _START_ATTEMPTS = 3
 _POLL_S = 0.01
-_ERROR_BYTES = 500
 _LOG_LINES_SHOWN = 8
 
 # $0 is the package. Its folder is entered after the mount: a working directory from before would stay writable.
@@ -92,6 +89,7 @@ class LambdaEmulator:
         self._timeout_s = timeout_s
         self._python = python or lambda_python()
         self._cold_start_ms: float | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         if not self._package.is_dir():
@@ -101,6 +99,7 @@ class LambdaEmulator:
         try:
             self._start(emulator)
         except BaseException:
+            self._stop()
             shutil.rmtree(self._folder)
             raise
         return self
@@ -125,15 +124,15 @@ class LambdaEmulator:
     @property
     def pid(self) -> int:
         """The function's process; another one after a timeout or when memory ran out. Raises FunctionError if none."""
-        keeper = psutil.Process(self._keeper.pid)
-        running = [child for emulator in keeper.children() for child in emulator.children()]
-        if not running:
-            raise FunctionError("The function is not running: it starts with the first invocation.")
-        return int(running[0].pid)
+        kept = () if self._keeper is None else keeper.children(self._keeper.pid)
+        for emulator in kept:
+            for function in keeper.children(emulator):
+                return function
+        raise FunctionError("The function is not running: it starts with the first invocation.")
 
     def rss_bytes(self) -> int:
         """Memory of the function's process that is resident now."""
-        return int(psutil.Process(self.pid).memory_info().rss)
+        return keeper.rss_bytes(self.pid)
 
     def log_text(self) -> str:
         """What the function and the emulator have written so far."""
@@ -149,11 +148,13 @@ class LambdaEmulator:
         body = json.dumps(event).encode()
         if len(body) > MAX_REQUEST_BYTES:
             raise FunctionError(f"The event has {len(body):,} bytes: Lambda refuses more than {MAX_REQUEST_BYTES:,}.")
-        known = len(self.log_text())
+        said_before = self._log.stat().st_size
         began = time.monotonic()
         status, answer = self._post(body)
         elapsed_ms = (time.monotonic() - began) * 1000
-        content = self._content(status, answer, known)
+        content = _parsed(answer)
+        if status != http.HTTPStatus.OK or content is None or ("errorType" in content and "statusCode" not in content):
+            raise FunctionError(self._what_happened(status, answer, content or {}, said_before))
         if self._cold_start_ms is None:
             self._cold_start_ms = elapsed_ms
         return content
@@ -169,27 +170,20 @@ class LambdaEmulator:
         finally:
             connection.close()
 
-    def _content(self, status: int, answer: bytes, known: int) -> dict[str, Any]:
-        """The function's answer, told apart from the emulator's own; `known` is the log's length before the request."""
-        said = self.log_text()[known:]
-        if "hpe-keeper: memory" in said:
-            raise FunctionError(f"The function used more than its {self._memory_mb} MB of memory and was killed.")
+    def _what_happened(self, status: int, answer: bytes, content: Mapping[str, Any], said_before: int) -> str:
+        """Why there is no answer of the function's own; `said_before` is the log's size before the request."""
+        said = self._log.read_bytes()[said_before:]
+        if keeper.KILLED.encode() in said:
+            return f"The function used more than its {self._memory_mb} MB of memory and was killed."
         if answer.startswith(b"Task timed out"):
-            raise FunctionError(f"The function did not answer within {self._timeout_s:g} seconds.")
-        if len(answer) > MAX_REQUEST_BYTES:
-            raise FunctionError(
-                f"The answer has {len(answer):,} bytes: Lambda refuses more than {MAX_REQUEST_BYTES:,}."
-            )
-        try:
-            content = json.loads(answer)
-        except ValueError:
-            content = None
-        if isinstance(content, dict) and "errorType" in content and "statusCode" not in content:
+            return f"The function did not answer within {self._timeout_s:g} seconds."
+        # The emulator says it in its answer, or ends the function when it is told so.
+        if content.get("errorType") == "Function.ResponseSizeTooLarge" or b"maximum allowed payload size" in said:
+            return "The answer is larger than the 6 MB that Lambda passes on."
+        if "errorType" in content:
             what = "raised an error" if content.get("requestId") else "did not start"
-            raise FunctionError(f"The function {what}: {content['errorType']}: {content.get('errorMessage', '')}")
-        if status != http.HTTPStatus.OK or not isinstance(content, dict):
-            raise FunctionError(f"The function ended without an answer (status {status}). {self._log_end()}")
-        return content
+            return f"The function {what}: {content['errorType']}: {content.get('errorMessage', '')}"
+        return f"The function ended without an answer (status {status}). {self._log_end()}"
 
     @property
     def _log(self) -> Path:
@@ -208,7 +202,7 @@ class LambdaEmulator:
             ]
             with self._log.open("wb") as output:
                 self._keeper = subprocess.Popen(
-                    [sys.executable, "-I", str(_KEEPER), str(self._memory_mb), *command],
+                    [sys.executable, "-I", keeper.__file__, str(self._memory_mb), *command],
                     # It holds no data: when this process ends, in whatever way, the keeper reads its end.
                     stdin=subprocess.PIPE,
                     stdout=output,
@@ -218,7 +212,7 @@ class LambdaEmulator:
                     # Ctrl-C in a terminal is for this process, which then ends the function in order.
                     start_new_session=True,
                 )
-            if self._comes_up():
+            if self._comes_up(self._keeper):
                 return
             said = self._log_end()
             self._stop()
@@ -226,9 +220,9 @@ class LambdaEmulator:
                 raise StorageError(f"The Lambda emulator does not come up. {said}")
         raise StorageError(f"Every free port on {HOST} was taken before the Lambda emulator could use it.")
 
-    def _comes_up(self) -> bool:
+    def _comes_up(self, process: subprocess.Popen[bytes]) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while self._keeper.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
             with socket.socket() as probe:
                 if probe.connect_ex((HOST, self._port)) == 0:
                     return True
@@ -236,15 +230,16 @@ class LambdaEmulator:
         return False
 
     def _stop(self) -> None:
-        if self._keeper.stdin is not None:
-            self._keeper.stdin.close()
+        if self._keeper is None or self._keeper.stdin is None:
+            return
+        self._keeper.stdin.close()
         try:
             self._keeper.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._keeper.kill()
             self._keeper.wait()
             raise StorageError(
-                f"The Lambda emulator (process group {self._keeper.pid}) did not end in {_STOP_TIMEOUT_S:g} seconds."
+                f"The Lambda emulator (kept by process {self._keeper.pid}) did not end in {_STOP_TIMEOUT_S:g} seconds."
             ) from None
 
     def _function_environment(self) -> dict[str, str]:
@@ -271,6 +266,14 @@ class LambdaEmulator:
     def _log_end(self) -> str:
         lines = [line for line in self.log_text().splitlines() if line.strip() and "(rapid)" not in line]
         return f"The end of its log: {' | '.join(lines[-_LOG_LINES_SHOWN:]) or 'empty'}"
+
+
+def _parsed(answer: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(answer)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _find_emulator(python: Path) -> Path:

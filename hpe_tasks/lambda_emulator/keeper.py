@@ -2,54 +2,84 @@
 
 Run as `python -I keeper.py MEMORY_MB COMMAND…`, with a pipe as its input: its end means that the parent has gone. A
 process of its own, because nothing in the parent runs any more when that is killed. The limit is on resident memory,
-looked at every few milliseconds: limits of the address space (RLIMIT_AS, RLIMIT_DATA) count what onnxruntime only
+looked at fifty times a second: limits of the address space (RLIMIT_AS, RLIMIT_DATA) count what onnxruntime only
 reserves, and control groups are not everybody's to make.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-import psutil
+KILLED = "hpe-keeper: the function is killed, its memory exceeds"
+"""What the log says before a number of megabytes."""
 
-POLL_S = 0.005
+_POLL_S = 0.02
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def main(memory_mb: int, command: list[str]) -> int:
     """Run the command until it ends or the input does; returns the exit status."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as started:
-        emulator = psutil.Process(started.pid)
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as emulator:
         try:
-            while started.poll() is None:
-                if select.select([sys.stdin], [], [], POLL_S)[0]:
+            while emulator.poll() is None:
+                if select.select([sys.stdin], [], [], _POLL_S)[0]:
                     return 0
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    _enforce(emulator, memory_mb)
-            return started.returncode
+                _enforce(emulator.pid, memory_mb)
+            return emulator.returncode
         finally:
             _kill(emulator)
 
 
-def _enforce(emulator: psutil.Process, memory_mb: int) -> None:
-    functions = emulator.children()
-    if sum(function.memory_info().rss for function in functions) > memory_mb * 2**20:
+def children(pid: int) -> Iterator[int]:
+    """Processes that a process has started, whichever of its threads did; none where it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                yield from map(int, (thread / "children").read_text().split())
+
+
+def rss_bytes(pid: int) -> int:
+    """Memory of a process that is resident now; 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _enforce(emulator: int, memory_mb: int) -> None:
+    functions = list(children(emulator))
+    if sum(map(rss_bytes, functions)) > memory_mb * 2**20:
         # Said first: whoever reads the emulator's answer finds the reason in the log.
-        print(f"hpe-keeper: memory above {memory_mb} MB, the function is killed", flush=True)
+        print(f"{KILLED} {memory_mb} MB", flush=True)
         for function in functions:
-            function.kill()
+            _signal(function, signal.SIGKILL)
 
 
-def _kill(emulator: psutil.Process) -> None:
+def _kill(emulator: subprocess.Popen[bytes]) -> None:
     """End the emulator and the function; stopped first, it starts no other one meanwhile."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        emulator.suspend()
-        for process in (*emulator.children(recursive=True), emulator):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    if emulator.poll() is None:
+        _signal(emulator.pid, signal.SIGSTOP)
+        for pid in list(_descendants(emulator.pid)):
+            _signal(pid, signal.SIGKILL)
+        _signal(emulator.pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,14 @@ class TestEmulator:
         assert not temporary.exists()
         assert not (misbehaving / "more.txt").exists()
 
+    def test_without_mount_namespaces_it_works_and_says_what_it_lacks(
+        self, misbehaving: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("hpe_tasks.lambda_emulator.shutil.which", lambda _: None)
+        with LambdaEmulator(misbehaving, environment={}) as function:
+            assert function.invoke({})["environment"]["LAMBDA_TASK_ROOT"] == str(misbehaving)
+        assert "The function can write its package here" in caplog.text
+
     def test_a_function_that_takes_too_long_is_killed_and_starts_anew(self, misbehaving: Path) -> None:
         with LambdaEmulator(misbehaving, environment={}, timeout_s=2) as function:
             function.invoke({})
@@ -496,7 +504,7 @@ class TestSmokeTest:
         with pytest.raises(MissingInputError, match="has not passed the smoke test"):
             steps.promote(run)
         monkeypatch.setattr("hpe_tasks.smoke_test.MIN_OKS", 1.1)
-        with pytest.raises(SmokeTestError, match=r"with golden-. a person is found with an OKS"):
+        with pytest.raises(SmokeTestError, match=r"golden-.: a person is found with an OKS"):
             steps.smoke_test_lambda(run)
         with pytest.raises(MissingInputError, match="has not passed the smoke test"):
             steps.promote(run)

@@ -80,6 +80,10 @@ def check_published(run: DagRun, server: Server, split: str) -> None:
     assert manifest.version == published["version"]
     assert manifest.onnx.stats.model_dump() == run.measured()["onnx"]["stats"]
     assert manifest.provenance.calibration.split == split
+    smoked = run.record("smoke_test_lambda")["images"]
+    print(smoked)
+    assert [image["people"] for image in smoked] == [len(golden.people) for golden in manifest.golden]
+    assert all(image["min_oks"] is None or image["min_oks"] > 0.99 for image in smoked)
     html = (run.folder / "report/report.html").read_text()
     assert published["version"] in html
     assert "data:image/jpeg;base64," in html
@@ -94,6 +98,7 @@ def test_a_real_model_is_measured_and_published(
         "model.checkpoint": str(test_data / "models" / file),
         "dataset.source": str(test_data / "coco-mini"),
         "destination.registry": f"s3://hpe-models/{preset}",
+        "destination.smoke_test": "true",
     }
     run = run_dag(home, s3_server, settings)
     measured = run.measured()
@@ -125,6 +130,7 @@ def test_a_real_model_is_judged_by_pckh(
         "gate.max_pckh_drop": 7.0,
         "gate.max_quantsim_pckh_gap": 7.0,
         "destination.registry": f"s3://hpe-models/mpii-{preset}",
+        "destination.smoke_test": "true",
     }
     run = run_dag(home, s3_server, settings)
     measured = run.measured()

@@ -49,9 +49,11 @@ def save(path: Path, middle: list[onnx.NodeProto], shape: tuple[int | str, ...] 
     return path
 
 
-def test_int8_kernels_of_an_exported_network_compute_what_the_file_says(tmp_path: Path) -> None:
-    config = tiny.mobilenet_config()
-    batches = [tiny.smooth_images(3, config), tiny.smooth_images(3, config, seed=1)]
+@pytest.mark.parametrize(
+    "config", [tiny.mobilenet_config(), tiny.aimet_config()], ids=["crops", "whole images of both orientations"]
+)
+def test_int8_kernels_of_an_exported_network_compute_what_the_file_says(config: ModelConfig, tmp_path: Path) -> None:
+    batches = [*tiny.both_orientations(3, config), tiny.smooth_images(3, config, seed=1)][:2]
     for name in ("quantsim", "exported"):
         (tmp_path / name).mkdir()
     recipe = QuantizationRecipe(scheme="min_max")
