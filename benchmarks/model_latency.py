@@ -1,7 +1,7 @@
 """Measures the exported file against the other ways to run the same network in onnxruntime on the CPU.
 
-    python benchmarks/model_latency.py [--models pose_resnet_50 pose_mobilenet] [--threads 1 2] [--rounds 3]
-        [--seconds 3] [--json FILE] [--picture FILE]
+    python benchmarks/model_latency.py [--models pose_resnet_50 pose_mobilenet] [--threads 1 2] [--rounds 2]
+        [--seconds 2] [--json FILE] [--picture FILE]
 
 * fp32: the network with folded batch norms, as torch exports it;
 * dynamic, unsigned and dynamic, signed: `quantize_dynamic` of that file with unsigned or signed 8-bit weights, which is
@@ -268,8 +268,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="shortest time of one measurement")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=2.0, help="shortest time of one measurement")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--picture", type=Path, help="draw the figures there (.png or .svg)")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)

@@ -28,7 +28,9 @@ SCHEDULE = os.environ.get("HPE_REQUANTIZE_SCHEDULE") or None
 DOC = """
 Turns a human-pose checkpoint into an int8 ONNX model, proves the exported file, and publishes it to S3 if it passes.
 
-**Try it:** press *Trigger* and leave everything as it is. The preset `sample` needs no download and takes some minutes.
+**Try it:** press *Trigger* and leave everything as it is. The preset `sample` takes some minutes and needs no data; its
+smoke test installs the function's packages (onnxruntime, NumPy, Pillow and a few more) from the package index once.
+Without a network, set `destination.smoke_test=false`.
 
 **Your own model and data:** choose a preset, set `model.checkpoint` and `dataset.source` (a folder, an archive, `s3://`
 or `http(s)://`; COCO or MPII layout, see `dataset.kind`), and what the model must reach under *Gate*. An empty field
@@ -40,8 +42,10 @@ with `publish` and what follows skipped: the reason is the XCom `reason` of `pub
 
 **Before a channel serves it:** `publish` stores the version and moves nothing. With `destination.smoke_test` the task
 `smoke_test_lambda` then runs the built Lambda package in AWS's Runtime Interface Emulator, and compares what it finds
-in the version's golden images with what was measured. Only `promote` moves the channel, and it does not run when the
-smoke test fails: the channel serves what it served before.
+in the version's golden images with what was measured; `publish` has uploaded them, up to three of the evaluation split,
+with the version. Only `promote` moves the channel, and it does not run when the smoke test fails: the channel serves
+what it served before. Cleared in an old run, `promote` refuses to take the channel back from a version that came later;
+`hpe channel promote` does it.
 
 **When it fails:** the last line of the failed task's log says what is wrong and what to do. Network errors are tried
 again by themselves. After mending anything else, clear the failed task: finished steps are not repeated.

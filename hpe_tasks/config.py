@@ -362,7 +362,8 @@ class DestinationConfig(Frozen):
     smoke_test: bool = Field(
         default=False,
         description="Before the channel moves, build the Lambda package, run it in the Runtime Interface Emulator on "
-        "this machine, and compare what it finds in the golden images with what was measured.",
+        "this machine, and compare what it finds in the golden images with what was measured. Those images, up to "
+        "three of the evaluation split, are uploaded to the registry with the version.",
     )
     require_signature: bool = Field(
         default=False,

@@ -189,12 +189,13 @@ def _capsule(
     distance = np.sqrt(x * x + y * y)
     inside, within_outline = ((r + 0.5 - distance).clip(0, 1) for r in (radius, radius + outline))
     outlined = within_outline * (1 - inside)
-    shares = np.stack([inside, outlined], axis=-1)
-    paint = shares @ np.array([colour, OUTLINE], np.float32)
-    flat = picture.reshape(-1, 3)
-    pixels = np.add.outer(rows * picture.shape[1] + firsts, np.arange(width))
-    paint += flat[pixels] * (1 - inside - outlined)[..., None]
-    flat[pixels] = paint + np.float32(0.5)
+    paint = np.stack([inside, outlined], axis=-1).reshape(-1, 2) @ np.array([colour, OUTLINE], np.float32)
+    # By value and not by pixel: NumPy picks and puts single numbers several times as fast as rows of three.
+    values = picture.reshape(-1)
+    touched = np.add.outer(3 * (rows * picture.shape[1] + firsts), np.arange(3 * width))
+    mixed = values.take(touched) * np.repeat(1 - inside - outlined, 3, axis=1)
+    mixed += paint.reshape(touched.shape)
+    values[touched] = (mixed + np.float32(0.5)).astype(np.uint8)
 
 
 def _span(start: float, end: float, reach: float, size: int) -> tuple[int, int]:

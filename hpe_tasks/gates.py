@@ -138,9 +138,9 @@ def _int8_mac_share(limit: float, exported: ExportedModel) -> GateCheck:
     )
 
 
-def _kernel_sqnr(limit: float, kernels: KernelAgreement) -> GateCheck:
+def _kernel_sqnr(limit: float, kernels: KernelAgreement | None) -> GateCheck:
     name, title = "kernel_sqnr_db", "Agreement of int8 kernels with the unoptimized graph"
-    if kernels.sqnr_db is None:
+    if kernels is not None and kernels.sqnr_db is None:
         reason = f"The int8 kernels compute the same as the unoptimized graph on {kernels.num_images} inputs"
         return GateCheck(
             name=name,
@@ -152,20 +152,24 @@ def _kernel_sqnr(limit: float, kernels: KernelAgreement) -> GateCheck:
             unit="dB",
             reason=reason,
         )
-    saturated = (
-        f"in {kernels.layer}: sums of full 8-bit weights saturate on x86 without VNNI, see recipe.reduce_range; "
-        f"this CPU is {', '.join(kernels.cpu_features)}"
-    )
+    observed, problem, note = None, "", ""
+    if kernels is None:
+        problem = "The signal-to-noise ratio of int8 kernels is unknown: they were not compared"
+    elif (observed := kernels.sqnr_db) is not None and observed < limit - _TOLERANCE:
+        note = (
+            f"in {kernels.layer}: sums of full 8-bit weights saturate on x86 without VNNI, see recipe.reduce_range; "
+            f"this CPU is {', '.join(kernels.cpu_features)}"
+        )
     return _check(
         name,
         title,
         subject="Signal-to-noise ratio of int8 kernels",
-        observed=kernels.sqnr_db,
+        observed=observed,
         limit=limit,
         comparison="at_least",
         unit="dB",
-        problem="",
-        note=saturated if kernels.sqnr_db < limit - _TOLERANCE else "",
+        problem=problem,
+        note=note,
     )
 
 

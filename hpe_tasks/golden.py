@@ -38,6 +38,9 @@ MAX_IMAGE_BYTES = 4_000_000
 MAX_BOXES = 16
 """People of an image who are asked for: its address holds their boxes."""
 
+_MIN_AREA = 32.0**2
+"""In square pixels: COCO annotates no keypoints of smaller persons."""
+
 _NOWHERE = (-1e9, -1e9)
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,8 @@ def is_clear(person: GoldenPerson) -> bool:
 def similarity(expected: GoldenPerson, found: GoldenPerson, joints: Sequence[str]) -> float:
     """OKS of a found person with an expected one, over the joints that are confident in the expected one, in [0, 1].
 
-    The area is that of these joints' extent. A joint that COCO does not know counts as a shoulder.
+    The area is that of the person's box; without one that of these joints' extent, but no less than COCO's smallest
+    persons with keypoints have. A joint that COCO does not know counts as a shoulder.
 
     Args:
         expected: With a confident joint, as `is_clear` asks.
@@ -82,9 +86,8 @@ def similarity(expected: GoldenPerson, found: GoldenPerson, joints: Sequence[str
     ]
     points = np.array([one[:2] for one, _, _ in pairs])
     others = np.array([_NOWHERE if other is None else other[:2] for _, other, _ in pairs])
-    # No smaller than a pixel: joints may lie in one line.
-    area = float(np.prod(np.maximum(np.ptp(points, axis=0), 1.0)))
-    return float(oks(points, others[None], area, [sigma for _, _, sigma in pairs])[0])
+    area = float(np.prod(np.ptp(points, axis=0) if expected.box is None else expected.box[2:]))
+    return float(oks(points, others[None], max(area, _MIN_AREA), [sigma for _, _, sigma in pairs])[0])
 
 
 def choose_golden(
@@ -167,7 +170,8 @@ def _plain_size(path: Path) -> tuple[int, int] | None:
             image.load()
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             return image.size if upright and image.mode in ("RGB", "L") else None
-    except OSError:  # the evaluation has counted it as failed already
+    # The evaluation has counted it as failed already.
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError):
         return None
 
 

@@ -38,7 +38,8 @@ def compare_kernels(
 ) -> KernelAgreement:
     """Hold every layer of the optimized graph against the same layer without any optimization.
 
-    A layer is what lies between one quantized activation and the next.
+    A layer is what lies between one quantized activation and the next. Activations with several zero points are no
+    border: what they separate is one layer.
 
     Args:
         path: The exported file.
@@ -103,13 +104,15 @@ def _run_both(
 
 
 def _expose_codes(model: onnx.ModelProto) -> dict[str, int]:
-    """Make every quantized activation an output as well; returns their zero points by name."""
+    """Make every quantized activation of one zero point an output as well; returns these by name."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     zero_points = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] not in constants:
             stored = constants.get(node.input[2]) if len(node.input) > 2 else None
-            zero_points[node.output[0]] = 0 if stored is None else int(onnx.numpy_helper.to_array(stored).item())
+            zero = np.zeros(1) if stored is None else onnx.numpy_helper.to_array(stored)
+            if zero.size == 1:
+                zero_points[node.output[0]] = int(zero.item())
     outputs = {output.name for output in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in zero_points if name not in outputs)
     return zero_points

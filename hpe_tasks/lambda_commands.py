@@ -12,25 +12,31 @@ import typer
 if TYPE_CHECKING:
     from hpe_tasks.packaging import Package, PackagedModel
 
+DEFAULT_MODEL = "sample-pose"
+
 lambda_app = typer.Typer(help="Build and deploy the AWS Lambda function that serves a model.", no_args_is_help=True)
 
 
 @lambda_app.command("build")
 def lambda_build(
-    out: Annotated[Path, typer.Option("--out", help="Package to write, *.zip.", dir_okay=False)],
     architecture: Annotated[
         Literal["x86_64", "arm64"], typer.Option("--arch", help="Processor of the function.")
     ] = "x86_64",
     version: Annotated[
         str | None,
-        typer.Option("--with-model", metavar="VERSION", help="Put this version into the package; needs --name."),
+        typer.Option("--with-model", metavar="VERSION", help="Put this version of a model into the package."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="MODEL", help="Name of the model in the registry.")
+        str | None,
+        typer.Option("--name", metavar="MODEL", help="Name of that model in the registry.", show_default=DEFAULT_MODEL),
     ] = None,
     registry: Annotated[
         str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")
     ] = "s3://hpe-models/registry",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Package to write.", dir_okay=False, show_default="hpe-lambda-ARCH.zip"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Build the function's package; the same input gives the same bytes.
@@ -40,11 +46,13 @@ def lambda_build(
     from hpe_tasks.errors import ConfigError
     from hpe_tasks.packaging import build_package
 
-    if (version is None) != (name is None):
-        raise ConfigError("--with-model and --name go together.", hint="`hpe channel versions MODEL` lists versions.")
+    if name is not None and version is None:
+        raise ConfigError(
+            "--name needs --with-model.", hint=f"`hpe channel versions {name}` lists the versions of the model."
+        )
     with tempfile.TemporaryDirectory() as folder:
-        model = _fetch(registry, name, version, Path(folder)) if name is not None and version is not None else None
-        package = build_package(out, architecture=architecture, model=model)
+        model = None if version is None else _fetch(registry, name or DEFAULT_MODEL, version, Path(folder))
+        package = build_package(out or Path(f"hpe-lambda-{architecture}.zip"), architecture=architecture, model=model)
     _print_package(package, as_json)
 
 
@@ -86,7 +94,7 @@ def _fetch(registry: str, name: str, version: str, folder: Path) -> PackagedMode
 
 
 def _print_package(package: Package, as_json: bool) -> None:
-    from hpe_tasks.packaging.build import UNZIPPED_LIMIT_BYTES
+    from hpe_tasks.packaging.build import DIRECT_UPLOAD_LIMIT_BYTES, UNZIPPED_LIMIT_BYTES
 
     if as_json:
         import dataclasses
@@ -105,6 +113,9 @@ def _print_package(package: Package, as_json: bool) -> None:
         table.add_row(part.name, f"{part.unzipped_bytes / 1e6:.1f}", f"{part.zipped_bytes / 1e6:.1f}")
     Console().print(table)
     typer.echo(f"SHA-256 {package.sha256}")
-    typer.echo(f"{package.unzipped_bytes / UNZIPPED_LIMIT_BYTES:.0%} of what Lambda takes unzipped.")
+    typer.echo(
+        f"Lambda takes {UNZIPPED_LIMIT_BYTES / 1e6:.1f} MB unzipped, "
+        f"and {DIRECT_UPLOAD_LIMIT_BYTES / 1e6:.1f} MB zipped without S3."
+    )
     if package.needs_s3:
-        typer.echo("Too large to be uploaded to Lambda directly: it must go through S3, as `hpe lambda deploy` does.")
+        typer.echo("The upload must go through S3, as that of `hpe lambda deploy` does.")

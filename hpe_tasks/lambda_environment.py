@@ -27,7 +27,8 @@ def lambda_python() -> Path:
     python = Path(named) if named else Path(sys.prefix).parent / ".venv-lambda" / "bin" / "python"
     hint = (
         f"Run `make setup`, or set HPE_LAMBDA_PYTHON to a Python {PYTHON_VERSION} that has "
-        "docker/lambda/requirements.txt."
+        "docker/lambda/requirements.txt. A run needs it for its smoke test only: "
+        "without it, set destination.smoke_test=false."
     )
     try:
         asked = subprocess.run(

@@ -126,7 +126,9 @@ _MIN_INT8_MAC_SHARE = 0.95
 
 PRESETS: dict[str, Preset] = {
     "sample": Preset(
-        description="The project's own drawn people and the small network trained on them: needs no download.",
+        description="The project's own drawn people and the small network trained on them: needs no download, except "
+        "that the smoke test installs onnxruntime, NumPy, Pillow and a few more for the function from the package "
+        "index once; destination.smoke_test=false goes without.",
         values={
             "model": {
                 "architecture": "pose_mobilenet",

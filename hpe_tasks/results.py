@@ -183,7 +183,7 @@ class EvaluationReport(Record):
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.
         failed_images: Images that could not be read or do not fit their records; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
-        cpu_features: int8 features of the CPU that it was measured on, such as `avx512_vnni`.
+        cpu_features: int8 features of the CPU that it was measured on, such as `avx512_vnni`; empty in older records.
     """
 
     runtime: Runtime
@@ -194,7 +194,7 @@ class EvaluationReport(Record):
     predictions: Artifact
     failed_images: tuple[FailedImage, ...] = ()
     images_per_second: float
-    cpu_features: tuple[str, ...]
+    cpu_features: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> float | None:
@@ -279,11 +279,15 @@ class KernelAgreement(Frozen):
 
 
 class QuantizedEvaluation(Record):
-    """QuantSim and the exported file, measured on the same persons."""
+    """QuantSim and the exported file, measured on the same persons.
+
+    Attributes:
+        kernels: None in a record of a version that did not compare them.
+    """
 
     quantsim: EvaluationReport
     onnx: EvaluationReport
-    kernels: KernelAgreement
+    kernels: KernelAgreement | None = None
 
 
 class GateCheck(Frozen):
@@ -311,10 +315,18 @@ class GateDecision(Record):
         return "; ".join(check.reason for check in self.checks if not check.passed)
 
 
+class ServedBefore(Frozen):
+    """What a channel served when a version was stored; `version` is None for a channel that did not exist."""
+
+    channel: str
+    version: str | None
+
+
 class PublishedModel(Record):
     """A version in the registry; no channel points to it yet.
 
     Attributes:
+        before: What the channel served that is to be moved; None where no channel was named.
         created: False when the same content had been published before.
         signed_by: SHA-256 of the public key that the manifest's signature belongs to; None without a signature.
     """
@@ -325,6 +337,7 @@ class PublishedModel(Record):
     manifest: Artifact
     created: bool
     signed_by: str | None = None
+    before: ServedBefore | None = None
 
 
 class SmokedImage(Frozen):
@@ -334,7 +347,7 @@ class SmokedImage(Frozen):
         image: Role of the image in the manifest.
         people: People that it found.
         expected: People that were measured.
-        min_oks: Similarity (OKS) of the least similar person in [0, 1]; None where nobody was expected.
+        min_oks: Similarity (OKS) of the least similar person in [0, 1]; None where nobody was clear enough to compare.
         duration_ms: Time that the function took, as it says.
     """
 
@@ -349,18 +362,24 @@ class SmokeTest(Record):
     """What the built Lambda package made of a published version's golden images, in the emulator.
 
     Attributes:
+        version: The version that was tested.
+        manifest_sha256: Of its manifest's bytes.
         package_sha256: Of the .zip.
         zipped_bytes: Its size.
         unzipped_bytes: Size of its content, which Lambda limits to 250 MB.
         cold_start_ms: From the first request to its answer: the emulator starts the function then.
         python: Version of the interpreter that ran it.
+        cpu_features: int8 features of the CPU that it ran on.
     """
 
+    version: str
+    manifest_sha256: str
     package_sha256: str
     zipped_bytes: int
     unzipped_bytes: int
     cold_start_ms: float
     python: str
+    cpu_features: tuple[str, ...]
     images: tuple[SmokedImage, ...]
 
 

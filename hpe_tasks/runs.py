@@ -12,6 +12,8 @@ from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pydantic import ValidationError
+
 from hpe_tasks.config import Frozen, RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, HpeError, MissingInputError
 from hpe_tasks.results import FetchedDataset, Record, StepFailure
@@ -94,15 +96,21 @@ class Run:
         """
         info = _step_of(kind)
         try:
-            pointer = require(self, info.name, wanted_by="the reader")
+            return _record_of(require(self, info.name, wanted_by="the reader"), kind)
         except BadInputError:
             return None
-        return kind.model_validate(pointer.record)
 
     def recorded(self, kind: type[R]) -> R | None:
-        """The record that a step left in this run, whatever has changed since: for looking back."""
+        """The record that a step left in this run, whatever has changed since: for looking back.
+
+        One that another version of the code left, and that this one cannot read, is None and said in the log.
+        """
         pointer = self.pointer(_step_of(kind).name)
-        return None if pointer is None else kind.model_validate(pointer.record)
+        try:
+            return None if pointer is None else _record_of(pointer, kind)
+        except MissingInputError as error:
+            log.warning("In %s: %s", self.name, error.message)
+            return None
 
     def get(self, kind: type[R]) -> R:
         """The record of a step that this one needs."""
@@ -113,9 +121,13 @@ class Run:
 
     def failures(self) -> tuple[StepFailure, ...]:
         """Why steps failed, in the order of the steps; without those that an earlier step's new result has outdated."""
-        stored = (self.workspace.read(f"{self.prefix}/{step}/{FAILURE}") for step in STEPS)
-        failures = (StepFailure.model_validate_json(data) for data in stored if data is not None)
-        return tuple(failure for failure in failures if not self._outdated(failure))
+        failures = (self.failure(step) for step in STEPS)
+        return tuple(failure for failure in failures if failure is not None and not self._outdated(failure))
+
+    def failure(self, step: str) -> StepFailure | None:
+        """Why the last attempt at a step failed, whatever has changed since; None when it succeeded."""
+        data = self.workspace.read(f"{self.prefix}/{step}/{FAILURE}")
+        return None if data is None else StepFailure.model_validate_json(data)
 
     def _outdated(self, failure: StepFailure) -> bool:
         inputs = (self.pointer(name) for name in STEPS[failure.step].needs)
@@ -205,7 +217,15 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
             raise MissingInputError(f"{len(folders) or 'No'} runs are called {name!r} in {workspace}.", hint=hint)
         name = folders[0]
         asked = place.read(f"runs/{name}/{CONFIG}") or b""
-    config = RunFile.model_validate_json(asked).config
+    try:
+        config = RunFile.model_validate_json(asked).config
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise BadInputError(
+            f"The run {name} in {workspace} was made by another version of this project: {where}: {problem['msg']}.",
+            hint="Use that version to look at it, or start the run again.",
+        ) from error
     return Run(config=config, workspace=place, name=name, cache=cache, s3=s3)
 
 
@@ -307,12 +327,24 @@ def require(run: Run, name: str, *, wanted_by: str) -> Pointer:
     return pointer
 
 
+def _record_of(pointer: Pointer, kind: type[R]) -> R:
+    """The record that a pointer holds; raises MissingInputError where another version of the code wrote it."""
+    try:
+        return kind.model_validate(pointer.record)
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise MissingInputError(
+            f"The result of {pointer.step} was made by another version of the code and cannot be read ({where}).",
+            hint=f"Run {pointer.step} again.",
+        ) from error
+
+
 def _key(run: Run, info: StepInfo[Any]) -> str:
     """Digest of everything that decides the outcome of a step."""
     inputs: dict[str, str] = {}
     for name in info.needs:
         pointer = require(run, name, wanted_by=info.name)
-        STEPS[name].accept(STEPS[name].kind.model_validate(pointer.record))
+        STEPS[name].accept(_record_of(pointer, STEPS[name].kind))
         inputs[name] = pointer.key
     code, settings = _code_version(), info.settings(run.config)
     return digest_of({"step": info.name, "code": code, "settings": settings, "inputs": inputs})[:32]

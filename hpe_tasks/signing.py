@@ -67,17 +67,21 @@ class SigningKey:
         return True
 
 
-def open_signing_key(pem: bytes | None, *, required: bool) -> SigningKey | None:
-    """The key to publish with; None where there is none and none is required.
+def open_signing_key(pem: bytes | None, *, required_because: str | None) -> SigningKey | None:
+    """The key to sign with; None where there is none and none is required.
+
+    Args:
+        pem: As `SigningKey` takes it; None without a key.
+        required_because: Why there must be a key, for the error; None where it may be missing.
 
     Raises:
-        ConfigError: A signature is required and there is no key, or it is not a private Ed25519 key.
+        ConfigError: A key is required and there is none, or it is not a private Ed25519 key.
     """
     if pem is not None:
         return SigningKey(pem)
-    if required:
+    if required_because is not None:
         raise ConfigError(
-            "destination.require_signature is on, but there is no signing key.",
+            f"There is no signing key, but {required_because}.",
             hint="Name its file in HPE_SIGNING_KEY, or put it into the Airflow connection `hpe_signing`.",
         )
     return None

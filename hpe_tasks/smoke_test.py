@@ -7,6 +7,7 @@ measured, by their object keypoint similarity (OKS) with them.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import platform
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpe_tasks.cpu import cpu_features
 from hpe_tasks.errors import ConfigError, HpeError
 from hpe_tasks.golden import is_clear, similarity
 from hpe_tasks.lambda_emulator import FunctionError, LambdaEmulator
@@ -28,7 +30,8 @@ MIN_OKS = 0.9
 
 The function shows the network the bytes that the evaluation showed it. Its joints lie where the evaluation's do, but
 for one in a thousand, which lies in the next cell of its map where two are equal: measured by
-tests/unit/test_serving_parity.py. Such a joint costs a person of five joints at most 0.04.
+tests/unit/test_serving_parity.py. Such a joint costs a person in a box at most 0.04, and that only where five joints of
+the face are all that is known of him (tests/unit/test_smoke_test.py).
 """
 
 _ARCHITECTURES: dict[str, Architecture] = {"x86_64": "x86_64", "aarch64": "arm64"}
@@ -50,10 +53,12 @@ def smoke_test(
         public_key: Ed25519 public key, 32 bytes, that the function must demand a signature of; None for none.
 
     Raises:
-        SmokeTestError: The function does not start with this version, or finds something else in an image.
+        SmokeTestError: No golden image shows a person clearly enough to compare, or the function does not start with
+            this version, or finds something else in an image.
         ConfigError: The emulator is not installed here, or this machine's processor is not one of Lambda's.
         HpeError: The package cannot be built, as `build_package` says.
     """
+    _require_clear_people(manifest)
     architecture = _ARCHITECTURES.get(platform.machine())
     if architecture is None:
         raise ConfigError(
@@ -73,12 +78,33 @@ def smoke_test(
                 smoked.append(check_answer(golden, answer, manifest))
             cold_start_ms = function.cold_start_ms
     return SmokeTest(
+        version=manifest.version,
+        manifest_sha256=hashlib.sha256(model.manifest).hexdigest(),
         package_sha256=package.sha256,
         zipped_bytes=package.zipped_bytes,
         unzipped_bytes=package.unzipped_bytes,
         cold_start_ms=cold_start_ms,
         python=PYTHON_VERSION,
+        cpu_features=cpu_features(),
         images=tuple(smoked),
+    )
+
+
+def _require_clear_people(manifest: ModelManifest) -> None:
+    """Refuse golden images that any function would pass with."""
+    if any(is_clear(person) for golden in manifest.golden for person in golden.people):
+        return
+    subject = f"Version {manifest.version} of {manifest.name!r} cannot be smoke-tested"
+    if not manifest.golden:
+        raise SmokeTestError(
+            f"{subject}: it has no golden image.",
+            hint="Its evaluation split holds no image that fits a request: upright as it is stored, 8-bit RGB or grey, "
+            "up to 4 MB. Add one, or set destination.smoke_test=false.",
+        )
+    raise SmokeTestError(
+        f"{subject}: in none of its {len(manifest.golden)} golden images has a person five confident joints to compare "
+        "with.",
+        hint="Another `seed` looks at other images; or set destination.smoke_test=false.",
     )
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from hpe_tasks.data.coco import CocoKeypoints
     from hpe_tasks.data.mpii import MpiiKeypoints
+    from hpe_tasks.golden import ChosenImage
     from hpe_tasks.inference import Predict
     from hpe_tasks.registry.publishing import Registry
 
@@ -75,13 +76,25 @@ def _measured(config: RunConfig) -> list[Any]:
 
 
 def _dataset_digest(run: Run) -> str:
+    from hpe_tasks.signing import open_signing_key
+
+    # What publishing would refuse hours later.
+    open_signing_key(run.signing_key(), required_because=_key_reason(run.config))
     _, fetched = run.dataset
     return digest_of(fetched.model_dump(mode="json"))
 
 
+def _key_reason(config: RunConfig) -> str | None:
+    return "destination.require_signature is on" if config.destination.require_signature else None
+
+
 @step(FetchedDataset, found=_dataset_digest)
 def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
-    """Bring the data set to this machine."""
+    """Bring the data set to this machine.
+
+    Raises:
+        ConfigError: The run could not publish: a signature is required and there is no key, or it is no key.
+    """
     _root, fetched = run.dataset
     return fetched
 
@@ -324,14 +337,14 @@ def gate(run: Run, _: Scratch) -> GateDecision:
     reuse=False,
 )
 def publish(run: Run, scratch: Scratch) -> PublishedModel:
-    """Put the model into the registry, with golden images and, if there is a key, a signature; no channel moves.
+    """Put the model into the registry, and, if there is a key, sign it; no channel moves.
+
+    Golden images go with it where a smoke test is asked for.
 
     Raises:
         NotApprovedError: The gate did not pass.
         ConfigError: A signature is required, and there is no key.
     """
-    from hpe_tasks.golden import choose_golden
-    from hpe_tasks.inference import onnx_predictor
     from hpe_tasks.provenance import git_commit, user
     from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE, build_manifest
     from hpe_tasks.signing import open_signing_key
@@ -339,15 +352,9 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     config, decision, exported = run.config, run.get(GateDecision), run.get(ExportedModel)
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
-    key = open_signing_key(run.signing_key(), required=config.destination.require_signature)
+    key = open_signing_key(run.signing_key(), required_because=_key_reason(config))
     files = {MODEL_ROLE: run.workspace.local(exported.model), ENCODINGS_ROLE: run.workspace.local(exported.encodings)}
-    chosen = choose_golden(
-        run.split(config.dataset.evaluation_split),
-        onnx_predictor(files[MODEL_ROLE], config.model),
-        config.model,
-        config.evaluation,
-        seed=config.seed,
-    )
+    chosen = _golden(run, files[MODEL_ROLE]) if config.destination.smoke_test else ()
     images = {one.golden.file: scratch.path / f"{one.golden.file}{one.file.suffix}" for one in chosen}
     for one in chosen:
         shutil.copyfile(one.file, images[one.golden.file])
@@ -367,7 +374,17 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         golden=[one.golden for one in chosen],
         other_files={role: scratch.artifact(path) for role, path in images.items()},
     )
-    return _registry(run).store(manifest, files | images, key)
+    return _registry(run).store(manifest, files | images, key, channel=config.destination.channel)
+
+
+def _golden(run: Run, model: Path) -> tuple[ChosenImage, ...]:
+    from hpe_tasks.golden import choose_golden
+    from hpe_tasks.inference import onnx_predictor
+
+    config = run.config
+    dataset = run.split(config.dataset.evaluation_split)
+    predict = onnx_predictor(model, config.model)
+    return choose_golden(dataset, predict, config.model, config.evaluation, seed=config.seed)
 
 
 def _registry(run: Run) -> Registry:
@@ -382,10 +399,11 @@ def _registry(run: Run) -> Registry:
 def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     """Run the built Lambda package with the published version, and compare what it finds in the golden images.
 
-    The version is read back from the registry: what is tested is what will be served.
+    The version is read back from the registry: what is tested is what will be served. A version that was published
+    before without golden images keeps its manifest, and is tested with those of this run.
 
     Raises:
-        SmokeTestError: The function cannot serve the version.
+        SmokeTestError: The function cannot serve the version, or there is nobody to compare in the golden images.
         ConfigError: The version is signed and the key is not at hand, or the emulator is not installed here.
     """
     from hpe_tasks.packaging import PackagedModel
@@ -396,14 +414,20 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     published, registry = run.get(PublishedModel), _registry(run)
     name, version = published.name, published.version
     stored = registry.stored(name, version, sha256=published.manifest.sha256)
-    key = open_signing_key(run.signing_key(), required=published.signed_by is not None)
+    signed = None if published.signed_by is None else f"version {version} of {name!r} is signed"
+    key = open_signing_key(run.signing_key(), required_because=signed)
     with tempfile.TemporaryDirectory(prefix="hpe-smoke-test-") as temporary:
-        roles = (MODEL_ROLE, *(golden.file for golden in stored.manifest.golden))
-        files = {role: registry.download(stored.manifest, role, Path(temporary, role)) for role in roles}
+        manifest, folder = stored.manifest, Path(temporary)
+        model = registry.download(manifest, MODEL_ROLE, folder / MODEL_ROLE)
+        images = {one.file: registry.download(manifest, one.file, folder / one.file) for one in manifest.golden}
+        if not images:
+            chosen = _golden(run, model)
+            manifest = manifest.model_copy(update={"golden": tuple(one.golden for one in chosen)})
+            images = {one.golden.file: one.file for one in chosen}
         return smoke_test(
-            stored.manifest,
-            PackagedModel(stored.data, registry.signature(name, version), files[MODEL_ROLE]),
-            files,
+            manifest,
+            PackagedModel(stored.data, registry.signature(name, version), model),
+            images,
             public_key=None if key is None else key.public_bytes,
         )
 
@@ -413,25 +437,24 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
     """Point the channel to the published version.
 
     Raises:
-        MissingInputError: A smoke test was asked for, and has not passed since the version was published.
-        ChannelConflictError: Somebody else moved the channel since this step began.
+        MissingInputError: A smoke test was asked for, and the published version has not passed it.
+        ChannelConflictError: Somebody else moved the channel since the version was published.
     """
     destination, published = run.config.destination, run.get(PublishedModel)
-    if destination.smoke_test and not _smoke_tested(run):
+    if destination.smoke_test and not _smoke_tested(run, published):
         raise MissingInputError(
-            f"Version {published.version} of {published.name!r} has not passed the smoke test since it was published.",
+            f"Version {published.version} of {published.name!r} has not passed the smoke test.",
             hint="Run smoke_test_lambda, or set destination.smoke_test=false.",
         )
     return _registry(run).promote(published.name, published.version, destination.channel, published=published)
 
 
-def _smoke_tested(run: Run) -> bool:
-    """Whether the last smoke test passed, and came after the publication."""
-    published, tested = run.pointer("publish"), run.pointer("smoke_test_lambda")
-    failed = any(failure.step == "smoke_test_lambda" for failure in run.failures())
-    if failed or published is None or tested is None or run.load(SmokeTest) is None:
+def _smoke_tested(run: Run, published: PublishedModel) -> bool:
+    """Whether the last smoke test passed, and was of what was published."""
+    tested = run.load(SmokeTest)
+    if tested is None or run.failure("smoke_test_lambda") is not None:
         return False
-    return tested.finished_at >= published.finished_at
+    return (tested.version, tested.manifest_sha256) == (published.version, published.manifest.sha256)
 
 
 def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:

@@ -167,11 +167,14 @@ def complete(
         signed_by=digest("key"),
     )
     tested = SmokeTest(
+        version=published.version,
+        manifest_sha256=published.manifest.sha256,
         package_sha256=digest("package"),
         zipped_bytes=29_300_000,
         unzipped_bytes=88_100_000,
         cold_start_ms=271.4,
         python="3.13",
+        cpu_features=CPU,
         images=tuple(
             SmokedImage(image=f"golden-{i}", people=2, expected=2, min_oks=1.0 - i / 100, duration_ms=20.0)
             for i in (1, 2, 3)

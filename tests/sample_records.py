@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from hpe_tasks.results import (
     QuantizedModel,
     TensorSpec,
 )
+from hpe_tasks.serving.version import content_version
 
 CPU = ("x86_64", "avx2", "avx512_vnni")
 
@@ -177,3 +179,19 @@ def write_files(folder: Path, content: str = "one") -> dict[str, Path]:
     files["model"].write_bytes(f"onnx {content} ".encode() * 1000)
     files["encodings"].write_bytes(b'{"activation_encodings": {}}')
     return files
+
+
+def as_published_before_kernels(manifest: ModelManifest) -> bytes:
+    """The manifest as this project published it before it compared kernels, with the version that it had then."""
+    stored = json.loads(manifest.to_bytes())
+    for field in ("kernels", "golden"):
+        del stored[field]
+    for form in ("fp32", "quantsim", "onnx"):
+        del stored[form]["cpu_features"]
+    for setting in ("four_phase_deconvolution", "reduce_range"):
+        del stored["recipe"][setting]
+    stored["gate"]["checks"] = [check for check in stored["gate"]["checks"] if check["name"] != "kernel_sqnr_db"]
+    limits = {check["name"]: check["limit"] for check in stored["gate"]["checks"]}
+    model = manifest.file("model").sha256
+    stored["version"] = content_version(model, stored["serving"], stored["onnx"]["fingerprint"], limits)
+    return json.dumps(stored, indent=2).encode() + b"\n"

@@ -9,6 +9,7 @@ the same, and codes, scales and zero points keep their values.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +56,39 @@ class _Weight:
 def _find_weight(graph: onnx.GraphProto, node: onnx.NodeProto) -> _Weight | None:
     tensors = {t.name: t for t in graph.initializer}
     producer = {name: other for other in graph.node for name in other.output}
-    quantized = producer.get(node.input[1])
-    if quantized is not None and quantized.op_type != "DequantizeLinear":
-        return None
-    stored = tensors.get(node.input[1] if quantized is None else quantized.input[0])
+
+    def behind_identities(name: str) -> str:
+        # torch exports equal tensors once, and Identity nodes for the others.
+        while (at := producer.get(name)) is not None and at.op_type == "Identity":
+            name = at.input[0]
+        return name
+
+    name = behind_identities(node.input[1])
+    quantized = producer.get(name)
+    if quantized is not None:
+        if quantized.op_type != "DequantizeLinear":
+            return None
+        name = behind_identities(quantized.input[0])
+    stored = tensors.get(name)
     if stored is None or list(stored.dims[2:]) != [4, 4]:
         return None
     group = _attributes(node).get("group", 1)
     depthwise = group > 1 and list(stored.dims[:2]) == [group, 1]
     if group > 1 and not depthwise:
         return None
+    # Output channels are axis 1 of a dense transposed kernel, and axis 0 of every other.
+    if quantized is not None and not _scaled_along(quantized, tensors, {None, 0 if depthwise else 1}):
+        return None
     return _Weight(numpy_helper.to_array(stored), quantized, depthwise)
+
+
+def _scaled_along(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], axes: set[int | None]) -> bool:
+    """Whether a quantizer of a tensor of rank 4 has constant scales along one of `axes`; None is one for all values."""
+    scale = tensors.get(node.input[1])
+    attributes = _attributes(node)
+    if scale is None or len(scale.dims) > 1 or attributes.get("block_size", 0):
+        return False
+    return (None if math.prod(scale.dims) == 1 else attributes.get("axis", 1) % 4) in axes
 
 
 def _doubles_its_input(node: onnx.NodeProto, sizes: dict[str, tuple[int, ...]]) -> bool:
@@ -112,9 +135,7 @@ def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> Non
         kernel = f"{name}_weight"
         if weight.quantized is not None:
             dequantize = _copy(weight.quantized, f"{name}_weight_qdq", kernel)
-            # Output channels are axis 1 of a dense transposed kernel, and axis 0 of every other.
-            if not weight.depthwise and _attributes(dequantize).get("axis") == 1:
-                _set_attribute(dequantize, "axis", 0)
+            _set_attribute(dequantize, "axis", 0)
             added.append(dequantize)
             kernel = dequantize.output[0]
         layer = helper.make_node(
@@ -144,7 +165,7 @@ def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> Non
 
 
 def _moved_along(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """The activation and the 8-bit quantization behind a layer: what treats each of its values alike."""
+    """The activation and the 8-bit quantization behind a layer: what treats all pixels of a channel alike."""
     tensors = {t.name: t for t in graph.initializer}
     outputs = {o.name for o in graph.output}
     tail: list[onnx.NodeProto] = []
@@ -156,8 +177,9 @@ def _moved_along(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.Node
         last = consumers[0]
         if last.op_type == "QuantizeLinear":
             zero = tensors.get(last.input[2]) if len(last.input) > 2 else None
-            # DepthToSpace has no kernel for 16-bit codes.
-            if zero is not None and zero.data_type in {onnx.TensorProto.UINT8, onnx.TensorProto.INT8}:
+            # DepthToSpace has no kernel for 16-bit codes, and a phase has half of the rows and columns.
+            eight_bits = zero is not None and zero.data_type in {onnx.TensorProto.UINT8, onnx.TensorProto.INT8}
+            if eight_bits and _scaled_along(last, tensors, {None, 0, 1}):
                 tail.append(last)
             break
         if last.op_type not in _ACTIVATIONS:
@@ -180,4 +202,6 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
-    next(attribute for attribute in node.attribute if attribute.name == name).i = value
+    for attribute in [attribute for attribute in node.attribute if attribute.name == name]:
+        node.attribute.remove(attribute)
+    node.attribute.append(helper.make_attribute(name, value))

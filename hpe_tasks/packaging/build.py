@@ -24,8 +24,8 @@ DIRECT_UPLOAD_LIMIT_BYTES = 50 * 1024**2
 """Larger archives reach Lambda through S3 only (same source)."""
 
 # All of this project that ships: folders without what lies below them, and modules.
-OWN_FOLDERS = ("serving", "codecs")
-OWN_MODULES = ("__init__.py", "drawing.py", "errors.py", "skeletons.py")
+_OWN_FOLDERS = ("serving", "codecs")
+_OWN_MODULES = ("__init__.py", "drawing.py", "errors.py", "skeletons.py")
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 
@@ -135,10 +135,10 @@ def _append_own_code(archive: zipfile.ZipFile, python: Path) -> None:
     package = importlib.resources.files("hpe_tasks")
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary, "hpe_tasks")
-        for folder in ("", *OWN_FOLDERS):
+        for folder in ("", *_OWN_FOLDERS):
             (own / folder).mkdir()
             for file in (package / folder).iterdir():
-                if file.name.endswith(".py") and (folder or file.name in OWN_MODULES):
+                if file.name.endswith(".py") and (folder or file.name in _OWN_MODULES):
                     (own / folder / file.name).write_bytes(file.read_bytes())
         compile_folder(Path(temporary), python)
         append_folder(archive, Path(temporary))

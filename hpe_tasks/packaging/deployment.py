@@ -73,7 +73,7 @@ def deploy_package(package: Path, stack: str, parameters: Mapping[str, str], opt
         template.write_text(_TEMPLATE.read_text())
         shutil.copyfile(package, Path(folder, "package.zip"))
         command: list[str | Path] = [sam, "deploy", "--template-file", template, "--stack-name", stack]
-        if "--s3-bucket" not in options:
+        if not any(option.split("=")[0] == "--s3-bucket" for option in options):
             # SAM makes a bucket for packages, once, and finds it again.
             command += ["--resolve-s3"]
         command += ["--capabilities", "CAPABILITY_IAM", *options]

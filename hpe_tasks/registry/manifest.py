@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from hpe_tasks.codecs import OUTPUT_NAMES
 from hpe_tasks.config import Frozen, QuantizationRecipe, RunConfig, Sha256, Slug
@@ -142,14 +142,14 @@ class Metrics(Frozen):
 
     Attributes:
         failed_images: How many images could not be measured; their persons count as missed.
-        cpu_features: int8 features of the CPU that it was measured on.
+        cpu_features: int8 features of the CPU that it was measured on; empty in manifests of older versions.
     """
 
     stats: CocoStats | PckhStats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]
     failed_images: int
-    cpu_features: tuple[str, ...]
+    cpu_features: tuple[str, ...] = ()
     fingerprint: ProtocolFingerprint
 
     @classmethod
@@ -203,7 +203,12 @@ class Provenance(Frozen):
 
 
 class ModelManifest(Record):
-    """One published version of a model."""
+    """One published version of a model.
+
+    Attributes:
+        kernels: None in a manifest of a version of this project that did not compare them.
+        golden: Empty where no smoke test was asked for.
+    """
 
     name: Slug
     version: Version
@@ -213,13 +218,19 @@ class ModelManifest(Record):
     fp32: Metrics
     quantsim: Metrics
     onnx: Metrics
-    kernels: KernelAgreement
+    kernels: KernelAgreement | None = None
     gate: GateDecision
     placement: PlacementAudit
     golden: tuple[GoldenImage, ...] = ()
     fp32_size_bytes: int
     opset: int
     provenance: Provenance
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _older_recipe(cls, recipe: Any) -> Any:
+        """Manifests that do not name this setting are older than it: their deconvolutions are in float."""
+        return {"four_phase_deconvolution": False, **recipe} if isinstance(recipe, dict) else recipe
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -27,11 +27,18 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from hpe_tasks.config import Slug
-from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, NotApprovedError
+from hpe_tasks.errors import (
+    AccessError,
+    BadInputError,
+    ChannelConflictError,
+    ConfigError,
+    DigestError,
+    NotApprovedError,
+)
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
 from hpe_tasks.registry.objects import download, get_bytes, is_stored, put_bytes, put_new_bytes, upload
-from hpe_tasks.results import Artifact, PromotedModel, PublishedModel
+from hpe_tasks.results import Artifact, PromotedModel, PublishedModel, ServedBefore
 from hpe_tasks.s3 import S3Location, s3_errors
 from hpe_tasks.workspace import sha256_file
 
@@ -86,7 +93,12 @@ class Registry:
         self._actor = actor
 
     def store(
-        self, manifest: ModelManifest, files: Mapping[str, Path], signing_key: SigningKey | None = None
+        self,
+        manifest: ModelManifest,
+        files: Mapping[str, Path],
+        signing_key: SigningKey | None = None,
+        *,
+        channel: str | None = None,
     ) -> PublishedModel:
         """Store a version; no channel points to it yet.
 
@@ -98,6 +110,7 @@ class Registry:
             manifest: What is published.
             files: Where each of the manifest's files lies on this machine, by role.
             signing_key: Signs the manifest; without one, a signature that is there stays.
+            channel: The channel that is to serve the version: what it serves now goes into the record.
 
         Raises:
             NotApprovedError: The manifest holds a gate that did not pass.
@@ -111,6 +124,7 @@ class Registry:
                 hint="Improve the model, or change the limits in the run's configuration.",
             )
         sources = _local_sources(manifest, files)
+        before = None if channel is None else self._served_before(manifest.name, channel)
         stored = self._find_manifest(manifest.name, manifest.version)
         for file in (stored.manifest if stored else manifest).files:
             self._store_blob(file, sources.get(file.sha256))
@@ -126,6 +140,7 @@ class Registry:
             manifest=self._artifact(stored),
             created=created,
             signed_by=signing_key.public_sha256 if signing_key else None,
+            before=before,
         )
 
     def show(self, name: str, channel: str) -> ChannelPointer:
@@ -192,17 +207,19 @@ class Registry:
             version: The version to serve.
             channel: The channel to move.
             published: What `store` returned, where the move completes a publication. The manifest must still be the
-                one that it stored; a channel that points to a manifest that was lost, and that this publication
-                created anew, is mended.
+                one that it stored, and the channel must not have gone on to a version that `store` did not see; a
+                channel that points to a manifest that was lost, and that this publication created anew, is mended.
 
         Raises:
             AccessError: There is no such version.
             DigestError: The version's manifest or one of its files is damaged or missing.
-            ChannelConflictError: Somebody else moved the channel since this call began. Theirs is served; the
-                version is in the registry all the same, and can be promoted.
+            ChannelConflictError: Somebody else moved the channel since this call began, or since `published`. Theirs
+                is served; the version is in the registry all the same, and can be promoted.
         """
         # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
         before = read_channel(self._client, self._pointer(name, channel))
+        if published is not None and before.pointer is not None:
+            _refuse_to_go_back(before.pointer, published)
         stored = self._require_whole(name, version, sha256=published.manifest.sha256 if published else None)
         self._point(before, stored, channel, published)
         return PromotedModel(
@@ -239,6 +256,10 @@ class Registry:
             moved_by=self._actor,
             history=tuple(older),
         )
+
+    def _served_before(self, name: str, channel: str) -> ServedBefore:
+        pointer = read_channel(self._client, self._pointer(name, channel)).pointer
+        return ServedBefore(channel=channel, version=pointer.version if pointer else None)
 
     def _require_channel(self, name: str, channel: str) -> tuple[ChannelPointer, ChannelState]:
         state = read_channel(self._client, self._pointer(name, channel))
@@ -386,6 +407,21 @@ def _checked(kind: TypeAdapter[str], value: str, what: str) -> str:
             else "lower-case letters, digits, '.', '_' and '-', and start with a letter or digit"
         )
         raise ConfigError(f"{value!r} is not a {what}.", hint=f"Use {rule}.") from error
+
+
+def _refuse_to_go_back(now: ChannelPointer, published: PublishedModel) -> None:
+    """Refuse to complete a publication in a channel that has gone on to a version that it did not see."""
+    seen = published.before
+    if seen is None or seen.channel != now.channel or now.version in (seen.version, published.version):
+        return
+    by = f" by {now.moved_by}" if now.moved_by else ""
+    raise ChannelConflictError(
+        f"Channel {now.channel!r} of {now.name!r} serves version {now.version} ({now.reason}{by} at "
+        f"{now.moved_at:%Y-%m-%d %H:%M:%S %Z}): it was moved after version {published.version} was "
+        "published, and stays where it is.",
+        hint=f"To serve {published.version} all the same: "
+        f"`hpe channel promote {now.name} {published.version} --channel {now.channel}`.",
+    )
 
 
 def _local_sources(manifest: ModelManifest, files: Mapping[str, Path]) -> dict[str, Path]:

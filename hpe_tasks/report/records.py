@@ -210,6 +210,7 @@ def publication_rows(records: RunRecords) -> Iterator[tuple[str, str]]:
         yield "Smoke test", f"{people} of {expected} people in {len(test.images)} golden images{similar}"
         sizes = f"{megabytes_text(test.unzipped_bytes)} unzipped, {megabytes_text(test.zipped_bytes)} zipped"
         yield "Lambda package", f"{sizes}; first answer after {test.cold_start_ms:,.0f} ms on Python {test.python}"
+        yield "Function's CPU", ", ".join(test.cpu_features)
     if (promoted := records.promoted) is not None:
         yield "Channel", f"{promoted.channel} of {promoted.name} in {promoted.registry}"
 
@@ -281,10 +282,15 @@ def measured_on(records: RunRecords) -> str:
     forms: dict[str, list[str]] = {}
     for label, report in records.measurements:
         if report is not None:
-            forms.setdefault(", ".join(report.cpu_features), []).append(label)
+            forms.setdefault(cpu_text(report), []).append(label)
     if len(forms) == 1:
-        return f"Measured on a CPU with {next(iter(forms))}."
-    return " ".join(f"{' and '.join(labels)} measured on a CPU with {cpu}." for cpu, labels in forms.items())
+        return f"Measured on {next(iter(forms))}."
+    return " ".join(f"{' and '.join(labels)} measured on {cpu}." for cpu, labels in forms.items())
+
+
+def cpu_text(report: EvaluationReport) -> str:
+    """The CPU of a measurement, by its int8 features; records of older versions do not name it."""
+    return f"a CPU with {', '.join(report.cpu_features)}" if report.cpu_features else "an unknown CPU"
 
 
 def notes_of(metric: Metric) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from hpe_tasks.references import Reference
 from hpe_tasks.report.records import (
     RunRecords,
     comparison_text,
+    cpu_text,
     measured_on,
     megabytes_text,
     notes_of,
@@ -177,7 +178,7 @@ def _measured(report: EvaluationReport) -> Group:
         if part not in listed:
             table.add_row(f"{metric.name} {part.replace('_', ' ')}", metric.text(value))
     parts: list[RenderableType] = [Text(f"{report.runtime}: {sample_text(report)}{quick}", style="bold"), table]
-    notes = (*notes_of(metric), f"Measured on a CPU with {', '.join(report.cpu_features)}.")
+    notes = (*notes_of(metric), f"Measured on {cpu_text(report)}.")
     parts += [Text(note, style="dim") for note in notes]
     parts += [Text(f"{image.name}: {image.reason}", style="yellow") for image in report.failed_images[:_MANY]]
     if len(report.failed_images) > _MANY:

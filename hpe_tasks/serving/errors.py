@@ -26,3 +26,8 @@ class RequestError(BadInputError):
 
 def _rebuild(status: int, message: str, hint: str) -> RequestError:
     return RequestError(status, message, hint=hint)
+
+
+def too_large(what: str, max_bytes: int) -> RequestError:
+    """The refusal of an image, body or object that has more bytes than are accepted."""
+    return RequestError(413, f"The {what} is larger than {max_bytes / 1e6:.4g} MB.", hint="Send a smaller image.")

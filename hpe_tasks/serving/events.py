@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpe_tasks.serving.errors import RequestError
+from hpe_tasks.serving.errors import RequestError, too_large
 
 EventForm = Literal["1.0", "2.0", "direct"]
 
@@ -100,7 +100,7 @@ def _body(event: Mapping[str, Any], max_image_bytes: int) -> bytes | str:
     limit = math.ceil(max_image_bytes / 3) * 4 + _BESIDES_IMAGE_BYTES
     encoded = event.get("isBase64Encoded") is True
     if (len(body) // 4 * 3 if encoded else len(body)) > limit:
-        raise RequestError(413, f"The body is larger than {limit} bytes.", hint="Send a smaller image.")
+        raise too_large("body", limit)
     if not encoded:
         return body
     try:

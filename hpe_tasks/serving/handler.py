@@ -6,7 +6,6 @@ import os
 import warnings
 from pathlib import Path
 
-from hpe_tasks.errors import HpeError
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
@@ -18,9 +17,19 @@ def start() -> PoseService:
     try:
         settings = ServingSettings.from_environment(os.environ, Path(__file__).parents[2])
         return PoseService(settings, open_source(settings))
-    except HpeError as error:
+    except Exception as error:
         log("ERROR", "The function refuses to start.", **describe(error))
         raise
+
+
+def _notice_restores(service: PoseService) -> None:
+    """Have Lambda's SnapStart tell the service when it starts from a snapshot."""
+    try:
+        # Part of Lambda's runtimes, not of the package.
+        from snapshot_restore_py import register_after_restore  # type: ignore[import-not-found]
+    except ImportError:
+        return
+    register_after_restore(service.restored)
 
 
 # A broken image makes Pillow warn on standard error, which would be lines in the log that are no JSON.
@@ -28,3 +37,4 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Loaded while Lambda initializes the function: a model that cannot be trusted keeps it from starting.
 handler = start()
+_notice_restores(handler)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# What a JPEG's reader takes for a marker, wherever it looks for one: a zero after 0xFF is data, more 0xFF fill up.
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+# Encoders write up to about ten. Each may cost a few bytes, and a walk over every pixel.
+_MAX_SCANS = 100
+
 _QUALITY = 85
 # Below this a picture shows nothing; above, libjpeg refuses.
 _MIN_SIDE, _MAX_SIDE = 64, 65_000
@@ -60,7 +67,7 @@ def decode_image(data: bytes, max_pixels: int) -> Pixels:
 
     Raises:
         RequestError: It is not a JPEG, PNG, WebP or GIF (415), has too many pixels (413), is broken, cut off or
-            animated (422).
+            animated, or a JPEG of a great many scans (422).
     """
     kind = _kind(data)
     if kind is None:
@@ -73,6 +80,8 @@ def decode_image(data: bytes, max_pixels: int) -> Pixels:
         with kind(io.BytesIO(data)) as image:
             _refuse_large(image.size, max_pixels)
             _refuse_animation(image)
+            if kind is JpegImageFile:
+                _refuse_scans(data)
             image.load()
             return _rgb(_upright(image))
     except RequestError:
@@ -115,6 +124,31 @@ def _refuse_large(size: tuple[int, int], max_pixels: int) -> None:
 def _refuse_animation(image: Image.Image) -> None:
     if getattr(image, "is_animated", False):
         raise RequestError(422, "The image is an animation.", hint="Send the one picture that you mean.")
+
+
+def _refuse_scans(data: bytes) -> None:
+    # Nearly always enough: every start of a scan is this pair of bytes. Other segments may hold the pair as well.
+    if data.count(b"\xff\xda") > _MAX_SCANS and _scans(data) > _MAX_SCANS:
+        raise RequestError(
+            422, f"The image is a JPEG of more than {_MAX_SCANS} scans.", hint="Save it with another program."
+        )
+
+
+def _scans(data: bytes) -> int:
+    """Number of scans of a JPEG's first picture (ITU-T T.81, annex B); where it is broken, rather too many.
+
+    What follows a start of scan, data and restart markers, is passed over by looking for the next marker, as libjpeg
+    does. Reserved markers (below 0xC0) have no length: looking for a restart, libjpeg passes over the marker alone.
+    """
+    scans, position = 0, 0
+    while marker := _MARKER.search(data, position):
+        code, position = marker[1][0], marker.end()
+        if code == _END_OF_IMAGE:
+            break
+        scans += code == _START_OF_SCAN
+        if code >= 0xC0 and not 0xD0 <= code <= 0xD8:
+            position += max(2, int.from_bytes(data[position : position + 2]))
+    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:

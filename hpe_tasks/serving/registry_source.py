@@ -17,15 +17,19 @@ import os
 import re
 import shutil
 import uuid
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import AccessError, DigestError, StorageError
 from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.sources import MANIFEST, SIGNATURE, VerifiedModel, is_model, verified_manifest
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _POINTER_LIMIT_BYTES = 64 * 1024
 _SIGNATURE_LIMIT_BYTES = 1024
@@ -78,6 +82,7 @@ class RegistrySource:
         self._name, self._channel, self._version = name, channel, version
         self._public_key = public_key
         self._folder = folder
+        self._client: S3Client
         self._settled: str | None = None
         """ETag of the pointer that was followed or refused last: until it changes, there is nothing to do."""
 
@@ -90,21 +95,39 @@ class RegistrySource:
             StorageError: There is no room for the model.
             TransientError: S3 cannot be reached, or failed.
         """
-        if self._version is not None:
-            return self._open(self._version, None, in_use=None)
-        found = self._get(self._pointer_key, _POINTER_LIMIT_BYTES)
-        pointer = self._parse_pointer(found.data)
-        verified = self._open(pointer.version, pointer.manifest_sha256, in_use=None)
-        self._settled = found.etag
-        return verified
+        with self._connected(s3_client()):
+            if self._version is not None:
+                return self._open(self._version, None, in_use=None)
+            found = self._get(self._pointer_key, _POINTER_LIMIT_BYTES)
+            pointer = self._parse_pointer(found.data)
+            verified = self._open(pointer.version, pointer.manifest_sha256, in_use=None)
+            self._settled = found.etag
+            return verified
 
     def newer(self, current: VerifiedModel) -> VerifiedModel | None:
         """What the channel points to by now; None when that is `current`, and always for a pinned version.
 
         A version that does not verify is refused once, with an error, and not read again until the pointer changes.
+        A server that does not answer is given up after one attempt.
         """
         if self._version is not None:
             return None
+        with self._connected(s3_client(renewal=True)):
+            return self._followed(current)
+
+    @contextmanager
+    def _connected(self, client: S3Client) -> Iterator[None]:
+        """Read with a client, and keep none of its connections.
+
+        Lambda freezes the function between invocations: the server has closed them when they are needed again.
+        """
+        self._client = client
+        try:
+            yield
+        finally:
+            client.close()
+
+    def _followed(self, current: VerifiedModel) -> VerifiedModel | None:
         try:
             found = self._get(self._pointer_key, _POINTER_LIMIT_BYTES, unless=self._settled)
         except _UnchangedError:
@@ -208,7 +231,7 @@ class RegistrySource:
         digest = hashlib.sha256()
         try:
             with partial.open("xb") as target, s3_errors(address):
-                response = s3_client().get_object(Bucket=self._bucket, Key=self._prefix + key)
+                response = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
                 with closing(response["Body"]) as body:
                     # Looked at first: what is larger than it should be is not downloaded.
                     if response["ContentLength"] == model.model_size_bytes:
@@ -232,7 +255,7 @@ class RegistrySource:
         address = self._address(key)
         with s3_errors(address):
             try:
-                response = s3_client().get_object(
+                response = self._client.get_object(
                     Bucket=self._bucket, Key=self._prefix + key, ChecksumMode="ENABLED", **condition
                 )
             except ClientError as error:

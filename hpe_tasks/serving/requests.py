@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.serving.errors import RequestError
+from hpe_tasks.serving.errors import RequestError, too_large
 from hpe_tasks.serving.events import Request
 from hpe_tasks.serving.multipart import read_parts
 
@@ -49,20 +48,21 @@ def read_request(request: Request, max_image_bytes: int, read_stored: Callable[[
 
     Args:
         request: A POST, or a direct invocation.
-        max_image_bytes: Size of the largest image file.
-        read_stored: Gets the bytes of an `s3://` address.
+        max_image_bytes: Size of the largest image file in a request.
+        read_stored: Gets the bytes of an `s3://` address, within a limit of its own.
 
     Raises:
         RequestError: The body is malformed (400), the image too large (413), its type is not accepted (415), or there
             is no image or an option cannot be used (422).
     """
     image, fields = _contents(request)
+    stored = isinstance(image, str) and image.startswith("s3://")
     if isinstance(image, str):
-        image = read_stored(image) if image.startswith("s3://") else _decoded(image, max_image_bytes)
+        image = read_stored(image) if stored else _decoded(image, max_image_bytes)
     if not image:
         raise RequestError(422, "The request holds no image.", hint=_ACCEPTED)
-    if len(image) > max_image_bytes:
-        raise RequestError(413, f"The image has {len(image)} bytes; at most {max_image_bytes} are accepted.")
+    if len(image) > max_image_bytes and not stored:
+        raise too_large("image", max_image_bytes)
     options = {**request.query, **fields}
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
@@ -138,7 +138,7 @@ def _decoded(text: str, max_image_bytes: int) -> bytes:
             raise RequestError(422, "image is a data: URL that is not base64.")
         text = text[opening.end() :]
     if len(text) // 4 * 3 > max_image_bytes * 1.1:  # base64 may be broken into lines
-        raise RequestError(413, f"The image has more than the {max_image_bytes} bytes that are accepted.")
+        raise too_large("image", max_image_bytes)
     try:
         return binascii.a2b_base64(_WHITESPACE.sub("", text), strict_mode=True)
     except ValueError:
@@ -179,7 +179,7 @@ def _threshold(value: Any) -> float | None:
     if value is None:
         return None
     number = _parsed(value, "threshold")
-    if not _is_number(number) or not math.isfinite(number) or not 0 <= number <= 1:
+    if not _is_number(number) or not 0 <= number <= 1:  # nor for NaN
         raise RequestError(422, "threshold is not a number from 0 to 1.")
     return float(number)
 

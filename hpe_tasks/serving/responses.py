@@ -59,11 +59,15 @@ def _response(status: int, body: str, headers: Mapping[str, str], *, encoded: bo
 
 def cors_headers(origin: str | None, allowed: tuple[str, ...]) -> dict[str, str]:
     """Headers that let a browser's page from `origin` read the answer; none where it is not allowed."""
+    # A picture's only word about its request.
+    exposed = {"Access-Control-Expose-Headers": "X-Request-Id"}
     if "*" in allowed:
-        return {"Access-Control-Allow-Origin": "*"}
+        return {"Access-Control-Allow-Origin": "*", **exposed}
     # Caches must keep answers for different origins apart.
     vary = {"Vary": "Origin"} if allowed else {}
-    return {**vary, "Access-Control-Allow-Origin": origin} if origin is not None and origin in allowed else vary
+    if origin is None or origin not in allowed:
+        return vary
+    return {**vary, "Access-Control-Allow-Origin": origin, **exposed}
 
 
 def prefers_jpeg(accept: str) -> bool:

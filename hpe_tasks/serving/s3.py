@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _CONNECT_TIMEOUT_S = 2
-_READ_TIMEOUT_S = 10
+# With these attempts a server that accepts but never answers is given up within an invocation.
+_READ_TIMEOUT_S = 5
 _ATTEMPTS = 3
+_RENEWAL_READ_TIMEOUT_S = 3
 
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 _DENIED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"})
 
 
 @cache
-def s3_client() -> S3Client:
-    """The client of this process: endpoint, region and credentials from the usual AWS variables.
+def s3_client(*, renewal: bool = False) -> S3Client:
+    """A client of this process: endpoint, region and credentials from the usual AWS variables.
 
-    It gives up sooner than boto3 does by itself, because somebody waits for the function's answer.
+    It gives up sooner than boto3 does by itself, because somebody waits for the function's answer; at once with
+    `renewal`, for what can be tried again later.
     """
     import boto3
     from botocore.config import Config
@@ -33,8 +36,8 @@ def s3_client() -> S3Client:
     elsewhere = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        read_timeout=_RENEWAL_READ_TIMEOUT_S if renewal else _READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": 1 if renewal else _ATTEMPTS},
         # Servers other than AWS serve buckets as a path of one host name.
         s3={"addressing_style": "path"} if elsewhere else None,
     )

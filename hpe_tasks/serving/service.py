@@ -28,8 +28,11 @@ from hpe_tasks.serving.sources import ModelSource, VerifiedModel
 from hpe_tasks.serving.stored_images import read_stored_image
 from hpe_tasks.serving.telemetry import describe, log, log_invocation
 
-# An invocation with less time left than this does not wait for another model.
+# An invocation with less time left than this does not look for another model.
 _RENEWAL_MS = 10_000
+# It keeps so much of its time for its own answer, and waits no longer than this for another model.
+_ANSWER_MS = 8_000
+_LONGEST_WAIT_MS = 10_000
 
 Record = dict[str, Any]
 """What the log says of an invocation."""
@@ -65,6 +68,11 @@ class PoseService:
         self._renewing = threading.Lock()
         # Kept for the first invocation, whose metrics say that it was a cold start.
         self._load_ms: float | None = _ms_since(started)
+
+    def restored(self) -> None:
+        """Lambda restored the function from a snapshot, as old as the function's version: a channel may have moved."""
+        self._checked = float("-inf")
+        self._load_ms = None
 
     def __call__(self, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Answer one invocation: API Gateway (v1, v2), a function URL, or a direct invocation; never raises."""
@@ -114,7 +122,9 @@ class PoseService:
         self, request: Request, loaded: _Loaded, record: Record, headers: Mapping[str, str], started: float
     ) -> Response:
         settings = self._settings
-        read_stored = partial(read_stored_image, prefixes=settings.image_prefixes, max_bytes=settings.max_image_bytes)
+        read_stored = partial(
+            read_stored_image, prefixes=settings.image_prefixes, max_bytes=settings.max_stored_image_bytes
+        )
         asked = read_request(request, settings.max_image_bytes, read_stored)
         as_jpeg = responses.prefers_jpeg(request.headers.get("accept", ""))
         if as_jpeg and not asked.draw:
@@ -166,7 +176,12 @@ class PoseService:
 
     def _about(self, loaded: _Loaded) -> dict[str, Any]:
         settings = self._settings
-        limits = {"image_bytes": settings.max_image_bytes, "pixels": settings.max_pixels, "boxes": MAX_BOXES}
+        limits = {
+            "image_bytes": settings.max_image_bytes,
+            "stored_image_bytes": settings.max_stored_image_bytes,
+            "pixels": settings.max_pixels,
+            "boxes": MAX_BOXES,
+        }
         return {
             "status": "ok",
             "model": loaded.identity,
@@ -194,9 +209,21 @@ class PoseService:
         return loaded
 
     def _renew(self, context: Any) -> None:
-        """Change to another model if the source has one, and only when it is ready to answer."""
-        if time.monotonic() - self._checked < self._settings.refresh_s or _remaining_ms(context) < _RENEWAL_MS:
+        """Look for another model if it is time to, and wait for it as long as this invocation can."""
+        remaining_ms = _remaining_ms(context)
+        if time.monotonic() - self._checked < self._settings.refresh_s or remaining_ms < _RENEWAL_MS:
             return
+        if self._renewing.locked():
+            return
+        # Of its own, because neither a name server nor a server that sends byte by byte can be told when to end.
+        renewal = threading.Thread(target=self._change_model, name="renewal", daemon=True)
+        renewal.start()
+        renewal.join(min(remaining_ms - _ANSWER_MS, _LONGEST_WAIT_MS) / 1000)
+        if renewal.is_alive():
+            log("WARNING", "The model is not renewed yet.", model_version=self._loaded.identity["version"])
+
+    def _change_model(self) -> None:
+        """Change to another model if the source has one, and only when it is ready to answer."""
         if not self._renewing.acquire(blocking=False):
             return
         try:

@@ -13,6 +13,14 @@ from hpe_tasks.errors import ConfigError
 # A function with this much memory has one vCPU.
 _VCPU_MB = 1769
 
+# Pillow itself refuses images with more pixels, as decompression bombs.
+_PILLOW_MAX_PIXELS = 178_956_970
+# What the function needs for an image, measured as peak memory: the most for each pixel is that of a WebP which is
+# transparent and turned by its EXIF data. The rest is Python, the model and the request.
+_BYTES_PER_PIXEL = 28
+_BASE_MB = 250
+_MOST_PIXELS, _FEWEST_PIXELS = 25_000_000, 1_000_000
+
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s,]+)?")
@@ -41,8 +49,10 @@ class ServingSettings:
             default.
         cors_origins: Origins that browsers may call from, or `*` (HPE_CORS_ORIGINS, separated by commas); none by
             default.
-        max_image_bytes: Largest image file (HPE_MAX_IMAGE_BYTES).
-        max_pixels: Largest number of pixels of an image (HPE_MAX_PIXELS).
+        max_image_bytes: Largest image file in a request (HPE_MAX_IMAGE_BYTES).
+        max_stored_image_bytes: Largest image file that is read from S3 (HPE_MAX_STORED_IMAGE_BYTES).
+        max_pixels: Largest number of pixels of an image (HPE_MAX_PIXELS, at most 178,956,970, which is Pillow's limit;
+            by default what the function's memory is enough for, 28 bytes a pixel beside 250 MB, but 1 to 25 million).
         threshold: Joints with lower scores are not drawn (HPE_THRESHOLD).
         threads: Threads of onnxruntime (HPE_THREADS; by default one for each full vCPU, 1769 MB of memory).
         metrics_namespace: Namespace of the CloudWatch metrics (HPE_METRICS_NAMESPACE).
@@ -58,6 +68,7 @@ class ServingSettings:
     image_prefixes: tuple[str, ...]
     cors_origins: tuple[str, ...]
     max_image_bytes: int
+    max_stored_image_bytes: int
     max_pixels: int
     threshold: float
     threads: int
@@ -80,7 +91,8 @@ class ServingSettings:
             raise ConfigError(
                 "HPE_MODEL_DIR and HPE_REGISTRY both name a model.", hint="Keep the one that is to be served."
             )
-        memory_mb = variables.whole("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 128, 1, 1_000_000)
+        # Outside Lambda: one thread, and the largest images.
+        memory_mb = variables.whole("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _VCPU_MB, 1, 1_000_000)
         return cls(
             model_dir=package / (folder or "model"),
             registry=registry,
@@ -92,11 +104,17 @@ class ServingSettings:
             image_prefixes=variables.addresses("HPE_IMAGE_PREFIXES"),
             cors_origins=variables.origins("HPE_CORS_ORIGINS"),
             max_image_bytes=variables.whole("HPE_MAX_IMAGE_BYTES", 4_500_000, 1, 1_000_000_000),
-            max_pixels=variables.whole("HPE_MAX_PIXELS", 25_000_000, 1, 1_000_000_000),
+            max_stored_image_bytes=variables.whole("HPE_MAX_STORED_IMAGE_BYTES", 20_000_000, 1, 1_000_000_000),
+            max_pixels=variables.whole("HPE_MAX_PIXELS", _pixels_within(memory_mb), 1, _PILLOW_MAX_PIXELS),
             threshold=variables.number("HPE_THRESHOLD", 0.2, 0, 1),
             threads=variables.whole("HPE_THREADS", max(1, memory_mb // _VCPU_MB), 1, 64),
             metrics_namespace=variables.namespace("HPE_METRICS_NAMESPACE", "HPE"),
         )
+
+
+def _pixels_within(memory_mb: int) -> int:
+    """Pixels of the largest image that a function with this much memory decodes, draws on and encodes."""
+    return min(_MOST_PIXELS, max(_FEWEST_PIXELS, (memory_mb - _BASE_MB) * 1024**2 // _BYTES_PER_PIXEL))
 
 
 class _Variables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpe_tasks.serving.errors import RequestError
+from hpe_tasks.serving.errors import RequestError, too_large
 from hpe_tasks.serving.s3 import error_code, s3_client
 
 # Codes of S3 that the sender can do something about; an object in an archive is in an invalid state.
@@ -46,5 +46,5 @@ def read_stored_image(address: str, prefixes: tuple[str, ...], max_bytes: int) -
         ) from None
     with found["Body"] as content:
         if found["ContentLength"] > max_bytes:
-            raise RequestError(413, f"The object has {found['ContentLength']} bytes; at most {max_bytes} are accepted.")
+            raise too_large("object", max_bytes)
         return content.read()

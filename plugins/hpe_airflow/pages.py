@@ -65,7 +65,13 @@ def _record(run: Run, step: str, kind: type[Any]) -> Any:
     pointer = run.pointer(step)
     if pointer is None:
         raise MissingInputError(f"The run {run.name} has no result of the step {step}.", hint=_WHY_MISSING[step])
-    return kind.model_validate(pointer.record)
+    record = run.recorded(kind)
+    if record is None:
+        raise MissingInputError(
+            f"The result of the step {step} in {run.name} was made by another version of the project.",
+            hint="Run the step again.",
+        )
+    return record
 
 
 _WHY_MISSING = {

@@ -65,10 +65,10 @@ def empty():
     nothing()
 empty()
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 import runpy
 runpy.run_path(sys.argv[1])
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps({"seconds": seconds, "modules": sorted({m.partition(".")[0] for m in sys.modules})}))
 """
 
@@ -80,7 +80,7 @@ def test_importing_the_dag_is_quick_and_loads_nothing_heavy(repository: Path) ->
         for _ in range(3)
     ]
     assert not set(HEAVY) & set(runs[0]["modules"])
-    # The machine is shared: the quickest of three says what the import itself takes.
+    # The machine is shared: the processor time of the quickest of three says what the import itself takes.
     assert min(run["seconds"] for run in runs) < 0.3
 
 
@@ -188,8 +188,12 @@ def test_a_model_that_a_channel_serves_is_an_asset(dag: Any) -> None:
 
 
 def run(dag: Any, settings: dict[str, Any]) -> tuple[str, dict[str, str], datetime]:
+    from airflow.dag_processing.dagbag import DagBag
+
     date = next(DATES)
-    finished = dag.test(logical_date=date, run_conf=settings)
+    # Airflow writes a run's settings into the parameters of the DAG, where the next one in this process finds them.
+    parsed = DagBag(dag.fileloc).dags[dag.dag_id]
+    finished = parsed.test(logical_date=date, run_conf=settings)
     return str(finished.state), {ti.task_id: str(ti.state) for ti in finished.get_task_instances()}, date
 
 
@@ -236,6 +240,7 @@ class TestOutcomes:
         assert extra["version"]
         tested = json.loads((folder_of(date) / "smoke_test_lambda/result.json").read_text())["record"]
         assert len(tested["images"]) == 3
+        assert all(image["min_oks"] > 0.9 for image in tested["images"])
 
     def test_without_a_smoke_test_the_channel_moves_all_the_same(self, dag: Any, small_run: dict[str, Any]) -> None:
         settings = {**small_run, "destination.smoke_test": "false", "destination.name": "untested"}
@@ -248,13 +253,11 @@ class TestOutcomes:
         self, dag: Any, small_run: dict[str, Any]
     ) -> None:
         settings = {**small_run, "destination.name": "unservable"}
-        run(dag, {**settings, "destination.smoke_test": "false"})
+        run(dag, settings)
         version = serves("unservable", "staging")
         assert version
         expect_joints_elsewhere("unservable", version)
-        state, tasks, date = run(
-            dag, {**settings, "destination.smoke_test": "true", "destination.channel": "production"}
-        )
+        state, tasks, date = run(dag, {**settings, "destination.channel": "production"})
         assert state == "failed"
         failed = {"smoke_test_lambda": "failed", "promote": "upstream_failed"}
         assert tasks == {**dict.fromkeys(TASKS, "success"), **failed}

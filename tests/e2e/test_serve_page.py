@@ -274,7 +274,7 @@ def test_a_joint_in_the_list_is_shown_in_the_picture(open_page: OpenPage) -> Non
         ({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}, 415, "no image of a kind"),
         ({"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8 no picture"}, 415, "image"),
         ({"name": "empty.jpg", "mimeType": "image/jpeg", "buffer": b""}, 422, "no image"),
-        ({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8" + bytes(4_600_000)}, 413, "4500000"),
+        ({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8" + bytes(4_600_000)}, 413, "4.5 MB"),
         ({"name": "huge.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8" + bytes(20_000_000)}, 413, "6 MB"),
     ],
     ids=["text", "broken", "empty", "large", "huge"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -19,8 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import psutil
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 from serving_cases import base64_of, form, http_v1, http_v2
 from signing_keys import key_pem
@@ -33,11 +37,12 @@ from hpe_tasks.lambda_environment import lambda_python
 from hpe_tasks.object_store import Server
 from hpe_tasks.packaging import PackagedModel, build_package
 from hpe_tasks.presets import load_config
-from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.manifest import ModelManifest, blob_key
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.results import PublishedModel
 from hpe_tasks.runs import Run, open_run
 from hpe_tasks.s3 import S3Location
+from hpe_tasks.serving.version import content_version
 from hpe_tasks.signing import SigningKey
 from hpe_tasks.smoke_test import SmokeTestError, smoke_test
 
@@ -281,7 +286,7 @@ def published(run: Run, s3_server: Server, pem: bytes, tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("version")
     registry, version = Registry(s3_server.client(), S3Location.parse(REGISTRY)), run.get(PublishedModel).version
     stored = registry.stored("sample-pose", version)
-    roles = ("model", *(golden.file for golden in stored.manifest.golden))
+    roles = [file.role for file in stored.manifest.files]
     files = {role: registry.download(stored.manifest, role, folder / role) for role in roles}
     packaged = PackagedModel(stored.data, registry.signature("sample-pose", version), files["model"])
     package = build_package(folder / "package.zip", architecture="x86_64", model=packaged)
@@ -294,6 +299,20 @@ def published(run: Run, s3_server: Server, pem: bytes, tmp_path_factory: pytest.
 def function(published: Published) -> Iterator[LambdaEmulator]:
     with LambdaEmulator(published.package, environment={"HPE_CORS_ORIGINS": "*"}) as started:
         yield started
+
+
+def joints_of(body: dict[str, Any]) -> list[dict[str, tuple[float, float]]]:
+    """Where the people of an answer have their joints, by name."""
+    return [{joint["name"]: (joint["x"], joint["y"]) for joint in person["joints"]} for person in body["people"]]
+
+
+def check_golden(found: list[dict[str, tuple[float, float]]], published: Published) -> None:
+    """The people are those who were found in the first golden image when the version was measured."""
+    names, golden = published.manifest.serving.joints, published.manifest.golden[0]
+    expected = [{name: joint[:2] for name, joint in zip(names, p.joints, strict=True) if joint} for p in golden.people]
+    assert [set(one) for one in found] == [set(one) for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert {n: pytest.approx(at, abs=0.011) for n, at in other.items()} == one
 
 
 Ask = Callable[[Published], dict[str, Any]]
@@ -340,14 +359,7 @@ class TestPackage:
         golden = published.manifest.golden[0]
         assert body["model"]["version"] == published.manifest.version
         assert (body["image"]["width"], body["image"]["height"]) == (golden.width, golden.height)
-        expected = [
-            {name: joint[:2] for name, joint in zip(published.manifest.serving.joints, p.joints, strict=True) if joint}
-            for p in golden.people
-        ]
-        found = [{joint["name"]: (joint["x"], joint["y"]) for joint in p["joints"]} for p in body["people"]]
-        assert [set(one) for one in found] == [set(one) for one in expected]
-        for one, other in zip(found, expected, strict=True):
-            assert {n: pytest.approx(at, abs=0.011) for n, at in other.items()} == one
+        check_golden(joints_of(body), published)
         with Image.open(io.BytesIO(base64.b64decode(body["hpe"]))) as picture:
             assert (picture.format, picture.size) == ("JPEG", (golden.width, golden.height))
 
@@ -481,6 +493,129 @@ def test_a_model_that_cannot_be_trusted_keeps_the_function_from_starting(
         function.invoke(v2_binary(published))
 
 
+def mirrored(version: Published, model: Path) -> Published:
+    """Write the network whose heatmaps are this version's, mirrored from left to right; returns its own version."""
+    network = onnx.load(version.files["model"])
+    (output,) = network.graph.output
+    for node in network.graph.node:
+        node.output[:] = ["unmirrored" if name == output.name else name for name in node.output]
+    ends = {"from": -1, "to": -(2**31), "axis": 3, "step": -1}
+    network.graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in ends.items())
+    network.graph.node.append(helper.make_node("Slice", ["unmirrored", *ends], [output.name]))
+    onnx.checker.check_model(network)
+    onnx.save(network, model)
+
+    record, data = version.manifest.model_dump(mode="json"), model.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    limits = {check["name"]: check["limit"] for check in record["gate"]["checks"]}
+    (file,) = (file for file in record["files"] if file["role"] == "model")
+    file |= {"sha256": digest, "size_bytes": len(data), "blob": blob_key(digest)}
+    record["version"] = content_version(digest, record["serving"], record["onnx"]["fingerprint"], limits)
+    return replace(version, manifest=ModelManifest.model_validate(record), files={**version.files, "model": model})
+
+
+class TestRegistry:
+    """The package without a model, which Lambda's boto3 lets read from a registry on an S3 server."""
+
+    @pytest.fixture(scope="class")
+    def package(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("without-model")
+        with zipfile.ZipFile(build_package(folder / "p.zip", architecture="x86_64", model=None).path) as archive:
+            archive.extractall(folder / "package")
+        assert not {"model", "boto3", "botocore"} & {file.name for file in (folder / "package").iterdir()}
+        return folder / "package"
+
+    @pytest.fixture
+    def registry(self, s3_bucket: Any) -> Registry:
+        return Registry(s3_bucket.client, S3Location(s3_bucket.bucket, "team/registry"))
+
+    @pytest.fixture
+    def environment(self, s3_bucket: Any) -> dict[str, str]:
+        return {
+            **s3_bucket.server.environment,
+            "HPE_REGISTRY": f"s3://{s3_bucket.bucket}/team/registry",
+            "HPE_MODEL": "sample-pose",
+            "HPE_CHANNEL": "staging",
+            "HPE_REFRESH_SECONDS": "0",
+        }
+
+    @pytest.fixture
+    def mirror(self, published: Published, tmp_path: Path) -> Published:
+        return mirrored(published, tmp_path / "mirrored.onnx")
+
+    @staticmethod
+    def served(function: LambdaEmulator, published: Published) -> tuple[str, list[dict[str, tuple[float, float]]]]:
+        answer = function.invoke(v2_binary(published))
+        body = json.loads(answer["body"])
+        assert answer["statusCode"] == 200, body
+        return body["model"]["version"], joints_of(body)
+
+    @staticmethod
+    def publish(registry: Registry, version: Published, key: SigningKey | None = None) -> None:
+        stored = registry.store(version.manifest, version.files, key)
+        registry.promote(stored.name, stored.version, "staging", published=stored)
+
+    def test_a_channel_is_followed_there_and_back_by_one_process(
+        self,
+        package: Path,
+        registry: Registry,
+        environment: dict[str, str],
+        published: Published,
+        mirror: Published,
+    ) -> None:
+        one, two = published.manifest.version, mirror.manifest.version
+        _, _, height, width = published.manifest.serving.outputs["heatmaps"].shape
+        self.publish(registry, published)
+        with LambdaEmulator(package, environment=environment) as function:
+            version, people = self.served(function, published)
+            assert version == one
+            check_golden(people, published)
+            pid = function.pid
+
+            self.publish(registry, mirror)
+            version, others = self.served(function, published)
+            assert version == two
+            for box, person, other in zip(published.boxes, people, others, strict=True):
+                # From the first pixel of the box to its last; the crop is a quarter larger, its middle between cells.
+                left, right = box[0], box[0] + box[2] - 1
+                cell = 1.25 * max((right - left) / width, (box[3] - 1) / height)
+                assert other == {
+                    name: (pytest.approx(left + right - cell - x, abs=0.03), pytest.approx(y, abs=0.03))
+                    for name, (x, y) in person.items()
+                }
+
+            registry.rollback("sample-pose", "staging")
+            assert self.served(function, published) == (one, people)
+            assert function.pid == pid
+
+    def test_only_a_signed_version_is_served_where_a_key_is_set(
+        self,
+        package: Path,
+        registry: Registry,
+        environment: dict[str, str],
+        published: Published,
+        mirror: Published,
+        pem: bytes,
+    ) -> None:
+        environment["HPE_PUBLIC_KEY"] = base64_of(published.public_key)
+        one = published.manifest.version
+        self.publish(registry, published, SigningKey(pem))
+        with LambdaEmulator(package, environment=environment) as function:
+            assert self.served(function, published)[0] == one
+            self.publish(registry, mirror)
+            # It has a model that it can trust, and goes on with it.
+            assert self.served(function, published)[0] == one
+            assert "is not signed" in function.log_text()
+        with (
+            LambdaEmulator(package, environment=environment) as function,
+            pytest.raises(FunctionError, match=r"did not start: .*is not signed, and HPE_PUBLIC_KEY requires it"),
+        ):
+            function.invoke(v2_binary(published))
+        registry.rollback("sample-pose", "staging")
+        with LambdaEmulator(package, environment=environment) as function:
+            assert self.served(function, published)[0] == one
+
+
 class TestSmokeTest:
     """The smoke test, and the channel that waits for it."""
 
@@ -515,10 +650,6 @@ class TestSmokeTest:
         promoted = steps.promote(run)
         assert registry.show("sample-pose", "staging").version == promoted.version == published.manifest.version
         assert promoted.previous_version is None
-
-        steps.publish(run)
-        with pytest.raises(MissingInputError, match="since it was published"):
-            steps.promote(run)
 
     def test_a_signed_version_is_not_tested_without_its_key(self, run: Run) -> None:
         with pytest.raises(HpeError, match="no signing key"):

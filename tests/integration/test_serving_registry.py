@@ -312,7 +312,7 @@ def test_an_unchanged_channel_costs_one_small_request(publish: Any, start: Any, 
     def answered(http_response: Any, **_: Any) -> None:
         asked[-1] = (asked[-1][0], http_response.status_code)
 
-    events = s3_client().meta.events
+    events = s3_client(renewal=True).meta.events
     events.register("before-call.s3.GetObject", note)
     events.register("after-call.s3.GetObject", answered)
     function.later()

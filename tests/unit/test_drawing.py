@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -144,6 +145,35 @@ def test_one_tall_person_is_drawn_at_once() -> None:
         seconds.append(time.process_time() - start)
     # CPU time, so that other work on the machine does not count: some 5 ms on one of 2023.
     assert min(seconds) < 0.02
+
+
+def test_a_limb_across_a_large_image_takes_little_memory() -> None:
+    image = np.full((4000, 6000, 3), 127, dtype=np.uint8)
+    points = np.array([(10.0, 10.0), (5990.0, 3990.0)])
+    tracemalloc.start()
+    try:
+        drawn = draw_pose(image, points, np.ones(2), ARM)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Beside the picture itself; a float for each pixel of the limb's bounding box would be 96 MB or more.
+    assert peak - drawn.nbytes < 64e6
+    assert has_colour(drawn[1990:2010, 2990:3010], LEFT)
+
+
+@pytest.mark.parametrize("degrees", [0, 0.5, 7, 45, 83, 89.5, 90, 135, 210, 301])
+@pytest.mark.parametrize("middle", [(80.3, 59.8), (4.0, 5.0), (300.0, 60.0)], ids=["inside", "corner", "beyond"])
+def test_a_limb_covers_what_lies_near_it_and_nothing_else(degrees: float, middle: tuple[float, float]) -> None:
+    half = 70 * np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))])
+    ends = np.array([middle - half, middle + half])
+    stroke = Stroke(line=5.0, joint_radius=2.5, outline=1.5)
+    changed = (draw_pose(GREY, ends, np.ones(2), ARM, stroke=stroke) != GREY).any(axis=-1)
+    pixels = np.stack(np.meshgrid(np.arange(160), np.arange(120)), axis=-1) - ends[0]
+    along = ends[1] - ends[0]
+    nearest = np.clip(pixels @ along / (along @ along), 0, 1)
+    distance = np.linalg.norm(pixels - nearest[..., None] * along, axis=-1)
+    assert changed[distance < 4.4].all()
+    assert not changed[distance > 4.51].any()
 
 
 def test_persons_are_drawn_one_after_the_other() -> None:

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.export.deconvolution import split_deconvolutions
+from hpe_tasks.models import build_model
+from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.onnx_session import onnx_predictor
 from hpe_tasks.placement import audit_placement
 from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
@@ -294,6 +296,101 @@ def test_another_kernel_or_one_that_is_computed_stays_as_it_is() -> None:
         assert model.SerializeToString() == before
 
 
+def _scaled(
+    model: onnx.ModelProto, operator: str, scale: str, scales: np.ndarray, **attributes: Any
+) -> onnx.ModelProto:
+    """Other scales, with zero points of the same shape, for the quantizers that have `scale`; opset 21 has blocks."""
+    model.opset_import[0].version, model.ir_version = 21, 10
+    tensors = {t.name: t for t in model.graph.initializer}
+    zero = f"{scale[0]}z"
+    dtype = numpy_helper.to_array(tensors[zero]).dtype
+    tensors[scale].CopyFrom(numpy_helper.from_array(scales.astype(np.float32), scale))
+    tensors[zero].CopyFrom(numpy_helper.from_array(np.zeros(scales.shape, dtype), zero))
+    for node in model.graph.node:
+        if node.op_type == operator and node.input[1] == scale:
+            del node.attribute[:]
+            node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _powers(*shape: int) -> np.ndarray:
+    return np.exp2(-7.0 - np.arange(np.prod(shape)).reshape(shape) % 3)
+
+
+@pytest.mark.parametrize(
+    ("depthwise", "shape", "attributes", "rewritten"),
+    [
+        pytest.param(False, (4,), {"axis": 1}, True, id="dense-output-channels"),
+        pytest.param(False, (4,), {"axis": -3}, True, id="dense-output-channels-from-the-end"),
+        pytest.param(False, (4,), {}, True, id="dense-output-channels-by-default"),
+        pytest.param(False, (1,), {"axis": 0}, True, id="dense-list-of-one"),
+        pytest.param(False, (), {}, True, id="dense-one-scale"),
+        pytest.param(True, (4,), {"axis": 0}, True, id="depthwise-output-channels"),
+        pytest.param(True, (4,), {"axis": -4}, True, id="depthwise-output-channels-from-the-end"),
+        pytest.param(False, (4,), {"axis": 0}, False, id="dense-input-channels"),
+        pytest.param(False, (4,), {"axis": -4}, False, id="dense-input-channels-from-the-end"),
+        pytest.param(False, (4,), {"axis": 2}, False, id="dense-rows"),
+        pytest.param(True, (4,), {"axis": -1}, False, id="depthwise-columns"),
+        pytest.param(False, (4, 2, 4, 4), {"axis": 1, "block_size": 2}, False, id="dense-blocks"),
+        pytest.param(True, (2, 1, 4, 4), {"axis": 0, "block_size": 2}, False, id="depthwise-blocks"),
+    ],
+)
+def test_only_scales_of_output_channels_follow_the_taps(
+    depthwise: bool, shape: tuple[int, ...], attributes: dict[str, int], rewritten: bool
+) -> None:
+    layer = _layer(channels=(4, 4), size=(5, 3), depthwise=depthwise, bias=False, quantized="per_tensor")
+    model = _scaled(layer, "DequantizeLinear", "ws", _powers(*shape), **attributes)
+    images = _images(model)
+    (expected,) = _run(model, images)
+    assert len(np.unique(expected)) > 3
+    split = _split(model)
+    assert ("ConvTranspose" not in _operators(split)) == rewritten
+    for level in (EXACT, FAST):
+        np.testing.assert_array_equal(_run(split, images, level)[0], expected)
+    if not rewritten:
+        assert split.SerializeToString() == model.SerializeToString()
+
+
+def test_a_kernel_whose_scale_is_computed_stays_as_it_is() -> None:
+    model = _layer(bias=False, quantized="per_tensor")
+    model.graph.node.insert(0, helper.make_node("Abs", ["ws"], ["positive"]))
+    next(node for node in model.graph.node if node.output[0] == "wd").input[1] = "positive"
+    before = model.SerializeToString()
+    split_deconvolutions(model)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes", "moved"),
+    [
+        pytest.param((), {}, True, id="one-scale"),
+        pytest.param((4,), {}, True, id="channels-by-default"),
+        pytest.param((4,), {"axis": -3}, True, id="channels-from-the-end"),
+        pytest.param((10,), {"axis": 2}, False, id="rows"),
+        pytest.param((6,), {"axis": -1}, False, id="columns"),
+        pytest.param((2, 2, 10, 6), {"axis": 1, "block_size": 2}, False, id="blocks"),
+    ],
+)
+def test_quantizers_of_rows_and_columns_stay_behind_the_phases(
+    shape: tuple[int, ...], attributes: dict[str, int], moved: bool
+) -> None:
+    layer = _layer(channels=(4, 4), size=(5, 3), bias=False, quantized="per_tensor")
+    scales = _powers(*shape) * 8
+    model = layer
+    for operator in ("QuantizeLinear", "DequantizeLinear"):
+        model = _scaled(model, operator, "ys", scales, **attributes)
+    images = _images(model)
+    (expected,) = _run(model, images)
+    assert len(np.unique(expected)) > 3
+    split = _split(model)
+    operators = _operators(split)
+    assert "ConvTranspose" not in operators
+    assert operators.count("QuantizeLinear") == (5 if moved else 2)
+    for level in (EXACT, FAST):
+        np.testing.assert_array_equal(_run(split, images, level)[0], expected)
+
+
 def test_shared_weights_and_results_stay_right() -> None:
     """Two layers share kernel, scales and bias; one result goes to an activation, another layer and an output."""
     model = _layer(channels=(4, 4), size=(5, 3), quantized="per_channel", activation="Relu")
@@ -430,6 +527,25 @@ def test_whole_networks_give_the_same_maps_in_int8_alone(
     source = tiny.write_checkpoint(tmp_path / "weights.safetensors", config)
     _, plain, phases = _export_both(config, recipe, source, tiny.smooth_images(4, config), tmp_path)
     _assert_same_file_but_faster(plain, phases, tiny.smooth_images(2, config, seed=5))
+
+
+@pytest.mark.parametrize("architecture", ["pose_mobilenet", "pose_resnet_18"])
+def test_whole_float_networks_compute_the_same(architecture: str, tmp_path: Path) -> None:
+    """torch exports tensors of equal values once, as kernels of several layers that a network starts out with are."""
+    config = tiny.mobilenet_config(architecture=architecture)
+    network = build_model(config)
+    load_checkpoint(network, tiny.write_checkpoint(tmp_path / "weights.safetensors", config))
+    images = tiny.smooth_images(2, config, seed=5)
+    torch.onnx.export(
+        network.eval(), (torch.from_numpy(images),), str(tmp_path / "model.onnx"), opset_version=17, dynamo=False
+    )
+    model = onnx.load(tmp_path / "model.onnx")
+    rewritten = _split(model)
+    assert _operators(model).count("ConvTranspose") == _operators(rewritten).count("DepthToSpace") == 3
+    assert "ConvTranspose" not in _operators(rewritten)
+    for level in (EXACT, FAST):
+        (expected,), (result,) = _run(model, images, level), _run(rewritten, images, level)
+        assert np.abs(result - expected).max() <= 1e-6 * np.ptp(expected)
 
 
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])

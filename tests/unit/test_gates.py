@@ -303,3 +303,11 @@ def test_measurements_that_could_not_read_the_same_images_are_not_compared(recor
     assert failed(decision)["max_ap_drop"].reason == (
         "FP32 and ONNX AP cannot be compared: only one of them could read a.jpg"
     )
+
+
+def test_kernels_that_were_not_compared_are_no_evidence(records: ModuleType) -> None:
+    decision = judge(records, kernels=None)
+    assert not decision.passed
+    (check,) = [check for check in decision.checks if not check.passed]
+    assert (check.name, check.observed) == ("kernel_sqnr_db", None)
+    assert check.reason == "The signal-to-noise ratio of int8 kernels is unknown: they were not compared"

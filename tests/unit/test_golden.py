@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +94,15 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
 
 
-@pytest.mark.parametrize("spoil", [turn, whiten, fatten, cut, Path.unlink])
+def blow_up(path: Path) -> None:
+    """A PNG of some hundred bytes whose header promises 3.6 gigapixels."""
+    header = struct.pack(">2I5B", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    made = (struct.pack(">I", len(d)) + kind + d + struct.pack(">I", zlib.crc32(kind + d)) for kind, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(made))
+
+
+@pytest.mark.parametrize("spoil", [turn, whiten, fatten, cut, blow_up, Path.unlink])
 def test_an_image_that_readers_may_show_differently_is_none(
     own: CocoKeypoints, network: Predict, spoil: object
 ) -> None:
@@ -189,3 +199,14 @@ def test_only_confident_joints_of_the_expected_person_count() -> None:
 )
 def test_five_confident_joints_show_where_a_person_is(known: int, score: float, clear: bool) -> None:
     assert is_clear(standing(known=known, score=score)) is clear
+
+
+def test_the_area_is_that_of_the_box_or_of_the_smallest_person_with_keypoints() -> None:
+    face = standing(known=5).model_copy(update={"joints": (*((100.0 + i, 50.0, 0.9) for i in range(5)), *[None] * 12)})
+    beside = face.model_copy(update={"joints": ((104.0, 50.0, 0.9), *face.joints[1:])})
+    boxed = [face.model_copy(update={"box": (80.0, 40.0, 64.0, side)}) for side in (64.0, 256.0)]
+    values = [similarity(one, beside, COCO17.joints) for one in (face, *boxed)]
+    assert values == sorted(values)
+    # The nose's sigma is 0.026: four pixels off in 32² pixels.
+    assert values[0] == pytest.approx((4 + np.exp(-16 / (2 * 32**2 * 0.052**2))) / 5)
+    assert values[2] == pytest.approx((4 + np.exp(-16 / (2 * 64 * 256 * 0.052**2))) / 5)

@@ -14,6 +14,7 @@ from hpe_tasks.cpu import cpu_features
 from hpe_tasks.errors import CheckpointError, QuantizationError
 from hpe_tasks.export import export_onnx
 from hpe_tasks.kernels import compare_kernels
+from hpe_tasks.onnx_session import open_session
 from hpe_tasks.quantization import quantize_model
 
 CONFIG = ModelConfig(checkpoint="none", input_width=32, input_height=32)
@@ -36,6 +37,7 @@ def save(path: Path, middle: list[onnx.NodeProto], shape: tuple[int | str, ...] 
     ]
     constants = {"step": np.float32(STEP), "zero": np.uint8(20), "nothing": np.float32(0)}
     constants |= {"share": np.float32(DROPPED), "on": np.bool_(True)}
+    constants |= {"steps": np.full(3, STEP, np.float32), "zeros": np.array([20, 30, 0], np.uint8)}
     graph = helper.make_graph(
         nodes,
         "g",
@@ -70,14 +72,32 @@ def test_int8_kernels_of_an_exported_network_compute_what_the_file_says(config: 
     assert compare_kernels(path, config, batches, num_images=100).num_images == 6
 
 
-def test_a_layer_that_computes_something_else_is_found_and_measured(tmp_path: Path) -> None:
+PER_CHANNEL = [
+    helper.make_node("QuantizeLinear", ["value", "steps", "zeros"], ["codes_per_channel"]),
+    helper.make_node("DequantizeLinear", ["codes_per_channel", "steps", "zeros"], ["restored"]),
+]
+
+
+@pytest.mark.parametrize("before", [[], PER_CHANNEL], ids=["alone", "behind codes with zero points for each channel"])
+def test_a_layer_that_computes_something_else_is_found_and_measured(
+    before: list[onnx.NodeProto], tmp_path: Path
+) -> None:
     """onnxruntime's optimizer removes a Dropout, also one that is switched on: a real difference of known size."""
-    path = save(tmp_path / "model.onnx", [helper.make_node("Dropout", ["value", "share", "on"], ["changed"])])
+    given = "restored" if before else "value"
+    dropout = helper.make_node("Dropout", [given, "share", "on"], ["changed"], seed=0)
+    path = save(tmp_path / "model.onnx", [*before, dropout])
     agreement = compare_kernels(path, CONFIG, [images()], num_images=4)
+
+    exposed = onnx.load(path)
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ("codes", "codes_2"))
+    session = open_session(path, exposed.SerializeToString(), optimized=False)
+    both = [session.run(["codes", "codes_2"], {"x": image[None]}) for image in images()]
+    kept, dropped = np.array(both, np.float64).swapaxes(0, 1)
+    assert 0.5 * DROPPED < np.mean((dropped == 20) & (kept > 20)) < 2 * DROPPED
+    noise, signal = np.square(kept - dropped).sum(), np.square(dropped - 20).sum()
     assert agreement.layer == "codes_2"
-    assert 100 < agreement.max_difference <= 255
-    # The share r that is dropped, and r/(1-r) too much of the rest: noise r/(1-r) of a signal 1/(1-r).
-    assert agreement.sqnr_db == pytest.approx(-10 * math.log10(DROPPED), abs=0.2)
+    assert agreement.max_difference == np.abs(kept - dropped).max() > 100
+    assert agreement.sqnr_db == pytest.approx(-10 * math.log10(noise / signal), rel=1e-9)
 
 
 @pytest.mark.parametrize("batch", ["n", 1, 2], ids=["free-batch", "batch-1", "batch-2"])

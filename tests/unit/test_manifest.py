@@ -191,3 +191,12 @@ def test_other_files_are_published_beside_the_model(
     manifest = records.manifest(files | {"predictions": predictions})
     assert [file.role for file in manifest.files] == ["encodings", "model", "predictions"]
     assert manifest.version == records.manifest(files).version
+
+
+def test_a_manifest_of_the_version_before_is_read(records: ModuleType, files: dict[str, Path]) -> None:
+    manifest = ModelManifest.model_validate_json(records.as_published_before_kernels(records.manifest(files)))
+    assert (manifest.kernels, manifest.golden, manifest.onnx.cpu_features) == (None, (), ())
+    assert not manifest.recipe.four_phase_deconvolution
+    assert records.manifest(files).recipe.four_phase_deconvolution
+    # Read and written once more it says the same.
+    assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from hpe_tasks.__main__ import app
 from hpe_tasks.errors import BadInputError, ConfigError, DigestError
 from hpe_tasks.lambda_environment import lambda_python
-from hpe_tasks.packaging import PackagedModel, build_package
+from hpe_tasks.packaging import Package, PackagedModel, PackagePart, build_package
 from hpe_tasks.packaging.archive import append_bytes, append_folder
 from hpe_tasks.packaging.dependencies import is_removed
 from hpe_tasks.packaging.deployment import deploy_package, template_parameters
@@ -161,9 +164,12 @@ def test_deploy_calls_sam_with_template_package_and_parameters(sam: Path, tmp_pa
     assert beside.keys() == {"package.zip", "template.yaml"}
 
 
-def test_deploy_leaves_the_bucket_for_packages_to_the_user(sam: Path, tmp_path: Path) -> None:
-    deploy_package(package(tmp_path / "function.zip", model=True), "pose", {}, ["--s3-bucket", "packages"])
-    assert "--resolve-s3" not in json.loads(sam.read_text())[0]
+@pytest.mark.parametrize("options", [["--s3-bucket", "packages"], ["--s3-bucket=packages"]])
+def test_deploy_leaves_the_bucket_for_packages_to_the_user(sam: Path, tmp_path: Path, options: list[str]) -> None:
+    deploy_package(package(tmp_path / "function.zip", model=True), "pose", {}, options)
+    arguments = json.loads(sam.read_text())[0]
+    assert "--resolve-s3" not in arguments
+    assert set(options) <= set(arguments)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +206,29 @@ def test_deploy_says_when_sam_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="SAM"):
         deploy_package(package(tmp_path / "function.zip", model=True), "pose", {}, [])
+
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize(("zipped_bytes", "through_s3"), [(31 * MB, False), (53 * MB, True)])
+def test_build_says_how_large_the_package_is_and_what_lambda_takes(
+    monkeypatch: pytest.MonkeyPatch, zipped_bytes: int, through_s3: bool
+) -> None:
+    parts = (PackagePart("numpy", zipped_bytes - MB, 60 * MB), PackagePart("hpe_tasks", MB, 2 * MB))
+
+    def built(out: Path, *, architecture: str, model: PackagedModel | None) -> Package:
+        assert (out, architecture, model) == (Path("hpe-lambda-arm64.zip"), "arm64", None)
+        return Package(out, "5" * 64, zipped_bytes, 62 * MB, parts)
+
+    monkeypatch.setattr("hpe_tasks.packaging.build_package", built)
+    done = CliRunner().invoke(app, ["lambda", "build", "--arch", "arm64"], env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    zipped = zipped_bytes / 1e6
+    for name, unzipped, packed in (("numpy", 60.0, zipped - 1), ("hpe_tasks", 2.0, 1.0), ("all", 62.0, zipped)):
+        assert re.search(rf"{name}\W+{unzipped:.1f}\W+{packed:.1f}\W", done.output), name
+    assert "Lambda takes 262.1 MB unzipped, and 52.4 MB zipped without S3." in done.output
+    assert ("upload must go through S3" in done.output) == through_s3
 
 
 def test_every_parameter_of_the_template_is_described() -> None:

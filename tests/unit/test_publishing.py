@@ -537,3 +537,57 @@ def test_a_prefix_may_be_empty(client: Any, one: Version) -> None:
     publish(registry, one)
     assert registry.served("pose", "staging") == one.manifest
     assert "models/pose/channels/staging.json" in keys(client)
+
+
+def test_versions_of_this_project_before_kernels_were_compared_are_promoted_and_rolled_back_to(
+    client: Any, registry: Registry, records: ModuleType, one: Version, two: Version
+) -> None:
+    publish(registry, one)
+    data = records.as_published_before_kernels(one.manifest)
+    old = json.loads(data)["version"]
+    key = f"team/registry/models/pose/versions/{old}/manifest.json"
+    client.put_object(Bucket="models", Key=key, Body=data)
+    assert registry.promote("pose", old, "staging").previous_version == one.manifest.version
+    assert registry.served("pose", "staging").kernels is None
+    publish(registry, two)
+    assert registry.rollback("pose", "staging").version == old
+    assert old in {stored.version for stored in registry.versions("pose")}
+
+
+def test_an_old_publication_does_not_take_a_channel_back_from_a_later_version(
+    registry: Registry, one: Version, two: Version, three: Version
+) -> None:
+    publish(registry, one)
+    earlier = registry.store(two.manifest, two.files, channel="staging")
+    registry.promote("pose", earlier.version, "staging", published=earlier)
+    later = registry.store(three.manifest, three.files, channel="staging")
+    registry.promote("pose", later.version, "staging", published=later)
+    with pytest.raises(ChannelConflictError, match=f"serves version {later.version}") as caught:
+        registry.promote("pose", earlier.version, "staging", published=earlier)
+    assert f"hpe channel promote pose {earlier.version} --channel staging" in caught.value.hint
+    assert registry.show("pose", "staging").version == later.version
+    # Its own move once more, another channel, and a move on purpose are no step back.
+    assert registry.promote("pose", later.version, "staging", published=later).previous_version == later.version
+    registry.promote("pose", earlier.version, "production", published=earlier)
+    registry.promote("pose", earlier.version, "staging")
+    assert registry.show("pose", "staging").version == earlier.version
+
+
+def test_a_channel_that_was_rolled_back_to_what_the_publication_saw_may_be_moved_again(
+    registry: Registry, one: Version, two: Version
+) -> None:
+    publish(registry, one)
+    published = registry.store(two.manifest, two.files, channel="staging")
+    registry.promote("pose", published.version, "staging", published=published)
+    registry.rollback("pose", "staging")
+    registry.promote("pose", published.version, "staging", published=published)
+    assert registry.show("pose", "staging").version == two.manifest.version
+
+
+def test_a_channel_that_was_new_at_the_publication_and_was_moved_since_stays(
+    registry: Registry, one: Version, two: Version
+) -> None:
+    published = registry.store(one.manifest, one.files, channel="staging")
+    publish(registry, two)
+    with pytest.raises(ChannelConflictError, match=f"serves version {two.manifest.version}"):
+        registry.promote("pose", published.version, "staging", published=published)

@@ -285,6 +285,8 @@ def test_measurements_on_different_cpus_are_told_apart() -> None:
         "QuantSim and ONNX int8 measured on a CPU with x86_64, avx2, avx512_vnni."
     )
     assert measured_on(only_config()) == ""
+    unnamed = records.fp32.model_copy(update={"cpu_features": ()})
+    assert measured_on(replace(records, fp32=unnamed)).startswith("FP32 measured on an unknown CPU. QuantSim and")
 
 
 # --- records ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -8,7 +10,7 @@ import pytest
 
 from hpe_tasks import runs
 from hpe_tasks.config import RunConfig
-from hpe_tasks.errors import ConfigError, DatasetError, MissingInputError
+from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
 from hpe_tasks.presets import load_config
 from hpe_tasks.results import DatasetValidation, FetchedDataset, GateDecision, PublishedModel, RunReport
 from hpe_tasks.runs import Run, find_run, open_run, step
@@ -205,3 +207,37 @@ def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Pipeline) -> N
 def test_a_run_has_a_name(pipeline: Pipeline) -> None:
     with pytest.raises(ConfigError, match="name is empty"):
         pipeline.open("")
+
+
+def test_a_record_of_another_version_of_the_code_is_no_result(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    pipeline.judge(run)
+    for name in ("fetch", "judge"):
+        file = f"{run.prefix}/{name}/result.json"
+        stored = json.loads(run.workspace.read(file) or b"")
+        stored["record"]["channel"] = "staging"
+        run.workspace.write(file, json.dumps(stored).encode())
+    with caplog.at_level(logging.WARNING):
+        assert run.recorded(FetchedDataset) is None
+    assert "The result of fetch was made by another version of the code" in caplog.text
+    assert run.load(FetchedDataset) is None
+    assert run.load(GateDecision) is None
+    with pytest.raises(MissingInputError, match=r"result of fetch was made by another version.*Run fetch again"):
+        pipeline.tell(run)
+    pipeline.fetch(run)
+    pipeline.judge(run)
+    pipeline.tell(run)
+
+
+def test_a_run_with_settings_of_another_version_says_so(pipeline: Pipeline) -> None:
+    run = pipeline.open()
+    file = f"{run.prefix}/run.json"
+    stored = json.loads(run.workspace.read(file) or b"")
+    stored["config"]["recipe"]["unheard_of"] = 1
+    run.workspace.write(file, json.dumps(stored).encode())
+    workspace = (pipeline.tmp_path / "w").as_uri()
+    with pytest.raises(BadInputError, match=r"another version of this project: config\.recipe\.unheard_of"):
+        find_run(run.name, workspace=workspace, cache=run.cache, s3=no_client)

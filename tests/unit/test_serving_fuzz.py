@@ -95,7 +95,11 @@ def mutated(draw: st.DrawFn, originals: list[bytes]) -> bytes:
     return bytes(data)
 
 
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
+huge = st.builds(lambda sign, digits: sign * 10**digits, st.sampled_from([1, -1]), st.integers(300, 4200))
+nested = st.builds(
+    lambda opening, depth: opening * depth, st.sampled_from(["[", '{"a":', "[[0,"]), st.integers(1, 50_000)
+)
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), huge, st.floats(), st.text(max_size=20), nested)
 anything = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4)
 )
@@ -117,7 +121,7 @@ def test_arbitrary_events(service: PoseService, event: Any) -> None:
 @given(
     make=st.sampled_from([http_v1, http_v2]),
     method=st.sampled_from(["POST", "POST", "POST", "GET", "OPTIONS", "PUT", ""]) | st.text(max_size=6),
-    body=st.binary(max_size=300) | st.text(max_size=300),
+    body=st.binary(max_size=300) | st.text(max_size=300) | nested,
     kind=st.sampled_from(
         ["image/jpeg", "application/json", "multipart/form-data; boundary=xYz", "application/octet-stream", ""]
     )
@@ -132,7 +136,7 @@ def test_arbitrary_requests(
 
 
 @QUICK
-@given(boxes=anything | st.lists(st.lists(st.floats() | st.integers(), min_size=4, max_size=4), max_size=4),
+@given(boxes=anything | st.lists(st.lists(st.floats() | st.integers() | huge, min_size=4, max_size=4), max_size=4),
        draw=anything, threshold=anything, as_text=st.booleans())  # fmt: skip
 def test_arbitrary_options(service: PoseService, boxes: Any, draw: Any, threshold: Any, as_text: bool) -> None:
     options = {"boxes": boxes, "draw": draw, "threshold": threshold}

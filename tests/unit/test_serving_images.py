@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
+import time
 import tracemalloc
 import zlib
 from typing import Any
@@ -292,3 +294,82 @@ def test_a_side_longer_than_a_jpeg_can_have_is_reduced(size: tuple[int, int]) ->
     assert jpeg is not None
     assert max(jpeg.size) == 65_000
     assert min(jpeg.size) == 1
+
+
+def _segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def jpeg_of_scans(scans: int, side: int = 64, before_scans: bytes = b"") -> bytes:
+    """A grey progressive JPEG by hand: one scan of means, the others of nothing, each a walk over all blocks."""
+    blocks = (side // 8) ** 2
+    opening = [
+        b"\xff\xd8",
+        _segment(0xDB, b"\x00" + b"\x01" * 64),
+        _segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\x01\x11\x00"),
+        _segment(0xC4, b"\x00\x01" + bytes(16)),
+        # One code, of one bit: an end-of-band run whose length stands in the 14 bits after it.
+        _segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0"),
+        before_scans,
+        _segment(0xDA, b"\x01\x01\x00\x00\x00\x00") + bytes(math.ceil(blocks / 8)),
+    ]
+    runs = ("0" + "1" * 14) * math.ceil(blocks / (2**15 - 1))
+    runs += "1" * (-len(runs) % 8)
+    data = int(runs, 2).to_bytes(len(runs) // 8).replace(b"\xff", b"\xff\x00")
+    empty = _segment(0xDA, b"\x01\x01\x00\x01\x3f\x00") + data
+    return b"".join(opening) + empty * (scans - 1) + b"\xff\xd9"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
+    bomb = jpeg_of_scans(12_000, side=4992)
+    assert len(bomb) < 600_000
+    started = time.perf_counter()
+    error = refused(bomb)
+    # Decoding takes half a minute.
+    assert time.perf_counter() - started < 2
+    assert error.status == 422
+    assert "100 scans" in error.message
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        pytest.param(b"\xff" * 9, id="fill bytes"),
+        pytest.param(b"\x00\x12junk", id="bytes without a marker"),
+        pytest.param(b"\xff\xd0\xff\xd7", id="restart markers"),
+        pytest.param(_segment(0xFE, b"\xff\xd9 no end"), id="the end of the image in a comment"),
+        pytest.param(_segment(0xFE, b""), id="empty comment"),
+        pytest.param(b"\xff\xfe\x00\x00", id="comment that is shorter than its length"),
+    ],
+)
+def test_scans_cannot_be_hidden(hidden: bytes) -> None:
+    """What libjpeg reads as so many scans is counted as so many."""
+    assert decode_image(jpeg_of_scans(100, before_scans=hidden), LIMIT).shape == (64, 64, 3)
+    assert refused(jpeg_of_scans(101, before_scans=hidden)).status == 422
+
+
+def test_reserved_markers_that_libjpeg_passes_over_hide_no_scans() -> None:
+    # With restarts libjpeg looks for the next marker behind a reserved one, whatever length follows it.
+    restarts = _segment(0xDD, b"\x00\x01")
+    data = jpeg_of_scans(150, before_scans=restarts)
+    first = data.index(b"\xff\xda") + 10
+    assert refused(data[:first] + b"\xff\x02\xff\xfe" + data[first:]).message.endswith("100 scans.")
+
+
+def test_ordinary_progressive_jpegs_pass_whatever_their_other_segments_hold() -> None:
+    picture = photo(640, 480)
+    ordinary = encoded(picture, quality=90, progressive=True)
+    assert ordinary.count(b"\xff\xda") > 5
+    starts = b"\xff\xda" * 200
+    for data in (
+        ordinary[:2] + _segment(0xFE, starts) + ordinary[2:],  # as thumbnails and colour profiles may
+        ordinary + starts,  # as further pictures behind the first do
+    ):
+        assert off(decode_image(data, LIMIT), picture) <= 3
+
+
+def test_counting_scans_takes_a_time_that_grows_as_the_file_does() -> None:
+    worst = jpeg_of_scans(1)[:-2] + b"\xff\xda" * 200 + b"\xff" * 4_000_000 + b"\x00"
+    started = time.perf_counter()
+    assert refused(worst).status == 422
+    assert time.perf_counter() - started < 5

@@ -109,6 +109,8 @@ def test_options_of_the_body_go_before_query_parameters() -> None:
 def test_an_s3_address_is_read_from_the_store() -> None:
     request = read_event({"image": "s3://inbox/a.jpg"}, LIMIT)
     assert read_request(request, LIMIT, lambda address: address.encode()).image == b"s3://inbox/a.jpg"
+    # The store has a limit of its own.
+    assert len(read_request(request, LIMIT, lambda address: bytes(LIMIT + 1)).image) == LIMIT + 1
 
 
 @pytest.mark.parametrize(
@@ -139,15 +141,15 @@ def test_an_s3_address_is_read_from_the_store() -> None:
         pytest.param(
             http_v2("a=b", content_type="application/x-www-form-urlencoded"), 415, "Content-Type", id="urlencoded"
         ),
-        pytest.param(http_v2(bytes(LIMIT + 1)), 413, f"{LIMIT + 1} bytes", id="large image"),
+        pytest.param(http_v2(bytes(LIMIT + 1)), 413, "image is larger than 0.004 MB", id="large image"),
         pytest.param(http_v2("a" * 100_000, content_type="application/json"), 413, "body", id="large text"),
         pytest.param(http_v2(bytes(200_000)), 413, "body", id="large body"),
-        pytest.param({"image": base64_of(bytes(LIMIT + 1))}, 413, f"{LIMIT + 1} bytes", id="large JSON image"),
-        pytest.param({"image": base64_of(bytes(5 * LIMIT))}, 413, "more than", id="very large JSON image"),
+        pytest.param({"image": base64_of(bytes(LIMIT + 1))}, 413, "larger than", id="large JSON image"),
+        pytest.param({"image": base64_of(bytes(5 * LIMIT))}, 413, "larger than", id="very large JSON image"),
         pytest.param(
             http_v2(form(("a", "b.jpg", bytes(LIMIT + 1))), content_type="multipart/form-data; boundary=xYz"),
             413,
-            "bytes",
+            "0.004 MB",
             id="large file",
         ),
     ],
@@ -165,6 +167,9 @@ def test_a_request_that_cannot_be_read(event: Any, status: int, named: str) -> N
         pytest.param({"boxes": "[[NaN, 0, 3, 4]]"}, "finite", id="NaN as text"),
         pytest.param({"boxes": [[0, float("-inf"), 3, 4]]}, "finite", id="infinite"),
         pytest.param({"boxes": [[0, 0, 10**400, 4]]}, "finite", id="beyond floats"),
+        pytest.param({"boxes": [[0, 0, 3, 10**400]]}, "finite", id="height beyond floats"),
+        pytest.param({"boxes": "[[0, 0, 3, %s]]" % ("9" * 5000)}, "JSON", id="more digits than Python reads"),
+        pytest.param({"boxes": "[" * 100_000}, "JSON", id="nested boxes"),
         pytest.param({"boxes": [[0, 0, -3, 4]]}, "Box 0", id="negative width"),
         pytest.param({"boxes": [[0, 0, 3, 4], [0, 0, 3, 0]]}, "Box 1", id="no height"),
         pytest.param({"boxes": [[0, 0, 3]]}, "[x, y, width, height]", id="three numbers"),
@@ -181,6 +186,10 @@ def test_a_request_that_cannot_be_read(event: Any, status: int, named: str) -> N
         pytest.param({"threshold": 1.5}, "threshold", id="threshold above 1"),
         pytest.param({"threshold": "nan"}, "threshold", id="threshold is no JSON"),
         pytest.param({"threshold": float("nan")}, "threshold", id="threshold NaN"),
+        pytest.param({"threshold": 10**400}, "threshold", id="threshold beyond floats"),
+        pytest.param({"threshold": "1" + "0" * 400}, "threshold", id="threshold beyond floats as text"),
+        pytest.param({"threshold": -(10**400)}, "threshold", id="threshold below floats"),
+        pytest.param({"threshold": "[" * 100_000}, "threshold", id="nested threshold"),
         pytest.param({"threshold": True}, "threshold", id="threshold true"),
         pytest.param({"treshold": 0.5}, "options", id="unknown option"),
     ],

@@ -14,6 +14,8 @@ from hpe_tasks.serving import responses
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.pose_finder import FoundPeople
 
+EXPOSED = {"Access-Control-Expose-Headers": "X-Request-Id"}
+
 
 @pytest.mark.parametrize(
     ("accept", "jpeg"),
@@ -52,12 +54,12 @@ def test_a_refusal_survives_pickling_as_every_error_of_the_pipeline_does() -> No
     ("origin", "allowed", "headers"),
     [
         ("https://a.example", (), {}),
-        ("https://a.example", ("*",), {"Access-Control-Allow-Origin": "*"}),
-        (None, ("*",), {"Access-Control-Allow-Origin": "*"}),
+        ("https://a.example", ("*",), {"Access-Control-Allow-Origin": "*", **EXPOSED}),
+        (None, ("*",), {"Access-Control-Allow-Origin": "*", **EXPOSED}),
         (
             "https://a.example",
             ("https://b.example", "https://a.example"),
-            {"Access-Control-Allow-Origin": "https://a.example", "Vary": "Origin"},
+            {"Access-Control-Allow-Origin": "https://a.example", "Vary": "Origin", **EXPOSED},
         ),
         ("https://c.example", ("https://a.example",), {"Vary": "Origin"}),
         (None, ("https://a.example",), {"Vary": "Origin"}),

@@ -95,9 +95,9 @@ print(json.dumps({"responses": responses, "modules": sorted(sys.modules)}))
 """
 
 
-def entry_point(environment: dict[str, str], events: list[Any]) -> subprocess.CompletedProcess[str]:
+def entry_point(environment: dict[str, str], events: list[Any], code: str = _RUN) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", _RUN],
+        [sys.executable, "-c", code],
         input=json.dumps(events),
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
@@ -122,6 +122,36 @@ def test_the_entry_point_answers_and_logs_json_alone(package: Path, pictures: Co
     loaded = {module.partition(".")[0] for module in last["modules"]}
     assert loaded >= {"numpy", "onnxruntime", "PIL"}
     assert not loaded & {"boto3", "botocore", "cv2", "onnx", "pydantic", "scipy", "torch", "yaml"}
+
+
+# Lambda's runtime has this module, which keeps what it is to call when it has restored a snapshot.
+_RESTORE = """
+import json, sys, types
+callbacks = []
+sys.modules["snapshot_restore_py"] = types.SimpleNamespace(register_after_restore=callbacks.append)
+from hpe_tasks.serving.handler import handler
+(restored,) = callbacks
+restored()
+handler({}, None)
+"""
+
+
+def test_the_first_invocation_after_a_snapshot_is_no_cold_start(package: Path) -> None:
+    done = entry_point({"HPE_MODEL_DIR": str(package / "model")}, [], _RESTORE)
+    assert done.returncode == 0, done.stderr
+    *_, invocation = (json.loads(line) for line in done.stdout.splitlines())
+    assert (invocation["message"], invocation["cold_start"]) == ("invocation", False)
+    assert "load_ms" not in invocation
+
+
+def test_whatever_keeps_the_function_from_starting_is_one_line_of_json(package: Path) -> None:
+    broken = "import PIL.Image, onnxruntime; del onnxruntime.InferenceSession; import hpe_tasks.serving.handler"
+    done = entry_point({"HPE_MODEL_DIR": str(package / "model")}, [], broken)
+    assert done.returncode != 0
+    (line,) = (json.loads(line) for line in done.stdout.splitlines())
+    assert (line["level"], line["message"]) == ("ERROR", "The function refuses to start.")
+    assert line["error"] == "AttributeError"
+    assert "InferenceSession" in line["reason"]
 
 
 @pytest.mark.parametrize(

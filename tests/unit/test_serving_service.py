@@ -24,6 +24,7 @@ from hpe_tasks.serving.pose_finder import FoundPeople, Timings
 from hpe_tasks.serving.responses import MAX_RESPONSE_BYTES
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
+from hpe_tasks.serving.sources import VerifiedModel
 
 JPEG = encoded(photo(), quality=95)
 STAGES = ["decode_image", "preprocess", "network", "decode_people", "draw", "total"]
@@ -198,7 +199,12 @@ def test_get_says_what_is_served(service: PoseService) -> None:
     status, document = ask(service, http_v1(method="GET"))
     assert status == 200
     assert document["model"] == {"name": "tiny", "version": "0" * 16, "codec": "heatmap"}
-    assert document["limits"] == {"image_bytes": 4_500_000, "pixels": 25_000_000, "boxes": 64}
+    assert document["limits"] == {
+        "image_bytes": 4_500_000,
+        "stored_image_bytes": 20_000_000,
+        "pixels": 25_000_000,
+        "boxes": 64,
+    }
 
 
 def test_browsers_of_allowed_origins_may_call(tmp_path: Path) -> None:
@@ -209,6 +215,7 @@ def test_browsers_of_allowed_origins_may_call(tmp_path: Path) -> None:
     for event in (http_v2(JPEG, origin="https://a.example"), http_v1(b"no image", origin="https://a.example")):
         response = service(event, Context())
         assert response["headers"]["Access-Control-Allow-Origin"] == "https://a.example"
+        assert response["headers"]["Access-Control-Expose-Headers"] == "X-Request-Id"
     assert "Access-Control-Allow-Origin" not in service(http_v2(JPEG, origin="https://b.example"), Context())["headers"]
 
 
@@ -405,6 +412,53 @@ def test_a_model_that_does_not_verify_is_not_served(
     function.source.next = function.new
     function.now += 60
     assert function.version() == "b" * 16
+
+
+def test_the_channel_is_read_at_the_first_invocation_after_a_snapshot(
+    following: Callable[..., Following], capsys: pytest.CaptureFixture[str]
+) -> None:
+    function = following()
+    function.source.next = function.new
+    function.service.restored()
+    capsys.readouterr()
+    assert function.version() == "b" * 16
+    *_, invocation = log_lines(capsys)
+    # The model was loaded when the snapshot was made, not for this invocation.
+    assert invocation["cold_start"] is False
+    assert "load_ms" not in invocation
+    function.version()
+    assert function.source.asked == 1
+
+
+class Slow(OneModel):
+    """A source that gives its next model when it is told to."""
+
+    def __init__(self, model: VerifiedModel) -> None:
+        super().__init__(model)
+        self.ready = threading.Event()
+
+    def newer(self, current: VerifiedModel) -> VerifiedModel | None:
+        self.ready.wait()
+        return super().newer(current)
+
+
+def test_no_request_waits_longer_than_it_can(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Slow(tiny_model(tmp_path, version="a" * 16))
+    source.next = tiny_model(tmp_path, version="b" * 16)
+    service = PoseService(ServingSettings.from_environment({"HPE_REFRESH_SECONDS": "0"}, tmp_path), source)
+    started = time.monotonic()
+    response = service(http_v2(JPEG), Context(remaining_ms=10_000))
+    assert 2 <= time.monotonic() - started < 6
+    assert json.loads(response["body"])["model"]["version"] == "a" * 16
+    _, warning, _ = log_lines(capsys)
+    assert (warning["level"], warning["message"]) == ("WARNING", "The model is not renewed yet.")
+    # The next ones do not wait for it at all, and have the new model when it is ready.
+    started = time.monotonic()
+    assert ask(service, http_v2(JPEG))[1]["model"]["version"] == "a" * 16
+    assert time.monotonic() - started < 2
+    source.ready.set()
+    while ask(service, http_v2(JPEG))[1]["model"]["version"] == "a" * 16:
+        assert time.monotonic() - started < 20
 
 
 def test_a_model_that_onnxruntime_cannot_run_is_not_served(following: Callable[..., Following]) -> None:

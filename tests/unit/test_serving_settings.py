@@ -32,6 +32,7 @@ def test_without_variables_the_package_s_model_is_served() -> None:
         image_prefixes=(),
         cors_origins=(),
         max_image_bytes=4_500_000,
+        max_stored_image_bytes=20_000_000,
         max_pixels=25_000_000,
         threshold=0.2,
         threads=1,
@@ -49,6 +50,7 @@ def test_every_variable() -> None:
             "HPE_IMAGE_PREFIXES": "s3://inbox/photos/, s3://other",
             "HPE_CORS_ORIGINS": "https://a.example, http://localhost:8000",
             "HPE_MAX_IMAGE_BYTES": "1000",
+            "HPE_MAX_STORED_IMAGE_BYTES": "5000",
             "HPE_MAX_PIXELS": "2000",
             "HPE_THRESHOLD": "0.35",
             "HPE_THREADS": "3",
@@ -65,7 +67,8 @@ def test_every_variable() -> None:
     assert read.public_key == key
     assert read.image_prefixes == ("s3://inbox/photos", "s3://other")
     assert read.cors_origins == ("https://a.example", "http://localhost:8000")
-    assert (read.max_image_bytes, read.max_pixels, read.threshold, read.threads) == (1000, 2000, 0.35, 3)
+    assert (read.max_image_bytes, read.max_stored_image_bytes, read.max_pixels) == (1000, 5000, 2000)
+    assert (read.threshold, read.threads) == (0.35, 3)
     assert read.metrics_namespace == "Team/Poses"
 
 
@@ -82,6 +85,24 @@ def test_a_variable_that_a_template_left_empty_counts_as_not_set() -> None:
 @pytest.mark.parametrize(("memory", "threads"), [("512", 1), ("1769", 1), ("3537", 1), ("3538", 2), ("10240", 5)])
 def test_one_thread_for_each_full_vcpu(memory: str, threads: int) -> None:
     assert settings({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory}).threads == threads
+
+
+@pytest.mark.parametrize(
+    ("memory", "pixels"),
+    [
+        ("128", 1_000_000),
+        ("256", 1_000_000),
+        ("512", 9_811_675),
+        ("917", 24_978_578),
+        ("918", 25_000_000),
+        ("10240", 25_000_000),
+    ],
+)
+def test_an_image_fits_into_the_function_s_memory(memory: str, pixels: int) -> None:
+    environment = {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory}
+    assert settings(environment).max_pixels == pixels
+    # Who sets the limit is believed, up to what Pillow opens.
+    assert settings(environment | {"HPE_MAX_PIXELS": "178956970"}).max_pixels == 178_956_970
 
 
 def test_the_public_key_may_be_a_pem_file() -> None:
@@ -118,6 +139,8 @@ def _x25519_pem() -> str:
         pytest.param({"HPE_THREADS": "0"}, "HPE_THREADS", id="no thread"),
         pytest.param({"HPE_THREADS": "1.5"}, "HPE_THREADS", id="half a thread"),
         pytest.param({"HPE_MAX_PIXELS": "25e6"}, "HPE_MAX_PIXELS", id="pixels not whole"),
+        pytest.param({"HPE_MAX_PIXELS": "178956971"}, "HPE_MAX_PIXELS", id="pixels beyond Pillow"),
+        pytest.param({"HPE_MAX_STORED_IMAGE_BYTES": "0"}, "HPE_MAX_STORED_IMAGE_BYTES", id="stored images of no bytes"),
         pytest.param({"HPE_MAX_IMAGE_BYTES": "4.5 MB"}, "HPE_MAX_IMAGE_BYTES", id="bytes with a unit"),
         pytest.param({"HPE_IMAGE_PREFIXES": "s3://inbox,photos"}, "HPE_IMAGE_PREFIXES", id="image prefix"),
         pytest.param({"HPE_CORS_ORIGINS": "https://a.example/"}, "HPE_CORS_ORIGINS", id="origin with a path"),

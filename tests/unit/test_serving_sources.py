@@ -5,7 +5,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +17,7 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from serving_cases import Context, ask, base64_of, encoded, photo, tiny_model
 from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
@@ -21,12 +25,15 @@ from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.s3 import S3Location
 from hpe_tasks.serving import registry_source
 from hpe_tasks.serving.registry_source import RegistrySource
+from hpe_tasks.serving.s3 import s3_client
+from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import PackageSource, open_source
 from hpe_tasks.signing import SigningKey
 
 REGISTRY = S3Location("models", "team/registry")
 POINTER = "models/pose/channels/staging.json"
+PHOTO = base64_of(encoded(photo()))
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +178,16 @@ class Requests:
         self._client = client
         self.read: list[str] = []
         self.error: Exception | None = None
+        self.closed = 0
 
     def get_object(self, **arguments: Any) -> Any:
         self.read.append(arguments["Key"].removeprefix("team/registry/"))
         if self.error is not None:
             raise self.error
         return self._client.get_object(**arguments)
+
+    def close(self) -> None:
+        self.closed += 1
 
     def taken(self) -> list[str]:
         """What was read since the last time."""
@@ -257,7 +268,7 @@ def bucket(
 ) -> Iterator[Bucket]:
     moto_client.create_bucket(Bucket="models")
     requests = Requests(moto_client)
-    monkeypatch.setattr(registry_source, "s3_client", lambda: requests)
+    monkeypatch.setattr(registry_source, "s3_client", lambda renewal=False: requests)
     registry = Registry(moto_client, REGISTRY)
     yield Bucket(moto_client, registry, records, requests, key, tmp_path / "kept")
     for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
@@ -275,6 +286,8 @@ def test_what_the_channel_points_to_is_served(bucket: Bucket, signed: bool) -> N
     assert verified.origin == f"s3://models/team/registry/{one.manifest}"
     # Without a key the signature is not read.
     assert bucket.requests.taken() == [POINTER, one.manifest, *([one.signature] if signed else []), one.blob]
+    # A connection would be dead after the function was frozen.
+    assert bucket.requests.closed == 1
     assert bucket.files() == {one.file}
 
 
@@ -490,24 +503,117 @@ def test_the_blobs_key_comes_from_its_digest(bucket: Bucket) -> None:
     assert bucket.files() == {verified.file} == {one.file}
 
 
-def test_the_client_gives_up_soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import time
+def silent(connection: socket.socket) -> None:
+    """Accept, and never answer."""
 
-    from hpe_tasks.serving.s3 import s3_client
 
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+def dripping_head(connection: socket.socket) -> None:
+    """Begin an answer, byte by byte."""
+    drip(connection, b"HTTP/1.1 " + b" " * 10_000)
+
+
+def dripping_body(connection: socket.socket) -> None:
+    """Send an object byte by byte."""
+    connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 20000\r\n\r\n')
+    drip(connection, b"x" * 20_000)
+
+
+def drip(connection: socket.socket, data: bytes) -> None:
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.2)
+
+
+class BadServer:
+    """A server that accepts every connection and answers badly, until it is closed."""
+
+    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        self._answer = answer
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection.recv(65536)
+            self._answer(connection)
+
+    def close(self) -> None:
+        for opened in (self._listener, *self.connections):
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+            opened.close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets the address of S3."""
     for name, value in (("ACCESS_KEY_ID", "k"), ("SECRET_ACCESS_KEY", "s"), ("DEFAULT_REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
     s3_client.cache_clear()
+    yield lambda url: monkeypatch.setenv("AWS_ENDPOINT_URL_S3", url)
+    s3_client.cache_clear()
+
+
+def plain_source(folder: Path) -> RegistrySource:
+    return RegistrySource(str(REGISTRY), "tiny", channel="staging", version=None, public_key=None, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        pytest.param(silent, "Read timeout", id="silent"),
+        pytest.param(dripping_head, None, id="head byte by byte"),
+        pytest.param(dripping_body, None, id="body byte by byte"),
+    ],
+)
+def test_a_server_that_does_not_answer_drops_no_request(
+    answer: Callable[[socket.socket], None],
+    reason: str | None,
+    endpoint: Callable[[str], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = plain_source(tmp_path / "kept")
+    model = tiny_model(tmp_path)
+    # The server was well when the function started.
+    source.load = lambda: model  # type: ignore[method-assign]
+    service = PoseService(serving_settings(HPE_REFRESH_SECONDS="0"), source)
+    server = BadServer(answer)
+    endpoint(server.url)
     try:
-        source = RegistrySource(
-            str(REGISTRY), "pose", channel="staging", version=None, public_key=None, folder=tmp_path / "kept"
-        )
         started = time.monotonic()
-        with pytest.raises(TransientError, match=r"could not be reached while reading s3://models/team/registry"):
-            source.load()
-        assert time.monotonic() - started < 10
+        # It keeps 8 of its 12 seconds for the answer.
+        assert ask(lambda event, _: service(event, Context(remaining_ms=12_000)), {"image": PHOTO})[0] == 200
+        assert 2.5 < time.monotonic() - started < 6
+        assert len(server.connections) == 1
     finally:
-        s3_client.cache_clear()
+        server.close()
+    # Once the connection ends, so does the renewal.
+    until = time.monotonic() + 20
+    while service._renewing.locked():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ("The model is not renewed yet." in [line["message"] for line in lines]) is (reason is None)
+    (failed,) = [line for line in lines if line["message"] == "The model is not renewed."]
+    assert failed["error"] == "TransientError"
+    assert (reason or "s3://models/team/registry") in failed["reason"]
+
+
+def test_the_client_gives_up_soon(endpoint: Callable[[str], None], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    endpoint(f"http://127.0.0.1:{port}")
+    started = time.monotonic()
+    with pytest.raises(TransientError, match=r"could not be reached while reading s3://models/team/registry"):
+        plain_source(tmp_path / "kept").load()
+    assert time.monotonic() - started < 10

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from moto import mock_aws
+from serving_cases import ask, base64_of, encoded, photo, tiny_service
 
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.s3 import s3_client
@@ -72,6 +74,20 @@ def test_nothing_is_allowed_without_prefixes() -> None:
 @pytest.mark.usefixtures("store")
 def test_an_allowed_object_is_read() -> None:
     assert read_stored_image("s3://inbox/photos/2026/a b+c%20.jpg", PREFIXES, 7) == b"picture"
+
+
+@pytest.mark.usefixtures("store")
+def test_an_image_in_the_store_may_be_larger_than_one_in_a_request(tmp_path: Path) -> None:
+    data = encoded(photo())
+    s3_client().put_object(Bucket="inbox", Key="photos/a.jpg", Body=data)
+    event = {"image": "s3://inbox/photos/a.jpg"}
+    prefix, less = PREFIXES[0], str(len(data) - 1)
+    service = tiny_service(tmp_path, IMAGE_PREFIXES=prefix, MAX_IMAGE_BYTES=less)
+    assert ask(service, event)[0] == 200
+    assert ask(service, {"image": base64_of(data)})[0] == 413
+    service = tiny_service(tmp_path, IMAGE_PREFIXES=prefix, MAX_STORED_IMAGE_BYTES=less)
+    assert ask(service, event)[0] == 413
+    assert ask(service, {"image": base64_of(data)})[0] == 200
 
 
 @pytest.mark.usefixtures("store")

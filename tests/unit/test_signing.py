@@ -110,10 +110,10 @@ def test_a_key_that_cannot_sign_is_named(pem: Any, message: str) -> None:
 
 
 def test_a_required_signature_needs_a_key() -> None:
-    assert open_signing_key(None, required=False) is None
-    assert open_signing_key(key_pem(), required=True) is not None
-    with pytest.raises(ConfigError, match=r"destination\.require_signature .* no signing key.*HPE_SIGNING_KEY"):
-        open_signing_key(None, required=True)
+    assert open_signing_key(None, required_because=None) is None
+    assert open_signing_key(key_pem(), required_because="the test wants one") is not None
+    with pytest.raises(ConfigError, match=r"no signing key, but the test wants one\..*HPE_SIGNING_KEY"):
+        open_signing_key(None, required_because="the test wants one")
 
 
 def test_the_key_comes_from_the_file_that_the_environment_names(

@@ -5,13 +5,15 @@ import http.server
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from signing_keys import key_pem
 
 from hpe_tasks import steps
-from hpe_tasks.errors import DigestError
+from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.presets import load_config
 from hpe_tasks.runs import Run, open_run
 from hpe_tasks.workspace import sha256_file
@@ -61,3 +63,20 @@ def test_a_checkpoint_is_trusted_on_first_use(
     assert accepted.file.sha256 == sha256_file(file)
     again = steps.fetch_checkpoint(open_at(tmp_path, "third worker", model__checkpoint=source))
     assert again.file.sha256 == sha256_file(file)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pem", "says"),
+    [
+        pytest.param({"destination__require_signature": True}, None, "require_signature is on", id="no key"),
+        pytest.param({}, b"no key", "not a private key in PEM", id="a key that is none"),
+    ],
+)
+def test_a_run_that_could_not_sign_stops_before_its_data_are_fetched(
+    tmp_path: Path, overrides: dict[str, object], pem: bytes | None, says: str
+) -> None:
+    run = replace(open_at(tmp_path, "worker", **overrides), signing_key=lambda: pem)
+    with pytest.raises(ConfigError, match=says):
+        steps.fetch_dataset(run)
+    assert not (tmp_path / "worker").exists()
+    steps.fetch_dataset(replace(run, signing_key=key_pem))

@@ -56,6 +56,7 @@ def test_a_published_run_shows_what_a_person_asks_for() -> None:
     assert "Ed25519, public key with the SHA-256" in told["Signature"]
     assert told["Smoke test"].endswith("6 of 6 people in 3 golden images, OKS at least 0.970")
     assert told["Lambda package"].endswith("88.1 MB unzipped, 29.3 MB zipped; first answer after 271 ms on Python 3.13")
+    assert told["Function's CPU"].endswith("x86_64, avx2, avx512_vnni")
     assert told["Channel"].endswith("staging of sample-pose in s3://hpe-models/registry")
     assert "/runs/report.html" in text
     assert "quick look" not in text
