@@ -21,7 +21,7 @@ from tiny_networks import pose_onnx
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
-from hpe_tasks.serving.sources import VerifiedModel
+from hpe_tasks.serving.verified_model import VerifiedModel
 from hpe_tasks.skeletons import COCO17, Skeleton
 
 STICK = Skeleton(

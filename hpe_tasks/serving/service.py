@@ -24,9 +24,10 @@ from hpe_tasks.serving.pose_finder import FoundPeople, PoseFinder
 from hpe_tasks.serving.requests import MAX_BOXES, PoseRequest, read_request
 from hpe_tasks.serving.responses import Response
 from hpe_tasks.serving.settings import ServingSettings
-from hpe_tasks.serving.sources import ModelSource, VerifiedModel
+from hpe_tasks.serving.sources import ModelSource
 from hpe_tasks.serving.stored_images import read_stored_image
 from hpe_tasks.serving.telemetry import describe, log, log_invocation
+from hpe_tasks.serving.verified_model import VerifiedModel
 
 # An invocation with less time left than this does not look for another model.
 _RENEWAL_MS = 10_000

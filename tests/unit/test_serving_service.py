@@ -24,7 +24,7 @@ from hpe_tasks.serving.pose_finder import FoundPeople, Timings
 from hpe_tasks.serving.responses import MAX_RESPONSE_BYTES
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
-from hpe_tasks.serving.sources import VerifiedModel
+from hpe_tasks.serving.verified_model import VerifiedModel
 
 JPEG = encoded(photo(), quality=95)
 STAGES = ["decode_image", "preprocess", "network", "decode_people", "draw", "total"]
