@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from hpe_tasks.channel_commands import channel_app
+from hpe_tasks.command_options import JsonOption
 from hpe_tasks.lambda_commands import lambda_app
 from hpe_tasks.local_service.command import serve
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
     from hpe_tasks.config import RunConfig
     from hpe_tasks.errors import HpeError
-    from hpe_tasks.registry.channels import ChannelPointer
-    from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.runs import Run
 
 EXIT_GATE_FAILED = 1
@@ -57,7 +57,6 @@ def _options(
     pass
 
 
-channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
 app.add_typer(channel_app, name="channel")
 app.add_typer(lambda_app, name="lambda")
 
@@ -70,7 +69,6 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as gate.min_ap=0.6. Repeatable."),
 ]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its steps find each other under it.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 STEP_COMMANDS = {
     "fetch_dataset": "Bring the data set to this machine.",
@@ -366,94 +364,6 @@ def presets(
         for name, preset in PRESETS.items():
             table.add_row(name, preset.description, "\n".join(preset.needs) or "none")
         Console().print(table)
-
-
-RegistryOption = Annotated[str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")]
-NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model in the registry.")]
-ChannelOption = Annotated[str, typer.Option("--channel", help="Channel of the model.")]
-_REGISTRY = "s3://hpe-models/registry"
-
-
-def _registry(uri: str) -> Registry:
-    from hpe_tasks.provenance import user
-    from hpe_tasks.registry.publishing import Registry
-    from hpe_tasks.s3 import S3Location, make_client
-
-    return Registry(make_client(), S3Location.parse(uri), actor=user())
-
-
-def _print_channel(pointer: ChannelPointer, as_json: bool) -> None:
-    if as_json:
-        _print_json(pointer)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("version", "manifest SHA-256", "", title=f"{pointer.name}: channel {pointer.channel}")
-    moved = f"served since {pointer.moved_at:%Y-%m-%d %H:%M} UTC, by {pointer.moved_by or 'unknown'} ({pointer.reason})"
-    table.add_row(pointer.version, pointer.manifest_sha256[:16], moved)
-    for entry in pointer.history:
-        table.add_row(entry.version, entry.manifest_sha256[:16], "before")
-    Console().print(table)
-
-
-@channel_app.command("show")
-def channel_show(
-    name: NameArgument,
-    channel: ChannelOption = "staging",
-    registry: RegistryOption = _REGISTRY,
-    as_json: JsonOption = False,
-) -> None:
-    """Show which version a channel serves, and what it served before."""
-    _print_channel(_registry(registry).show(name, channel), as_json)
-
-
-@channel_app.command("versions")
-def channel_versions(name: NameArgument, registry: RegistryOption = _REGISTRY, as_json: JsonOption = False) -> None:
-    """List the versions of a model, and the channels that serve them."""
-    from hpe_tasks.errors import AccessError
-
-    stored = _registry(registry).versions(name)
-    if not stored:
-        raise AccessError(f"There is no model {name!r} in {registry}.", hint="Check the name and --registry.")
-    if as_json:
-        listed = [
-            {"version": v.version, "published_at": v.published_at.isoformat(), "channels": v.channels} for v in stored
-        ]
-        typer.echo(json.dumps(listed, indent=1))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("version", "published", "served by", title=name)
-    for version in stored:
-        table.add_row(version.version, f"{version.published_at:%Y-%m-%d %H:%M} UTC", ", ".join(version.channels))
-    Console().print(table)
-
-
-@channel_app.command("promote")
-def channel_promote(
-    name: NameArgument,
-    version: Annotated[str, typer.Argument(help="Version to serve.")],
-    channel: ChannelOption = "staging",
-    registry: RegistryOption = _REGISTRY,
-    as_json: JsonOption = False,
-) -> None:
-    """Let a channel serve a version that is in the registry."""
-    stored = _registry(registry)
-    stored.promote(name, version, channel)
-    _print_channel(stored.show(name, channel), as_json)
-
-
-@channel_app.command("rollback")
-def channel_rollback(
-    name: NameArgument,
-    channel: ChannelOption = "staging",
-    registry: RegistryOption = _REGISTRY,
-    as_json: JsonOption = False,
-) -> None:
-    """Let a channel serve what it served before."""
-    _print_channel(_registry(registry).rollback(name, channel), as_json)
 
 
 @app.command("public-key")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hpe_tasks.command_options import DEFAULT_MODEL, DEFAULT_REGISTRY, JsonOption, RegistryOption
+
 if TYPE_CHECKING:
     from hpe_tasks.packaging import Package, PackagedModel
-
-DEFAULT_MODEL = "sample-pose"
 
 lambda_app = typer.Typer(help="Build and deploy the AWS Lambda function that serves a model.", no_args_is_help=True)
 
@@ -30,14 +30,12 @@ def lambda_build(
         str | None,
         typer.Option("--name", metavar="MODEL", help="Name of that model in the registry.", show_default=DEFAULT_MODEL),
     ] = None,
-    registry: Annotated[
-        str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")
-    ] = "s3://hpe-models/registry",
+    registry: RegistryOption = DEFAULT_REGISTRY,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Package to write.", dir_okay=False, show_default="hpe-lambda-ARCH.zip"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Build the function's package; the same input gives the same bytes.
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hpe_tasks.command_options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY, RegistryOption
+
 if TYPE_CHECKING:
     from hpe_tasks.serving.service import PoseService
 
@@ -18,16 +20,14 @@ _CHOICES = ("HPE_REGISTRY", "HPE_MODEL", "HPE_CHANNEL", "HPE_VERSION", "HPE_MODE
 def serve(
     name: Annotated[
         str, typer.Argument(metavar="[MODEL]", show_default=True, help="Name of the model in the registry.")
-    ] = "sample-pose",
+    ] = DEFAULT_MODEL,
     channel: Annotated[
         str, typer.Option("--channel", help="Channel of the model; followed when it moves.")
-    ] = "staging",
+    ] = DEFAULT_CHANNEL,
     version: Annotated[
         str | None, typer.Option("--version", help="Serve this version, whatever the channel says.")
     ] = None,
-    registry: Annotated[
-        str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")
-    ] = "s3://hpe-models/registry",
+    registry: RegistryOption = DEFAULT_REGISTRY,
     package: Annotated[
         Path | None,
         typer.Option(
