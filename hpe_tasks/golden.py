@@ -8,6 +8,7 @@ exceeds its image, its crop is a little smaller than the one that PCKh was measu
 
 from __future__ import annotations
 
+import io
 import logging
 import random
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import ImageCrops, Predict, Region, Unreadable
 from hpe_tasks.metrics.oks import coco_sigmas, oks
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
+from hpe_tasks.serving.errors import RequestError
+from hpe_tasks.serving.images import decode_image
 
 Box = tuple[float, float, float, float]
 
@@ -35,6 +38,8 @@ CANDIDATES = 12
 """Images that are looked at."""
 MAX_IMAGE_BYTES = 4_000_000
 """Larger files do not fit into a request: Lambda takes 6 MB, and base64 adds a third."""
+MAX_PIXELS = 25_000_000
+"""What the function takes with the memory that the smoke test gives it."""
 MAX_BOXES = 16
 """People of an image who are asked for: its address holds their boxes."""
 
@@ -162,16 +167,21 @@ def _square(region: Region) -> Box:
 
 
 def _plain_size(path: Path) -> tuple[int, int] | None:
-    """(W, H) of an image that is small enough, upright as it is stored, and 8-bit RGB or grey; None for any other."""
+    """(W, H) of an image that the function takes and shows as the evaluation does; None for any other.
+
+    That is one that is small enough, upright as it is stored, and 8-bit RGB or grey without transparency.
+    """
     try:
-        if path.stat().st_size > MAX_IMAGE_BYTES:
+        data = path.read_bytes()
+        if len(data) > MAX_IMAGE_BYTES:
             return None
-        with Image.open(path) as image:
-            image.load()
+        decode_image(data, MAX_PIXELS)
+        with Image.open(io.BytesIO(data)) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            return image.size if upright and image.mode in ("RGB", "L") else None
-    # The evaluation has counted it as failed already.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError):
+            plain = image.mode in ("RGB", "L") and not image.has_transparency_data
+            return image.size if upright and plain else None
+    # One that cannot be read has been counted as failed by the evaluation.
+    except (OSError, RequestError):
         return None
 
 

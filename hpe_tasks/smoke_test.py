@@ -98,8 +98,8 @@ def _require_clear_people(manifest: ModelManifest) -> None:
     if not manifest.golden:
         raise SmokeTestError(
             f"{subject}: it has no golden image.",
-            hint="Its evaluation split holds no image that fits a request: upright as it is stored, 8-bit RGB or grey, "
-            "up to 4 MB. Add one, or set destination.smoke_test=false.",
+            hint="Its evaluation split holds no image that fits a request: JPEG, PNG, WebP or GIF, upright as it is "
+            "stored, 8-bit RGB or grey, up to 4 MB. Add one, or set destination.smoke_test=false.",
         )
     raise SmokeTestError(
         f"{subject}: in none of its {len(manifest.golden)} golden images has a person five confident joints to compare "

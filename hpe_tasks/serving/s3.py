@@ -41,7 +41,8 @@ def s3_client(*, renewal: bool = False) -> S3Client:
         # Servers other than AWS serve buckets as a path of one host name.
         s3={"addressing_style": "path"} if elsewhere else None,
     )
-    return boto3.client("s3", config=config)
+    # The default session is not to be used by two threads at once, and a renewal has its own.
+    return boto3.session.Session().client("s3", config=config)
 
 
 def error_code(error: Exception) -> str:

@@ -34,6 +34,7 @@ _RENEWAL_MS = 10_000
 # It keeps so much of its time for its own answer, and waits no longer than this for another model.
 _ANSWER_MS = 8_000
 _LONGEST_WAIT_MS = 10_000
+_WARNING_PAUSE_S = 60.0
 
 Record = dict[str, Any]
 """What the log says of an invocation."""
@@ -66,6 +67,7 @@ class PoseService:
         self._source = source
         self._loaded = self._prepared(source.load())
         self._checked = time.monotonic()
+        self._warned = -_WARNING_PAUSE_S
         self._renewing = threading.Lock()
         # Kept for the first invocation, whose metrics say that it was a cold start.
         self._load_ms: float | None = _ms_since(started)
@@ -211,17 +213,29 @@ class PoseService:
 
     def _renew(self, context: Any) -> None:
         """Look for another model if it is time to, and wait for it as long as this invocation can."""
+        if time.monotonic() - self._checked < self._settings.refresh_s:
+            return
         remaining_ms = _remaining_ms(context)
-        if time.monotonic() - self._checked < self._settings.refresh_s or remaining_ms < _RENEWAL_MS:
+        if remaining_ms < _RENEWAL_MS:
+            self._warn("The function's timeout leaves an invocation too little time to look for another model.")
             return
         if self._renewing.locked():
+            self._warn("An earlier renewal has not come to its end.")
             return
         # Of its own, because neither a name server nor a server that sends byte by byte can be told when to end.
         renewal = threading.Thread(target=self._change_model, name="renewal", daemon=True)
         renewal.start()
         renewal.join(min(remaining_ms - _ANSWER_MS, _LONGEST_WAIT_MS) / 1000)
         if renewal.is_alive():
-            log("WARNING", "The model is not renewed yet.", model_version=self._loaded.identity["version"])
+            self._warn("It takes longer than this invocation can wait.")
+
+    def _warn(self, reason: str) -> None:
+        """Say that the model is not renewed yet, and why; not with every invocation."""
+        if time.monotonic() - self._warned < _WARNING_PAUSE_S:
+            return
+        self._warned = time.monotonic()
+        version = self._loaded.identity["version"]
+        log("WARNING", "The model is not renewed yet.", reason=reason, model_version=version)
 
     def _change_model(self) -> None:
         """Change to another model if the source has one, and only when it is ready to answer."""

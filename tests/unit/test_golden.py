@@ -102,7 +102,20 @@ def blow_up(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(made))
 
 
-@pytest.mark.parametrize("spoil", [turn, whiten, fatten, cut, blow_up, Path.unlink])
+def convert(path: Path) -> None:
+    Image.open(path).save(path, "BMP")
+
+
+def animate(path: Path) -> None:
+    image = Image.open(path)
+    image.save(path, "WEBP", save_all=True, append_images=[Image.new("RGB", image.size)])
+
+
+def make_transparent(path: Path) -> None:
+    Image.open(path).save(path, "PNG", transparency=(0, 0, 0))
+
+
+@pytest.mark.parametrize("spoil", [turn, whiten, fatten, cut, blow_up, convert, animate, make_transparent, Path.unlink])
 def test_an_image_that_readers_may_show_differently_is_none(
     own: CocoKeypoints, network: Predict, spoil: object
 ) -> None:

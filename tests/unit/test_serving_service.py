@@ -379,11 +379,18 @@ def test_another_model_is_served_after_the_interval(following: Callable[..., Fol
     assert function.source.asked == 2
 
 
-def test_renewal_waits_for_an_invocation_with_time_left(following: Callable[..., Following]) -> None:
+def test_renewal_waits_for_an_invocation_with_time_left(
+    following: Callable[..., Following], capsys: pytest.CaptureFixture[str]
+) -> None:
     function = following(refresh_s="0")
     function.source.next = function.new
-    assert function.version(remaining_ms=9_999) == "a" * 16
+    capsys.readouterr()
+    for _ in range(3):
+        assert function.version(remaining_ms=9_999) == "a" * 16
     assert function.source.asked == 0
+    # A function whose timeout is too short for it says so, and not each time.
+    (warning,) = (line for line in log_lines(capsys) if line["level"] == "WARNING")
+    assert "too little time" in warning["reason"]
     assert function.version(remaining_ms=10_000) == "b" * 16
 
 
