@@ -16,10 +16,11 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from hpe_airflow.connections import s3_client
 from hpe_tasks.errors import AccessError, HpeError, MissingInputError
-from hpe_tasks.results import PublishedModel, RunReport
+from hpe_tasks.results import PublishedModel
 from hpe_tasks.runs import Run, find_run
 from hpe_tasks.s3 import S3Location, s3_errors
 from hpe_tasks.settings import Settings
+from hpe_tasks.steps import STEPS
 
 DAG_ID = "hpe_requantize"
 
@@ -45,12 +46,12 @@ def build_app() -> FastAPI:
     def report(name: RunName) -> FileResponse:
         """The run's HTML report."""
         run = _run(name)
-        return _page(run.workspace.local(_record(run, "report", RunReport).html))
+        return _page(run.workspace.local(_record(run, "report").html))
 
     @app.get("/runs/{name}/version")
     def version(name: RunName) -> Response:
         """The manifest of the version that the run published."""
-        return Response(_manifest(_record(_run(name), "publish", PublishedModel)), media_type="application/json")
+        return Response(_manifest(_record(_run(name), "publish")), media_type="application/json")
 
     return app
 
@@ -60,12 +61,12 @@ def _run(name: str) -> Run:
     return find_run(name, workspace=settings.workspace, cache=settings.cache, s3=s3_client)
 
 
-def _record(run: Run, step: str, kind: type[Any]) -> Any:
+def _record(run: Run, step: str) -> Any:
     """What a step left, even where its inputs have changed since: the page shows what was."""
     pointer = run.pointer(step)
     if pointer is None:
         raise MissingInputError(f"The run {run.name} has no result of the step {step}.", hint=_WHY_MISSING[step])
-    record = run.recorded(kind)
+    record = run.recorded(STEPS[step].kind)
     if record is None:
         raise MissingInputError(
             f"The result of the step {step} in {run.name} was made by another version of the project.",

@@ -514,16 +514,17 @@ def mirrored(version: Published, model: Path) -> Published:
     return replace(version, manifest=ModelManifest.model_validate(record), files={**version.files, "model": model})
 
 
+@pytest.fixture(scope="module")
+def package_without_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("without-model")
+    with zipfile.ZipFile(build_package(folder / "p.zip", architecture="x86_64", model=None).path) as archive:
+        archive.extractall(folder / "package")
+    assert not {"model", "boto3", "botocore"} & {file.name for file in (folder / "package").iterdir()}
+    return folder / "package"
+
+
 class TestRegistry:
     """The package without a model, which Lambda's boto3 lets read from a registry on an S3 server."""
-
-    @pytest.fixture(scope="class")
-    def package(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("without-model")
-        with zipfile.ZipFile(build_package(folder / "p.zip", architecture="x86_64", model=None).path) as archive:
-            archive.extractall(folder / "package")
-        assert not {"model", "boto3", "botocore"} & {file.name for file in (folder / "package").iterdir()}
-        return folder / "package"
 
     @pytest.fixture
     def registry(self, s3_bucket: Any) -> Registry:
@@ -557,7 +558,7 @@ class TestRegistry:
 
     def test_a_channel_is_followed_there_and_back_by_one_process(
         self,
-        package: Path,
+        package_without_model: Path,
         registry: Registry,
         environment: dict[str, str],
         published: Published,
@@ -566,7 +567,7 @@ class TestRegistry:
         one, two = published.manifest.version, mirror.manifest.version
         _, _, height, width = published.manifest.serving.outputs["heatmaps"].shape
         self.publish(registry, published)
-        with LambdaEmulator(package, environment=environment) as function:
+        with LambdaEmulator(package_without_model, environment=environment) as function:
             version, people = self.served(function, published)
             assert version == one
             check_golden(people, published)
@@ -590,7 +591,7 @@ class TestRegistry:
 
     def test_only_a_signed_version_is_served_where_a_key_is_set(
         self,
-        package: Path,
+        package_without_model: Path,
         registry: Registry,
         environment: dict[str, str],
         published: Published,
@@ -600,19 +601,19 @@ class TestRegistry:
         environment["HPE_PUBLIC_KEY"] = base64_of(published.public_key)
         one = published.manifest.version
         self.publish(registry, published, SigningKey(pem))
-        with LambdaEmulator(package, environment=environment) as function:
+        with LambdaEmulator(package_without_model, environment=environment) as function:
             assert self.served(function, published)[0] == one
             self.publish(registry, mirror)
             # It has a model that it can trust, and goes on with it.
             assert self.served(function, published)[0] == one
             assert "is not signed" in function.log_text()
         with (
-            LambdaEmulator(package, environment=environment) as function,
+            LambdaEmulator(package_without_model, environment=environment) as function,
             pytest.raises(FunctionError, match=r"did not start: .*is not signed, and HPE_PUBLIC_KEY requires it"),
         ):
             function.invoke(v2_binary(published))
         registry.rollback("sample-pose", "staging")
-        with LambdaEmulator(package, environment=environment) as function:
+        with LambdaEmulator(package_without_model, environment=environment) as function:
             assert self.served(function, published)[0] == one
 
 

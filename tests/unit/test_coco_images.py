@@ -516,7 +516,7 @@ def test_long_retry_after_ends_the_fetch(records: Path, cache: Path, site: Site)
     with pytest.raises(
         TransientError, match=r"answered 503 and asks to wait for 3,600 s\. .*requests_per_second lower"
     ):
-        fetch(records, cache, requests_per_second=40)
+        fetch(records, cache, requests_per_second=10)
     total = len(with_persons(records)) + CALIBRATION_IMAGES
     assert len(site.requests) < total
     site.requests.clear()
