@@ -8,21 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.network_interface import input_sizes, join_outputs, map_outputs, shape_text
-
-_REFUSALS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
+from hpe_tasks.serving.network import REFUSALS
 
 _LOG_ERRORS_ONLY = 3
 
@@ -53,7 +43,7 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
     def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             outputs = session.run(output_names, {input_name: batch})
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise CheckpointError(
                 f"{path} fails on an input of {shape_text(batch.shape)}: {_first_line(error)}",
                 hint="A model whose inner shapes are fixed must say so: export it with a fixed batch of 1.",
@@ -109,7 +99,7 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(content or path, options, providers=["CPUExecutionProvider"])
-    except _REFUSALS as error:
+    except REFUSALS as error:
         raise CheckpointError(
             f"{path} is not a model that onnxruntime runs: {_first_line(error)}",
             hint="Export the model again, or fetch it again.",

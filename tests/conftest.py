@@ -47,3 +47,15 @@ def specs() -> Path:
 def repository() -> Path:
     """Root of this checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def lambda_python() -> Path:
+    """Python of the environment that holds Lambda's emulator, SAM and cfn-lint."""
+    from hpe_tasks import lambda_environment
+    from hpe_tasks.errors import ConfigError
+
+    try:
+        return lambda_environment.lambda_python()
+    except ConfigError as error:
+        missing(str(error))

@@ -16,7 +16,7 @@ from hpe_tasks.serving.served_model import ServedModel
 
 Arrays = NDArray[np.float32]
 
-_REFUSALS = (
+REFUSALS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -25,6 +25,8 @@ _REFUSALS = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
+"""What onnxruntime raises for a file or an input that it does not run: its errors share no base but Exception."""
+
 _HINT = "Export the model again and publish it, or serve another version."
 _LOG_ERRORS_ONLY = 3
 _LARGEST_BATCH = 2
@@ -79,7 +81,7 @@ class Network:
         names = list(self._model.outputs.values())
         try:
             outputs = self._session.run(names, {self._model.input_name: images})
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise CheckpointError(
                 f"{self._title} fails on an input of {_text(images.shape)}: {_first_line(error)}", hint=_HINT
             ) from error
@@ -171,7 +173,7 @@ def _open(file: Path, threads: int) -> onnxruntime.InferenceSession:
     try:
         # From the path, not from bytes: those would be held twice while the network is loaded.
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except _REFUSALS as error:
+    except REFUSALS as error:
         raise CheckpointError(f"onnxruntime cannot load {file}: {_first_line(error)}", hint=_HINT) from error
 
 

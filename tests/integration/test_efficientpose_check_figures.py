@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from efficientpose import efficientpose
 
 from hpe_tasks.config import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
@@ -20,21 +21,6 @@ from hpe_tasks.results import Artifact, CocoStats, EvaluationReport, ProtocolFin
 pytestmark = pytest.mark.integration
 
 TOLERANCE = 0.002
-
-
-def efficientpose(test_data: Path, name: str, size: int) -> tuple[Path, ModelConfig]:
-    path = test_data / "models" / name
-    return path, ModelConfig(
-        architecture="onnx",
-        checkpoint=str(path),
-        skeleton="efficientpose16",
-        input_width=size,
-        input_height=size,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        input_layout="nchw",
-        output_layout="nhwc",
-    )
 
 
 def measure(dataset: CocoKeypoints, path: Path, config: ModelConfig, predictions: Path) -> EvaluationReport:

@@ -33,7 +33,6 @@ from hpe_tasks import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
 from hpe_tasks.lambda_emulator import MAX_REQUEST_BYTES, FunctionError, LambdaEmulator
-from hpe_tasks.lambda_environment import lambda_python
 from hpe_tasks.object_store import Server
 from hpe_tasks.packaging import PackagedModel, build_package
 from hpe_tasks.presets import load_config
@@ -46,7 +45,12 @@ from hpe_tasks.serving.version import content_version
 from hpe_tasks.signing import SigningKey
 from hpe_tasks.smoke_test import SmokeTestError, smoke_test
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("lambda_emulator")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.xdist_group("lambda_emulator"),
+    pytest.mark.usefixtures("lambda_python"),
+]
 
 REGISTRY = "s3://hpe-models/emulated"
 
@@ -77,16 +81,6 @@ def handler(event, context):
         "large": "x" * event.get("large", 0),
     }
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def python(repository: Path, request: pytest.FixtureRequest) -> Path:
-    """Lambda's Python."""
-    try:
-        return lambda_python()
-    except ConfigError as error:
-        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-        rules.missing(str(error))
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpe_tasks.errors import BadInputError, ConfigError
-from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.errors import BadInputError
 from hpe_tasks.packaging import Architecture, Package, PackagedModel, build_package
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.s3 import S3Location
@@ -39,16 +38,6 @@ ARCHITECTURES: tuple[Architecture, ...] = ("x86_64", "arm64")
 
 
 @pytest.fixture(scope="module")
-def python(repository: Path, request: pytest.FixtureRequest) -> Path:
-    """Lambda's Python."""
-    try:
-        return lambda_python()
-    except ConfigError as error:
-        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-        rules.missing(str(error))
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +46,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def packages(cache: Path, python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
+def packages(cache: Path, lambda_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Package]:
     """The package without a model, for each architecture."""
     folder = tmp_path_factory.mktemp("packages")
     return {a: build_package(folder / f"{a}.zip", architecture=a, model=None) for a in ARCHITECTURES}
@@ -75,13 +64,21 @@ def unpacked(packages: dict[str, Package], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def run(python: Path, unpacked: Path) -> Callable[..., Any]:
+def run(lambda_python: Path, unpacked: Path) -> Callable[..., Any]:
     """Run code with Lambda's Python, an empty environment and nothing but the package; gives back what it prints."""
 
     def _run(code: str, *arguments: str) -> Any:
         done = subprocess.run(
             # Neither the virtual environment's libraries nor the user's: -S, -E. No bytecode is written: -B.
-            [python, "-B", "-E", "-S", "-c", f"import sys; sys.path.insert(0, {str(unpacked)!r})\n{code}", *arguments],
+            [
+                lambda_python,
+                "-B",
+                "-E",
+                "-S",
+                "-c",
+                f"import sys; sys.path.insert(0, {str(unpacked)!r})\n{code}",
+                *arguments,
+            ],
             env={},
             cwd="/",
             capture_output=True,
@@ -176,7 +173,7 @@ def test_the_locks_hold_what_was_tested(architecture: str, repository: Path) -> 
     assert pins.items() <= tested.items()
 
 
-def test_modules_are_compiled_for_where_lambda_puts_them(packages: dict[str, Package], python: Path) -> None:
+def test_modules_are_compiled_for_where_lambda_puts_them(packages: dict[str, Package], lambda_python: Path) -> None:
     check = (
         "import json, marshal, sys, zipfile\n"
         "found = {}\n"
@@ -189,7 +186,7 @@ def test_modules_are_compiled_for_where_lambda_puts_them(packages: dict[str, Pac
         "json.dump(found, sys.stdout)\n"
     )
     for package in packages.values():
-        done = subprocess.run([python, "-c", check, package.path], capture_output=True, text=True, check=True)
+        done = subprocess.run([lambda_python, "-c", check, package.path], capture_output=True, text=True, check=True)
         compiled = json.loads(done.stdout)
         with zipfile.ZipFile(package.path) as archive:
             sources = {name for name in archive.namelist() if name.endswith(".py")}

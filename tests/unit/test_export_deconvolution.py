@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 import tiny_networks as tiny
 import torch
+from efficientpose import efficientpose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -577,17 +578,7 @@ def test_a_users_network_agrees_with_quantsim(granularity: Any, tmp_path: Path) 
 def test_efficientpose_runs_in_int8_alone_with_the_same_maps(
     name: str, side: int, test_data: Path, tmp_path: Path
 ) -> None:
-    source = test_data / "models" / f"EfficientPose{name}.onnx"
-    config = ModelConfig(
-        architecture="onnx",
-        checkpoint=str(source),
-        skeleton="efficientpose16",
-        input_width=side,
-        input_height=side,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        output_layout="nhwc",
-    )
+    source, config = efficientpose(test_data, f"EfficientPose{name}.onnx", side)
     images = np.clip(tiny.smooth_images(2, config) / 2, -1, 1)
     _, plain, phases = _export_both(config, MIN_MAX, source, images, tmp_path)
     assert audit_placement(plain).int8_mac_share < 0.9

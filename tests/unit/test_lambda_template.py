@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from hpe_tasks.errors import ConfigError
-from hpe_tasks.lambda_environment import lambda_python
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.telemetry import log_invocation
 
@@ -40,16 +38,6 @@ for line in sys.stdin:
     values = {name: described.get("Default") for name, described in template["Parameters"].items()} | json.loads(line)
     print(json.dumps({**transform(template, dict(values), Policies()), "values": values}), flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def python(repository: Path, request: pytest.FixtureRequest) -> Path:
-    """Interpreter of the environment that holds SAM and cfn-lint."""
-    try:
-        return lambda_python()
-    except ConfigError as error:
-        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-        rules.missing(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +125,8 @@ class Deployed:
 
 
 @pytest.fixture(scope="module")
-def deployed(python: Path, environment: dict[str, str]) -> Iterator[Callable[..., Deployed]]:
-    command = [python, "-c", TRANSFORM, TEMPLATE]
+def deployed(lambda_python: Path, environment: dict[str, str]) -> Iterator[Callable[..., Deployed]]:
+    command = [lambda_python, "-c", TRANSFORM, TEMPLATE]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as sam:
@@ -162,9 +150,9 @@ def parameters(default: Deployed) -> dict[str, dict[str, Any]]:
     return default._template["Parameters"]
 
 
-def test_sam_validates_and_lints_the_template(python: Path, environment: dict[str, str]) -> None:
+def test_sam_validates_and_lints_the_template(lambda_python: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [python.with_name("sam"), "validate", "--lint", "--template-file", TEMPLATE],
+        [lambda_python.with_name("sam"), "validate", "--lint", "--template-file", TEMPLATE],
         env=environment,
         capture_output=True,
         text=True,
@@ -173,9 +161,17 @@ def test_sam_validates_and_lints_the_template(python: Path, environment: dict[st
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_cfn_lint_finds_nothing(python: Path, environment: dict[str, str]) -> None:
+def test_cfn_lint_finds_nothing(lambda_python: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [python.with_name("cfn-lint"), "--include-checks", "I", "--regions", "eu-central-1", "--", TEMPLATE],
+        [
+            lambda_python.with_name("cfn-lint"),
+            "--include-checks",
+            "I",
+            "--regions",
+            "eu-central-1",
+            "--",
+            TEMPLATE,
+        ],
         env=environment,
         capture_output=True,
         text=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from efficientpose import efficientpose
 
 from hpe_tasks.config import EvaluationConfig, ModelConfig
 from hpe_tasks.cpu import cpu_features
@@ -314,17 +315,7 @@ def test_heatmaps_of_another_number_of_joints_are_refused(make_dataset) -> None:
 )
 def test_real_networks_on_five_real_persons(test_data: Path, tmp_path: Path, name: str, size: int, right: int) -> None:
     """Of 66 labelled joints; one joint is 1.5 percent, so these figures watch for changes and compare no models."""
-    path = test_data / "models" / name
-    config = ModelConfig(
-        architecture="onnx",
-        checkpoint=str(path),
-        skeleton="efficientpose16",
-        input_width=size,
-        input_height=size,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        output_layout="nhwc",
-    )
+    path, config = efficientpose(test_data, name, size)
     dataset = load_mpii(test_data / "mpii-mini", "valid")
     report = evaluate(
         dataset,

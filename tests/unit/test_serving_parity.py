@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from efficientpose import efficientpose
 from numpy.testing import assert_array_equal
 from paf_scenes import ideal_maps
 from tiny_networks import paf_onnx
@@ -172,20 +173,6 @@ def ap_of(dataset: CocoKeypoints, rows: Sequence[dict], report: EvaluationReport
 @pytest.fixture(scope="module")
 def coco_mini(test_data: Path) -> CocoKeypoints:
     return load_coco(test_data / "coco-mini", "val2017")
-
-
-def efficientpose(test_data: Path, name: str, size: int) -> tuple[Path, ModelConfig]:
-    path = test_data / "models" / name
-    return path, ModelConfig(
-        architecture="onnx",
-        checkpoint=str(path),
-        skeleton="efficientpose16",
-        input_width=size,
-        input_height=size,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        output_layout="nhwc",
-    )
 
 
 @pytest.mark.parametrize("size", [(128, 192), (192, 256), (256, 256), (288, 384)])
