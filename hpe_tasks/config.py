@@ -253,24 +253,34 @@ class QuantizationRecipe(Frozen):
         description="Export each 4x4 transposed convolution of stride 2 as the four convolutions that it is equal to: "
         "onnxruntime runs those in int8, and the transposed one in float.",
     )
-    reduce_range: bool = Field(
-        default=False,
-        description="Use 7 of the 8 bits of weights: CPUs without VNNI instructions saturate when they add up products "
-        "of full 8-bit weights.",
+    saturation_free: bool = Field(
+        default=True,
+        description="Choose 8-bit weights so that no processor's int8 kernel can clip a sum of their products, and the "
+        "file computes the same on all of them. Without, x86-64 processors that lack VNNI may compute something else.",
     )
 
     @property
     def name(self) -> str:
         """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
         equalized = "_cle" if self.cross_layer_equalization else ""
-        reduced = "_reduced" if self.reduce_range else ""
-        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}{reduced}"
+        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}"
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.reduce_range and (self.param_bw, self.activation_bw) != (8, 8):
-            raise ValueError("reduce_range is for 8-bit weights and activations: set param_bw and activation_bw to 8")
-        return self
+    @property
+    def keeps_sums_in_range(self) -> bool:
+        """Whether weights are chosen for the integer kernels' sums; only 8-bit layers run in such kernels."""
+        return self.saturation_free and (self.param_bw, self.activation_bw) == (8, 8)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_reduce_range(cls, values: Any) -> Any:
+        """The setting that 7 bits of weights used to be asked for by: off, it is what older runs have recorded."""
+        if isinstance(values, dict) and values.get("reduce_range") is False:
+            return {key: value for key, value in values.items() if key != "reduce_range"}
+        if isinstance(values, dict) and "reduce_range" in values:
+            raise ValueError(
+                "reduce_range is gone: saturation_free, on by default, keeps sums in range and costs less accuracy"
+            )
+        return values
 
 
 RECIPES: dict[str, QuantizationRecipe] = {
@@ -349,6 +359,10 @@ class GateLimits(Frozen):
     max_size_mb: float = Field(default=40.0, gt=0, description="Largest size of the exported file in MB (1e6 bytes).")
 
 
+Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]
+"""Where a published model may be served."""
+
+
 class DestinationConfig(Frozen):
     """Where a model that passes is published."""
 
@@ -359,6 +373,12 @@ class DestinationConfig(Frozen):
     )
     name: Slug = Field(default="pose", description="Name of the model in the registry.")
     channel: Slug = Field(default="staging", description="Channel that is moved to the new version.")
+    processors: Processors = Field(
+        default="any",
+        description="Processors that may serve the model: `any`, `x86_64` or `arm64` ask for proof that no int8 kernel "
+        "there can clip a sum; `x86_64_vnni` asks for none, and the function starts such a model on a processor with "
+        "VNNI only.",
+    )
     smoke_test: bool = Field(
         default=False,
         description="Before the channel moves, build the Lambda package, run it in the Runtime Interface Emulator on "

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 from hpe_tasks.accuracy import FEW_PERSONS, METRICS, UNITS, Metric, accuracy_limits, metric_of, unreadable_text
-from hpe_tasks.config import GateLimits
+from hpe_tasks.config import GateLimits, Processors
 from hpe_tasks.results import (
     EvaluationReport,
     ExportedModel,
@@ -20,6 +20,16 @@ from hpe_tasks.results import (
     ProtocolFingerprint,
     QuantizedEvaluation,
 )
+
+NEEDED_PROOFS: dict[Processors, tuple[Literal["x86_64", "arm64"], ...]] = {
+    "any": ("x86_64", "arm64"),
+    "x86_64": ("x86_64",),
+    "arm64": ("arm64",),
+    "x86_64_vnni": (),
+}
+"""The families of kernels that a destination needs a proof for."""
+
+PROCESSOR_NAMES = {"x86_64": "x86-64", "arm64": "arm64"}
 
 _RUNTIME_NAMES = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX"}
 
@@ -32,7 +42,11 @@ _NAMED_FLOAT_OPERATORS = 3
 
 
 def decide(
-    limits: GateLimits, fp32: EvaluationReport, quantized: QuantizedEvaluation, exported: ExportedModel
+    limits: GateLimits,
+    fp32: EvaluationReport,
+    quantized: QuantizedEvaluation,
+    exported: ExportedModel,
+    processors: Processors = "any",
 ) -> GateDecision:
     """Judge the exported file against the limits.
 
@@ -42,7 +56,8 @@ def decide(
         limits: What the model must reach.
         fp32: Accuracy of the model before quantization.
         quantized: Accuracy of QuantSim and of the exported file, and what the int8 kernels made of the file.
-        exported: The exported file, its size and its placement audit.
+        exported: The exported file, its size, its placement audit, and what was proved of its kernels.
+        processors: Where the file may be served, which decides what must be proved.
 
     Returns:
         One check for each limit, in the order of `GateLimits`; passed when all of them passed.
@@ -53,6 +68,7 @@ def decide(
         _drop(metric, accuracy.drop, fp32, quantized.onnx),
         _quantsim_gap(metric, accuracy.quantsim_gap, quantized.quantsim, quantized.onnx),
         _int8_mac_share(limits.min_int8_mac_share, exported),
+        _kernel_proof(processors, exported),
         _kernel_sqnr(limits.min_kernel_sqnr_db, quantized.kernels),
         _size_mb(limits.max_size_mb, exported),
     )
@@ -138,6 +154,38 @@ def _int8_mac_share(limit: float, exported: ExportedModel) -> GateCheck:
     )
 
 
+def _kernel_proof(processors: Processors, exported: ExportedModel) -> GateCheck:
+    proof = exported.proof
+    needed = NEEDED_PROOFS[processors]
+    observed, problem = 0.0, ""
+    if not needed:
+        reason = "No proof is needed: the model is for x86-64 with VNNI only, whose kernels add in 32 bits"
+    elif proof is None:
+        problem = "Nothing is proved of the exported file's int8 kernels: run the step export_onnx again"
+    elif proof.model_sha256 != exported.model.sha256:
+        problem = "The proof is of another file than the exported one: run the step export_onnx again"
+    else:
+        families = {name: proof.x86_64 if name == "x86_64" else proof.arm64 for name in needed}
+        observed = max(family.unproved_layers for family in families.values())
+        named = " and ".join(PROCESSOR_NAMES[name] for name in needed)
+        reason = f"No sum of {proof.channels:,} channels in {proof.layers} layers can leave its range on {named}"
+        unproved = [
+            f"on {PROCESSOR_NAMES[name]} {family.unproved[0]}" for name, family in families.items() if family.unproved
+        ]
+        if observed:
+            reason = f"Sums may leave their range in {observed:.0f} of {proof.layers} layers: {'; '.join(unproved)}"
+    return GateCheck(
+        name=f"kernel_proof_{processors}",
+        title="Proof that no int8 kernel can clip",
+        passed=not problem and observed == 0,
+        observed=None if problem else observed,
+        limit=0,
+        comparison="at_most",
+        unit="layers",
+        reason=problem or reason,
+    )
+
+
 def _kernel_sqnr(limit: float, kernels: KernelAgreement | None) -> GateCheck:
     name, title = "kernel_sqnr_db", "Agreement of int8 kernels with the unoptimized graph"
     if kernels is not None and kernels.sqnr_db is None:
@@ -157,8 +205,8 @@ def _kernel_sqnr(limit: float, kernels: KernelAgreement | None) -> GateCheck:
         problem = "The signal-to-noise ratio of int8 kernels is unknown: they were not compared"
     elif (observed := kernels.sqnr_db) is not None and observed < limit - _TOLERANCE:
         note = (
-            f"in {kernels.layer}: sums of full 8-bit weights saturate on x86 without VNNI, see recipe.reduce_range; "
-            f"this CPU is {', '.join(kernels.cpu_features)}"
+            f"in {kernels.layer}: sums of full 8-bit weights saturate on x86-64 without VNNI, see "
+            f"recipe.saturation_free; this processor is {', '.join(kernels.cpu_features)}"
         )
     return _check(
         name,

@@ -245,8 +245,52 @@ class TensorSpec(Frozen):
     shape: tuple[int | str, ...]
 
 
+class FamilyProof(Frozen):
+    """Whether the int8 kernels of a family of processors can clip a sum of a file's products, whatever the image.
+
+    Attributes:
+        unproved_layers: Layers that can clip, or whose kernels are not known.
+        unproved: The first of them, with the reason.
+        smallest_margin: Least distance of any sum from what its kernel's integers hold, in products of codes; negative
+            where it can be left; None without a layer that was examined.
+        tightest_layer: The layer of that sum.
+    """
+
+    unproved_layers: int = Field(ge=0)
+    unproved: tuple[str, ...] = ()
+    smallest_margin: int | None = None
+    tightest_layer: str | None = None
+
+    @property
+    def proved(self) -> bool:
+        """Whether nothing can clip."""
+        return self.unproved_layers == 0
+
+
+class KernelProof(Frozen):
+    """What follows from the codes of a file for onnxruntime's int8 kernels.
+
+    Attributes:
+        model_sha256: The file that was examined.
+        layers: Layers that run in int8.
+        channels: Their output channels.
+        x86_64: Kernels for x86-64, from SSE4.1 to AMX.
+        arm64: Kernels for arm64, with and without dot products.
+    """
+
+    model_sha256: str
+    layers: int
+    channels: int
+    x86_64: FamilyProof
+    arm64: FamilyProof
+
+
 class ExportedModel(Record):
-    """The file that ships."""
+    """The file that ships.
+
+    Attributes:
+        proof: None in a record of a version that proved nothing.
+    """
 
     model: Artifact
     encodings: Artifact
@@ -255,6 +299,7 @@ class ExportedModel(Record):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     placement: PlacementAudit
+    proof: KernelProof | None = None
 
 
 class KernelAgreement(Frozen):

@@ -264,9 +264,10 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
 
 @step(ExportedModel, needs=("fetch_checkpoint", "quantize"), settings=lambda c: [_network(c), _recipe(c)])
 def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
-    """Write the file that ships, and read back where onnxruntime will run its arithmetic."""
+    """Write the file that ships, read back where onnxruntime will run its arithmetic, and prove that it cannot clip."""
     from hpe_tasks.export import ENCODINGS_FILE
     from hpe_tasks.export import export_onnx as export
+    from hpe_tasks.kernel_proof import prove_kernels
     from hpe_tasks.models.onnx_model import describe_onnx
     from hpe_tasks.placement import audit_placement
 
@@ -282,6 +283,7 @@ def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
         inputs=described.inputs,
         outputs=described.outputs,
         placement=audit_placement(model),
+        proof=prove_kernels(model),
     )
 
 
@@ -321,13 +323,19 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
 @step(
     GateDecision,
     needs=("evaluate_fp32", "export_onnx", "evaluate_quantized"),
-    settings=lambda c: c.gate.model_dump(),
+    settings=lambda c: [c.gate.model_dump(), c.destination.processors],
 )
 def gate(run: Run, _: Scratch) -> GateDecision:
     """Decide whether the exported file may be published."""
     from hpe_tasks.gates import decide
 
-    return decide(run.config.gate, run.get(EvaluationReport), run.get(QuantizedEvaluation), run.get(ExportedModel))
+    return decide(
+        run.config.gate,
+        run.get(EvaluationReport),
+        run.get(QuantizedEvaluation),
+        run.get(ExportedModel),
+        run.config.destination.processors,
+    )
 
 
 @step(

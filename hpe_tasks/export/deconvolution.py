@@ -18,12 +18,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from hpe_tasks.export.graph import remove_unused
+from hpe_tasks.kernel_model import PHASE_TAPS
 
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Parity of the output's row and column, in the order in which DepthToSpace (DCR) takes blocks of channels."""
-
-_TAPS = {0: [3, 1], 1: [2, 0]}
-"""Rows (columns) of the kernel that a phase sees, in the order of the input's: output = 2 × input − 1 + tap."""
 
 _ACTIVATIONS = {"Relu", "Clip"}
 
@@ -128,7 +126,7 @@ def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> Non
     added, phases = [], []
     for a, b in _PHASES:
         name = f"{node.output[0]}_phase{a}{b}"
-        taps = weight.taps[:, :, _TAPS[a]][:, :, :, _TAPS[b]]
+        taps = weight.taps[:, :, list(PHASE_TAPS[a])][:, :, :, list(PHASE_TAPS[b])]
         if not weight.depthwise:
             taps = taps.swapaxes(0, 1)
         graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(taps), f"{name}_weight"))

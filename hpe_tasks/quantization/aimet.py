@@ -35,20 +35,6 @@ REFUSALS = (
 )
 """What AIMET raises when it cannot work with a configuration or a network; it has no exception of its own."""
 
-REDUCED_BITS = 7
-"""Bits of a weight's range where the recipe reduces it.
-
-Two products of an unsigned 8-bit activation and a weight within -64..63 fit the 16 bits into which CPUs without VNNI
-instructions add them up.
-"""
-
-SPARED_CODES = 64
-"""Codes that a reduced range leaves unused at each end of 8 bits.
-
-Calibrated on `REDUCED_BITS`, a range is widened by as many steps and the weights are clipped to where it ended: the
-simulation, its encodings and the exported file are ordinary 8-bit ones, whose outer codes no weight takes.
-"""
-
 _SHIPPED_CONFIGS = {"per_channel": "default_config_per_channel.json", "per_tensor": "default_config.json"}
 
 # AIMET's logger names carry no package prefix. The connected graph warns about every traced network whose output is

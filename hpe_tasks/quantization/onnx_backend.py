@@ -17,20 +17,20 @@ from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.onnx_model import output_names, prepare_onnx
 from hpe_tasks.quantization.aimet import (
-    REDUCED_BITS,
     REFUSALS,
-    SPARED_CODES,
     aimet_config_file,
     checked_batches,
     config_rejected,
     import_aimet,
     vendor_warnings_muted,
 )
+from hpe_tasks.quantization.weight_grid import Layer, fit_grid
 
 MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
 
 _ACTIVATIONS = {"Relu", "Clip"}
+_OFF_THE_GRID = 1 + 2**-10
 _LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
 
 
@@ -70,12 +70,10 @@ def calibrated_sim(
     with vendor_warnings_muted():
         onnx.save(_fold_and_equalize(onnx.load(prepared), recipe), prepared)
         sim = build_sim(prepared, recipe, device)
-        if recipe.reduce_range:
-            for _, quantizer in _weights(sim):
-                quantizer.bitwidth = REDUCED_BITS
         sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
-        if recipe.reduce_range:
-            _spare_outer_codes(sim, prepared)
+        _avoid_ties(sim)
+        if recipe.keeps_sums_in_range:
+            _fit_weights(sim, recipe, prepared)
     return sim
 
 
@@ -111,37 +109,74 @@ def build_sim(model: Path, recipe: QuantizationRecipe, device: str) -> Any:
     return sim
 
 
-def _weights(sim: Any) -> Iterator[tuple[onnx.TensorProto, Any]]:
-    """Every quantized kernel or matrix with its quantizer."""
-    tensors = {t.name: t for t in sim.model.model.graph.initializer}
-    for name in sim.param_names:
-        quantizer = sim.qc_quantize_op_dict[name]
-        if quantizer.enabled and len(tensors[name].dims) > 1:
-            yield tensors[name], quantizer
+def _avoid_ties(sim: Any) -> None:
+    """Widen the input's step a little, so that no pixel lies half-way between two codes.
+
+    Pixels have 256 values of their own. Normalized with a mean of 0.5 each may be a tie, which AIMET's operator rounds
+    up and onnxruntime to the even code: of EfficientPose's inputs every ninth differed.
+    """
+    for tensor in sim.model.model.graph.input:
+        quantizer = sim.qc_quantize_op_dict.get(tensor.name)
+        if quantizer is None or not quantizer.enabled:
+            continue
+        encodings = quantizer.get_encodings()
+        for encoding in encodings:
+            encoding.delta *= _OFF_THE_GRID
+            encoding.min *= _OFF_THE_GRID
+            encoding.max *= _OFF_THE_GRID
+        quantizer.load_encodings(encodings)
 
 
-def _spare_outer_codes(sim: Any, prepared: Path) -> None:
-    """Turn 7-bit weight quantizers into 8-bit ones of the same scale, here and in the file: see `SPARED_CODES`."""
+def _fit_weights(sim: Any, recipe: QuantizationRecipe, prepared: Path) -> None:
+    """Put all weights on a grid on which no int8 kernel can clip, in the simulation and in its float graph."""
     float_model = onnx.load(prepared)
     stored = {t.name: t for t in float_model.graph.initializer}
-    for tensor, quantizer in _weights(sim):
+    for node, tensor, quantizer in _weighted_layers(sim):
         encodings = quantizer.get_encodings()
-        dims = [1] * len(tensor.dims)
-        if len(encodings) > 1:
-            dims[quantizer.quant_info.channelAxis] = -1
-        low, high = (np.array([getattr(e, end) for e in encodings], np.float32).reshape(dims) for end in ("min", "max"))
-        clipped = numpy_helper.from_array(np.clip(numpy_helper.to_array(tensor), low, high), tensor.name)
-        tensor.CopyFrom(clipped)
-        stored[tensor.name].CopyFrom(clipped)
-        for encoding in encodings:
-            encoding.min -= SPARED_CODES * encoding.delta
-            encoding.max += SPARED_CODES * encoding.delta
-            encoding.offset -= SPARED_CODES
-            encoding.bw = 8
-        quantizer.bitwidth = 8
+        layer = _layer_of(node, tensor, recipe)
+        grid = fit_grid(
+            numpy_helper.to_array(tensor),
+            np.array([encoding.delta for encoding in encodings]),
+            np.array([-128 - encoding.offset for encoding in encodings]),
+            layer,
+        )
+        fitted = numpy_helper.from_array(grid.values, tensor.name)
+        tensor.CopyFrom(fitted)
+        stored[tensor.name].CopyFrom(fitted)
+        for encoding, step, zero in zip(encodings, grid.scale, grid.zero_point, strict=True):
+            encoding.delta = float(step)
+            encoding.offset = float(-128 - zero)
+            encoding.min, encoding.max = float((-128 - zero) * step), float((127 - zero) * step)
         quantizer.load_encodings(encodings)
     sim._rebuild_session()
     onnx.save(float_model, prepared)
+
+
+def _weighted_layers(sim: Any) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto, Any]]:
+    """Every layer with a quantized kernel or matrix, that, and its quantizer."""
+    graph = sim.model.model.graph
+    tensors = {t.name: t for t in graph.initializer}
+    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    for node in graph.node:
+        for name in (source.get(given, given) for given in node.input if node.op_type != "QcQuantizeOp"):
+            quantizer = sim.qc_quantize_op_dict.get(name)
+            if name in tensors and quantizer is not None and quantizer.enabled and len(tensors[name].dims) > 1:
+                yield node, tensors[name], quantizer
+
+
+def _layer_of(node: onnx.NodeProto, weight: onnx.TensorProto, recipe: QuantizationRecipe) -> Layer:
+    """How the kernels run through the weights of a layer."""
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    groups, outputs = attributes.get("group", 1), weight.dims[0]
+    if node.op_type == "Conv":
+        return Layer("free" if 1 < groups == outputs and weight.dims[1] == 1 else "conv", 0)
+    if node.op_type == "ConvTranspose":
+        split = recipe.four_phase_deconvolution and list(weight.dims[2:]) == [4, 4]
+        # Depthwise ones have their channels along the first axis.
+        return Layer("phases", 1) if split and groups == 1 else Layer("free", 1 if groups == 1 else 0)
+    if node.op_type in {"Gemm", "MatMul"} and len(weight.dims) == 2:
+        return Layer("conv", 0 if attributes.get("transB", 0) else 1)
+    return Layer("free", 0)
 
 
 def load_sim(recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:

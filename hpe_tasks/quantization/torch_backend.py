@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,14 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function, full_float32
 from hpe_tasks.quantization.aimet import (
-    REDUCED_BITS,
     REFUSALS,
-    SPARED_CODES,
     aimet_config_file,
     checked_batches,
     config_rejected,
     import_aimet,
     vendor_warnings_muted,
 )
+from hpe_tasks.quantization.weight_grid import Layer, fit_grid
 from hpe_tasks.workspace import sha256_file, write_atomically
 
 MODEL_FILE = "model.safetensors"
@@ -66,15 +65,12 @@ def calibrated_sim(
     with vendor_warnings_muted():
         prepared = _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
         sim = build_sim(prepared, config, recipe, device)
-        if recipe.reduce_range:
-            for _, quantizer in _weights(sim):
-                quantizer.bitwidth = REDUCED_BITS
         sim.compute_encodings(calibrate)
     uncalibrated = [name for name, quantizer in sim.named_quantizers() if not quantizer.is_initialized()]
     if uncalibrated:
         raise QuantizationError(f"Calibration left these quantizers without a range: {', '.join(uncalibrated[:5])}.")
-    if recipe.reduce_range:
-        _spare_outer_codes(sim)
+    if recipe.keeps_sums_in_range:
+        _fit_weights(sim, recipe)
     return sim
 
 
@@ -209,22 +205,41 @@ def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
         quantizers["weight"] = new.to(module.weight.device)
 
 
-def _weights(sim: Any) -> Iterator[tuple[nn.Parameter, Any]]:
-    """Every quantized kernel or matrix with its quantizer."""
+@torch.no_grad()
+def _fit_weights(sim: Any, recipe: QuantizationRecipe) -> None:
+    """Put all weights on a grid on which no int8 kernel can clip: in the simulation and so in the file."""
     for module in sim.model.modules():
         quantizers = getattr(module, "param_quantizers", {})
-        if "weight" in quantizers and quantizers["weight"] is not None and module.weight.dim() > 1:
-            yield module.weight, quantizers["weight"]
+        if "weight" not in quantizers or quantizers["weight"] is None or module.weight.dim() < 2:
+            continue
+        weight, quantizer = module.weight, quantizers["weight"]
+        low, high = quantizer.get_min(), quantizer.get_max()
+        step = (high - low) / 255
+        grid = fit_grid(
+            weight.cpu().numpy(),
+            step.cpu().numpy(),
+            torch.round(-low / step).cpu().numpy() - 128,
+            _layer_of(module, recipe),
+        )
+        weight.copy_(torch.from_numpy(grid.values))
+        fitted, zero = (torch.from_numpy(values).reshape(low.shape).to(low) for values in (grid.scale, grid.zero_point))
+        quantizer.set_range((-128 - zero) * fitted, (127 - zero) * fitted)
 
 
-@torch.no_grad()
-def _spare_outer_codes(sim: Any) -> None:
-    """Turn 7-bit weight quantizers into 8-bit ones of the same scale: see `SPARED_CODES`."""
-    for weight, quantizer in _weights(sim):
-        low, high, margin = quantizer.get_min(), quantizer.get_max(), SPARED_CODES * quantizer.get_scale()
-        weight.copy_(weight.clamp(low, high))
-        quantizer.bitwidth = 8
-        quantizer.set_range(low - margin, high + margin)
+def _layer_of(module: Any, recipe: QuantizationRecipe) -> Layer:
+    """How the kernels run through the module's weights."""
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    groups = getattr(module, "groups", 1)
+    if groups > 1 and module.in_channels == groups == module.out_channels:
+        return Layer("free", 0)
+    if not transposed:
+        return Layer("conv", 0)
+    split = recipe.four_phase_deconvolution and (module.kernel_size, module.stride, module.padding) == (
+        (4, 4),
+        (2, 2),
+        (1, 1),
+    )
+    return Layer("phases" if split and groups == 1 else "free", 1)
 
 
 def _store(sim: Any, out: Path) -> tuple[Path, Path]:

@@ -20,10 +20,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from hpe_tasks.codecs import OUTPUT_NAMES
-from hpe_tasks.config import Frozen, QuantizationRecipe, RunConfig, Sha256, Slug
+from hpe_tasks.config import Frozen, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.network_interface import input_sizes, map_outputs
 from hpe_tasks.results import (
@@ -35,6 +42,7 @@ from hpe_tasks.results import (
     FetchedDataset,
     GateDecision,
     KernelAgreement,
+    KernelProof,
     PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
@@ -92,6 +100,7 @@ class Serving(Frozen):
         joints: What the decoder gives, in its order; with codec `heatmap` also the order of the channels.
         limbs: Pairs of joint indices to draw.
         flip_pairs: Joint indices (left, right) that swap when the image is mirrored.
+        processors: Where the model may be served; None in manifests that say nothing of it.
     """
 
     architecture: str
@@ -109,6 +118,15 @@ class Serving(Frozen):
     joints: tuple[str, ...]
     limbs: tuple[tuple[int, int], ...]
     flip_pairs: tuple[tuple[int, int], ...]
+    processors: Processors | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_published(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what older manifests do not have: a version is a digest of what is served."""
+        values: dict[str, Any] = default(self)
+        if self.processors is None:
+            del values["processors"]
+        return values
 
 
 class GoldenPerson(Frozen):
@@ -207,6 +225,7 @@ class ModelManifest(Record):
 
     Attributes:
         kernels: None in a manifest of a version of this project that did not compare them.
+        proof: None in a manifest of a version of this project that proved nothing.
         golden: Empty where no smoke test was asked for.
     """
 
@@ -219,6 +238,7 @@ class ModelManifest(Record):
     quantsim: Metrics
     onnx: Metrics
     kernels: KernelAgreement | None = None
+    proof: KernelProof | None = None
     gate: GateDecision
     placement: PlacementAudit
     golden: tuple[GoldenImage, ...] = ()
@@ -229,8 +249,12 @@ class ModelManifest(Record):
     @field_validator("recipe", mode="before")
     @classmethod
     def _older_recipe(cls, recipe: Any) -> Any:
-        """Manifests that do not name this setting are older than it: their deconvolutions are in float."""
-        return {"four_phase_deconvolution": False, **recipe} if isinstance(recipe, dict) else recipe
+        """Manifests that do not name a setting are older than it: deconvolutions in float, sums that may saturate."""
+        if not isinstance(recipe, dict):
+            return recipe
+        reduced = recipe.get("reduce_range", False)
+        kept = {key: value for key, value in recipe.items() if key != "reduce_range"}
+        return {"four_phase_deconvolution": False, "saturation_free": reduced, **kept}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -298,6 +322,7 @@ def build_manifest(
         quantsim=Metrics.of(evaluation.quantsim),
         onnx=Metrics.of(evaluation.onnx),
         kernels=evaluation.kernels,
+        proof=exported.proof,
         gate=gate,
         placement=exported.placement,
         golden=tuple(golden),
@@ -352,6 +377,7 @@ def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFinge
         joints=joints.joints,
         limbs=joints.limb_indices(),
         flip_pairs=joints.flip_pairs,
+        processors=config.destination.processors,
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, unreadable_text
+from hpe_tasks.config import Processors
 from hpe_tasks.report.records import RunRecords, megabytes_text
 from hpe_tasks.results import GateCheck
 
@@ -131,12 +133,24 @@ def _int8_mac_share(records: RunRecords) -> Iterator[Advice]:
     )
 
 
-def _kernel_sqnr(records: RunRecords) -> Iterator[Advice]:
-    if not records.config.recipe.reduce_range:
+def _saturation(records: RunRecords) -> Iterator[Advice]:
+    if not records.config.recipe.saturation_free:
         yield Advice(
-            "Leave room for sums of products: on an x86 CPU without VNNI those of full 8-bit weights saturate.",
-            "recipe.reduce_range=true",
+            "Choose weights whose sums fit: on x86-64 without VNNI those of full 8-bit weights saturate.",
+            "recipe.saturation_free=true",
         )
+
+
+def _kernel_proof(records: RunRecords) -> Iterator[Advice]:
+    yield from _saturation(records)
+    yield Advice(
+        "Publish for processors with VNNI only, where sums have 32 bits; the function starts nowhere else.",
+        "destination.processors=x86_64_vnni",
+    )
+
+
+def _kernel_sqnr(records: RunRecords) -> Iterator[Advice]:
+    yield from _saturation(records)
     yield Advice("Compare the CPU features under Provenance with those of the machine that will serve the model.")
 
 
@@ -154,6 +168,7 @@ _ADVISERS: dict[str, Callable[[RunRecords], Iterator[Advice]]] = {
     "max_pckh_drop": _drop,
     "quantsim_gap": _quantsim_gap,
     "int8_mac_share": _int8_mac_share,
+    **{f"kernel_proof_{processors}": _kernel_proof for processors in get_args(Processors)},
     "kernel_sqnr_db": _kernel_sqnr,
     "size_mb": _size_mb,
 }

@@ -12,6 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.serving.processors import check_processor
 from hpe_tasks.serving.served_model import ServedModel
 
 Arrays = NDArray[np.float32]
@@ -47,9 +48,11 @@ class Network:
 
     Raises:
         CheckpointError: onnxruntime cannot load the file, or its inputs and outputs are not those of the manifest.
+        ConfigError: The model was not published for this processor.
     """
 
     def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
+        check_processor(model)
         self._model = model
         self._session = _open(file, threads)
         fixed = self._check_input()

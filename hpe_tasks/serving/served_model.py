@@ -12,9 +12,11 @@ from hpe_tasks.errors import DigestError
 from hpe_tasks.skeletons import COCO17, Skeleton
 
 Layout = Literal["nchw", "nhwc"]
+Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]
 
 _SCHEMA_VERSION = 1
 _LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+_PROCESSORS: tuple[Processors, ...] = ("any", "x86_64", "arm64", "x86_64_vnni")
 _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _VERSION = r"[0-9a-f]{16}"
 _SHA256 = r"[0-9a-f]{64}"
@@ -36,6 +38,7 @@ class ServedModel:
         std: Per RGB channel: divides after the subtraction.
         outputs: Names of the outputs by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
         flip_test: Whether heatmaps are averaged with those of the mirrored crop, as when accuracy was measured.
+        processors: Where it may be served; manifests that say nothing of it are older than the question.
         model_sha256: Of model.onnx.
     """
 
@@ -52,6 +55,7 @@ class ServedModel:
     skeleton: Skeleton
     flip_pairs: tuple[tuple[int, int], ...]
     flip_test: bool
+    processors: Processors
     model_sha256: str
     model_size_bytes: int
 
@@ -87,6 +91,7 @@ class ServedModel:
             skeleton=skeleton,
             flip_pairs=_pairs_of_joints(serving, "flip_pairs", len(skeleton.joints)),
             flip_test=flip_test,
+            processors=serving.choice("processors", _PROCESSORS) if serving.has("processors") else "any",
             model_sha256=model.text("sha256", _SHA256),
             model_size_bytes=model.integer("size_bytes", smallest=1),
         )
@@ -112,6 +117,9 @@ class _Fields:
             shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
             fault = f"The manifest's {self._path}{name} is {shown}"
         raise DigestError(f"{fault}; it must be {wanted}.", hint="Publish the model again, or serve another version.")
+
+    def has(self, name: str) -> bool:
+        return name in self._record
 
     def fields(self, name: str) -> _Fields:
         value = self._record.get(name)

@@ -1,0 +1,150 @@
+"""8-bit weights whose products no int8 kernel can clip: the codes are chosen so that pairs of them stay in range.
+
+Full 8-bit codes let kernels for x86-64 without VNNI clip sums of two products (`hpe_tasks.kernel_model`). One bit less
+would prevent it, at twice the step. Here a channel keeps its step where its pairs allow that. Elsewhere its step grows
+as far as it pays: each pair that is still too large gives way, both weights by the same error, and of all steps the one
+with the least squared error in the layer's output is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpe_tasks.kernel_model import LARGEST_PAIR, PHASE_TAPS, SMALLEST_CODE, kernel_order
+
+_LARGEST_CODE = 127
+_GROWTH = np.linspace(1.0, 2.0, 41)
+"""Steps that are tried, as multiples of the calibrated one; with twice the step (7 bits) no pair is too large."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Quantized weights: value = scale × (code − zero_point).
+
+    Attributes:
+        values: The weights on the grid, in the shape that they came in.
+        scale: One for each output channel, or one.
+        zero_point: Signed code of 0, as many.
+    """
+
+    values: NDArray[np.float32]
+    scale: NDArray[np.float64]
+    zero_point: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How onnxruntime's kernels run through a layer's weights.
+
+    Attributes:
+        kind: `conv`: C_out × C_in/groups × height × width, or C_out × C_in; `phases`: C_in × C_out × 4 × 4 of a
+            transposed convolution that is exported as four convolutions; `free`: sums have 32 bits, or are in float.
+        channel_axis: Axis of the output channels.
+    """
+
+    kind: str
+    channel_axis: int
+
+
+def fit_grid(
+    weight: NDArray[Any],
+    scale: NDArray[Any],
+    zero_point: NDArray[Any],
+    layer: Layer,
+    importance: NDArray[Any] | None = None,
+) -> Grid:
+    """Choose step and codes of a layer's weights.
+
+    Args:
+        weight: Float weights.
+        scale: Calibrated step of each output channel, or one for all.
+        zero_point: Signed code of 0, of each or of all; 0 for symmetric weights.
+        layer: Where its output channels are, and which weights are paired.
+        importance: For each weight of a channel, in kernel order, the mean square of the activation that it meets;
+            None counts all alike.
+    """
+    rows = _to_rows(weight.astype(np.float64), layer)
+    channels = len(rows)
+    flat = rows.reshape(channels, -1)
+    costs = np.ones(flat.shape[1]) if importance is None else np.tile(importance, flat.shape[1] // len(importance))
+    per_channel = scale.size > 1
+    step = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels)
+    zero = np.broadcast_to(zero_point.astype(np.int64).reshape(-1), channels)
+    best_error = np.full(channels, np.inf)
+    best = np.zeros_like(flat)
+    best_step, best_zero = step.copy(), zero.copy()
+    for growth in _GROWTH:
+        tried, moved = step * growth, np.rint(zero / growth).astype(np.int64)
+        codes = _codes(rows / tried[:, None, None] + moved[:, None, None], costs.reshape(rows.shape[1:]), layer.kind)
+        values = (codes.reshape(flat.shape) - moved[:, None]) * tried[:, None]
+        error = (np.square(values - flat) * costs).sum(axis=1)
+        if not per_channel:
+            error = np.full(channels, error.sum())
+        better = error < best_error
+        best_error[better], best[better] = error[better], values[better]
+        best_step[better], best_zero[better] = tried[better], moved[better]
+        if growth == 1 and layer.kind == "free":
+            break
+    count = channels if per_channel else 1
+    return Grid(
+        _from_rows(best.reshape(rows.shape), weight.shape, layer).astype(np.float32),
+        best_step[:count],
+        best_zero[:count],
+    )
+
+
+def _codes(exact: NDArray[np.float64], costs: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+    """The nearest codes of channels × phases × K exact ones, with pairs kept in range."""
+    bounded = np.clip(exact, SMALLEST_CODE, _LARGEST_CODE)
+    codes = np.rint(bounded)
+    if kind == "free":
+        return codes
+    width = codes.shape[2] // 2 * 2
+    for sign in (1.0, -1.0):
+        first, second = (sign * codes[:, :, start:width:2] for start in (0, 1))
+        excess = (first > 0) & (second > 0) & (first + second > LARGEST_PAIR)
+        if not excess.any():
+            continue
+        a, b = (sign * bounded[:, :, start:width:2] for start in (0, 1))
+        weight_a, weight_b = (np.broadcast_to(costs[:, start:width:2], a.shape) for start in (0, 1))
+        # Least weighted squared error on the line a + b = LARGEST_PAIR.
+        total = weight_a + weight_b
+        share = np.divide(weight_b, total, out=np.full_like(total, 0.5), where=total > 0)
+        given = np.clip(np.rint(a - (a + b - LARGEST_PAIR) * share), 1, _LARGEST_CODE)
+        codes[:, :, 0:width:2] = np.where(excess, sign * given, codes[:, :, 0:width:2])
+        codes[:, :, 1:width:2] = np.where(excess, sign * (LARGEST_PAIR - given), codes[:, :, 1:width:2])
+    return codes
+
+
+def _to_rows(weight: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """Channels × phases × K in kernel order; one phase but for transposed convolutions."""
+    if layer.kind == "phases":
+        phases = [kernel_order(taps.swapaxes(0, 1)) for taps in _phases(weight)]
+        return np.stack(phases, axis=1)
+    moved = np.moveaxis(weight, layer.channel_axis, 0)
+    return kernel_order(moved)[:, None] if moved.ndim > 1 else moved[:, None, None]
+
+
+def _from_rows(rows: NDArray[Any], shape: tuple[int, ...], layer: Layer) -> NDArray[Any]:
+    if layer.kind == "phases":
+        weight = np.empty(shape)
+        for index, taps in enumerate(_phases(weight)):
+            height, width, inputs = taps.shape[2], taps.shape[3], shape[0]
+            taps[...] = rows[:, index].reshape(shape[1], height, width, inputs).transpose(3, 0, 1, 2)
+        return weight
+    moved = [shape[layer.channel_axis], *(size for axis, size in enumerate(shape) if axis != layer.channel_axis)]
+    channels_last = rows.reshape(moved[0], *moved[2:], moved[1])
+    return np.moveaxis(np.moveaxis(channels_last, -1, 1), 0, layer.channel_axis)
+
+
+def _phases(weight: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views of the 2×2 taps that each of the four phases of the output sees."""
+    return [
+        weight[:, :, rows[0] :: rows[1] - rows[0], columns[0] :: columns[1] - columns[0]]
+        for rows in PHASE_TAPS
+        for columns in PHASE_TAPS
+    ]
