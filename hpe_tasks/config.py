@@ -263,7 +263,8 @@ class QuantizationRecipe(Frozen):
     def name(self) -> str:
         """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
         equalized = "_cle" if self.cross_layer_equalization else ""
-        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}"
+        full = "_full_range" if (self.param_bw, self.activation_bw) == (8, 8) and not self.saturation_free else ""
+        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}{full}"
 
     @property
     def keeps_sums_in_range(self) -> bool:

@@ -19,9 +19,11 @@ from hpe_tasks.results import (
     EvaluationReport,
     ExportedModel,
     FailedImage,
+    FamilyProof,
     FetchedCheckpoint,
     FetchedDataset,
     KernelAgreement,
+    KernelProof,
     PckhStats,
     PlacementAudit,
     PromotedModel,
@@ -123,6 +125,7 @@ def complete(
     onnx_ap: float | None = 0.668,
     int8_share: float = 0.986,
     kernels: KernelAgreement = KERNELS,
+    unproved: tuple[str, ...] = (),
     persons: int = 312,
     images: int = 156,
     split: str = "val",
@@ -137,8 +140,9 @@ def complete(
         onnx=evaluation("onnxruntime", onnx_ap, protocol),
         kernels=kernels,
     )
+    file = artifact("export_onnx/model.onnx", 712_345)
     exported = ExportedModel(
-        model=artifact("export_onnx/model.onnx", 712_345),
+        model=file,
         encodings=artifact("export_onnx/encodings.json", 91_000),
         fp32_size_bytes=2_312_345,
         opset=17,
@@ -151,6 +155,15 @@ def complete(
             float_operators=("ConvTranspose /deconv.0 (12582912)", "ConvTranspose /deconv.1 (9437184)"),
             onnxruntime_version="1.31.0",
             cpu_features=CPU,
+        ),
+        proof=KernelProof(
+            model_sha256=file.sha256,
+            layers=68,
+            channels=9_953,
+            x86_64=FamilyProof(
+                unproved_layers=len(unproved), unproved=unproved, smallest_margin=127, tightest_layer="Conv /stem"
+            ),
+            arm64=FamilyProof(unproved_layers=0, smallest_margin=255, tightest_layer="Conv /stem"),
         ),
     )
     decision = decide(config.gate, fp32, quantized, exported)
@@ -230,11 +243,20 @@ def gate_failed() -> RunRecords:
     config = load_config("sample").model_copy(
         update={
             "gate": GateLimits(min_ap=0.6, max_size_mb=0.5),
-            "recipe": QuantizationRecipe(granularity="per_tensor", scheme="min_max"),
+            "recipe": QuantizationRecipe(granularity="per_tensor", scheme="min_max", saturation_free=False),
         }
     )
     saturated = KERNELS.model_copy(update={"sqnr_db": 16.6, "max_difference": 40.0, "cpu_features": ("x86_64", "avx2")})
-    return complete(config, onnx_ap=0.574, int8_share=0.312, kernels=saturated, persons=96, images=40, subset=True)
+    return complete(
+        config,
+        onnx_ap=0.574,
+        int8_share=0.312,
+        kernels=saturated,
+        unproved=("Conv up: 3 of 64 channels can clip",),
+        persons=96,
+        images=40,
+        subset=True,
+    )
 
 
 def step_failed() -> RunRecords:

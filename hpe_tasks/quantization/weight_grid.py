@@ -74,20 +74,24 @@ def fit_grid(
     per_channel = scale.size > 1
     step = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels)
     zero = np.broadcast_to(zero_point.astype(np.int64).reshape(-1), channels)
-    best_error = np.full(channels, np.inf)
+    best_error, open_channels = np.full(channels, np.inf), np.ones(channels, bool)
     best = np.zeros_like(flat)
     best_step, best_zero = step.copy(), zero.copy()
     for growth in _GROWTH:
         tried, moved = step * growth, np.rint(zero / growth).astype(np.int64)
-        codes = _codes(rows / tried[:, None, None] + moved[:, None, None], costs.reshape(rows.shape[1:]), layer.kind)
+        exact = np.clip(rows / tried[:, None, None] + moved[:, None, None], SMALLEST_CODE, _LARGEST_CODE)
+        codes = _codes(exact, costs.reshape(rows.shape[1:]), layer.kind)
         values = (codes.reshape(flat.shape) - moved[:, None]) * tried[:, None]
         error = (np.square(values - flat) * costs).sum(axis=1)
+        gave_way = (codes != np.rint(exact)).any(axis=(1, 2))
         if not per_channel:
-            error = np.full(channels, error.sum())
-        better = error < best_error
+            error, gave_way = np.full(channels, error.sum()), np.full(channels, gave_way.any())
+        better = open_channels & (error < best_error)
         best_error[better], best[better] = error[better], values[better]
         best_step[better], best_zero[better] = tried[better], moved[better]
-        if growth == 1 and layer.kind == "free":
+        # A coarser grid may be better by chance; a channel that fits keeps the step that calibration gave it.
+        open_channels &= gave_way | (growth > 1)
+        if not open_channels.any():
             break
     count = channels if per_channel else 1
     return Grid(
@@ -99,8 +103,7 @@ def fit_grid(
 
 def _codes(exact: NDArray[np.float64], costs: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
     """The nearest codes of channels × phases × K exact ones, with pairs kept in range."""
-    bounded = np.clip(exact, SMALLEST_CODE, _LARGEST_CODE)
-    codes = np.rint(bounded)
+    codes = np.rint(exact)
     if kind == "free":
         return codes
     width = codes.shape[2] // 2 * 2
@@ -109,7 +112,7 @@ def _codes(exact: NDArray[np.float64], costs: NDArray[np.float64], kind: str) ->
         excess = (first > 0) & (second > 0) & (first + second > LARGEST_PAIR)
         if not excess.any():
             continue
-        a, b = (sign * bounded[:, :, start:width:2] for start in (0, 1))
+        a, b = (sign * exact[:, :, start:width:2] for start in (0, 1))
         weight_a, weight_b = (np.broadcast_to(costs[:, start:width:2], a.shape) for start in (0, 1))
         # Least weighted squared error on the line a + b = LARGEST_PAIR.
         total = weight_a + weight_b

@@ -38,8 +38,8 @@ class ServedModel:
         std: Per RGB channel: divides after the subtraction.
         outputs: Names of the outputs by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
         flip_test: Whether heatmaps are averaged with those of the mirrored crop, as when accuracy was measured.
-        processors: Where it may be served; manifests that say nothing of it are older than the question.
         model_sha256: Of model.onnx.
+        processors: Where it may be served; manifests that say nothing of it are older than the question.
     """
 
     name: str
@@ -55,9 +55,9 @@ class ServedModel:
     skeleton: Skeleton
     flip_pairs: tuple[tuple[int, int], ...]
     flip_test: bool
-    processors: Processors
     model_sha256: str
     model_size_bytes: int
+    processors: Processors = "any"
 
     @classmethod
     def from_manifest(cls, data: bytes) -> ServedModel:

@@ -105,10 +105,7 @@ def test_torch_network_becomes_one_small_file(
     [
         MIN_MAX,
         QuantizationRecipe(scheme="min_max", granularity="per_tensor"),
-        pytest.param(QuantizationRecipe(scheme="min_max", reduce_range=True), marks=pytest.mark.slow),
-        pytest.param(
-            QuantizationRecipe(scheme="min_max", granularity="per_tensor", reduce_range=True), marks=pytest.mark.slow
-        ),
+        pytest.param(QuantizationRecipe(scheme="min_max", saturation_free=False), marks=pytest.mark.slow),
     ],
     ids=lambda recipe: recipe.name,
 )
@@ -163,11 +160,7 @@ ONNX_CASES = {
     "nhwc": (tiny.onnx_config(input_layout="nhwc", output_layout="nhwc"), MIN_MAX),
     "per-tensor": (tiny.onnx_config(), QuantizationRecipe(scheme="min_max", granularity="per_tensor")),
     "equalized": (tiny.onnx_config(), QuantizationRecipe(scheme="min_max", cross_layer_equalization=True)),
-    "reduced": (tiny.onnx_config(), QuantizationRecipe(scheme="min_max", reduce_range=True)),
-    "reduced-per-tensor": (
-        tiny.onnx_config(),
-        QuantizationRecipe(scheme="min_max", granularity="per_tensor", reduce_range=True),
-    ),
+    "full-range": (tiny.onnx_config(), QuantizationRecipe(scheme="min_max", saturation_free=False)),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hpe_tasks.config import GateLimits
 from hpe_tasks.gates import decide, fingerprint_differences
-from hpe_tasks.results import Artifact, GateCheck, GateDecision, QuantizedEvaluation
+from hpe_tasks.results import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)
 
@@ -39,6 +39,7 @@ def test_a_good_model_passes_and_every_check_says_why(records: ModuleType) -> No
         "max_ap_drop": "AP drop from FP32 to ONNX 0.008 is at most 0.020",
         "quantsim_gap": "AP gap between QuantSim and ONNX 0.003 is at most 0.020",
         "int8_mac_share": "Int8 share of multiply-accumulates 80.0 % is at least 50.0 %",
+        "kernel_proof_any": "No sum of 26,000 channels in 53 layers can leave its range on x86-64 and arm64",
         "kernel_sqnr_db": "Signal-to-noise ratio of int8 kernels 72.5 dB is at least 40.0 dB",
         "size_mb": "Size 34.5 MB is at most 40.0 MB",
     }
@@ -47,10 +48,11 @@ def test_a_good_model_passes_and_every_check_says_why(records: ModuleType) -> No
         ("at_most", "AP", 0.02),
         ("at_most", "AP", 0.02),
         ("at_least", "share", 0.5),
+        ("at_most", "layers", 0.0),
         ("at_least", "dB", 40.0),
         ("at_most", "MB", 40.0),
     ]
-    assert [c.observed for c in decision.checks] == pytest.approx([0.612, 0.008, 0.003, 0.8, 72.5, 34.5])
+    assert [c.observed for c in decision.checks] == pytest.approx([0.612, 0.008, 0.003, 0.8, 0, 72.5, 34.5])
 
 
 @pytest.mark.parametrize(
@@ -205,8 +207,64 @@ def test_kernels_that_saturate_fail_and_the_reason_says_where_and_what_helps(rec
     assert set(checks) == {"kernel_sqnr_db"}
     assert checks["kernel_sqnr_db"].reason == (
         "Signal-to-noise ratio of int8 kernels 16.6 dB is below 40.0 dB (in conv1_codes: sums of full 8-bit weights "
-        "saturate on x86 without VNNI, see recipe.reduce_range; this CPU is x86_64, avx2, avx512_vnni)"
+        "saturate on x86-64 without VNNI, see recipe.saturation_free; this processor is x86_64, avx2, avx512_vnni)"
     )
+
+
+CLIPPED = ("Conv up: 3 of 64 channels can clip", "Einsum mix: quantized constants of Einsum are not known to the proof")
+
+
+@pytest.mark.parametrize(
+    ("processors", "unproved", "passed", "reason"),
+    [
+        (
+            "any",
+            CLIPPED,
+            False,
+            "in 2 of 53 layers: on x86-64 Conv up: 3 of 64 channels can clip",
+        ),
+        ("x86_64", CLIPPED, False, "on x86-64 Conv up"),
+        ("arm64", CLIPPED, True, "No sum of 26,000 channels in 53 layers can leave its range on arm64"),
+        ("x86_64_vnni", CLIPPED, True, "No proof is needed: the model is for x86-64 with VNNI only"),
+        ("x86_64", (), True, "can leave its range on x86-64"),
+    ],
+    ids=["any", "x86", "arm64", "vnni", "x86-proved"],
+)
+def test_the_destination_decides_what_must_be_proved(
+    records: ModuleType, processors: Any, unproved: tuple[str, ...], passed: bool, reason: str
+) -> None:
+    check = proof_check(records, records.exported(unproved=unproved), processors)
+    assert (check.name, check.passed, check.limit) == (f"kernel_proof_{processors}", passed, 0)
+    assert reason in check.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"proof": None}, "Nothing is proved"),
+        ({"model": "edited"}, "The proof is of another file than the exported one"),
+    ],
+    ids=["no proof", "edited after the proof"],
+)
+def test_without_a_proof_of_this_very_file_nothing_is_published(
+    records: ModuleType, changes: dict[str, Any], reason: str
+) -> None:
+    exported = records.exported()
+    if "model" in changes:
+        changes = {"model": exported.model.model_copy(update={"sha256": "9" * 64})}
+    check = proof_check(records, exported.model_copy(update=changes), "any")
+    assert not check.passed
+    assert check.observed is None
+    assert check.reason.startswith(reason)
+    assert "run the step export_onnx again" in check.reason
+
+
+def proof_check(records: ModuleType, exported: ExportedModel, processors: Any) -> GateCheck:
+    quantized = QuantizedEvaluation(
+        quantsim=records.report("quantsim", 0.615), onnx=records.report("onnxruntime", 0.612), kernels=records.kernels()
+    )
+    decision = decide(LIMITS, records.report("fp32", 0.62), quantized, exported, processors)
+    return next(check for check in decision.checks if check.name.startswith("kernel_proof"))
 
 
 def test_kernels_that_compute_the_same_pass_without_a_ratio(records: ModuleType) -> None:
@@ -242,7 +300,7 @@ def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons(rec
         "max_pckh_drop": ("PCKh drop from FP32 to ONNX 2.8 is above 1.0 (5 persons)", "PCKh"),
         "quantsim_gap": ("PCKh gap between QuantSim and ONNX 2.3 is above 1.0 (5 persons)", "PCKh"),
     }
-    assert [check.passed for check in decision.checks] == [False, False, False, True, True, True]
+    assert [check.passed for check in decision.checks] == [False, False, False, True, True, True, True]
     assert GateDecision.model_validate_json(decision.model_dump_json()) == decision
 
 

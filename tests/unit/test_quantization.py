@@ -16,6 +16,7 @@ from hpe_tasks.config import RECIPES as config_recipes
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
 from hpe_tasks.export import export_onnx
+from hpe_tasks.kernel_proof import prove_kernels
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.onnx_session import onnx_predictor
@@ -69,7 +70,7 @@ RECIPES = {
     "per-tensor": QuantizationRecipe(scheme="min_max", granularity="per_tensor"),
     "equalized": QuantizationRecipe(scheme="min_max", cross_layer_equalization=True),
     "not-folded": QuantizationRecipe(scheme="min_max", fold_batch_norms=False),
-    "reduced": QuantizationRecipe(scheme="min_max", reduce_range=True),
+    "full-range": QuantizationRecipe(scheme="min_max", saturation_free=False),
 }
 
 
@@ -452,57 +453,42 @@ def test_layers_that_share_a_bias_are_quantized_each_in_its_scale(tmp_path: Path
 @pytest.mark.parametrize("scheme", ["min_max", "tf_enhanced"])
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 @pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "onnx"])
-def test_a_reduced_range_leaves_the_outer_codes_of_weights_alone(
+def test_the_file_is_proved_and_the_simulation_has_its_very_weights(
     backend: str, granularity: Any, scheme: Any, checkpoint: Path, users_file: Path, tmp_path: Path
 ) -> None:
-    """255 · 64 + 255 · 64 fits 16 bits, which is what CPUs without VNNI add pairs of products up in."""
     config, source = (MOBILENET, checkpoint) if backend == "torch" else (USERS_OWN, users_file)
-    recipe = QuantizationRecipe(scheme=scheme, granularity=granularity, reduce_range=True)
+    recipe = QuantizationRecipe(scheme=scheme, granularity=granularity)
     stored, exported = tmp_path / "stored", tmp_path / "exported"
     stored.mkdir()
     exported.mkdir()
     files = quantize_model(config, recipe, source, [tiny.smooth_images(2, config)], stored, "cpu")
     path = export_onnx(config, recipe, files.model, files.encodings, exported)
-    kernels = _kernels(path)
-    assert len(kernels) == (68 if backend == "torch" else 3)
-    assert {codes.dtype for codes in kernels} == {np.dtype(np.int8)}
-    for codes in kernels:
-        assert -64 <= codes.min() <= codes.max() <= 63
-    assert min(codes.min() for codes in kernels) == -64
-    assert max(codes.max() for codes in kernels) >= 60
-
-
-def _kernels(path: Path) -> list[np.ndarray]:
-    """The stored values of all convolutions' kernels."""
-    graph = onnx.load(path).graph
-    tensors = {t.name: t for t in graph.initializer}
-    source = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    names = [source[node.input[1]] for node in graph.node if node.op_type in {"Conv", "ConvTranspose"}]
-    return [onnx.numpy_helper.to_array(tensors[name]) for name in names]
+    proof = prove_kernels(path)
+    assert proof.layers == (68 if backend == "torch" else 3)
+    assert (proof.x86_64.unproved, proof.arm64.unproved) == ((), ())
+    # Full 8-bit weights were the same file as this one, if nothing had to give way.
+    full = recipe.model_copy(update={"saturation_free": False})
+    for folder in ("stored_full", "exported_full"):
+        (tmp_path / folder).mkdir()
+    files = quantize_model(config, full, source, [tiny.smooth_images(2, config)], tmp_path / "stored_full", "cpu")
+    unsafe = prove_kernels(export_onnx(config, full, files.model, files.encodings, tmp_path / "exported_full"))
+    assert unsafe.x86_64.unproved_layers > 0
 
 
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
-def test_a_reduced_range_is_seven_bit_quantization(granularity: Any, checkpoint: Path) -> None:
-    """Each weight takes the value that 7 bits would give it, by the definition of quantization and not by AIMET."""
-    recipe = QuantizationRecipe(scheme="min_max", granularity=granularity, reduce_range=True)
-    images = [tiny.smooth_images(2, MOBILENET)]
-    whole = torch_backend.calibrated_sim(
-        MOBILENET, recipe.model_copy(update={"reduce_range": False}), checkpoint, images, "cpu"
-    )
-    sim = torch_backend.calibrated_sim(MOBILENET, recipe, checkpoint, images, "cpu")
+def test_the_simulated_weights_are_codes_of_the_grid(granularity: Any, checkpoint: Path) -> None:
+    recipe = QuantizationRecipe(scheme="min_max", granularity=granularity)
+    sim = torch_backend.calibrated_sim(MOBILENET, recipe, checkpoint, [tiny.smooth_images(2, MOBILENET)], "cpu")
     for name in ("features.0", "features.3.layers.0", "heatmaps"):
-        original, layer = whole.model.get_submodule(name), sim.model.get_submodule(name)
+        layer = sim.model.get_submodule(name)
         quantizer = layer.param_quantizers["weight"]
-        assert quantizer.bitwidth == 8
         low, high = quantizer.get_min(), quantizer.get_max()
         step = (high - low) / 255
-        simulated = quantizer(layer.weight).dequantize()
-        codes = torch.round(simulated / step)
-        torch.testing.assert_close(simulated, codes * step)
-        assert codes.max() - codes.min() <= 127
-        # Twice as coarse as 8 bits, which leave at most half a step; the last code of the positive side may be cut off.
-        assert (simulated - original.weight).abs().max() <= (1.01 * step).max()
-        torch.testing.assert_close(step, 2 * original.param_quantizers["weight"].get_scale(), rtol=0.02, atol=0)
+        codes = layer.weight / step - 128 - torch.round(low / step)
+        torch.testing.assert_close(codes, torch.round(codes), atol=2e-3, rtol=0)
+        torch.testing.assert_close(
+            quantizer(layer.weight).dequantize(), layer.weight, rtol=0, atol=1e-3 * float(step.min())
+        )
 
 
 def test_behind_a_depthwise_layer_a_relu_keeps_its_quantizer(tmp_path: Path) -> None:

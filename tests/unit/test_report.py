@@ -122,7 +122,7 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
     assert "6 of 6 people in 3 golden images, OKS at least 0.970" in text
     assert "first answer after 271 ms on Python 3.13" in text
     assert "Measured on a CPU with x86_64, avx2, avx512_vnni." in text
-    assert text.count("✓ passed") == 7  # six checks and the data set
+    assert text.count("✓ passed") == 8  # seven checks and the data set
     assert "quick look" not in text
     assert "What to try next" not in text
     assert "0.581 → 0.538 (−0.043)" in text
@@ -207,9 +207,11 @@ def test_failed_gate(files: ReportFiles, tmp_path: Path) -> None:
     page = rendered(gate_failed(), files, tmp_path)
     text = page.text
     assert "Not published: the gate failed" in text
-    assert "6 of 6 checks failed" in text
-    assert "saturate on x86 without VNNI, see recipe.reduce_range; this CPU is x86_64, avx2" in text
-    assert "--set recipe.reduce_range=true" in text
+    assert "7 of 7 checks failed" in text
+    assert "saturate on x86-64 without VNNI, see recipe.saturation_free; this processor is x86_64, avx2" in text
+    assert "on x86-64 Conv up: 3 of 64 channels can clip" in text
+    assert "--set recipe.saturation_free=true" in text
+    assert "--set destination.processors=x86_64_vnni" in text
     assert "Publishing : skipped" in text
     assert "Promotion : skipped" in text
     assert "−0.026" in text

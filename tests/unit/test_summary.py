@@ -65,7 +65,7 @@ def test_a_published_run_shows_what_a_person_asks_for() -> None:
 def test_a_failed_gate_names_the_checks_and_the_subset() -> None:
     text = printed(gate_failed(), width=200)
     assert "Not published: the gate failed" in text
-    assert text.count("FAILED") == 6
+    assert text.count("FAILED") == 7
     assert "ONNX AP 0.574 is below 0.600" in text
     assert text.count("quick look") == 3
     assert "Published" not in text
