@@ -96,6 +96,13 @@ class ModelConfig(Frozen):
         description="How people are read from the network's output: `heatmap`, one person in each crop, or `paf`, all "
         "people of the whole image from heatmaps and part-affinity fields.",
     )
+    trained_on: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=300,
+        description="What the checkpoint was trained on, in a sentence for those who use the model: the manifest says "
+        "it, and the page of `hpe serve` shows it. A checkpoint of `hpe train` says it by itself.",
+    )
 
     @property
     def joints(self) -> Skeleton:

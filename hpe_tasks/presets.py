@@ -135,6 +135,7 @@ PRESETS: dict[str, Preset] = {
                 "checkpoint": SAMPLE,
                 "input_width": 128,
                 "input_height": 192,
+                "trained_on": "Drawn figures, crops of one person at 128×192; it does not know photographs.",
             },
             "dataset": {
                 "source": SAMPLE,
@@ -270,6 +271,8 @@ _BELONGS_TO = (
     ("dataset.image_archives", "dataset.images_by_url"),
     # Weights fit one network only.
     ("model.architecture", "model.checkpoint"),
+    ("model.architecture", "model.trained_on"),
+    ("model.checkpoint", "model.trained_on"),
 )
 """Where the user sets the first key, a preset's value of the second no longer fits."""
 

@@ -45,10 +45,15 @@ class FetchedDataset(Record):
 
 
 class FetchedCheckpoint(Record):
-    """The checkpoint's bytes, as they were fetched."""
+    """The checkpoint's bytes, as they were fetched.
+
+    Attributes:
+        trained_on: What the file itself says that it was trained on; None where it says nothing.
+    """
 
     source: str
     file: Artifact
+    trained_on: str | None = None
 
 
 class DatasetProblem(Frozen):
@@ -170,6 +175,18 @@ class FailedImage(Frozen):
     reason: str
 
 
+class ScoreSpread(Frozen):
+    """The scores of people, as the function gives them: what a score is to be held against.
+
+    Attributes:
+        low: 95 of 100 people score higher.
+    """
+
+    persons: int = Field(ge=1)
+    low: float
+    median: float
+
+
 class EvaluationReport(Record):
     """Accuracy of one form of the model, and how it was measured.
 
@@ -184,6 +201,8 @@ class EvaluationReport(Record):
         failed_images: Images that could not be read or do not fit their records; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
         cpu_features: int8 features of the CPU that it was measured on, such as `avx512_vnni`; empty in older records.
+        person_scores: How sure it was of the people whom it was measured on; None in older records, and where scores
+            say something else: MPII's have none, and in a detector's boxes they hold the detector's.
     """
 
     runtime: Runtime
@@ -195,6 +214,7 @@ class EvaluationReport(Record):
     failed_images: tuple[FailedImage, ...] = ()
     images_per_second: float
     cpu_features: tuple[str, ...] = ()
+    person_scores: ScoreSpread | None = None
 
     @property
     def accuracy(self) -> float | None:

@@ -56,7 +56,7 @@ _KERNEL_IMAGES = 16
 
 def _network(config: RunConfig) -> dict[str, Any]:
     """The part of the configuration that decides what the network computes, wherever its file lies."""
-    return config.model.model_dump(mode="json", exclude={"checkpoint", "checkpoint_sha256"})
+    return config.model.model_dump(mode="json", exclude={"checkpoint", "checkpoint_sha256", "trained_on"})
 
 
 def _recipe(config: RunConfig) -> list[Any]:
@@ -137,11 +137,14 @@ def _checkpoint_digest(run: Run) -> str:
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace."""
     from hpe_tasks.data.fetch.transports import shown_address
+    from hpe_tasks.models.training_record import trained_on
 
     file = checkpoint_file(run.config.model, run.cache, run.s3, run.workspace)
     kept = scratch.path / file.name
     shutil.copyfile(file, kept)
-    return FetchedCheckpoint(source=shown_address(run.config.model.checkpoint), file=scratch.artifact(kept))
+    return FetchedCheckpoint(
+        source=shown_address(run.config.model.checkpoint), file=scratch.artifact(kept), trained_on=trained_on(file)
+    )
 
 
 def _refuse_broken(validation: DatasetValidation) -> None:

@@ -199,9 +199,9 @@ def as_published_before_kernels(manifest: ModelManifest) -> bytes:
     stored = json.loads(manifest.to_bytes())
     for field in ("kernels", "proof", "golden"):
         del stored[field]
-    del stored["serving"]["processors"]
+    del stored["serving"]["processors"], stored["provenance"]["trained_on"]
     for form in ("fp32", "quantsim", "onnx"):
-        del stored[form]["cpu_features"]
+        del stored[form]["cpu_features"], stored[form]["person_scores"]
     for setting in ("four_phase_deconvolution", "saturation_free"):
         del stored["recipe"][setting]
     later = {"kernel_sqnr_db", "kernel_proof_any"}

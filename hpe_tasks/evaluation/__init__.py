@@ -98,7 +98,8 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
         found = top_down.find_in_detected_boxes(measured, dataset, boxes, request, failed)
     elapsed = time.perf_counter() - started
 
-    accuracy = coco.score(measured, coco.write_results(measured, found.poses, request))
+    rows = coco.write_results(measured, found.poses, request)
+    accuracy = coco.score(measured, rows)
     return EvaluationReport(
         runtime=request.runtime,
         stats=accuracy.stats,
@@ -123,4 +124,5 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
         failed_images=failed.images,
         images_per_second=(found.num_images - len(failed.images)) / elapsed,
         cpu_features=cpu_features(),
+        person_scores=coco.score_spread(rows) if boxes is None else None,
     )

@@ -20,7 +20,7 @@ from hpe_tasks.data.coco import CocoKeypoints, Person, person_category, read_ann
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import JointMap, Request
 from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_breakdown, coco_sigmas, coco_stats, match_poses
-from hpe_tasks.results import CocoStats
+from hpe_tasks.results import CocoStats, ScoreSpread
 from hpe_tasks.skeletons import Skeleton, common_joints
 from hpe_tasks.workspace import write_atomically
 
@@ -232,6 +232,18 @@ def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
         by_group={name: ap.get(name) for name in groups},
         by_joint={joint: ap[joint] for joint in entries},
     )
+
+
+def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:
+    """How sure the network was of the annotated people, each by the best of the poses that show him; None of nobody."""
+    best: dict[int, float] = {}
+    for row in results:
+        if row["annotation_id"] is not None:
+            best[row["annotation_id"]] = max(row["score"], best.get(row["annotation_id"], 0.0))
+    if not best:
+        return None
+    low, median = np.quantile(list(best.values()), (0.05, 0.5))
+    return ScoreSpread(persons=len(best), low=round(float(low), _DIGITS), median=round(float(median), _DIGITS))
 
 
 def ids_digest(dataset: CocoKeypoints) -> str:

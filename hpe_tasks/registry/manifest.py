@@ -49,6 +49,7 @@ from hpe_tasks.results import (
     QuantizedEvaluation,
     QuantizedModel,
     Record,
+    ScoreSpread,
     TensorSpec,
 )
 from hpe_tasks.serving.version import content_version
@@ -161,6 +162,7 @@ class Metrics(Frozen):
     Attributes:
         failed_images: How many images could not be measured; their persons count as missed.
         cpu_features: int8 features of the CPU that it was measured on; empty in manifests of older versions.
+        person_scores: As the evaluation's report has them; None in manifests of older versions.
     """
 
     stats: CocoStats | PckhStats
@@ -168,6 +170,7 @@ class Metrics(Frozen):
     by_joint: dict[str, float | None]
     failed_images: int
     cpu_features: tuple[str, ...] = ()
+    person_scores: ScoreSpread | None = None
     fingerprint: ProtocolFingerprint
 
     @classmethod
@@ -179,6 +182,7 @@ class Metrics(Frozen):
             by_joint=report.by_joint,
             failed_images=len(report.failed_images),
             cpu_features=report.cpu_features,
+            person_scores=report.person_scores,
             fingerprint=report.fingerprint,
         )
 
@@ -204,6 +208,8 @@ class Provenance(Frozen):
         run: Name of the run that made it.
         created_by: The person or the service that published it.
         git_commit: Commit of this project's code; None when it ran outside a checkout.
+        trained_on: What the checkpoint was trained on, in a sentence: of the configuration, or else of the file itself;
+            None where neither says it, and in manifests of older versions.
     """
 
     run: str
@@ -218,6 +224,7 @@ class Provenance(Frozen):
     quantized_on: str
     tool_versions: dict[str, str]
     git_commit: str | None
+    trained_on: str | None = None
 
 
 class ModelManifest(Record):
@@ -347,6 +354,7 @@ def build_manifest(
             quantized_on=quantized.device,
             tool_versions={**quantized.tool_versions, "onnxruntime": exported.placement.onnxruntime_version},
             git_commit=git_commit,
+            trained_on=config.model.trained_on or checkpoint.trained_on,
         ),
     )
 

@@ -35,6 +35,7 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function
+from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.progress import track
 from hpe_tasks.results import Artifact, CocoStats
 from hpe_tasks.training.config import TrainingConfig
@@ -43,9 +44,6 @@ from hpe_tasks.training.images import Batch
 from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
 from hpe_tasks.training.scenes import TrainingScenes
 from hpe_tasks.workspace import write_atomically
-
-METADATA_KEY = "hpe_training"
-"""Entry of a checkpoint's safetensors metadata: JSON that says how the weights came about."""
 
 log = logging.getLogger(__name__)
 
@@ -303,7 +301,7 @@ def _save(
     if ap is not None:
         about["ap"] = round(ap, 4)
     # One entry: safetensors writes several in random order, and equal trainings should give equal files.
-    write_atomically(path, save(state, metadata={METADATA_KEY: json.dumps(about, sort_keys=True)}))
+    write_atomically(path, save(state, metadata={TRAINING_KEY: json.dumps(about, sort_keys=True)}))
 
 
 def _describe(dataset: CocoKeypoints) -> object:

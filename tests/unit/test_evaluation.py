@@ -17,7 +17,9 @@ from hpe_tasks.codecs import person_score
 from hpe_tasks.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.evaluation.coco import score_spread
 from hpe_tasks.evaluation.top_down import DECODER
+from hpe_tasks.results import ScoreSpread
 from hpe_tasks.skeletons import COCO17, MPII16
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
@@ -199,6 +201,32 @@ def test_a_person_found_twice_is_kept_once(make_dataset) -> None:
     """Two annotations of one person: their poses are the same, so OKS-NMS keeps the first."""
     _, rows = measure(make_dataset([ONE, ONE, TWO]))
     assert [row["annotation_id"] for row in rows] == [1, 3]
+
+
+def test_the_report_says_how_sure_the_network_was_of_the_annotated_people(make_dataset) -> None:
+    report, rows = measure(make_dataset([ONE, TWO], [], [TWO]))
+    assert report.person_scores is not None
+    assert report.person_scores.persons == 3
+    scores = [row["score"] for row in rows]
+    assert report.person_scores.median == pytest.approx(np.median(scores), abs=1e-3)
+    assert min(scores) - 1e-3 <= report.person_scores.low <= report.person_scores.median
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param([(7, 0.5)], ScoreSpread(persons=1, low=0.5, median=0.5), id="one"),
+        pytest.param(
+            [(i, i / 100) for i in range(101)], ScoreSpread(persons=101, low=0.05, median=0.5), id="a hundred"
+        ),
+        pytest.param([(7, 0.5), (7, 0.9)], ScoreSpread(persons=1, low=0.9, median=0.9), id="the best pose of each"),
+        pytest.param([(7, 0.5), (None, 0.1)], ScoreSpread(persons=1, low=0.5, median=0.5), id="nobody's pose"),
+        pytest.param([(None, 0.1)], None, id="nobody"),
+        pytest.param([], None, id="nothing"),
+    ],
+)
+def test_the_usual_scores_are_those_of_the_annotated_people(rows, expected) -> None:
+    assert score_spread([{"annotation_id": person, "score": score} for person, score in rows]) == expected
 
 
 @pytest.mark.parametrize(

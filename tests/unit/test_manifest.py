@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hpe_tasks.config import GateLimits, ModelConfig
+from hpe_tasks.config import GateLimits, ModelConfig, RunConfig
 from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
 from hpe_tasks.results import PckhStats, TensorSpec
@@ -47,6 +47,18 @@ def test_a_manifest_says_what_serving_and_audit_need(records: ModuleType, files:
     assert manifest.gate.passed
 
 
+def trained_on(what: str | None) -> RunConfig:
+    dataset = {"source": "sample", "calibration_split": "train", "evaluation_split": "val"}
+    return RunConfig(model={"checkpoint": "sample", "trained_on": what}, dataset=dataset, seed=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("what", ["Dancers.", None])
+def test_the_manifest_says_what_the_checkpoint_was_trained_on(
+    records: ModuleType, files: dict[str, Path], what: str | None
+) -> None:
+    assert records.manifest(files, config=trained_on(what)).provenance.trained_on == what
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -54,6 +66,7 @@ def test_a_manifest_says_what_serving_and_audit_need(records: ModuleType, files:
         pytest.param({"created_by": "grace"}, id="person"),
         pytest.param({"created_at": datetime(2027, 1, 1, tzinfo=UTC)}, id="time"),
         pytest.param({"ap": 0.6004}, id="measured-again"),
+        pytest.param({"config": trained_on("Dancers.")}, id="trained-on"),
     ],
 )
 def test_what_does_not_change_the_version(records: ModuleType, files: dict[str, Path], changes: dict[str, Any]) -> None:

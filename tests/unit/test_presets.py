@@ -78,6 +78,13 @@ def test_another_network_does_not_get_the_checkpoint_of_the_preset() -> None:
     )
 
 
+def test_what_a_checkpoint_was_trained_on_is_said_of_that_checkpoint_only() -> None:
+    assert "photographs" in (load_config("sample").model.trained_on or "")
+    assert load_config("sample", overrides={"model.checkpoint": "mine.safetensors"}).model.trained_on is None
+    own = {"model.checkpoint": "mine.safetensors", "model.trained_on": "Dancers."}
+    assert load_config("sample", overrides=own).model.trained_on == "Dancers."
+
+
 def test_trainings_by_name_or_by_settings() -> None:
     assert load_training({}) == load_training({}, "sample")
     assert load_training({}, "aimet_pose_sample")[0].architecture == "aimet_pose"

@@ -42,6 +42,11 @@ def open_at(tmp_path: Path, cache: str, **overrides: object) -> Run:
     return open_run(config, workspace=workspace, cache=tmp_path / cache, name="r", s3=no_client)
 
 
+def test_a_checkpoint_of_our_own_training_says_what_it_was_trained_on(tmp_path: Path) -> None:
+    fetched = steps.fetch_checkpoint(open_at(tmp_path, "one worker"))
+    assert fetched.trained_on == "Drawn people, made by hpe_tasks.data.sample; input 128×192."
+
+
 def test_a_checkpoint_is_trusted_on_first_use(
     served: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.skeletons import COCO17
 from hpe_tasks.training.config import TrainingConfig
-from hpe_tasks.training.regression import METADATA_KEY
 
 STILL: dict[str, Any] = {
     "flip_probability": 0.0,
@@ -60,5 +60,5 @@ def bottom_up(**fields: Any) -> TrainingConfig:
 def metadata(path: Path) -> dict[str, Any]:
     """What a checkpoint says of its training."""
     with safe_open(path, framework="pt") as file:
-        content: dict[str, Any] = json.loads(file.metadata()[METADATA_KEY])
+        content: dict[str, Any] = json.loads(file.metadata()[TRAINING_KEY])
     return content
