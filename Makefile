@@ -11,7 +11,8 @@ LAMBDA_PYTHON ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python
 PRESET ?= sample
 CONF ?= {}
 PORT ?= 8080
-# What `make serve` serves: what `make run` publishes, or with PACKAGE the model in an unpacked Lambda package.
+# What `make serve` serves: what `make run` publishes (the sample by itself, where nothing is there yet), or with PACKAGE
+# the model in an unpacked Lambda package.
 REGISTRY ?= s3://hpe-models/registry
 MODEL ?= sample-pose
 CHANNEL ?= staging
@@ -72,9 +73,13 @@ ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 	@$(WITH_S3) exec $(BIN)/python tools/ui.py --port $(PORT)
 
 serve: PORT = 8090
-serve: setup ## Serve a published model on this machine, with a page to drop pictures on; Ctrl-C stops it
-	@$(if $(PACKAGE),,$(WITH_S3)) exec $(BIN)/hpe serve --port $(PORT) \
-	  $(if $(PACKAGE),--package '$(PACKAGE)','$(MODEL)' --channel '$(CHANNEL)' --registry '$(REGISTRY)')
+serve: setup ## Serve a model on this machine (the sample, unless MODEL is named), with a page; Ctrl-C stops it
+ifdef PACKAGE
+	@exec $(BIN)/hpe serve --port $(PORT) --package '$(PACKAGE)'
+else
+	@$(WITH_S3) exec $(BIN)/python tools/serve.py --name '$(MODEL)' --channel '$(CHANNEL)' --registry '$(REGISTRY)' \
+	  --port $(PORT) $(if $(WITH_S3),--own-store)
+endif
 
 env: setup ## Print settings for a shell of your own, to be used as: eval "$$(make env)"
 	@printf 'export %s\n' 'AIRFLOW_HOME=$(AIRFLOW_HOME)' 'HPE_WORKSPACE=$(HPE_WORKSPACE)' 'HPE_CACHE=$(HPE_CACHE)' \

@@ -72,6 +72,11 @@ class PoseService:
         # Kept for the first invocation, whose metrics say that it was a cold start.
         self._load_ms: float | None = _ms_since(started)
 
+    @property
+    def served(self) -> VerifiedModel:
+        """The model that answers now."""
+        return self._loaded.verified
+
     def restored(self) -> None:
         """Lambda restored the function from a snapshot, as old as the function's version: a channel may have moved."""
         self._checked = float("-inf")

@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from hpe_tasks.__main__ import app
-from hpe_tasks.errors import ConfigError
+from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, HpeError, TransientError
 from hpe_tasks.local_service.events import MAX_PAYLOAD_BYTES, Request, function_url_event, response_of
 from hpe_tasks.local_service.server import LocalServer
 
@@ -171,14 +172,155 @@ def test_nothing_else_is_there(server: LocalServer, function: Recorder, method: 
 
 
 def test_the_page_needs_nothing_from_elsewhere(server: LocalServer) -> None:
-    answer = ask(server, "GET", "/")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].startswith("text/html")
-    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    page = answer.content.decode()
-    addresses = set(re.findall(r"\bhttps?://[^\s\"']+", page))
+    seen: dict[str, str] = {}
+    asked = ["/"]
+    while asked:
+        address = asked.pop()
+        answer = ask(server, "GET", address)
+        assert answer.status == 200, address
+        seen[address] = text = answer.content.decode()
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        found = re.findall(r'(?:href|src)="([^"]+)"', text) + re.findall(r'^import .* from "\./([^"]+)";', text, re.M)
+        asked += [f"/{name}" for name in found if not name.startswith("data:") and f"/{name}" not in seen]
+    assert set(seen) == set(server.page)
+    addresses = set(re.findall(r"\bhttps?://[^\s\"'`]+", "".join(seen.values())))
     assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not an address
-    assert not re.search(r"<link[^>]+stylesheet|<script[^>]+src=|@import", page)
+    # What the policy would refuse.
+    assert not re.search(r"<style|\sstyle=|<script(?![^>]+src=)|\son\w+=", seen["/"])
+    assert "@import" not in seen["/page.css"]
+
+
+@pytest.mark.parametrize(
+    ("address", "kind"), [("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")]
+)
+def test_the_pages_files_have_their_types(server: LocalServer, address: str, kind: str) -> None:
+    assert ask(server, "GET", address).headers["Content-Type"] == f"{kind}; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.0.0.1:8090", 200),
+        ("127.1.2.3:8090", 200),
+        ("localhost:8090", 200),
+        ("LOCALHOST.", 200),
+        ("[::1]:8090", 200),
+        ("[::1]", 200),
+        ("pictures.example", 421),
+        ("pictures.example:8090", 421),
+        ("localhost.pictures.example", 421),
+        ("127.0.0.1@pictures.example", 421),
+        ("127.0.0.1.pictures.example:80", 421),
+        ("192.0.2.1:8090", 421),
+        ("[::1", 421),
+        ("", 421),
+    ],
+)
+def test_a_page_of_another_site_cannot_make_a_browser_ask(
+    server: LocalServer, function: Recorder, host: str, status: int
+) -> None:
+    for method, target in (("GET", "/"), ("GET", "/pose"), ("POST", "/pose"), ("GET", "/model")):
+        answer = ask(server, method, target, JPEG if method == "POST" else None, {"Host": host})
+        assert (answer.status == 421) == (status == 421), (method, target)
+    assert len(function.events) == (2 if status == 200 else 0)
+
+
+def test_where_it_listens_to_other_machines_it_answers_under_any_name(function: Recorder) -> None:
+    with LocalServer(function, host="0.0.0.0") as server:
+        assert server.answers_to("pictures.example")
+
+
+class Saying:
+    """What a server says of a version: what it is told to, be it an error."""
+
+    def __init__(self, said: Any) -> None:
+        self.said = said
+        self.asked: list[Any] = []
+
+    def _say(self, *asked: Any) -> Any:
+        self.asked.append(asked)
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+    describe = golden = compare = _say
+
+
+@contextmanager
+def saying(function: Recorder, said: Any) -> Iterator[tuple[LocalServer, Saying]]:
+    versions = Saying(said)
+    with LocalServer(function, versions=versions) as server:  # type: ignore[arg-type]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server, versions
+        server.shutdown()
+        thread.join()
+
+
+GOLDEN = f"/golden/{'0' * 16}/golden-1"
+
+
+def test_the_page_asks_what_is_said_of_the_version(function: Recorder) -> None:
+    with saying(function, {"name": "pose"}) as (server, versions):
+        assert json.loads(ask(server, "GET", "/model").content) == {"name": "pose"}
+        answer = ask(server, "POST", GOLDEN, b"[]", {"Content-Type": "application/json"})
+        assert json.loads(answer.content) == {"name": "pose"}
+        assert versions.asked == [(), ("0" * 16, "golden-1", b"[]")]
+    assert function.events == []
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\xff\xd8\xff rest", "image/jpeg"),
+        (b"\x89PNG rest", "image/png"),
+        (b"RIFF1234WEBP", "image/webp"),
+        (b"GIF89a", "image/gif"),
+        (b"<script>", "application/octet-stream"),
+    ],
+)
+def test_a_golden_image_is_for_this_page_alone(function: Recorder, data: bytes, kind: str) -> None:
+    with saying(function, data) as (server, versions):
+        answer = ask(server, "GET", GOLDEN)
+    assert (answer.content, answer.headers["Content-Type"]) == (data, kind)
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert versions.asked == [("0" * 16, "golden-1")]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (AccessError("There is none.", hint="Look."), 404),
+        (BadInputError("These are no people."), 422),
+        (DigestError("It is damaged."), 502),
+        (TransientError("It does not answer."), 502),
+    ],
+)
+def test_why_nothing_can_be_said_reaches_the_page(function: Recorder, error: HpeError, status: int) -> None:
+    with saying(function, error) as (server, _):
+        for method, target in (("GET", "/model"), ("GET", GOLDEN), ("POST", GOLDEN)):
+            answer = ask(server, method, target)
+            assert answer.status == status
+            assert json.loads(answer.content)["error"]["message"] == str(error)
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/golden/0/golden-1", f"/golden/{'0' * 16}/../x", f"/golden/{'0' * 16}/", f"/golden/{'0' * 16}/A", "/models"],
+)
+def test_other_addresses_are_not_asked_for(function: Recorder, target: str) -> None:
+    with saying(function, {}) as (server, versions):
+        assert ask(server, "GET", target).status == 404
+        assert ask(server, "POST", target).status == 404
+        assert versions.asked == []
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "/model"), ("GET", GOLDEN), ("POST", GOLDEN)])
+def test_a_server_that_knows_the_function_alone_says_no_more(server: LocalServer, method: str, target: str) -> None:
+    assert ask(server, method, target).status == 404
 
 
 def test_it_listens_on_loopback_and_says_where(server: LocalServer) -> None:
