@@ -1,4 +1,4 @@
-"""`hpe serve` with the sample model, published by the pipeline, in a real browser."""
+"""`make serve` on a fresh checkout in a real browser: the sample is published by the DAG, then served."""
 
 from __future__ import annotations
 
@@ -7,31 +7,33 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import airflow_home
 import cv2
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, FilePayload, Locator, Page, Position, expect, sync_playwright
+from airflow_server import prepare_home
+from playwright.sync_api import FilePayload, Locator, Page, Position, expect
+from serve_browser import OpenPage, Service, browser, open_page
 
 from hpe_tasks.data.sample import SampleSpec, draw_picture
 from hpe_tasks.object_store import ObjectStore, Server
 from hpe_tasks.skeletons import COCO17
 from tests.conftest import missing
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+__all__ = ["browser", "open_page"]
+
+# The first test waits for a run of the whole DAG.
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _PICTURE = SampleSpec(width=640, height=480)
-# Enough for a model that sees people; how well it sees them is measured elsewhere.
-_FEW_IMAGES = ("recipe.calibration_images=24", "recipe.scheme=min_max", "evaluation.num_images=24")
-_START_S = 120
+_PUBLISHED_S = 900
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,18 @@ def store(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def environment(store: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("serve")
-    places = {"HPE_WORKSPACE": str(folder / "workspace"), "HPE_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HPE_")}
-    return {**inherited, **store.environment, **places, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+def environment(store: Server, repository: Path) -> Iterator[dict[str, str]]:
+    """What `make` sets, in a new Airflow home whose registry is empty."""
+    home = prepare_home()
+    (home / "plugins").symlink_to(repository / "plugins")
+    kept = ("HPE_LAMBDA_PYTHON", "HPE_REQUIRE_TOOLS")
+    inherited = {
+        name: value for name, value in os.environ.items() if name in kept or not name.startswith(("HPE_", "AIRFLOW"))
+    }
+    (home / "tmp").mkdir()
+    places = {"TMPDIR": str(home / "tmp"), "OMP_NUM_THREADS": "2", "COLUMNS": "200"}
+    yield {**inherited, **airflow_home.environment(home), **store.environment, **places}
+    shutil.rmtree(home)
 
 
 def hpe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,97 +66,15 @@ def hpe(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-class Service:
-    """A running `hpe serve`; what it says goes into a file, because a full pipe would stop it."""
-
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-u", "-m", "hpe_tasks", "serve"], env=environment, stdout=output, stderr=output
-            )
-        self.url = self._wait_for_address()
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text()
-
-    def _wait_for_address(self) -> str:
-        deadline = time.monotonic() + _START_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if found := re.search(r"http://127\.0\.0\.1:\d+/", self.said):
-                return found[0]
-            time.sleep(0.1)
-        self.process.kill()
-        raise AssertionError(f"no address: {self.said}")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
 @pytest.fixture(scope="module")
-def service(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    settings = [f"--set={setting}" for setting in (*_FEW_IMAGES, "gate.min_ap=0.4", "destination.smoke_test=false")]
-    gaps = [f"--set=gate.{name}=1" for name in ("max_ap_drop", "max_quantsim_gap")]
-    published = hpe(environment, "run", "--preset", "sample", *settings, *gaps)
-    assert published.returncode == 0, published.stdout + published.stderr
-    service = Service(environment, tmp_path_factory.mktemp("log") / "serve.log")
+def service(
+    environment: dict[str, str], repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    service = Service(environment, log, [repository / "tools" / "serve.py", "--own-store"], _PUBLISHED_S)
     yield service
     assert service.stop() == 0, service.said
     assert service.said.endswith("Stopped.\n")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        missing("no Chromium is installed")
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=executable, args=sandbox)
-        expect.set_options(timeout=30_000)
-        yield browser
-        browser.close()
-
-
-OpenPage = Callable[..., Page]
-
-
-@pytest.fixture
-def open_page(browser: Browser, service: Service) -> Iterator[OpenPage]:
-    """Opens the page; nothing may ask another address, and nothing unexpected may appear on the console."""
-    contexts = []
-    elsewhere: list[str] = []
-    messages: list[str] = []
-
-    def opened(*, width: int = 1200, scheme: str = "light", touch: bool = False) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": 800},
-            color_scheme=scheme,  # type: ignore[arg-type]
-            has_touch=touch,
-            is_mobile=touch,
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("console", lambda message: messages.append(message.text))
-        page.on(
-            "request",
-            lambda request: (
-                elsewhere.append(request.url) if not request.url.startswith((service.url, "data:", "blob:")) else None
-            ),
-        )
-        page.goto(service.url)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not elsewhere
-    # The browser itself notes answers with an error status.
-    assert [message for message in messages if "the server responded with a status of 4" not in message] == []
 
 
 def picture(index: int, suffix: str = ".jpg") -> tuple[FilePayload, list[dict[str, Any]]]:
@@ -294,9 +221,14 @@ def test_what_is_wrong_with_a_file_is_shown(open_page: OpenPage, upload: FilePay
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_everything_without_scrolling_sideways(open_page: OpenPage, scheme: str) -> None:
     page = open_page(width=360, scheme=scheme, touch=True)
-    page.set_input_files("#file", picture(11)[0])
-    expect(page.locator("#people-title")).to_have_text("1 person")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    for picture_shown in (
+        lambda: page.set_input_files("#file", picture(11)[0]),
+        page.locator(".thumbnail").first.click,
+    ):
+        picture_shown()
+        expect(page.locator("#people-title")).to_have_text("1 person")
+        expect(page.locator("#stage")).not_to_have_class(re.compile("busy"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
     # A finger scrolls the page, until it is told to mark people.
     mark = page.get_by_role("button", name="Mark a person")
     expect(mark).to_be_visible()
@@ -321,7 +253,133 @@ def test_the_function_answers_programs_as_well(service: Service) -> None:
         assert cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR).shape == (480, 640, 3)
 
 
-def test_before_anything_is_published_the_error_says_what_to_run(environment: dict[str, str]) -> None:
+def test_a_fresh_checkout_publishes_the_sample_before_it_serves_it(service: Service) -> None:
+    told = service.said
+    steps = ["holds no model yet", "fetch_dataset", "gate", "promote", "Published sample-pose", "Drop pictures at"]
+    places = [told.index(step) for step in steps]
+    assert places == sorted(places), told
+    assert "Traceback" not in told
+
+
+def test_what_was_published_is_served_at_once(
+    service: Service, environment: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    again = Service(environment, tmp_path / "log", [repository / "tools" / "serve.py", "--own-store"], 120)
+    assert again.stop() == 0
+    assert "no model yet" not in again.said
+
+
+@pytest.mark.parametrize("asked", [["--name", "another-pose"], ["--channel", "production"]], ids=["model", "channel"])
+def test_what_is_not_there_is_not_made_up(
+    service: Service, environment: dict[str, str], repository: Path, asked: list[str]
+) -> None:
+    command = [sys.executable, repository / "tools" / "serve.py", "--own-store", *asked]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert asked[1] in done.stderr
+    assert "make run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def published(environment: dict[str, str], service: Service) -> Any:
+    """The page's description of the version, whose figures other tests compare with their sources."""
+    with urllib.request.urlopen(f"{service.url}model", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_page_says_what_to_expect(open_page: OpenPage, environment: dict[str, str], service: Service) -> None:
+    page = open_page()
+    said = published(environment, service)
+    expect(page.locator("#trained")).to_contain_text("does not know photographs")
+    expect(page.locator("#measured")).to_contain_text("people in 160 images")
+    expect(page.locator("#measured")).to_contain_text("one person in each box")
+    assert page.locator("#figures dd").all_text_contents() == list(said["accuracy"]["figures"].values())
+    assert 0.6 < float(said["accuracy"]["figures"]["onnx"]) < 1
+    expect(page.locator("#facts")).to_be_hidden()
+    page.get_by_text("All that is known of this version").click()
+    for fact in (said["version"], "channel staging", "pose_mobilenet, input 128×192", "activations 8 bits", "x86_64"):
+        expect(page.locator("#facts")).to_contain_text(fact)
+
+
+def test_a_golden_image_shows_that_what_is_served_is_what_was_measured(
+    open_page: OpenPage, environment: dict[str, str], service: Service
+) -> None:
+    page = open_page()
+    said = published(environment, service)
+    thumbnails = page.locator(".thumbnail")
+    expect(thumbnails).to_have_count(len(said["golden"]))
+    for thumbnail, golden in zip(thumbnails.all(), said["golden"], strict=True):
+        thumbnail.click()
+        expect(page.locator("#compared-title")).to_have_text("The same as when it was measured")
+        expect(thumbnail).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#overlay .box")).to_have_count(len(golden["people"]))
+        sure = [joint for one in golden["people"] for joint in one["joints"] if joint["score"] >= 0.2]
+        expect(page.locator("#overlay .measured")).to_have_count(len(sure))
+        oks = re.search(r"OKS (?:at least )?([\d.]+)", page.locator("#compared-text").text_content() or "")
+        assert oks is not None
+        assert float(oks[1]) >= 0.9
+        expect(page.locator(".person").first.locator("th").last).to_have_text("Off by")
+        off = page.locator(".person").first.locator("tbody tr td:last-child").all_text_contents()
+        assert len(off) == 17
+        expect(page.locator("#advice")).to_be_hidden()
+    page.get_by_role("button", name="Whole picture").click()
+    expect(page.locator("#compared")).to_be_hidden()
+    expect(page.locator(".thumbnail[aria-pressed=true]")).to_have_count(0)
+    expect(page.locator("#overlay .measured")).to_have_count(0)
+
+
+def test_a_photograph_is_told_to_be_unlike_what_the_model_knows(open_page: OpenPage, test_data: Path) -> None:
+    page = open_page()
+    photograph = sorted((test_data / "coco-mini" / "images" / "val2017").glob("*.jpg"))[3]
+    page.set_input_files("#file", photograph)
+    advice = page.locator("#advice")
+    expect(advice).to_contain_text("is low: do not trust these joints")
+    expect(advice).to_contain_text(re.compile(r"Of the \d+ people .* 95 in 100 scored more than 0\.\d\d"))
+    expect(advice).to_contain_text("took the whole picture for one: draw a box")
+    expect(advice).to_contain_text("It was trained on: Drawn figures, crops of one person at 128×192")
+    expect(page.locator(".person .note")).to_contain_text("low score")
+    expect(page.locator("#compared")).to_be_hidden()
+    page.locator(".thumbnail").first.click()
+    expect(page.locator("#compared")).to_be_visible()
+    expect(advice).to_be_hidden()
+
+
+def test_a_box_can_be_given_without_a_mouse(open_page: OpenPage) -> None:
+    page = open_page()
+    upload, persons = picture(19)
+    page.set_input_files("#file", upload)
+    expect(page.locator("#people-title")).to_have_text("1 person")
+    page.get_by_text("Give a box in numbers").click()
+    for name, value in zip(("x", "y", "width", "height"), persons[0]["bbox"], strict=True):
+        page.get_by_label(name, exact=True).fill(str(value))
+    page.keyboard.press("Enter")
+    expect(page.locator("#overlay .box")).to_have_count(1)
+    expect(page.locator("#hint")).to_contain_text("click into one to remove it")
+    assert mean_distance(persons[0], joints_of(page.locator(".person").first)) < 0.15 * persons[0]["bbox"][3]
+
+
+def test_a_finger_draws_a_box_once_it_was_told_to(open_page: OpenPage) -> None:
+    page = open_page(width=360, touch=True)
+    page.set_input_files("#file", picture(11)[0])
+    expect(page.locator("#people-title")).to_have_text("1 person")
+    overlay = page.locator("#overlay")
+    overlay.scroll_into_view_if_needed()
+    for expected in (0, 1):
+        area = overlay.bounding_box()
+        assert area is not None
+        touch = page.context.new_cdp_session(page)
+        for kind, share in (("touchStart", 0.3), ("touchMove", 0.5), ("touchMove", 0.7), ("touchEnd", None)):
+            points = (
+                []
+                if share is None
+                else [{"x": area["x"] + share * area["width"], "y": area["y"] + share * area["height"]}]
+            )
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        expect(page.locator("#overlay .box")).to_have_count(expected)
+        page.get_by_role("button", name="Mark a person").click()
+
+
+def test_hpe_serve_itself_publishes_nothing(environment: dict[str, str]) -> None:
     done = hpe(environment, "serve", "another-pose")
     assert done.returncode == 2
     assert "another-pose" in done.stderr

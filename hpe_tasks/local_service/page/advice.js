@@ -34,7 +34,7 @@ function* reasons(answer, version, boxes) {
   if (answer.model.codec === "heatmap") {
     yield boxes.length
       ? "A box should hold one whole person, and end where the person ends."
-      : "The model looks at one person at a time, and took the whole picture for that person: draw a box around each.";
+      : "The model looks at one person at a time, and took the whole picture for one: draw a box around each person.";
   }
   if (version?.trained_on) {
     yield `It was trained on: ${sentence(version.trained_on)} This picture may be unlike that.`;

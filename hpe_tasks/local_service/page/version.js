@@ -2,7 +2,7 @@
 
 import { $, ask, counted, element, people, sentence } from "./dom.js";
 
-const FORMS = [["fp32", "FP32"], ["quantsim", "QuantSim"], ["onnx", "this file"]];
+const FORMS = [["fp32", "of FP32"], ["quantsim", "of QuantSim"], ["onnx", "of this file"]];
 const count = (number, what) => counted(number, what, `${what}s`);
 
 /** The description of the version that answers; null where this server has none. */
@@ -21,7 +21,7 @@ export function showVersion(version) {
     : "What it was trained on is not recorded: model.trained_on in the run's settings would say it here.";
   $("measured").textContent = expectation(version);
   $("figures").replaceChildren(...FORMS.map(([form, label]) => element("div", form === "onnx" ? { class: "main" } : {},
-    element("dt", {}, label), element("dd", {}, accuracy.figures[form]))));
+    element("dt", {}, `${accuracy.metric} ${label}`), element("dd", {}, accuracy.figures[form]))));
   $("facts").replaceChildren(...facts(version).filter(([, text]) => text).flatMap(([label, text]) =>
     [element("dt", {}, label), element("dd", {}, text)]));
   $("about").hidden = false;
