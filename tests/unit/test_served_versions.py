@@ -218,6 +218,22 @@ def test_a_manifest_that_cannot_be_read_is_named(manifest: ModelManifest, tmp_pa
         Versions(lambda: other, FolderFiles(tmp_path / "m"), origin="", threshold=0.2).describe()
 
 
+def test_when_the_channel_moves_the_other_version_is_described(
+    manifest: ModelManifest, records: ModuleType, tmp_path: Path
+) -> None:
+    before = with_golden(manifest, person(20))
+    after = records.manifest(records.write_files(tmp_path / "other", "two"))
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "golden-1").write_bytes(PICTURE)
+    served = [write_folder(tmp_path / "m", before)]
+    versions = Versions(lambda: served[0], FolderFiles(tmp_path / "m"), origin="", threshold=0.2)
+    assert versions.describe()["version"] == before.version
+    served[0] = write_folder(tmp_path / "m", after)
+    assert versions.describe()["version"] == after.version
+    # A page that was loaded before still shows what it offered.
+    assert versions.golden(before.version, "golden-1") == PICTURE
+
+
 # --- golden images ---
 
 

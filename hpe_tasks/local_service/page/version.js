@@ -30,7 +30,7 @@ export function showVersion(version) {
 function expectation({ accuracy, scores, codec }) {
   const measured = `${accuracy.metric} ${accuracy.figures.onnx} on ${people(accuracy.persons)} in ` +
     `${count(accuracy.images, "image")} of ${accuracy.dataset} (${accuracy.split}` +
-    `${accuracy.subset ? ", a subset" : ""}), by ${accuracy.boxes}. ${accuracy.meaning}`;
+    `${accuracy.subset ? ", a subset" : ""}), in ${accuracy.boxes}. ${accuracy.meaning}`;
   const usual = scores ? ` A person's score is usually about ${scores.median.toFixed(2)}.` : "";
   const one = codec === "heatmap" ? " It finds one person in each box; without boxes, one in the whole picture." : "";
   return measured + usual + one;
