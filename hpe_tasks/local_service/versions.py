@@ -164,6 +164,7 @@ class Versions:
                 "boxes": BOX_SOURCES[protocol.box_source],
             },
             "processor": list(manifest.onnx.cpu_features),
+            "proof": _proof_text(manifest),
             "scores": _usual_scores(manifest),
             "threshold": self._threshold,
             "golden": [_golden_view(golden, manifest.serving.joints) for golden in here],
@@ -221,6 +222,17 @@ def _recipe_text(recipe: QuantizationRecipe) -> str:
         *(["cross-layer equalization"] if recipe.cross_layer_equalization else []),
     ]
     return ", ".join(parts)
+
+
+def _proof_text(manifest: ModelManifest) -> str:
+    """On which processors the file is proved to compute the same; empty where nothing was examined."""
+    if manifest.proof is None:
+        return ""
+    families = (("x86-64", manifest.proof.x86_64), ("arm64", manifest.proof.arm64))
+    proved = [name for name, family in families if family.proved]
+    if not proved:
+        return "nothing is proved of its int8 kernels"
+    return f"from its weights, that no int8 kernel clips a sum on {' or '.join(proved)}"
 
 
 def _usual_scores(manifest: ModelManifest) -> dict[str, Any] | None:

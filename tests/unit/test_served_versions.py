@@ -19,7 +19,7 @@ from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.local_service.versions import FolderFiles, RegistryFiles, Versions
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ManifestFile, ModelManifest, blob_key
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import ScoreSpread
+from hpe_tasks.results import FamilyProof, ScoreSpread
 from hpe_tasks.s3 import S3Location
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.verified_model import VerifiedModel
@@ -174,6 +174,24 @@ def test_a_version_says_what_it_was_trained_and_measured_on(manifest: ModelManif
     json.dumps(described, allow_nan=False)
 
 
+@pytest.mark.parametrize(
+    ("x86_64", "arm64", "said"),
+    [
+        (0, 0, "from its weights, that no int8 kernel clips a sum on x86-64 or arm64"),
+        (0, 2, "from its weights, that no int8 kernel clips a sum on x86-64"),
+        (1, 2, "nothing is proved of its int8 kernels"),
+    ],
+)
+def test_where_the_file_is_proved_to_compute_the_same_is_told(
+    manifest: ModelManifest, tmp_path: Path, x86_64: int, arm64: int, said: str
+) -> None:
+    families = {"x86_64": FamilyProof(unproved_layers=x86_64), "arm64": FamilyProof(unproved_layers=arm64)}
+    assert manifest.proof is not None
+    proof = manifest.proof.model_copy(update=families)
+    versions = versions_of(tmp_path / "m", manifest.model_copy(update={"proof": proof}))
+    assert versions.describe()["proof"] == said
+
+
 def test_pckh_is_told_in_percent(records: ModuleType, tmp_path: Path) -> None:
     made = records.manifest(records.write_files(tmp_path / "files"), metric="pckh", ap=81.25)
     accuracy = versions_of(tmp_path / "m", made).describe()["accuracy"]
@@ -186,6 +204,7 @@ def test_an_older_manifest_is_described_all_the_same(
     older = ModelManifest.model_validate_json(records.as_published_before_kernels(manifest))
     described = versions_of(tmp_path / "m", older).describe()
     assert (described["trained_on"], described["scores"], described["processor"]) == (None, None, [])
+    assert described["proof"] == ""
 
 
 @pytest.mark.parametrize(("codec", "low"), [("heatmap", 0.6), ("paf", None)])

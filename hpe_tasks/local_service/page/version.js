@@ -46,6 +46,7 @@ function facts(version) {
       `${count(version.joints, "joint")}, codec ${version.codec}`],
     ["Checkpoint", `${version.checkpoint}${version.preset ? `, preset ${version.preset}` : ""}`],
     ["Recipe", version.recipe],
+    ["Proved", version.proof],
     ["Measured on", version.processor.length ? `a processor with ${version.processor.join(", ")}` : ""],
   ];
 }
