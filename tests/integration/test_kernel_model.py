@@ -17,7 +17,7 @@ import processors
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.kernel_model import arm64_margin, kernel_order, x86_margin
+from hpe_tasks.kernel_model import arm64_margin, x86_margin
 from hpe_tasks.quantization.weight_grid import Layer, fit_grid
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
