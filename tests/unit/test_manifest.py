@@ -213,3 +213,14 @@ def test_a_manifest_of_the_version_before_is_read(records: ModuleType, files: di
     assert records.manifest(files).recipe.four_phase_deconvolution
     # Read and written once more it says the same.
     assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_a_manifest_of_the_time_of_reduce_range_stays_readable(
+    records: ModuleType, tmp_path: Path, reduced: bool
+) -> None:
+    """Seven bits could not saturate either; without, nothing kept sums in range."""
+    stored = json.loads(records.manifest(records.write_files(tmp_path)).to_bytes())
+    del stored["recipe"]["saturation_free"]
+    stored["recipe"]["reduce_range"] = reduced
+    assert ModelManifest.model_validate_json(json.dumps(stored)).recipe.saturation_free == reduced

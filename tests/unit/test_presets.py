@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config import QuantizationRecipe, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models.pose_resnet import PoseResNet
 from hpe_tasks.presets import PRESETS, config_keys, load_config, load_training
@@ -252,3 +252,9 @@ def test_a_section_is_no_setting() -> None:
         load_config("sample", overrides={"model": "sample"})
     with pytest.raises(ConfigError, match="no recipe"):
         load_config("sample", overrides={"recipe": [1]})
+
+
+def test_reduce_range_is_read_where_it_was_off_and_refused_with_what_replaced_it() -> None:
+    assert QuantizationRecipe.model_validate({"reduce_range": False}) == QuantizationRecipe()
+    with pytest.raises(ConfigError, match="saturation_free, on by default"):
+        load_config("sample", overrides={"recipe.reduce_range": True})
