@@ -284,10 +284,6 @@ class QuantizationRecipe(Frozen):
         """The setting that 7 bits of weights used to be asked for by: off, it is what older runs have recorded."""
         if isinstance(values, dict) and values.get("reduce_range") is False:
             return {key: value for key, value in values.items() if key != "reduce_range"}
-        if isinstance(values, dict) and "reduce_range" in values:
-            raise ValueError(
-                "reduce_range is gone: saturation_free, on by default, keeps sums in range and costs less accuracy"
-            )
         return values
 
 
