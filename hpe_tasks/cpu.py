@@ -5,11 +5,22 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
+from hpe_tasks.instruction_sets import instruction_sets
+
 _INT8_FEATURES = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
-def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """The machine's name and its int8 instruction sets, such as `avx512_vnni`; the name alone outside of Linux."""
+def cpu_features(cpuinfo: Path | None = None) -> tuple[str, ...]:
+    """The machine's name and the int8 instruction sets that this process can use, such as `avx512_vnni`.
+
+    The name alone outside of Linux.
+
+    Args:
+        cpuinfo: What to read; by default the C library is asked, and /proc/cpuinfo read where that does not tell.
+    """
+    if cpuinfo is None and (seen := instruction_sets()) is not None:
+        return (platform.machine(), *seen)
+    cpuinfo = cpuinfo or Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return (platform.machine(),)
     for line in cpuinfo.read_text().splitlines():

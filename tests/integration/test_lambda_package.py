@@ -225,8 +225,10 @@ def test_of_this_project_only_what_serves_is_inside(unpacked: Path, repository: 
     assert {name.split("/")[1] for name in inside} == {
         "__init__.py",
         "codecs",
+        "cpu.py",
         "drawing.py",
         "errors.py",
+        "instruction_sets.py",
         "serving",
         "skeletons.py",
     }
