@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -59,3 +60,39 @@ def lambda_python() -> Path:
         return lambda_environment.lambda_python()
     except ConfigError as error:
         missing(str(error))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have int8 files that tests run in this process noticed, as soon as something has imported onnxruntime."""
+    if "onnxruntime" in sys.modules:
+        import int8_runs
+        import processors
+
+        int8_runs.watch(lambda: processors.ran.add("host"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells the controller where int8 files ran."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        import processors
+
+        told["int8_ran_on"] = sorted(processors.ran)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """The controller takes note of what a worker ran."""
+    import processors
+
+    processors.ran.update(getattr(node, "workeroutput", {}).get("int8_ran_on", ()))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The last line of a test run: on which processors int8 files were run."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    import processors
+
+    terminal.write_line(processors.last_line(processors.ran))

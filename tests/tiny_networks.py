@@ -212,3 +212,16 @@ def paf_onnx(
 def write_onnx(path: Path, **fields: Any) -> Path:
     onnx.save(pose_onnx(**fields), path)
     return path
+
+
+def integer_product(inner: int, columns: int, weight: int) -> onnx.ModelProto:
+    """A product of a matrix of unsigned 8-bit numbers, N×inner, with one whose numbers are all `weight`, summed up."""
+    weights = numpy_helper.from_array(np.full((inner, columns), weight, np.int8), "b")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, ["n", inner])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["n", columns])],
+        [weights],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
