@@ -36,9 +36,14 @@ Without a network, set `destination.smoke_test=false`.
 or `http(s)://`; COCO or MPII layout, see `dataset.kind`), and what the model must reach under *Gate*. An empty field
 means "as in the preset".
 
-**Where the result is:** the tasks from `gate` on have a button *Report* on their *Details* tab, and `publish`,
-`smoke_test_lambda` and `promote` have *Published version*, which opens the manifest. A run whose gate failed is green
-with `publish` and what follows skipped: the reason is the XCom `reason` of `publish`, and in its log and the report.
+**Before anything is quantized:** `check_fp32` holds the checkpoint's own accuracy against the gate's floor. Where it
+stays below, the task fails, and the last line of its log names the usual mistake that explains it (a network that takes
+BGR, other pixel values, joints in another order) with the setting that mends it; the report has the table.
+
+**Where the result is:** `check_fp32` and the tasks from `gate` on have a button *Report* on their *Details* tab, and
+`publish`, `smoke_test_lambda` and `promote` have *Published version*, which opens the manifest. A run whose gate failed
+is green with `publish` and what follows skipped: the reason is the XCom `reason` of `publish`, and in its log and the
+report.
 
 **Before a channel serves it:** `publish` stores the version and moves nothing. With `destination.smoke_test` the task
 `smoke_test_lambda` then runs the built Lambda package in AWS's Runtime Interface Emulator, and compares what it finds
@@ -95,6 +100,11 @@ def hpe_requantize() -> None:
     def evaluate_fp32() -> str:
         """Measure the checkpoint as it came."""
         return steps.evaluate_fp32(open_run_from_context()).predictions.uri
+
+    @task
+    def check_fp32() -> str:
+        """Stop here, with a diagnosis, where the checkpoint is below the gate's floor."""
+        return steps.check_fp32(open_run_from_context()).reason
 
     # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.
     @task(queue="gpu", pool="gpu_pool")
@@ -157,7 +167,15 @@ def hpe_requantize() -> None:
     reported = with_links(report(), ReportLink())
 
     dataset >> validated
-    [validated, checkpoint] >> evaluate_fp32() >> quantize() >> export_onnx() >> evaluate_quantized() >> decided
+    (
+        [validated, checkpoint]
+        >> evaluate_fp32()
+        >> with_links(check_fp32(), ReportLink())
+        >> quantize()
+        >> export_onnx()
+        >> evaluate_quantized()
+        >> decided
+    )
     decided >> published >> tested
     [published, tested] >> promoted
     # A teardown runs after all the others, failed or not, and leaves the run's state to them. (With

@@ -1,7 +1,8 @@
 """The `hpe` command: the pipeline without Airflow, step by step or as a whole.
 
-Exit codes: 0 when the model passed (or the command did its work), 1 when the gate failed, 2 for bad input, 3 for
-anything else. Only Typer is imported before a command is chosen, so that `--help` answers at once.
+Exit codes: 0 when the model passed (or the command did its work), 1 when the gate failed or the checkpoint is below its
+floor, 2 for bad input, 3 for anything else. Only Typer is imported before a command is chosen, so that `--help` answers
+at once.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ STEP_COMMANDS = {
     "fetch_checkpoint": "Bring the checkpoint into the workspace.",
     "validate_dataset": "Hold the data set against its expectations.",
     "evaluate_fp32": "Measure the checkpoint as it came.",
+    "check_fp32": "Hold the checkpoint against the gate's floor, and find out why where it stays below.",
     "quantize": "Calibrate QuantSim.",
     "export_onnx": "Write the int8 ONNX file and audit where its arithmetic runs.",
     "evaluate_quantized": "Measure QuantSim and the exported file.",
@@ -390,8 +392,10 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _exit_code(error: HpeError) -> int:
-    from hpe_tasks.errors import BadInputError
+    from hpe_tasks.errors import BadInputError, BelowFloorError
 
+    if isinstance(error, BelowFloorError):
+        return EXIT_GATE_FAILED
     return EXIT_BAD_INPUT if isinstance(error, BadInputError) else EXIT_OTHER
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from hpe_tasks.skeletons import SKELETONS, Skeleton
 
@@ -33,6 +33,11 @@ _BOTTLENECK_RESNETS = ("pose_resnet_50", "pose_resnet_101", "pose_resnet_152")
 
 _STRIDES: dict[str, int] = {"aimet_pose": 8, "onnx": 1}
 """What a side of the input must be a multiple of; 32 for the other networks."""
+
+_LARGEST_STD = 1.01
+"""1 leaves pixel values in [0, 1] as they are, and 256 / 255 is a pixel divided by 256: no network asks for less."""
+
+_DIVIDED = "give mean and std of values in 0 to 255 divided by 255"
 
 
 class Frozen(BaseModel):
@@ -72,11 +77,19 @@ class ModelConfig(Frozen):
         description="Height of the network's input in pixels. With codec `paf` both are for images that are wider than "
         "high; the others are presented with the two swapped.",
     )
+    channel_order: Literal["rgb", "bgr"] = Field(
+        default="rgb",
+        description="Order of the colour channels of the network's input: `bgr` for networks that were trained on "
+        "images as OpenCV reads them. mean and std are in this order, too.",
+    )
     mean: tuple[float, float, float] = Field(
-        default=(0.485, 0.456, 0.406), description="Per RGB channel: subtracted from pixel values in [0, 1]."
+        default=(0.485, 0.456, 0.406),
+        description="For each channel, in channel_order: subtracted from pixel values in [0, 1].",
     )
     std: tuple[float, float, float] = Field(
-        default=(0.229, 0.224, 0.225), description="Per RGB channel: divides after the subtraction."
+        default=(0.229, 0.224, 0.225),
+        description="For each channel, in channel_order: divides after the subtraction. A network that takes values "
+        "from 0 to 255 has mean 0 and std 1/255 (0.00392).",
     )
     width_multiplier: float = Field(default=0.5, gt=0, le=2, description="Channel multiplier of pose_mobilenet.")
     caffe_style: bool = Field(
@@ -124,10 +137,22 @@ class ModelConfig(Frozen):
             return height, width
         return width, height
 
+    @field_validator("mean")
+    @classmethod
+    def _mean_of_pixels(cls, mean: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 <= value <= 1 for value in mean):
+            raise ValueError(f"it is subtracted from pixel values in [0, 1], so it lies in [0, 1] itself: {_DIVIDED}")
+        return mean
+
+    @field_validator("std")
+    @classmethod
+    def _std_of_pixels(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(0 < value <= _LARGEST_STD for value in std):
+            raise ValueError(f"it divides pixel values in [0, 1], so it is above 0 and at most 1: {_DIVIDED}")
+        return std
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(s <= 0 for s in self.std):
-            raise ValueError("std must be positive")
         if self.joint_names is not None and len(set(self.joint_names)) != len(self.joint_names):
             raise ValueError("joint_names holds a name twice")
         stride = _STRIDES.get(self.architecture, 32)

@@ -60,6 +60,10 @@ class NotApprovedError(BadInputError):
     """A model was to be published although its gate did not pass."""
 
 
+class BelowFloorError(BadInputError):
+    """The checkpoint, before quantization, does not reach what the gate asks of the exported file."""
+
+
 class AccessError(BadInputError):
     """A server refused the credentials, or the bucket or object does not exist."""
 

@@ -130,7 +130,8 @@ class Run:
         return None if data is None else StepFailure.model_validate_json(data)
 
     def _outdated(self, failure: StepFailure) -> bool:
-        inputs = (self.pointer(name) for name in STEPS[failure.step].needs)
+        info = STEPS[failure.step]
+        inputs = (self.pointer(name) for name in (*info.needs, *info.after))
         return any(pointer is not None and pointer.finished_at > failure.failed_at for pointer in inputs)
 
     @cached_property
@@ -236,6 +237,7 @@ class StepInfo(Generic[R]):
     Attributes:
         kind: Type of the step's record.
         needs: Steps whose results it reads.
+        after: Steps whose results must be there and accepted, though it does not read them.
         settings: The part of the configuration that changes its outcome.
         accept: Raises when a record must stop the run, as a failed validation does.
         execute: Runs the step.
@@ -244,6 +246,7 @@ class StepInfo(Generic[R]):
     name: str
     kind: type[R]
     needs: tuple[str, ...]
+    after: tuple[str, ...]
     settings: Callable[[RunConfig], Any]
     accept: Callable[[R], None]
     execute: Callable[[Run], R]
@@ -263,6 +266,7 @@ def step(
     kind: type[R],
     *,
     needs: tuple[str, ...] = (),
+    after: tuple[str, ...] = (),
     settings: Callable[[RunConfig], Any] = _nothing,
     accept: Callable[[R], None] = _nothing,
     found: Callable[[Run], str] | None = None,
@@ -273,6 +277,7 @@ def step(
     Args:
         kind: Type of the record.
         needs: Steps whose results it reads: they must be there, and made from the inputs of this run.
+        after: Steps that must have had a result that is accepted, which does not change the outcome of this one.
         settings: The part of the configuration that changes the outcome.
         accept: Raises when the record, once stored, must stop the run.
         found: For a step that reads from outside the workspace: digest of what lies there now.
@@ -299,7 +304,7 @@ def step(
             return record
 
         recorded = wraps(body)(_keeping_failures(name, execute))
-        info = StepInfo(name, kind, needs, settings, accept, recorded)
+        info = StepInfo(name, kind, needs, after, settings, accept, recorded)
         STEPS[name] = info
         return recorded
 
@@ -342,10 +347,11 @@ def _record_of(pointer: Pointer, kind: type[R]) -> R:
 def _key(run: Run, info: StepInfo[Any]) -> str:
     """Digest of everything that decides the outcome of a step."""
     inputs: dict[str, str] = {}
-    for name in info.needs:
+    for name in (*info.needs, *info.after):
         pointer = require(run, name, wanted_by=info.name)
         STEPS[name].accept(_record_of(pointer, STEPS[name].kind))
-        inputs[name] = pointer.key
+        if name in info.needs:
+            inputs[name] = pointer.key
     code, settings = _code_version(), info.settings(run.config)
     return digest_of({"step": info.name, "code": code, "settings": settings, "inputs": inputs})[:32]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, MissingInputError, NotApprovedError
+from hpe_tasks.fp32_floor import check_floor, refuse_below_floor
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -25,6 +26,7 @@ from hpe_tasks.results import (
     ExportedModel,
     FetchedCheckpoint,
     FetchedDataset,
+    Fp32Check,
     GateDecision,
     PromotedModel,
     PublishedModel,
@@ -223,6 +225,49 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     return _evaluate(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
 
 
+def _floor(config: RunConfig) -> list[Any]:
+    """The part of the configuration that decides what is asked of the checkpoint before quantization."""
+    limits = config.gate
+    return [limits.metric, limits.min_ap if limits.metric == "ap" else limits.min_pckh]
+
+
+@step(
+    Fp32Check,
+    needs=("fetch_dataset", "fetch_checkpoint", "evaluate_fp32"),
+    settings=_floor,
+    accept=refuse_below_floor,
+)
+def check_fp32(run: Run, _: Scratch) -> Fp32Check:
+    """Hold the checkpoint against the gate's floor, and find out why where it stays below.
+
+    Raises:
+        BelowFloorError: It stays below; says what mends it, where that was found.
+    """
+    from hpe_tasks.accuracy import METRICS
+    from hpe_tasks.diagnosis import diagnose
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    config = run.config
+    check = check_floor(config.gate, run.get(EvaluationReport))
+    if check.passed or check.observed is None:
+        if check.passed and check.observed is not None and check.observed < check.limit:
+            log.warning("%s.", check.reason)
+        return check
+    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    diagnosis = diagnose(
+        run.split(config.dataset.evaluation_split),
+        fp32_predictor(config.model, checkpoint, best_device()),
+        config.model,
+        METRICS[check.metric],
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+    )
+    for tried in diagnosis.tried:
+        log.info("%s when %s", METRICS[check.metric].text(tried.accuracy), tried.when)
+    return check.model_copy(update={"diagnosis": diagnosis})
+
+
 def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoints:
     """The images that the recipe calibrates on, or the first of them."""
     from hpe_tasks.data.calibration import draw_calibration
@@ -235,6 +280,7 @@ def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoint
 @step(
     QuantizedModel,
     needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
+    after=("check_fp32",),
     settings=lambda c: [
         _network(c),
         [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split],
@@ -504,6 +550,7 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         checkpoint=load(FetchedCheckpoint),
         validation=load(DatasetValidation),
         fp32=load(EvaluationReport),
+        fp32_check=load(Fp32Check),
         quantized=load(QuantizedModel),
         exported=load(ExportedModel),
         quantized_evaluation=load(QuantizedEvaluation),

@@ -16,12 +16,14 @@ from hpe_tasks.results import (
     CocoStats,
     DatasetProblem,
     DatasetValidation,
+    Diagnosis,
     EvaluationReport,
     ExportedModel,
     FailedImage,
     FamilyProof,
     FetchedCheckpoint,
     FetchedDataset,
+    Fp32Check,
     KernelAgreement,
     KernelProof,
     PckhStats,
@@ -36,6 +38,7 @@ from hpe_tasks.results import (
     SplitCounts,
     StepFailure,
     TensorSpec,
+    TriedMistake,
 )
 from hpe_tasks.skeletons import COCO17, MPII16
 
@@ -219,6 +222,7 @@ def complete(
             data_docs=artifact("data_docs.html", 200_000),
         ),
         fp32=fp32,
+        fp32_check=Fp32Check(passed=True, metric=config.gate.metric, observed=0.681, limit=0.6, reason="It is enough"),
         quantized=QuantizedModel(
             recipe=config.recipe,
             model=artifact("quantized.safetensors", 2_290_000),
@@ -277,6 +281,64 @@ def step_failed() -> RunRecords:
         smoke_test=None,
         promoted=None,
         failures=(failure,),
+    )
+
+
+def below_floor() -> RunRecords:
+    """The checkpoint takes BGR, and the run was not told: it stopped before quantization."""
+    run = complete()
+    assert run.fp32 is not None
+    fp32 = evaluation("fp32", 0.021, run.fp32.fingerprint)
+    order = ("model.channel_order=bgr",)
+    swapped = tuple("right" + j[4:] if j.startswith("left") else j.replace("right", "left") for j in COCO17.joints)
+    found = TriedMistake(when="the image is BGR", settings=order, accuracy=0.612)
+    tried = (
+        found,
+        TriedMistake(
+            when="pixel values are 0 to 255", settings=("model.mean=[0,0,0]", "model.std=[0.00392157]"), accuracy=0.034
+        ),
+        TriedMistake(when=f"joints lie {HOSTILE} off", settings=(), accuracy=0.02),
+        TriedMistake(
+            when="left and right joints are swapped",
+            settings=(f"model.joint_names=[{','.join(swapped)}]",),
+            accuracy=None,
+        ),
+    )
+    check = Fp32Check(
+        passed=False,
+        metric="ap",
+        observed=0.021,
+        limit=0.6,
+        reason="FP32 AP 0.021 is below 0.600 (gate.min_ap), on 312 persons in 156 images of val",
+        diagnosis=Diagnosis(
+            split="val",
+            num_images=32,
+            num_persons=57,
+            accuracy=0.018,
+            tried=tried,
+            found=found,
+            summary="AP 0.02 as configured; 0.61 when the image is BGR: set model.channel_order=bgr",
+            seconds=6.2,
+        ),
+    )
+    return RunRecords(
+        config=run.config,
+        run=run.run,
+        started=NOON,
+        dataset=run.dataset,
+        checkpoint=run.checkpoint,
+        validation=run.validation,
+        fp32=fp32,
+        fp32_check=check,
+        failures=(
+            StepFailure(
+                step="check_fp32",
+                error="BelowFloorError",
+                message=check.reason,
+                hint="Start again with --set model.channel_order=bgr.",
+                failed_at=NOON,
+            ),
+        ),
     )
 
 
@@ -435,6 +497,7 @@ def detected() -> RunRecords:
 STATES: dict[str, Callable[[], RunRecords]] = {
     "published": complete,
     "gate_failed": gate_failed,
+    "below_floor": below_floor,
     "step_failed": step_failed,
     "broken_dataset": broken_dataset,
     "only_config": only_config,

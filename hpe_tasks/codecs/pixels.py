@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @lru_cache(maxsize=16)
 def input_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """Give what each of the 256 levels becomes in each RGB channel: 3×256, read-only.
+    """Give what each of the 256 levels becomes in each channel of the input, in its order: 3×256, read-only.
 
     A level is brought to [0, 1], the mean subtracted, and the rest divided by the deviation.
     """

@@ -125,7 +125,7 @@ def choose(dataset: CocoKeypoints, request: Request) -> Measured:
         ids = random.Random(request.seed).sample(ids, num_images)
     chosen = set(ids)
     measured = dataset.subset(ids)
-    category_id, truth = _read_truth(measured)
+    category_id, truth = read_truth(measured)
     return Measured(
         dataset=measured,
         persons=tuple(person for person in persons if person.image_id in chosen),
@@ -154,7 +154,8 @@ def _comparable_joints(dataset: CocoKeypoints, request: Request) -> JointMap:
     return joint_map
 
 
-def _read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]]:
+def read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]]:
+    """The category id of persons, and all annotations of persons in the images, with those that the metric ignores."""
     content = read_annotations(measured.annotation_file)
     category = person_category(content)
     ids = {image.id for image in measured.images}

@@ -144,6 +144,9 @@ def _describe(model: onnx.ModelProto, config: ModelConfig, recipe: QuantizationR
         "hpe.codec": config.codec,
         "hpe.recipe": recipe.model_dump(mode="json"),
     }
+    if config.channel_order != "rgb":
+        # RGB goes without saying: files from before there was a choice keep their digest.
+        facts["hpe.channel_order"] = config.channel_order
     known = {prop.key for prop in model.metadata_props}
     for key, value in facts.items():
         if key not in known:

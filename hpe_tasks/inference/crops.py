@@ -55,7 +55,7 @@ class CropBatch(Generic[PersonT]):
     """Persons as a network sees them.
 
     Attributes:
-        images: N×3×H×W float32, RGB, normalized.
+        images: N×3×H×W float32, in the model's `channel_order`, normalized.
         persons: Whom the crops show.
         files: Names of the image files that they were cut out of.
         centers: N×2, in image pixels.

@@ -68,10 +68,14 @@ def wrong_size(path: Path, image: CocoImage, size: tuple[int, int]) -> Unreadabl
 
 
 def normalized(bgr: NDArray[np.uint8], model: ModelConfig) -> NDArray[np.float32]:
-    """Turn pixels H×W×3 BGR into a network's input 3×H×W RGB: values in [0, 1], less the mean, by the deviation."""
+    """Turn pixels H×W×3 BGR into a network's input 3×H×W: values in [0, 1], less the mean, by the deviation.
+
+    The channels come in the model's `channel_order`.
+    """
     planes = np.empty((3, *bgr.shape[:2]), np.float32)
     tables = input_levels(model.mean, model.std)
-    for plane, table, out in zip(reversed(cv2.split(bgr)), tables, planes, strict=True):
+    channels = cv2.split(bgr) if model.channel_order == "bgr" else reversed(cv2.split(bgr))
+    for plane, table, out in zip(channels, tables, planes, strict=True):
         cv2.LUT(plane, table, dst=out)
     return planes
 

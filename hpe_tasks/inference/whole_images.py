@@ -35,7 +35,10 @@ from hpe_tasks.inference.predictors import Predict, check_maps
 
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
-    """An image as a network sees it: 3×H×W float32, RGB, normalized; wide or high as `ModelConfig.input_size_for`."""
+    """An image as a network sees it: 3×H×W float32, in its `channel_order`, normalized.
+
+    It is wide or high as `ModelConfig.input_size_for` says.
+    """
 
     image: CocoImage
     pixels: NDArray[np.float32]

@@ -94,7 +94,7 @@ class Serving(Frozen):
         decoder: How coordinates were read from the output when the model was measured.
         input_sizes: (W, H) of the network's input in pixels. With codec `paf` there are two: for images that are wider
             than high, and for the others.
-        channel_order: Order of the input's color channels.
+        channel_order: Order of the input's color channels, and of `mean` and `std`.
         mean: For each channel: subtracted from pixel values in [0, 1].
         std: For each channel: divides after the subtraction.
         outputs: The outputs that are read, by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
@@ -110,7 +110,7 @@ class Serving(Frozen):
     input: TensorSpec
     input_layout: Literal["nchw", "nhwc"]
     input_sizes: tuple[tuple[int, int], ...]
-    channel_order: Literal["rgb"] = "rgb"
+    channel_order: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     outputs: dict[str, TensorSpec]
@@ -377,6 +377,7 @@ def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFinge
         input=exported.inputs[0],
         input_layout=model.input_layout,
         input_sizes=input_sizes(model),
+        channel_order=model.channel_order,
         mean=model.mean,
         std=model.std,
         outputs={kind: outputs[name] for kind, name in zip(OUTPUT_NAMES[model.codec], names, strict=True)},

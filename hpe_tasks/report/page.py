@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hpe_tasks.accuracy import accuracy_limits, sample_text
 from hpe_tasks.drawing import CENTRE, LEFT, RIGHT
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.fp32_floor import next_step
 from hpe_tasks.references import BOX_SOURCES, ComparedFigure
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
@@ -27,6 +28,7 @@ from hpe_tasks.report.records import (
     publication_rows,
     published_text,
     quantities_of,
+    short_setting,
     stat_rows,
     steps_of,
     verdict_of,
@@ -144,6 +146,7 @@ def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
         "figure": records.metric.text,
         "mb": megabytes_text,
         "count": "{:,}".format,
+        "short_setting": short_setting,
         "units": _unbroken,
         "signed": lambda value: _signed(value, records.metric.text),
         # Unlike Jinja's `capitalize`, it leaves the other letters as they are.
@@ -171,6 +174,7 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "tiles": list(_tiles(records)),
         "checks": [_check_row(check) for check in records.decision.checks] if records.decision else [],
         "advice": next_steps(records),
+        "floor_advice": next_step(records.below_floor) if records.below_floor else "",
         "metric": records.metric,
         "stats": stat_rows(records),
         "notes": (*notes_of(records.metric), measured_on(records)),

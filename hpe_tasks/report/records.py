@@ -9,6 +9,8 @@ from typing import Literal
 
 from hpe_tasks.accuracy import METRICS, UNITS, Metric, metric_of
 from hpe_tasks.config import RunConfig
+from hpe_tasks.errors import BelowFloorError
+from hpe_tasks.fp32_floor import diagnosis_text
 from hpe_tasks.presets import PRESETS
 from hpe_tasks.references import ComparedFigure, Reference, compare
 from hpe_tasks.results import (
@@ -17,6 +19,7 @@ from hpe_tasks.results import (
     ExportedModel,
     FetchedCheckpoint,
     FetchedDataset,
+    Fp32Check,
     GateCheck,
     GateDecision,
     PckhStats,
@@ -37,6 +40,7 @@ _STEPS = (
     ("fetch_checkpoint", "checkpoint", "Checkpoint"),
     ("validate_dataset", "validation", "Validation"),
     ("evaluate_fp32", "fp32", "FP32 accuracy"),
+    ("check_fp32", "fp32_check", "FP32 floor"),
     ("quantize", "quantized", "Quantization"),
     ("export_onnx", "exported", "ONNX export"),
     ("evaluate_quantized", "quantized_evaluation", "int8 accuracy"),
@@ -46,6 +50,8 @@ _STEPS = (
     ("promote", "promoted", "Promotion"),
 )
 
+
+_LONGEST_SETTING = 60
 
 _AFTER_GATE = ("publish", "smoke_test_lambda", "promote")
 
@@ -66,6 +72,7 @@ class RunRecords:
     checkpoint: FetchedCheckpoint | None = None
     validation: DatasetValidation | None = None
     fp32: EvaluationReport | None = None
+    fp32_check: Fp32Check | None = None
     quantized: QuantizedModel | None = None
     exported: ExportedModel | None = None
     quantized_evaluation: QuantizedEvaluation | None = None
@@ -80,6 +87,12 @@ class RunRecords:
     def onnx(self) -> EvaluationReport | None:
         """Accuracy of the exported file."""
         return self.quantized_evaluation.onnx if self.quantized_evaluation else None
+
+    @property
+    def below_floor(self) -> Fp32Check | None:
+        """The check that stopped the run before quantization; None where none did."""
+        check = self.fp32_check
+        return None if check is None or check.passed else check
 
     @property
     def measurements(self) -> tuple[tuple[str, EvaluationReport | None], ...]:
@@ -131,7 +144,8 @@ class Step:
 
 def steps_of(records: RunRecords) -> tuple[Step, ...]:
     """How each step went, in the order of the run. A failure counts more than a result of an earlier attempt."""
-    failures = {failure.step: failure for failure in records.failures}
+    # A later step that was started all the same has been refused for the same reason, which is told once.
+    failures = {failure.step: failure for failure in records.failures if failure.error != BelowFloorError.__name__}
     invalid = records.validation is not None and not records.validation.passed
     refused = records.decision is not None and not records.decision.passed
     untested = not records.config.destination.smoke_test
@@ -141,7 +155,7 @@ def steps_of(records: RunRecords) -> tuple[Step, ...]:
         state: StepState = "not_run"
         if failure is not None or (name == "validate_dataset" and invalid):
             state = "failed"
-        elif name == "gate" and refused:
+        elif (name == "gate" and refused) or (name == "check_fp32" and records.below_floor is not None):
             state = "refused"
         elif getattr(records, field) is not None:
             state = "done"
@@ -171,10 +185,9 @@ def verdict_of(records: RunRecords) -> Verdict:
     if failed is not None:
         detail = failed.failure.message if failed.failure else "The data set does not meet its expectations."
         return Verdict("failed", f"Failed at {failed.name}", detail)
-    if records.decision is not None and not records.decision.passed:
-        failures = sum(not check.passed for check in records.decision.checks)
-        detail = f"{failures} of {len(records.decision.checks)} checks failed."
-        return Verdict("gate_failed", "Not published: the gate failed", detail)
+    refused = _refused(records)
+    if refused is not None:
+        return refused
     if records.published is not None and records.promoted is not None:
         return _promoted(records.published, records.promoted)
     following = next((step.name for step in steps_of(records) if step.state == "not_run"), "report")
@@ -184,6 +197,18 @@ def verdict_of(records: RunRecords) -> Verdict:
     if records.decision is not None:
         return Verdict("passed", "Passed the gate, not published yet", f"The next step is {following}.")
     return Verdict("unfinished", "Not finished", f"The next step is {following}.")
+
+
+def _refused(records: RunRecords) -> Verdict | None:
+    if (check := records.below_floor) is not None:
+        found = "" if check.diagnosis is None else f" {diagnosis_text(check.diagnosis)}"
+        title = "Stopped before quantization: FP32 is below the gate's floor"
+        return Verdict("gate_failed", title, f"{check.reason}.{found}")
+    if records.decision is not None and not records.decision.passed:
+        failures = sum(not check.passed for check in records.decision.checks)
+        detail = f"{failures} of {len(records.decision.checks)} checks failed."
+        return Verdict("gate_failed", "Not published: the gate failed", detail)
+    return None
 
 
 def _promoted(published: PublishedModel, model: PromotedModel) -> Verdict:
@@ -310,3 +335,8 @@ def comparison_text(row: ComparedFigure, reference: Reference) -> str:
 def published_text(value: float | None) -> str:
     """A figure beside a published one, with the three decimals that those have; a dash for no data."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def short_setting(setting: str) -> str:
+    """A setting as it fits a table: of a long list only the first values."""
+    return setting if len(setting) <= _LONGEST_SETTING else f"{setting[:_LONGEST_SETTING]}…"

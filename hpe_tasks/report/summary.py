@@ -11,8 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hpe_tasks.accuracy import metric_of, sample_text
+from hpe_tasks.accuracy import Metric, metric_of, sample_text
 from hpe_tasks.config import Frozen
+from hpe_tasks.fp32_floor import next_step
 from hpe_tasks.references import Reference
 from hpe_tasks.report.records import (
     RunRecords,
@@ -24,11 +25,12 @@ from hpe_tasks.report.records import (
     publication_rows,
     published_text,
     quantities_of,
+    short_setting,
     stat_rows,
     steps_of,
     verdict_of,
 )
-from hpe_tasks.results import Artifact, EvaluationReport, GateCheck, GateDecision, Record
+from hpe_tasks.results import Artifact, Diagnosis, EvaluationReport, Fp32Check, GateCheck, GateDecision, Record
 
 _QUICK_LOOK = "quick look"
 _MANY = 6
@@ -46,6 +48,8 @@ def summary_table(records: RunRecords, *, report: Path | str | None = None) -> R
         parts += [Text(f"{note}\n", style="dim") for note in (*notes_of(records.metric), measured_on(records))]
         if records.reference is not None and records.compared:
             parts.append(_published(records, records.reference))
+    if records.below_floor is not None and records.below_floor.diagnosis is not None:
+        parts.append(_usual_mistakes(records.below_floor.diagnosis, records.metric))
     if records.decision is not None:
         parts.append(_checks(records.decision))
     parts.append(_facts(records, report))
@@ -65,6 +69,9 @@ def _headline(records: RunRecords) -> Text:
     failed = [step.failure for step in steps_of(records) if step.state == "failed" and step.failure]
     if not failed:
         text.append(f"{verdict.detail}\n")
+    if records.below_floor is not None:
+        text.append("What to do: ", style="bold")
+        text.append(f"{next_step(records.below_floor)}\n")
     for failure in failed:
         text.append(f"{failure.step}: {failure.message}\n")
         if failure.hint:
@@ -101,6 +108,21 @@ def _published(records: RunRecords, reference: Reference) -> Table:
             published_text(row.published.value),
             published_text(row.ours),
             Text(shown, style="green" if row.within else "yellow"),
+        )
+    return table
+
+
+def _usual_mistakes(diagnosis: Diagnosis, metric: Metric) -> Table:
+    title = f"The same {diagnosis.num_persons} persons under the usual mistakes, the likeliest first"
+    table = _table(title, "When", metric.name)
+    table.add_column("What mends it", overflow="fold")
+    table.add_row("as configured", metric.text(diagnosis.accuracy), "")
+    for tried in diagnosis.tried[:_MANY]:
+        style = "green" if tried == diagnosis.found else ""
+        table.add_row(
+            Text(tried.when, style=style),
+            metric.text(tried.accuracy),
+            Text("\n".join(map(short_setting, tried.settings))),
         )
     return table
 
@@ -158,6 +180,8 @@ def record_table(step: str, record: Record) -> RenderableType:
         return _measured(record)
     if isinstance(record, GateDecision):
         return _checks(record)
+    if isinstance(record, Fp32Check):
+        return Text(f"{record.reason}.")
     table = Table(title=step, box=None, show_header=False, pad_edge=False, title_justify="left", title_style="bold")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -72,7 +72,7 @@ class PoseFinder:
     def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
         self._model = model
         self._network = Network(model, file, threads)
-        self._levels = input_levels(model.mean, model.std)
+        self._levels = self._in_rgb(input_levels(model.mean, model.std))
 
     def find(self, image: Pixels, boxes: npt.NDArray[np.float64] | None) -> tuple[FoundPeople, Timings]:
         """Find the people in an image.
@@ -104,7 +104,7 @@ class PoseFinder:
         # As the evaluation turns the network's input: to the high one unless the image is wider than high.
         size = self._model.input_sizes[0 if width > height else -1]
         inputs = self._network.empty(1, size)
-        normalize(resize(image, size), self._levels, self._network.planes(inputs)[0])
+        self._normalize(resize(image, size), self._network.planes(inputs)[0])
         clock.preprocessed()
         maps = self._network.run(inputs)
         clock.ran()
@@ -133,7 +133,7 @@ class PoseFinder:
             part = regions[start : start + self._network.batch]
             inputs = self._network.empty(len(part), size)
             for (center, scale), planes in zip(part, self._network.planes(inputs), strict=True):
-                normalize(crop(image, center, scale, size), self._levels, planes)
+                self._normalize(crop(image, center, scale, size), planes)
             clock.preprocessed()
             heatmaps = self._heatmaps(inputs)
             clock.ran()
@@ -158,6 +158,13 @@ class PoseFinder:
         )
         clock.decoded()
         return found
+
+    def _normalize(self, pixels: Pixels, planes: npt.NDArray[np.float32]) -> None:
+        normalize(pixels, self._levels, self._in_rgb(planes))
+
+    def _in_rgb(self, channels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A view of the network's channels, which are the first axis, in the order of the pixels."""
+        return channels[::-1] if self._model.channel_order == "bgr" else channels
 
     def _heatmaps(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         heatmaps = self._network.run(inputs)["heatmaps"]

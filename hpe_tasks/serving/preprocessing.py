@@ -79,7 +79,7 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def normalize(pixels: Pixels, levels: NDArray[np.float32], planes: NDArray[np.float32]) -> None:
-    """Write a network's input 3×H×W into `planes`, by the 3×256 `levels` of `codecs.input_levels`."""
+    """Write a network's input 3×H×W into `planes`, by the 3×256 `levels` of `codecs.input_levels`; both in RGB."""
     for channel, plane in enumerate(planes):
         # Every byte is an index of the table, so there is nothing to clip; the default mode would make a copy first.
         np.take(levels[channel], pixels[..., channel], out=plane, mode="clip")

@@ -13,10 +13,12 @@ from hpe_tasks.skeletons import COCO17, Skeleton
 
 Layout = Literal["nchw", "nhwc"]
 Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 _SCHEMA_VERSION = 1
 _LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
 _PROCESSORS: tuple[Processors, ...] = ("any", "x86_64", "arm64", "x86_64_vnni")
+_CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
 _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _VERSION = r"[0-9a-f]{16}"
 _SHA256 = r"[0-9a-f]{64}"
@@ -34,12 +36,13 @@ class ServedModel:
     Attributes:
         codec: `heatmap`: crops of single persons; `paf`: whole images with all people in them.
         input_sizes: (W, H) in pixels; with codec `paf` that for wide images, then that for the others.
-        mean: Per RGB channel: subtracted from pixel values in [0, 1].
-        std: Per RGB channel: divides after the subtraction.
+        mean: Per channel of the input: subtracted from pixel values in [0, 1].
+        std: Per channel of the input: divides after the subtraction.
         outputs: Names of the outputs by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
         flip_test: Whether heatmaps are averaged with those of the mirrored crop, as when accuracy was measured.
         model_sha256: Of model.onnx.
         processors: Where it may be served; manifests that say nothing of it are older than the question.
+        channel_order: Order of the colour channels of the input, and so of `mean` and `std`.
     """
 
     name: str
@@ -58,6 +61,7 @@ class ServedModel:
     model_sha256: str
     model_size_bytes: int
     processors: Processors = "any"
+    channel_order: ChannelOrder = "rgb"
 
     @classmethod
     def from_manifest(cls, data: bytes) -> ServedModel:
@@ -70,7 +74,6 @@ class ServedModel:
             manifest.refuse("schema_version", f"{_SCHEMA_VERSION}, the only one that this function knows")
         serving = manifest.fields("serving")
         codec = serving.choice("codec", tuple(OUTPUT_NAMES))
-        serving.choice("channel_order", ("rgb",))
         skeleton = _skeleton(serving, codec)
         flip_test = manifest.fields("onnx").fields("fingerprint").flag("flip_test")
         if flip_test and codec == "paf":
@@ -94,6 +97,7 @@ class ServedModel:
             processors=serving.choice("processors", _PROCESSORS) if serving.has("processors") else "any",
             model_sha256=model.text("sha256", _SHA256),
             model_size_bytes=model.integer("size_bytes", smallest=1),
+            channel_order=serving.choice("channel_order", _CHANNEL_ORDERS),
         )
 
 
@@ -200,9 +204,9 @@ def _input_sizes(serving: _Fields, codec: Codec) -> tuple[tuple[int, int], ...]:
 def _three(serving: _Fields, name: str) -> tuple[float, float, float]:
     values = serving.items(name)
     if not _numbers(values, 3):
-        serving.refuse(name, "three numbers, one for each RGB channel")
-    red, green, blue = map(float, values)
-    return red, green, blue
+        serving.refuse(name, "three numbers, one for each channel")
+    first, second, third = map(float, values)
+    return first, second, third
 
 
 def _positive(serving: _Fields, std: tuple[float, float, float]) -> tuple[float, float, float]:

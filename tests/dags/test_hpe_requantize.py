@@ -20,6 +20,7 @@ TASKS = {
     "fetch_checkpoint",
     "validate_dataset",
     "evaluate_fp32",
+    "check_fp32",
     "quantize",
     "export_onnx",
     "evaluate_quantized",
@@ -90,7 +91,8 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "fetch_checkpoint": set(),
         "validate_dataset": {"fetch_dataset"},
         "evaluate_fp32": {"validate_dataset", "fetch_checkpoint"},
-        "quantize": {"evaluate_fp32"},
+        "check_fp32": {"evaluate_fp32"},
+        "quantize": {"check_fp32"},
         "export_onnx": {"quantize"},
         "evaluate_quantized": {"export_onnx"},
         "gate": {"evaluate_quantized"},
@@ -174,6 +176,7 @@ def test_heavy_work_goes_to_the_gpu_worker_and_every_task_ends_some_time(dag: An
 def test_the_buttons_are_on_the_tasks_that_have_something_to_show(dag: Any) -> None:
     links = {task.task_id: sorted(link.name for link in task.operator_extra_links) for task in dag.tasks}
     assert {task: names for task, names in links.items() if names} == {
+        "check_fp32": ["Report"],
         "gate": ["Report"],
         "publish": ["Published version", "Report"],
         "smoke_test_lambda": ["Published version", "Report"],
@@ -282,7 +285,7 @@ class TestOutcomes:
         from airflow.models.xcom import XComModel
         from airflow.utils.session import create_session
 
-        state, tasks, date = run(dag, {**small_run, "gate.min_ap": 0.99, "destination.name": "refused"})
+        state, tasks, date = run(dag, {**small_run, "gate.max_size_mb": 0.001, "destination.name": "refused"})
         assert state == "success"
         assert tasks == {**dict.fromkeys(TASKS, "success"), **AFTER_GATE}
         assert (folder_of(date) / "report/report.html").is_file()
@@ -293,7 +296,20 @@ class TestOutcomes:
                 .order_by(XComModel.timestamp.desc())
                 .first()
             )
-        assert "0.99" in str(reason)
+        assert "MB is above" in str(reason)
+
+    def test_a_checkpoint_below_the_floor_stops_before_quantization(self, dag: Any, small_run: dict[str, Any]) -> None:
+        state, tasks, date = run(dag, {**small_run, "gate.min_ap": 0.5})
+        assert state == "failed"
+        done = ("fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "report")
+        assert tasks == {
+            **dict.fromkeys(TASKS, "upstream_failed"),
+            **dict.fromkeys(done, "success"),
+            "check_fp32": "failed",
+        }
+        html = (folder_of(date) / "report/report.html").read_text()
+        assert "Stopped before quantization" in html
+        assert "no usual mistake explains it" in html
 
     def test_a_failed_step_fails_the_run_but_not_its_report(self, dag: Any, small_run: dict[str, Any]) -> None:
         state, tasks, date = run(dag, {**small_run, "model.checkpoint": "/nowhere/model.safetensors"})

@@ -61,6 +61,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
         "fetch_checkpoint",
         "validate_dataset",
         "evaluate_fp32",
+        "check_fp32",
         "quantize",
         "export_onnx",
         "evaluate_quantized",

@@ -112,16 +112,38 @@ def test_a_model_is_published_once_and_moved_by_channel(hpe: Hpe, settings: dict
 
 @pytest.mark.slow
 def test_a_failed_gate_publishes_nothing_and_says_why(hpe: Hpe, settings: dict[str, Any]) -> None:
-    done = hpe("run", *options(settings, gate__min_ap=0.99, destination__name="refused"))
+    done = hpe("run", *options(settings, gate__max_size_mb=0.001, destination__name="refused"))
     assert done.returncode == 1, done.stderr
-    assert "below" in done.stdout or "FAILED" in done.stdout
+    assert "above" in done.stdout or "FAILED" in done.stdout
     assert "report.html" in done.stdout
     absent = hpe("channel", "show", "refused")
     assert absent.returncode == 2
     assert "has no channel 'staging'" in absent.stderr
-    forced = hpe("publish", *options(settings, gate__min_ap=0.99, destination__name="refused"))
+    forced = hpe("publish", *options(settings, gate__max_size_mb=0.001, destination__name="refused"))
     assert forced.returncode == 2
     assert "The gate did not pass" in forced.stderr
+
+
+@pytest.mark.slow
+def test_a_checkpoint_below_the_floor_is_a_failed_gate_that_says_why(hpe: Hpe, settings: dict[str, Any]) -> None:
+    """Exit status 1, as where the exported file stays below: it is known earlier."""
+    asked = options(settings, gate__min_ap=0.99, destination__name="below")
+    done = hpe("run", *asked)
+    assert done.returncode == 1, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "Stopped before quantization: FP32 is below the gate's floor" in told
+    assert "is below 0.990 (gate.min_ap)" in told
+    assert "AP 0.00 as configured; no usual mistake explains it" in told
+    assert "What to do: Nothing was quantized." in told
+    assert "report.html" in told
+    assert "quantize …" not in done.stderr
+    alone = hpe("check-fp32", *asked)
+    assert alone.returncode == 1
+    assert "is below 0.990 (gate.min_ap)" in alone.stderr
+    shown = hpe("run", *asked, "--json")
+    assert shown.returncode == 1
+    record = json.loads(shown.stdout)["fp32_check"]
+    assert (record["passed"], record["limit"], record["diagnosis"]["found"]) == (False, 0.99, None)
 
 
 @pytest.mark.slow
@@ -178,7 +200,13 @@ def test_steps_one_by_one(hpe: Hpe, settings: dict[str, Any]) -> None:
     early = hpe("quantize", *asked)
     assert early.returncode == 2
     assert "Run fetch_dataset first" in early.stderr
-    for step in ("fetch-dataset", "fetch-checkpoint", "validate-dataset", "evaluate-fp32", "quantize", "export-onnx"):
+    for step in ("fetch-dataset", "fetch-checkpoint", "validate-dataset", "evaluate-fp32"):
+        done = hpe(step, *asked)
+        assert done.returncode == 0, done.stderr
+    checked = hpe("check-fp32", *asked)
+    assert checked.returncode == 0, checked.stderr
+    assert "is at least 0.000 (gate.min_ap)" in " ".join(checked.stdout.split())
+    for step in ("quantize", "export-onnx"):
         done = hpe(step, *asked)
         assert done.returncode == 0, done.stderr
     tables = hpe("evaluate-quantized", *asked, "--json")
@@ -190,7 +218,7 @@ def test_a_killed_step_leaves_nothing_that_counts(
     hpe: Hpe, hpe_environment: dict[str, str], settings: dict[str, Any], folder: Path
 ) -> None:
     asked = [*options(settings, seed=8), "--run", "killed"]
-    for step in ("fetch-dataset", "fetch-checkpoint", "validate-dataset"):
+    for step in ("fetch-dataset", "fetch-checkpoint", "validate-dataset", "evaluate-fp32", "check-fp32"):
         assert hpe(step, *asked).returncode == 0
     store, scratch = folder / "workspace" / "store" / "quantize", folder / "workspace" / "scratch"
     before = set(store.glob("*")), set(scratch.glob("*"))

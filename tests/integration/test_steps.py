@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import logging
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,15 +14,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import yaml
+from safetensors.torch import load_file, save_file
 from tiny_inputs import tiny_settings
 
 from hpe_tasks import steps
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import load_coco
-from hpe_tasks.errors import DatasetError
+from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.errors import BelowFloorError, DatasetError, MissingInputError
+from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import EvaluationReport, PckhStats
+from hpe_tasks.results import EvaluationReport, Fp32Check, PckhStats
 from hpe_tasks.runs import Run, open_run
+from hpe_tasks.steps import records_of
 
 pytestmark = [pytest.mark.integration]
 
@@ -45,7 +51,9 @@ def measure(run: Run) -> EvaluationReport:
     steps.fetch_dataset(run)
     steps.fetch_checkpoint(run)
     steps.validate_dataset(run)
-    return steps.evaluate_fp32(run)
+    measured = steps.evaluate_fp32(run)
+    steps.check_fp32(run)
+    return measured
 
 
 def test_detected_boxes_are_an_input_like_any_other(tmp_path: Path) -> None:
@@ -89,6 +97,7 @@ def test_unreadable_images_up_to_a_share(
         "dataset.min_persons": 5,
         "evaluation.max_failed_images": share,
         "gate.metric": "pckh",
+        "gate.min_pckh": 0,
     }
     run = open_at(tmp_path, settings)
     steps.fetch_dataset(run)
@@ -101,6 +110,7 @@ def test_unreadable_images_up_to_a_share(
     with caplog.at_level(logging.WARNING):
         validated = steps.validate_dataset(run)
         measured = steps.evaluate_fp32(run)
+        steps.check_fp32(run)
     # Copies of the photographs serve as the other split here.
     assert {warning.check for warning in validated.warnings} == {"images_decode", "contents_disjoint"}
     assert "Image files that cannot be decoded: 2." in caplog.text
@@ -110,6 +120,96 @@ def test_unreadable_images_up_to_a_share(
     assert measured.fingerprint.num_persons == 5
     with pytest.raises(DatasetError, match="'train' has no image with a person"):
         steps.quantize(run)
+
+
+def bgr_sample(folder: Path) -> Path:
+    """The sample's checkpoint with the input channels of its first layer swapped: it takes BGR."""
+    state = load_file(sample_checkpoint())
+    first = next(name for name, weights in state.items() if weights.ndim == 4 and weights.shape[1] == 3)
+    state[first] = state[first].flip(1).contiguous()
+    save_file(state, folder / "bgr.safetensors")
+    return folder / "bgr.safetensors"
+
+
+def test_a_checkpoint_below_the_floor_stops_before_quantization_and_goes_on_when_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_sample(tmp_path / "data", SampleSpec(train=1, calibration=3, val=36))
+    settings = {
+        "preset": "sample",
+        "model.checkpoint": str(bgr_sample(tmp_path)),
+        "model.mean": [0.5, 0.5, 0.5],
+        "model.std": [1, 1, 1],
+        "dataset.source": str(tmp_path / "data"),
+        "dataset.min_persons": 1,
+        "recipe.calibration_images": 3,
+    }
+    run = open_at(tmp_path, settings)
+    with caplog.at_level(logging.INFO), pytest.raises(BelowFloorError) as caught:
+        measure(run)
+    wanted = "set model.channel_order=bgr model.mean=[0.406,0.456,0.485] model.std=[0.225,0.224,0.229]"
+    assert re.search(r"^FP32 AP 0\.\d+ is below 0\.600 \(gate\.min_ap\), on \d+ persons", caught.value.message)
+    assert re.search(r"AP 0\.\d\d as configured; 0\.[67]\d when the image is BGR and ", caught.value.message)
+    assert wanted in caught.value.message
+    assert "--set model.channel_order=bgr" in caught.value.hint
+    assert re.search(r"0\.\d+ when pixel values are 0 to 255", caplog.text)
+
+    # The figure and the diagnosis are results: stored, shown, and there again without another look.
+    stored = run.recorded(Fp32Check)
+    assert stored is not None
+    assert stored.diagnosis is not None
+    assert stored.diagnosis.found is not None
+    with caplog.at_level(logging.INFO), pytest.raises(BelowFloorError) as again:
+        steps.check_fp32(run)
+    assert again.value.message == caught.value.message
+    assert "check_fp32: reused" in caplog.text
+    with pytest.raises(BelowFloorError, match=r"is below 0\.600"):
+        steps.quantize(run)
+    assert "Stopped before quantization" in Path(steps.report(run).html.uri.removeprefix("file://")).read_text()
+    assert records_of(run).below_floor == stored
+
+    mended = dict(setting.removeprefix("model.").split("=") for setting in stored.diagnosis.found.settings)
+    changes = {f"model__{key}": yaml.safe_load(value) for key, value in mended.items()}
+    later = open_at(tmp_path, settings, **changes)
+    assert measure(later).accuracy == pytest.approx(stored.diagnosis.found.accuracy, abs=0.05)
+    assert later.get(Fp32Check).passed
+
+
+@pytest.mark.parametrize(
+    ("floor", "says"), [(0.5, "FP32 AP 0.000 is below 0.500 .*no usual mistake explains it"), (0.0, "")]
+)
+def test_an_accuracy_of_zero(tmp_path: Path, floor: float, says: str) -> None:
+    """The network has learned nothing; only a floor of zero lets it through."""
+    run = open_at(tmp_path, tiny_settings(tmp_path), gate__min_ap=floor)
+    if not says:
+        assert measure(run).accuracy == 0
+        return
+    with pytest.raises(BelowFloorError, match=says) as caught:
+        measure(run)
+    assert "Check that the checkpoint is the right one" in caught.value.hint
+    with pytest.raises(BelowFloorError):
+        steps.quantize(run)
+
+
+def test_another_floor_does_not_calibrate_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = tiny_settings(tmp_path)
+    for floor, kind in ((0.0, "done"), (1e-12, "reused")):
+        run = open_at(tmp_path, settings, gate__min_ap=floor)
+        measure(run)
+        with caplog.at_level(logging.INFO):
+            steps.quantize(run)
+        assert f"quantize: {kind}" in caplog.text
+        caplog.clear()
+
+
+def test_nothing_is_quantized_without_the_check(tmp_path: Path) -> None:
+    run = open_at(tmp_path, tiny_settings(tmp_path))
+    steps.fetch_dataset(run)
+    steps.fetch_checkpoint(run)
+    steps.validate_dataset(run)
+    with pytest.raises(MissingInputError, match="quantize needs the result of check_fp32") as caught:
+        steps.quantize(run)
+    assert "Run check_fp32 first" in caught.value.hint
 
 
 @pytest.fixture

@@ -149,6 +149,7 @@ def test_the_file_says_how_to_use_it(quantized: Quantize, tmp_path: Path) -> Non
     assert json.loads(facts["hpe.joints"])[0] == "nose"
     assert QuantizationRecipe.model_validate_json(facts["hpe.recipe"]) == MIN_MAX
     assert facts["hpe.codec"] == "heatmap"
+    assert "hpe.channel_order" not in facts
 
 
 def _paths(files: QuantizedFiles) -> tuple[Path, Path]:

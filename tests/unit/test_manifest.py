@@ -92,12 +92,14 @@ def test_other_weights_and_other_input_are_other_versions(
 ) -> None:
     other = records.write_files(tmp_path / "other", "two")
     normalized = records.run_config(model=ModelConfig(checkpoint="sample", mean=(0.5, 0.5, 0.5)))
+    bgr = records.run_config(model=ModelConfig(checkpoint="sample", channel_order="bgr"))
     versions = {
         records.manifest(files).version,
         records.manifest(other).version,
         records.manifest(files, config=normalized).version,
+        records.manifest(files, config=bgr).version,
     }
-    assert len(versions) == 3
+    assert len(versions) == 4
 
 
 def test_the_version_does_not_depend_on_the_place_of_the_files(

@@ -18,6 +18,7 @@ from signing_keys import key_pem
 
 from hpe_tasks import runs, steps
 from hpe_tasks.errors import ChannelConflictError, ConfigError, MissingInputError
+from hpe_tasks.fp32_floor import check_floor
 from hpe_tasks.golden import is_clear
 from hpe_tasks.packaging import PackagedModel
 from hpe_tasks.presets import load_config
@@ -100,6 +101,7 @@ def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: py
         made = [
             DatasetValidation(passed=True, checks_run=1, problems=(), splits=(), data_docs=described.encodings),
             fp32,
+            check_floor(config.gate, fp32),
             QuantizedModel(
                 recipe=config.recipe,
                 model=described.model,

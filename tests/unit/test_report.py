@@ -26,6 +26,7 @@ from tests.run_cases import (
     HOSTILE,
     STATES,
     as_published,
+    below_floor,
     bottom_up,
     broken_dataset,
     complete,
@@ -232,12 +233,25 @@ def test_failed_step(files: ReportFiles, tmp_path: Path) -> None:
     assert HOSTILE in page.text  # as text: a script element would not be
 
 
+def test_below_the_floor(files: ReportFiles, tmp_path: Path) -> None:
+    page = rendered(below_floor(), replace(files, onnx_predictions=None), tmp_path)
+    text = page.text
+    assert "Stopped before quantization: FP32 is below the gate's floor" in text
+    assert "FP32 AP 0.021 is below 0.600 (gate.min_ap), on 312 persons in 156 images of val." in text
+    assert "AP 0.02 as configured; 0.61 when the image is BGR: set model.channel_order=bgr." in text
+    assert "What to do: Nothing was quantized. Start again with --set model.channel_order=bgr." in text
+    assert "the image is BGR 0.612 model.channel_order=bgr" in text
+    assert f"joints lie {HOSTILE} off 0.020 no setting" in text  # as text: a script element would not be
+    assert "57 persons in 32 images of val" in text
+    assert any(title.startswith("model.joint_names=[nose,right_eye") for title in page.values("title"))
+
+
 def test_broken_dataset(files: ReportFiles, tmp_path: Path) -> None:
     text = rendered(broken_dataset(), files, tmp_path).text
     assert "Failed at validate_dataset" in text
     assert "2 of 31 expectations are not met" in text
     assert "annotation 3, annotation 9, …" in text
-    assert text.count("not run") == 8
+    assert text.count("not run") == 9
 
 
 def test_only_a_configuration(tmp_path: Path) -> None:
@@ -246,7 +260,7 @@ def test_only_a_configuration(tmp_path: Path) -> None:
     assert "The next step is fetch_dataset." in page.text
     assert "model.checkpoint" in page.text
     assert page.text.count(HOSTILE) >= 2
-    assert page.text.count("not run") == 11
+    assert page.text.count("not run") == 12
 
 
 def test_the_report_stands_without_its_pictures(files: ReportFiles, tmp_path: Path) -> None:
@@ -301,20 +315,22 @@ def _untested() -> RunRecords:
 @pytest.mark.parametrize(
     ("records", "kind", "states"),
     [
-        (complete(), "published", "done " * 11),
-        (gate_failed(), "gate_failed", "done " * 7 + "refused" + " skipped" * 3),
-        (step_failed(), "failed", "done " * 5 + "failed " + "not_run " * 5),
-        (broken_dataset(), "failed", "done done failed " + "not_run " * 8),
-        (only_config(), "unfinished", "not_run " * 11),
-        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 8 + "not_run " * 3),
-        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 9 + "not_run " * 2),
-        (_untested(), "published", "done " * 9 + "skipped done"),
-        (replace(broken_dataset(), failures=()), "failed", "done done failed " + "not_run " * 8),
-        (replace(complete(), failures=step_failed().failures), "failed", "done " * 5 + "failed " + "done " * 5),
+        (complete(), "published", "done " * 12),
+        (gate_failed(), "gate_failed", "done " * 8 + "refused" + " skipped" * 3),
+        (below_floor(), "gate_failed", "done " * 4 + "refused " + "not_run " * 7),
+        (step_failed(), "failed", "done " * 6 + "failed " + "not_run " * 5),
+        (broken_dataset(), "failed", "done done failed " + "not_run " * 9),
+        (only_config(), "unfinished", "not_run " * 12),
+        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 9 + "not_run " * 3),
+        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 10 + "not_run " * 2),
+        (_untested(), "published", "done " * 10 + "skipped done"),
+        (replace(broken_dataset(), failures=()), "failed", "done done failed " + "not_run " * 9),
+        (replace(complete(), failures=step_failed().failures), "failed", "done " * 6 + "failed " + "done " * 5),
     ],
     ids=[
         "published",
         "gate failed",
+        "below the floor",
         "step failed",
         "broken data",
         "config",

@@ -59,6 +59,7 @@ def test_a_top_down_manifest(records: ModuleType, tmp_path: Path) -> None:
     assert (model.name, model.version) == (published.name, published.version)
     assert (model.codec, model.input_name, model.input_layout) == ("heatmap", "image", "nchw")
     assert model.input_sizes == ((192, 256),)
+    assert model.channel_order == "rgb"
     assert model.mean == (0.485, 0.456, 0.406)
     assert model.std == (0.229, 0.224, 0.225)
     assert (model.outputs, model.output_layout) == ({"heatmaps": "heatmaps"}, "nchw")
@@ -108,7 +109,7 @@ def changed(manifest: dict[str, Any], path: tuple[Any, ...], value: Any) -> byte
         (("version",), "ABC", r"version is 'ABC'"),
         (("serving",), [], r"serving is \[\]; it must be an object"),
         (("serving", "codec"), "simcc", r"serving\.codec is 'simcc'; it must be 'heatmap' or 'paf'"),
-        (("serving", "channel_order"), "bgr", r"serving\.channel_order is 'bgr'; it must be 'rgb'"),
+        (("serving", "channel_order"), "grb", r"serving\.channel_order is 'grb'; it must be 'rgb' or 'bgr'"),
         (("serving", "input"), ..., r"no serving\.input;"),
         (("serving", "input", "name"), "", r"serving\.input\.name is ''"),
         (("serving", "input_layout"), "chw", r"serving\.input_layout"),
@@ -254,6 +255,14 @@ def test_a_resized_image_is_that_of_opencv_to_the_byte(
 ) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (image_size[1], image_size[0], 3), dtype=np.uint8)
     assert_array_equal(resize(image, size), cv2.resize(image, size, interpolation=cv2.INTER_LINEAR))
+
+
+def test_mean_and_std_are_in_the_order_of_the_channels() -> None:
+    """Blue comes first where the network takes BGR, and the first mean and std are then of blue."""
+    config = ModelConfig(checkpoint="sample", channel_order="bgr", mean=(0.1, 0.5, 0.7), std=(0.2, 0.3, 0.4))
+    bgr = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    expected = (bgr / 255 - config.mean) / config.std
+    np.testing.assert_allclose(normalized(bgr, config), expected.transpose(2, 0, 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("nhwc", [False, True])

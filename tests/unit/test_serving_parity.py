@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from bgr_network import pose_for_mobile
 from efficientpose import efficientpose
 from numpy.testing import assert_array_equal
 from paf_scenes import ideal_maps
@@ -211,6 +212,21 @@ def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
     assert_array_equal(difference.scores, difference.expected_scores)
 
 
+def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(
+    records: ModuleType, test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
+) -> None:
+    """A real one; mean and std are in the order of its channels, which those of each channel here tell apart."""
+    file, config = pose_for_mobile(test_data, mean=(0.0, 0.02, 0.05), std=(1 / 255, 1.02 / 255, 1.05 / 255))
+    model = served(records, tmp_path, config, file)
+    assert model.channel_order == "bgr"
+    difference = compare(coco_mini, config, file, PoseFinder(model, file, threads=1), flip=False)
+    assert len(difference.points) >= 66
+    assert difference.in_pixels.max() == 0
+    assert_array_equal(difference.scores, difference.expected_scores)
+    in_rgb = PoseFinder(replace(model, channel_order="rgb"), file, threads=1)
+    assert (compare(coco_mini, config, file, in_rgb, flip=False).in_pixels > 0).any()
+
+
 def test_the_ap_of_coco_mini_is_that_of_the_evaluation(
     records: ModuleType, test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
 ) -> None:
@@ -281,12 +297,19 @@ _BOTTOM_UP = ModelConfig(
 )
 
 
-@pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize(
+    ("nhwc", "order"), [pytest.param(False, "rgb", id="nchw"), pytest.param(True, "rgb", id="nhwc"), (False, "bgr")]
+)
 def test_maps_of_whole_images_are_those_of_the_evaluation(
-    records: ModuleType, coco_mini: CocoKeypoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nhwc: bool
+    records: ModuleType,
+    coco_mini: CocoKeypoints,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nhwc: bool,
+    order: str,
 ) -> None:
     layout = "nhwc" if nhwc else "nchw"
-    config = _BOTTOM_UP.model_copy(update={"input_layout": layout, "output_layout": layout})
+    config = _BOTTOM_UP.model_copy(update={"input_layout": layout, "output_layout": layout, "channel_order": order})
     file = tmp_path / "m.onnx"
     onnx.save(paf_onnx(shape=("n", "h", "w", 3) if nhwc else ("n", 3, "h", "w"), nhwc=nhwc), file)
     finder = PoseFinder(served(records, tmp_path / "files", config, file), file, threads=1)

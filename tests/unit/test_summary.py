@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tests.run_cases import (
     HOSTILE,
     STATES,
     as_published,
+    below_floor,
     bottom_up,
     broken_dataset,
     complete,
@@ -69,6 +71,16 @@ def test_a_failed_gate_names_the_checks_and_the_subset() -> None:
     assert "ONNX AP 0.574 is below 0.600" in text
     assert text.count("quick look") == 3
     assert "Published" not in text
+
+
+def test_a_checkpoint_below_the_floor_shows_what_mends_it() -> None:
+    text = " ".join(printed(below_floor()).split())
+    assert "Stopped before quantization: FP32 is below the gate's floor" in text
+    assert "AP 0.02 as configured; 0.61 when the image is BGR: set model.channel_order=bgr" in text
+    assert "What to do: Nothing was quantized. Start again with --set model.channel_order=bgr." in text
+    assert re.search(r"the image is BGR +0.612 +model.channel_order=bgr", text)
+    assert re.search(r"left and right joints are swapped +– ", text)
+    assert text.count("below 0.600") == 1
 
 
 def test_a_failed_step_shows_message_and_hint() -> None:
