@@ -48,6 +48,18 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     Raises:
         CheckpointError: The file is no such network; the message names what disagrees.
     """
+    model = _prepared(source, config)
+    partial = destination.with_suffix(".part")
+    onnx.save(model, partial)
+    partial.replace(destination)
+
+
+def check_onnx(source: Path, config: ModelConfig) -> None:
+    """Raise CheckpointError unless `prepare_onnx` would take the file."""
+    _prepared(source, config)
+
+
+def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
     model = _load(source)
     _drop_initializers_from_inputs(model)
     _constants_to_initializers(model)
@@ -61,9 +73,7 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckpointError(f"{source} is not valid ONNX: {error}") from error
     _try_run(model, source, config)
-    partial = destination.with_suffix(".part")
-    onnx.save(model, partial)
-    partial.replace(destination)
+    return model
 
 
 def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> tuple[str, ...]:
@@ -215,20 +225,21 @@ def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     names = output_names(model, config, source)
-    feeds = [
-        {
-            model.graph.input[0].name: np.zeros(
-                (1, h, w, 3) if config.input_layout == "nhwc" else (1, 3, h, w), np.float32
-            )
-        }
-        for w, h in input_sizes(config)
-    ]
     # onnxruntime's exceptions share no base class but Exception.
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        results = [session.run(names, feed) for feed in feeds]
     except Exception as error:
         raise CheckpointError(f"onnxruntime cannot run {source}: {error}") from error
+    results = []
+    for width, height in input_sizes(config):
+        shape = (1, height, width, 3) if config.input_layout == "nhwc" else (1, 3, height, width)
+        try:
+            results.append(session.run(names, {model.graph.input[0].name: np.zeros(shape, np.float32)}))
+        except Exception as error:
+            raise CheckpointError(
+                f"onnxruntime cannot run {source} on an image {width} wide and {height} high: {error}",
+                hint="Set model.input_width and model.input_height to a size that the network takes.",
+            ) from error
     if config.codec == "paf":
         join_outputs(dict(zip(names, results[0], strict=True)), config, source)
         return

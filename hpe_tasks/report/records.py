@@ -20,6 +20,7 @@ from hpe_tasks.results import (
     GateCheck,
     GateDecision,
     PckhStats,
+    Preflight,
     PromotedModel,
     PublishedModel,
     QuantizedEvaluation,
@@ -33,6 +34,7 @@ VerdictKind = Literal["published", "passed", "gate_failed", "failed", "unfinishe
 
 # (step, the field of RunRecords that it fills, what it does in two or three words), in the order of the run.
 _STEPS = (
+    ("preflight", "preflight", "Preflight"),
     ("fetch_dataset", "dataset", "Data set"),
     ("fetch_checkpoint", "checkpoint", "Checkpoint"),
     ("validate_dataset", "validation", "Validation"),
@@ -62,6 +64,7 @@ class RunRecords:
     config: RunConfig
     run: str
     started: datetime | None = None
+    preflight: Preflight | None = None
     dataset: FetchedDataset | None = None
     checkpoint: FetchedCheckpoint | None = None
     validation: DatasetValidation | None = None
@@ -133,19 +136,26 @@ def steps_of(records: RunRecords) -> tuple[Step, ...]:
     """How each step went, in the order of the run. A failure counts more than a result of an earlier attempt."""
     failures = {failure.step: failure for failure in records.failures}
     invalid = records.validation is not None and not records.validation.passed
+    unfit = records.preflight is not None and bool(records.preflight.failed)
     refused = records.decision is not None and not records.decision.passed
     untested = not records.config.destination.smoke_test
+    # Steps work without it: runs of older versions, and those that were begun at another step, have none.
+    begun = any(getattr(records, field) is not None for name, field, _ in _STEPS if name != "preflight")
     steps = []
     for name, field, title in _STEPS:
         failure = failures.get(name)
         state: StepState = "not_run"
-        if failure is not None or (name == "validate_dataset" and invalid):
+        if failure is not None or (name == "validate_dataset" and invalid) or (name == "preflight" and unfit):
             state = "failed"
         elif name == "gate" and refused:
             state = "refused"
         elif getattr(records, field) is not None:
             state = "done"
-        elif (refused and name in _AFTER_GATE) or (untested and name == "smoke_test_lambda"):
+        elif (
+            (refused and name in _AFTER_GATE)
+            or (untested and name == "smoke_test_lambda")
+            or (name == "preflight" and begun)
+        ):
             state = "skipped"
         steps.append(Step(name, title, state, failure))
     return tuple(steps)

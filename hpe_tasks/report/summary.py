@@ -14,6 +14,7 @@ from rich.text import Text
 from hpe_tasks.accuracy import metric_of, sample_text
 from hpe_tasks.config import Frozen
 from hpe_tasks.references import Reference
+from hpe_tasks.report.preflight_table import attention_table, preflight_table
 from hpe_tasks.report.records import (
     RunRecords,
     comparison_text,
@@ -28,7 +29,7 @@ from hpe_tasks.report.records import (
     steps_of,
     verdict_of,
 )
-from hpe_tasks.results import Artifact, EvaluationReport, GateCheck, GateDecision, Record
+from hpe_tasks.results import Artifact, EvaluationReport, GateCheck, GateDecision, Preflight, Record
 
 _QUICK_LOOK = "quick look"
 _MANY = 6
@@ -41,6 +42,8 @@ def summary_table(records: RunRecords, *, report: Path | str | None = None) -> R
     that addresses stay in one piece.
     """
     parts: list[RenderableType] = [_headline(records)]
+    if records.preflight is not None and (records.preflight.failed or records.preflight.warnings):
+        parts.append(attention_table(records.preflight))
     if any(measured for _, measured in records.measurements):
         parts.append(_accuracy(records))
         parts += [Text(f"{note}\n", style="dim") for note in (*notes_of(records.metric), measured_on(records))]
@@ -66,6 +69,8 @@ def _headline(records: RunRecords) -> Text:
     if not failed:
         text.append(f"{verdict.detail}\n")
     for failure in failed:
+        if failure.step == "preflight" and records.preflight is not None and records.preflight.failed:
+            continue  # its table says it better
         text.append(f"{failure.step}: {failure.message}\n")
         if failure.hint:
             text.append("What to do: ", style="bold")
@@ -158,6 +163,8 @@ def record_table(step: str, record: Record) -> RenderableType:
         return _measured(record)
     if isinstance(record, GateDecision):
         return _checks(record)
+    if isinstance(record, Preflight):
+        return preflight_table(record)
     table = Table(title=step, box=None, show_header=False, pad_edge=False, title_justify="left", title_style="bold")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -1,0 +1,28 @@
+"""Whether a checkpoint file is the network that the configuration describes, found out in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hpe_tasks.config import ModelConfig
+from hpe_tasks.models import build_model
+from hpe_tasks.models.checkpoint import check_checkpoint
+from hpe_tasks.models.onnx_model import check_onnx
+
+
+def check_fit(config: ModelConfig, checkpoint: Path) -> None:
+    """Hold a checkpoint's names and shapes against the architecture, or let an ONNX file take a blank image.
+
+    Raises:
+        CheckpointError: The file cannot be read, does not fit the architecture, or does not take the input size, or
+            its output is not what the configuration says.
+    """
+    if config.architecture == "onnx":
+        check_onnx(checkpoint, config)
+        return
+    # Shapes without memory, and without the time that random weights take.
+    with torch.device("meta"):
+        network = build_model(config)
+    check_checkpoint(network, checkpoint)
