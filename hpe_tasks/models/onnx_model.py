@@ -23,6 +23,8 @@ MIN_OPSET = 13
 _MIN_IR = 7
 """IR version that came with opset 12; from 4 on initializers need not be graph inputs."""
 
+_SIZE_HINT = "Set model.input_width and model.input_height to a size that the network takes."
+
 _QUANTIZED_OPS = {
     "ConvInteger",
     "DequantizeLinear",
@@ -70,8 +72,14 @@ def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
     _check_outputs(model, source, config)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except onnx.checker.ValidationError as error:
         raise CheckpointError(f"{source} is not valid ONNX: {error}") from error
+    except onnx.shape_inference.InferenceError as error:
+        width, height = config.input_size
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{source} is not valid ONNX for images {width} wide and {height} high: {reason}.", hint=_SIZE_HINT
+        ) from error
     _try_run(model, source, config)
     return model
 
@@ -238,7 +246,7 @@ def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
         except Exception as error:
             raise CheckpointError(
                 f"onnxruntime cannot run {source} on an image {width} wide and {height} high: {error}",
-                hint="Set model.input_width and model.input_height to a size that the network takes.",
+                hint=_SIZE_HINT,
             ) from error
     if config.codec == "paf":
         join_outputs(dict(zip(names, results[0], strict=True)), config, source)

@@ -139,9 +139,9 @@ def check_processor(config: RunConfig, device: str, forward_s: float | None) -> 
     return Finding(shown, warning=f"{advice.replace(', lower', ', or lower')}.")
 
 
-FORWARDS_PER_IMAGE = {"min_max": 4.0, "tf_enhanced": 6.0}
+FORWARDS_PER_IMAGE = {"min_max": 3.0, "tf_enhanced": 6.0}
 """Calibration of one image on the CPU, in forward passes of the float network: between the figures of
-benchmarks/calibration.py, which differ by a factor of about two either way."""
+benchmarks/calibration.py, from which networks differ by a factor of two either way."""
 
 FIXED_S = 20.0
 """What calibration takes beyond its images: imports, building the simulation, choosing ranges, writing files."""
