@@ -72,8 +72,8 @@ RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its step
 
 STEP_COMMANDS = {
     "preflight": "Look at what the run needs, and keep what was found in the run; `check` does the same without a run.",
-    "fetch_dataset": "Bring the data set to this machine.",
     "fetch_checkpoint": "Bring the checkpoint into the workspace.",
+    "fetch_dataset": "Bring the data set to this machine.",
     "validate_dataset": "Hold the data set against its expectations.",
     "evaluate_fp32": "Measure the checkpoint as it came.",
     "quantize": "Calibrate QuantSim.",

@@ -35,8 +35,8 @@ VerdictKind = Literal["published", "passed", "gate_failed", "failed", "unfinishe
 # (step, the field of RunRecords that it fills, what it does in two or three words), in the order of the run.
 _STEPS = (
     ("preflight", "preflight", "Preflight"),
-    ("fetch_dataset", "dataset", "Data set"),
     ("fetch_checkpoint", "checkpoint", "Checkpoint"),
+    ("fetch_dataset", "dataset", "Data set"),
     ("validate_dataset", "validation", "Validation"),
     ("evaluate_fp32", "fp32", "FP32 accuracy"),
     ("quantize", "quantized", "Quantization"),

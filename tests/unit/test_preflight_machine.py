@@ -63,7 +63,7 @@ def test_the_needs_of_folders_on_one_disk_are_added(
 )
 def test_memory(available: int, state: str) -> None:
     needed = needed_memory(136_000_000)
-    assert 3 * GB < needed < 6 * GB
+    assert 2.6 * GB < needed < 4 * GB
     if state == "failed":
         with pytest.raises(StorageError, match=r"not enough memory: 1\.2 GB available.*evaluation\.batch_size"):
             check_memory(needed, available)
