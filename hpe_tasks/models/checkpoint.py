@@ -49,7 +49,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
 
 
 def check_checkpoint(model: nn.Module, path: Path) -> None:
-    """Raise CheckpointError unless `load_checkpoint` would take the file; the network may lie on the device `meta`."""
+    """Raise CheckpointError unless `load_checkpoint` would take the file; the network stays as it was."""
     _fitting_state(model, path)
 
 

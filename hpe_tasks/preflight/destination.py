@@ -48,14 +48,17 @@ def check_registry(client: S3Client, registry: S3Location) -> str:
     with _refusals(registry, "s3:ListBucket on the bucket and s3:GetObject on the prefix", "cannot be read"):
         # Without the right to list, AWS answers "denied" for an object that does not exist yet.
         get_bytes(client, registry / _ABSENT, "reading")
-        known = get_bytes(client, probe, "reading")
     with _refusals(registry, "s3:PutObject on the prefix", "is not writable"):
-        # The second attempt must be refused; so must the first, where an earlier check has written the object.
-        created = put_new_bytes(client, probe, _CONTENT, "writing")
-        if created and (known is not None or put_new_bytes(client, probe, _CONTENT, "writing")):
+        # A second attempt must be refused; so must the first, where an earlier check has written the object.
+        if put_new_bytes(client, probe, _CONTENT, "writing") and put_new_bytes(client, probe, _CONTENT, "writing"):
             raise no_conditional_writes(registry)
         if _overwrites(client, probe):
             raise no_conditional_writes(registry)
+    with _refusals(registry, "s3:GetObject on the prefix", "cannot be read"):
+        if get_bytes(client, probe, "reading") is None:
+            raise AccessError(
+                f"{probe} was written, and is not there.", hint="Check the endpoint, and what lies between."
+            )
     return f"{registry} can be read and written, and refuses to overwrite"
 
 

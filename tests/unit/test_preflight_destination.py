@@ -51,6 +51,12 @@ def test_each_refusal_has_its_own_message(
         check_registry(make_client(endpoint_url=address, **KEYS), S3Location("models", "registry"))
 
 
+def test_a_server_that_keeps_nothing_is_found_out() -> None:
+    refused = (412, "PreconditionFailed")
+    with answering(GET=ABSENT, PUT=refused) as address, pytest.raises(AccessError, match="and is not there"):
+        check_registry(make_client(endpoint_url=address, **KEYS), S3Location("models", "registry"))
+
+
 def test_a_server_that_fails_may_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     with answering(GET=(503, "SlowDown"), PUT=ABSENT) as address, pytest.raises(TransientError, match="SlowDown"):
