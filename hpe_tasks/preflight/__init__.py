@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config import SAMPLE, RunConfig
-from hpe_tasks.errors import PreflightError, TransientError
+from hpe_tasks.errors import ConfigError, PreflightError, TransientError
 from hpe_tasks.preflight.findings import Check, Finding
 from hpe_tasks.results import Preflight, PreflightCheck
 from hpe_tasks.s3 import S3Location
@@ -121,6 +121,14 @@ class _Looks:
                 "gate will refuse it",
                 warning="To publish, set recipe.activation_bw=8; to only look at QuantSim, go on.",
             )
+        from hpe_tasks.preflight.machine import clips_nowhere
+
+        if config.destination.processors != "x86_64_vnni" and not clips_nowhere(config):
+            return Finding(
+                f"{described}; without recipe.saturation_free nothing may prove that the file computes the same on "
+                f"{config.destination.processors} processors, and the gate will refuse it",
+                warning="Set recipe.saturation_free=true, or destination.processors=x86_64_vnni.",
+            )
         return Finding(described)
 
     def _workspace(self) -> Finding:
@@ -144,8 +152,17 @@ class _Looks:
         return Finding(f"Ed25519, public key with the SHA-256 {key.public_sha256[:16]}…")
 
     def _smoke_test(self) -> Finding:
+        from hpe_tasks.cpu import cpu_features
         from hpe_tasks.lambda_environment import lambda_python
+        from hpe_tasks.serving.processors import fits_processor
 
+        processors, features = self.config.destination.processors, cpu_features()
+        if not fits_processor(processors, features):
+            raise ConfigError(
+                f"The function would not start here: destination.processors is {processors}, and this processor is "
+                f"{', '.join(features)}.",
+                hint="Run it on such a processor, or set destination.smoke_test=false or destination.processors=any.",
+            )
         return Finding(f"Lambda's Python is {lambda_python()}")
 
     def _checkpoint(self) -> Finding:

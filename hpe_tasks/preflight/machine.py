@@ -108,7 +108,7 @@ def processor_text(name: str, features: tuple[str, ...]) -> str:
     if has & set(VNNI):
         meaning = f"int8 runs at full speed (VNNI: {', '.join(f for f in features if f in VNNI)})"
     elif has & {"avx2", "avx512bw"}:
-        meaning = "no VNNI: int8 runs more slowly than on newer processors, and computes the same"
+        meaning = "no VNNI: int8 runs more slowly than on newer processors"
     elif machine in {"aarch64", "arm64"}:
         dot = "with" if "i8mm" in has else "without"
         meaning = f"arm64 {dot} int8 matrix instructions"
@@ -125,7 +125,11 @@ def check_processor(config: RunConfig, device: str, forward_s: float | None) -> 
         device: "cpu" or "cuda": where calibration would run.
         forward_s: Seconds that the float network takes here for one image; None where it was not measured.
     """
-    text = processor_text(processor_name(), cpu_features())
+    features = cpu_features()
+    text = processor_text(processor_name(), features)
+    if not set(VNNI) & set(features):
+        same = clips_nowhere(config)
+        text += ", and computes the same" if same else ", and full 8-bit weights may clip here: figures are this one's"
     if device != "cpu":
         return Finding(f"{text}. A GPU calibrates.")
     if forward_s is None:
@@ -138,6 +142,11 @@ def check_processor(config: RunConfig, device: str, forward_s: float | None) -> 
     if config.recipe.scheme == "tf_enhanced":
         return Finding(shown, warning=f"{advice}, or set recipe.scheme=min_max.")
     return Finding(shown, warning=f"{advice.replace(', lower', ', or lower')}.")
+
+
+def clips_nowhere(config: RunConfig) -> bool:
+    """Whether the file will compute the same on every processor, by the recipe; export_onnx proves it."""
+    return config.recipe.keeps_sums_in_range or (config.recipe.param_bw, config.recipe.activation_bw) != (8, 8)
 
 
 FORWARDS_PER_IMAGE = {"min_max": 3.0, "tf_enhanced": 6.0}

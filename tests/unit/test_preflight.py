@@ -249,14 +249,30 @@ def test_a_mended_run_forgets_its_failure(open_at: Callable[..., Run], client: A
     assert run.failures() == ()
 
 
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        pytest.param({"recipe__activation_bw": 16}, "recipe.activation_bw=8", id="16-bit activations"),
+        pytest.param({"recipe__saturation_free": False}, "recipe.saturation_free=true", id="no proof"),
+    ],
+)
 def test_settings_that_cannot_publish_are_a_warning(
-    open_at: Callable[..., Run], caplog: pytest.LogCaptureFixture
+    open_at: Callable[..., Run], caplog: pytest.LogCaptureFixture, changes: dict[str, Any], advice: str
 ) -> None:
-    record = steps.preflight(open_at(recipe__activation_bw=16, gate__min_int8_mac_share=0.5))
-    (warning,) = record.warnings
-    assert (warning.name, "the gate will refuse it" in warning.found) == ("configuration", True)
-    assert "recipe.activation_bw=8" in warning.advice
-    assert "the gate will refuse it. To publish, set" in caplog.text
+    (warning,) = steps.preflight(open_at(**changes)).warnings
+    assert warning.name == "configuration"
+    assert advice in warning.advice
+    assert f"the gate will refuse it. {warning.advice}" in caplog.text
+
+
+def test_a_function_that_would_not_start_here_fails_before_the_run(
+    open_at: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpe_tasks.cpu.cpu_features", lambda: ("x86_64", "avx2"))
+    asked = {"destination__processors": "x86_64_vnni", "recipe__saturation_free": False}
+    with pytest.raises(PreflightError, match=r"would not start here: destination\.processors is x86_64_vnni"):
+        steps.preflight(open_at(**asked, destination__smoke_test=True))
+    assert not steps.preflight(open_at(**asked)).failed
 
 
 def test_a_remote_checkpoint_is_held_against_the_architecture_when_it_is_here(

@@ -126,6 +126,23 @@ def test_how_long_calibration_takes(device: str, forward_s: float | None, says: 
         assert "recipe.calibration_images (now 200), or set recipe.scheme=min_max" in found.warning
 
 
+@pytest.mark.parametrize(
+    ("features", "saturation_free", "says"),
+    [
+        pytest.param(("x86_64", "avx2"), True, "computes the same", id="AVX2"),
+        pytest.param(("x86_64", "avx2"), False, "may clip here", id="AVX2, full weights"),
+        pytest.param(("x86_64", "avx2", "avx512_vnni"), False, "full speed", id="VNNI, full weights"),
+    ],
+)
+def test_whether_it_computes_the_same_here(
+    monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], saturation_free: bool, says: str
+) -> None:
+    monkeypatch.setattr(machine, "cpu_features", lambda: features)
+    found = check_processor(config(recipe__saturation_free=saturation_free), "cuda", None).found
+    assert says in found
+    assert ("clip" in found) == (says == "may clip here")
+
+
 def test_more_images_take_longer() -> None:
     few, many = (calibration_s(config(recipe__calibration_images=n), 0.1) for n in (100, 1000))
     assert many - machine.FIXED_S == pytest.approx(10 * (few - machine.FIXED_S))
