@@ -52,6 +52,9 @@ with the version. Only `promote` moves the channel, and it does not run when the
 what it served before. Cleared in an old run, `promote` refuses to take the channel back from a version that came later;
 `hpe channel promote` does it.
 
+**Before anything long:** `preflight` looks at the configuration, the destination bucket, the signing key, the
+checkpoint, the data set, and at disk, memory and processor of its worker, and fails with all that is wrong at once.
+
 **When it fails:** the last line of the failed task's log says what is wrong and what to do. Network errors are tried
 again by themselves. After mending anything else, clear the failed task: finished steps are not repeated.
 
@@ -80,6 +83,12 @@ holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50
 )
 def hpe_requantize() -> None:
     """From a checkpoint to a published version."""
+
+    @task(execution_timeout=timedelta(minutes=30))
+    def preflight() -> str:
+        """Look at everything that the run needs, before anything long begins."""
+        record = steps.preflight(open_run_from_context())
+        return f"{len(record.checks)} checks, {len(record.warnings)} to look at"
 
     @task
     def fetch_dataset() -> str:
@@ -159,13 +168,14 @@ def hpe_requantize() -> None:
         """Write the report, whatever the run has come to."""
         return steps.report(open_run_from_context()).html.uri
 
-    dataset, checkpoint, validated = fetch_dataset(), fetch_checkpoint(), validate_dataset()
-    decided = with_links(gate(), ReportLink())
+    checked, dataset, checkpoint, validated = preflight(), fetch_dataset(), fetch_checkpoint(), validate_dataset()
+    decided, reported = with_links(gate(), ReportLink()), with_links(report(), ReportLink())
     published = with_links(publish(), ReportLink(), VersionLink())
     tested = with_links(smoke_test_lambda(), ReportLink(), VersionLink())
     promoted = with_links(promote(), ReportLink(), VersionLink())
-    reported = with_links(report(), ReportLink())
 
+    # Only an order: every task works without the preflight's record, as `airflow tasks test` runs them.
+    checked >> [dataset, checkpoint]
     dataset >> validated
     (
         [validated, checkpoint]

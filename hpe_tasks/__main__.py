@@ -72,8 +72,9 @@ SetOption = Annotated[
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its steps find each other under it.")]
 
 STEP_COMMANDS = {
-    "fetch_dataset": "Bring the data set to this machine.",
+    "preflight": "Look at what the run needs, and keep what was found in the run; `check` does the same without a run.",
     "fetch_checkpoint": "Bring the checkpoint into the workspace.",
+    "fetch_dataset": "Bring the data set to this machine.",
     "validate_dataset": "Hold the data set against its expectations.",
     "evaluate_fp32": "Measure the checkpoint as it came.",
     "check_fp32": "Hold the checkpoint against the gate's floor, and find out why where it stays below.",
@@ -209,6 +210,44 @@ def run_all(
     STEPS["report"].execute(run)
     if not _print_summary(run, as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
+
+
+@app.command()
+def check(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at everything that a run would need, in seconds; exits with 2 when it could not end well."""
+    from hpe_tasks.errors import HpeError
+    from hpe_tasks.preflight import preflight, refuse_failed
+    from hpe_tasks.s3 import make_client
+    from hpe_tasks.settings import Settings
+    from hpe_tasks.workspace import open_workspace
+
+    places = Settings.from_environment()
+    asked = _config(preset, config, settings)
+    record = preflight(
+        asked,
+        workspace=open_workspace(places.workspace, s3=make_client, cache=places.cache),
+        cache=places.cache,
+        s3=make_client,
+        signing_key=places.read_signing_key,
+    )
+    if as_json:
+        _print_json(record)
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.report.preflight_table import preflight_table
+
+        Console().print(preflight_table(record))
+    try:
+        refuse_failed(record)
+    except HpeError as error:
+        # The table has said it.
+        raise typer.Exit(_exit_code(error)) from error
 
 
 def _step_command(step: str, summary: str) -> None:

@@ -10,6 +10,16 @@ from hpe_tasks.instruction_sets import instruction_sets
 _INT8_FEATURES = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model name, such as `AMD EPYC 7R13`; that of the machine where the kernel tells none (arm64)."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return " ".join(value.split())
+    return platform.machine()
+
+
 def cpu_features(cpuinfo: Path | None = None) -> tuple[str, ...]:
     """The machine's name and the int8 instruction sets that this process can use, such as `avx512_vnni`.
 

@@ -68,6 +68,10 @@ class AccessError(BadInputError):
     """A server refused the credentials, or the bucket or object does not exist."""
 
 
+class PreflightError(BadInputError):
+    """A run could not end well with what it was given; lists everything that was found before it began."""
+
+
 class ChannelConflictError(HpeError):
     """The channel was moved by somebody else between reading and writing it."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, MissingInputError, NotApprovedError
 from hpe_tasks.fp32_floor import check_floor, refuse_below_floor
+from hpe_tasks.preflight import refuse_failed, signature_required_by
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -28,6 +29,7 @@ from hpe_tasks.results import (
     FetchedDataset,
     Fp32Check,
     GateDecision,
+    Preflight,
     PromotedModel,
     PublishedModel,
     QuantizedEvaluation,
@@ -77,28 +79,20 @@ def _measured(config: RunConfig) -> list[Any]:
     return [dataset, config.evaluation.model_dump(), config.seed]
 
 
-def _dataset_digest(run: Run) -> str:
-    from hpe_tasks.signing import open_signing_key
-
-    # What publishing would refuse hours later.
-    open_signing_key(run.signing_key(), required_because=_key_reason(run.config))
-    _, fetched = run.dataset
-    return digest_of(fetched.model_dump(mode="json"))
-
-
-def _key_reason(config: RunConfig) -> str | None:
-    return "destination.require_signature is on" if config.destination.require_signature else None
-
-
-@step(FetchedDataset, found=_dataset_digest)
-def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
-    """Bring the data set to this machine.
+@step(Preflight, accept=refuse_failed, reuse=False)
+def preflight(run: Run, _: Scratch) -> Preflight:
+    """Look at everything that the run needs, before anything long begins; no other step reads its record.
 
     Raises:
-        ConfigError: The run could not publish: a signature is required and there is no key, or it is no key.
+        PreflightError: Something that was given cannot be used; all that was found is in the record.
+        TransientError: Only the network failed.
     """
-    _root, fetched = run.dataset
-    return fetched
+    from hpe_tasks.preflight import preflight as look
+
+    record = look(run.config, workspace=run.workspace, cache=run.cache, s3=run.s3, signing_key=run.signing_key)
+    for check in record.warnings:
+        log.warning("%s: %s. %s", check.title, check.found.rstrip("."), check.advice)
+    return record
 
 
 def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client], records: Workspace) -> Path:
@@ -110,14 +104,13 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client],
         s3: Makes the S3 client, when one is needed.
         records: Keeps what each address gave when it was first used: it must give the same again.
     """
-    from hpe_tasks.data.fetch.download import fetch_file
+    from hpe_tasks.data.fetch.download import checkpoint_folder, fetch_file
     from hpe_tasks.data.fetch.trust import check_trusted
     from hpe_tasks.models.checkpoint import sample_checkpoint
 
     if model.checkpoint == SAMPLE:
         return sample_checkpoint()
-    # One folder for each address: two files of one name must not take each other's place.
-    folder = cache / "checkpoints" / digest_of(model.checkpoint)[:16]
+    folder = checkpoint_folder(cache, model.checkpoint)
     file = fetch_file(model.checkpoint, folder, sha256=model.checkpoint_sha256, s3=s3)
     check_trusted(
         model.checkpoint,
@@ -131,13 +124,21 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client],
 
 
 def _checkpoint_digest(run: Run) -> str:
+    from hpe_tasks.models.fit import check_fit
+
     file = checkpoint_file(run.config.model, run.cache, run.s3, run.workspace)
+    # Whether it is new here or not: the architecture may be another than the last time.
+    check_fit(run.config.model, file)
     return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
 
 
 @step(FetchedCheckpoint, found=_checkpoint_digest)
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
-    """Bring the checkpoint into the workspace."""
+    """Bring the checkpoint into the workspace.
+
+    Raises:
+        CheckpointError: It cannot be read, or does not fit the architecture and the input size.
+    """
     from hpe_tasks.data.fetch.transports import shown_address
     from hpe_tasks.models.training_record import trained_on
 
@@ -147,6 +148,26 @@ def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     return FetchedCheckpoint(
         source=shown_address(run.config.model.checkpoint), file=scratch.artifact(kept), trained_on=trained_on(file)
     )
+
+
+def _dataset_digest(run: Run) -> str:
+    from hpe_tasks.signing import open_signing_key
+
+    # What publishing would refuse hours later, for those who begin here and not at the preflight.
+    open_signing_key(run.signing_key(), required_because=signature_required_by(run.config))
+    _, fetched = run.dataset
+    return digest_of(fetched.model_dump(mode="json"))
+
+
+@step(FetchedDataset, found=_dataset_digest)
+def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
+    """Bring the data set to this machine.
+
+    Raises:
+        ConfigError: The run could not publish: a signature is required and there is no key, or it is no key.
+    """
+    _root, fetched = run.dataset
+    return fetched
 
 
 def _refuse_broken(validation: DatasetValidation) -> None:
@@ -409,7 +430,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     config, decision, exported = run.config, run.get(GateDecision), run.get(ExportedModel)
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
-    key = open_signing_key(run.signing_key(), required_because=_key_reason(config))
+    key = open_signing_key(run.signing_key(), required_because=signature_required_by(config))
     files = {MODEL_ROLE: run.workspace.local(exported.model), ENCODINGS_ROLE: run.workspace.local(exported.encodings)}
     chosen = _golden(run, files[MODEL_ROLE]) if config.destination.smoke_test else ()
     images = {one.golden.file: scratch.path / f"{one.golden.file}{one.file.suffix}" for one in chosen}
@@ -546,6 +567,7 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         run=run.name,
         started=run.started,
         git_commit=git_commit(),
+        preflight=load(Preflight),
         dataset=load(FetchedDataset),
         checkpoint=load(FetchedCheckpoint),
         validation=load(DatasetValidation),

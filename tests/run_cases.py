@@ -28,6 +28,8 @@ from hpe_tasks.results import (
     KernelProof,
     PckhStats,
     PlacementAudit,
+    Preflight,
+    PreflightCheck,
     PromotedModel,
     ProtocolFingerprint,
     PublishedModel,
@@ -57,6 +59,22 @@ _SIGMAS = (
     *[0.107] * 2,
     *[0.087] * 2,
     *[0.089] * 2,
+)
+
+
+PREFLIGHT = Preflight(
+    checks=(
+        PreflightCheck(
+            name="destination", title="Destination", state="ok", found="s3://hpe-models/registry can be written"
+        ),
+        PreflightCheck(
+            name="disk",
+            title="Disk",
+            state="warning",
+            found="/work: 1.1 GB free, about 0.9 GB needed",
+            advice="Free some space, or set HPE_CACHE and HPE_WORKSPACE to folders on a larger disk.",
+        ),
+    )
 )
 
 
@@ -207,6 +225,7 @@ def complete(
         config=config,
         run="manual-2026-11-02-a1b2c3d4",
         started=NOON,
+        preflight=PREFLIGHT,
         dataset=FetchedDataset(
             source=config.dataset.source, digest=digest("data"), num_files=420, size_bytes=18_200_000
         ),
@@ -368,9 +387,46 @@ def broken_dataset() -> RunRecords:
         config=run.config,
         run=run.run,
         started=NOON,
+        preflight=run.preflight,
         dataset=run.dataset,
         checkpoint=run.checkpoint,
         validation=run.validation.model_copy(update={"passed": False, "problems": problems}),
+        failures=(failure,),
+    )
+
+
+def unfit() -> RunRecords:
+    """The preflight found two things that cannot work; nothing ran after it."""
+    failed = (
+        PreflightCheck(
+            name="destination",
+            title="Destination",
+            state="failed",
+            found="The bucket 'nowhere' does not exist.",
+            advice="Create it (`aws s3 mb s3://nowhere`), or correct destination.registry.",
+        ),
+        PreflightCheck(
+            name="checkpoint",
+            title="Checkpoint",
+            state="failed",
+            found=f"The checkpoint {HOSTILE} does not fit the network. Keys: 2 missing: conv1.weight, fc.bias.",
+            advice="Set model.architecture to what the file was trained with.",
+        ),
+    )
+    failure = StepFailure(
+        step="preflight",
+        error="PreflightError",
+        message=" ".join(
+            ("2 of 4 preflight checks failed.", *(f"{check.title}: {check.found} {check.advice}" for check in failed))
+        ),
+        hint="",
+        failed_at=NOON,
+    )
+    return RunRecords(
+        config=load_config("sample"),
+        run="manual-2026-11-02-a1b2c3d4",
+        started=NOON,
+        preflight=Preflight(checks=(*failed, *PREFLIGHT.checks)),
         failures=(failure,),
     )
 
@@ -500,6 +556,7 @@ STATES: dict[str, Callable[[], RunRecords]] = {
     "below_floor": below_floor,
     "step_failed": step_failed,
     "broken_dataset": broken_dataset,
+    "unfit": unfit,
     "only_config": only_config,
     "mpii": mpii,
     "bottom_up": bottom_up,

@@ -45,6 +45,15 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         CheckpointError: The file is missing, of another kind, broken, or does not fit; lists missing, extra and
             misshapen keys.
     """
+    model.load_state_dict(_fitting_state(model, path))
+
+
+def check_checkpoint(model: nn.Module, path: Path) -> None:
+    """Raise CheckpointError unless `load_checkpoint` would take the file; the network stays as it was."""
+    _fitting_state(model, path)
+
+
+def _fitting_state(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
     state = _without_prefix(_read(path))
     expected = model.state_dict()
     # Files from before PyTorch 0.4.1 do not count batches; the counter is not used in inference.
@@ -52,7 +61,7 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         if name.endswith(".num_batches_tracked"):
             state.setdefault(name, tensor)
     _check_fit(state, expected, path)
-    model.load_state_dict(state)
+    return state
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

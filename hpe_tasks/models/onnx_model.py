@@ -23,6 +23,8 @@ MIN_OPSET = 13
 _MIN_IR = 7
 """IR version that came with opset 12; from 4 on initializers need not be graph inputs."""
 
+_SIZE_HINT = "Set model.input_width and model.input_height to a size that the network takes."
+
 _QUANTIZED_OPS = {
     "ConvInteger",
     "DequantizeLinear",
@@ -48,6 +50,18 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     Raises:
         CheckpointError: The file is no such network; the message names what disagrees.
     """
+    model = _prepared(source, config)
+    partial = destination.with_suffix(".part")
+    onnx.save(model, partial)
+    partial.replace(destination)
+
+
+def check_onnx(source: Path, config: ModelConfig) -> None:
+    """Raise CheckpointError unless `prepare_onnx` would take the file."""
+    _prepared(source, config)
+
+
+def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
     model = _load(source)
     _drop_initializers_from_inputs(model)
     _constants_to_initializers(model)
@@ -58,12 +72,16 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     _check_outputs(model, source, config)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except onnx.checker.ValidationError as error:
         raise CheckpointError(f"{source} is not valid ONNX: {error}") from error
+    except onnx.shape_inference.InferenceError as error:
+        width, height = config.input_size
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{source} is not valid ONNX for images {width} wide and {height} high: {reason}.", hint=_SIZE_HINT
+        ) from error
     _try_run(model, source, config)
-    partial = destination.with_suffix(".part")
-    onnx.save(model, partial)
-    partial.replace(destination)
+    return model
 
 
 def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> tuple[str, ...]:
@@ -215,20 +233,21 @@ def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     names = output_names(model, config, source)
-    feeds = [
-        {
-            model.graph.input[0].name: np.zeros(
-                (1, h, w, 3) if config.input_layout == "nhwc" else (1, 3, h, w), np.float32
-            )
-        }
-        for w, h in input_sizes(config)
-    ]
     # onnxruntime's exceptions share no base class but Exception.
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        results = [session.run(names, feed) for feed in feeds]
     except Exception as error:
         raise CheckpointError(f"onnxruntime cannot run {source}: {error}") from error
+    results = []
+    for width, height in input_sizes(config):
+        shape = (1, height, width, 3) if config.input_layout == "nhwc" else (1, 3, height, width)
+        try:
+            results.append(session.run(names, {model.graph.input[0].name: np.zeros(shape, np.float32)}))
+        except Exception as error:
+            raise CheckpointError(
+                f"onnxruntime cannot run {source} on an image {width} wide and {height} high: {error}",
+                hint=_SIZE_HINT,
+            ) from error
     if config.codec == "paf":
         join_outputs(dict(zip(names, results[0], strict=True)), config, source)
         return

@@ -23,6 +23,7 @@ from hpe_tasks.results import (
     GateCheck,
     GateDecision,
     PckhStats,
+    Preflight,
     PromotedModel,
     PublishedModel,
     QuantizedEvaluation,
@@ -36,8 +37,9 @@ VerdictKind = Literal["published", "passed", "gate_failed", "failed", "unfinishe
 
 # (step, the field of RunRecords that it fills, what it does in two or three words), in the order of the run.
 _STEPS = (
-    ("fetch_dataset", "dataset", "Data set"),
+    ("preflight", "preflight", "Preflight"),
     ("fetch_checkpoint", "checkpoint", "Checkpoint"),
+    ("fetch_dataset", "dataset", "Data set"),
     ("validate_dataset", "validation", "Validation"),
     ("evaluate_fp32", "fp32", "FP32 accuracy"),
     ("check_fp32", "fp32_check", "FP32 floor"),
@@ -68,6 +70,7 @@ class RunRecords:
     config: RunConfig
     run: str
     started: datetime | None = None
+    preflight: Preflight | None = None
     dataset: FetchedDataset | None = None
     checkpoint: FetchedCheckpoint | None = None
     validation: DatasetValidation | None = None
@@ -147,19 +150,26 @@ def steps_of(records: RunRecords) -> tuple[Step, ...]:
     # A later step that was started all the same has been refused for the same reason, which is told once.
     failures = {failure.step: failure for failure in records.failures if failure.error != BelowFloorError.__name__}
     invalid = records.validation is not None and not records.validation.passed
+    unfit = records.preflight is not None and bool(records.preflight.failed)
     refused = records.decision is not None and not records.decision.passed
     untested = not records.config.destination.smoke_test
+    # Steps work without it: runs of older versions, and those that were begun at another step, have none.
+    begun = any(getattr(records, field) is not None for name, field, _ in _STEPS if name != "preflight")
     steps = []
     for name, field, title in _STEPS:
         failure = failures.get(name)
         state: StepState = "not_run"
-        if failure is not None or (name == "validate_dataset" and invalid):
+        if failure is not None or (name == "validate_dataset" and invalid) or (name == "preflight" and unfit):
             state = "failed"
         elif (name == "gate" and refused) or (name == "check_fp32" and records.below_floor is not None):
             state = "refused"
         elif getattr(records, field) is not None:
             state = "done"
-        elif (refused and name in _AFTER_GATE) or (untested and name == "smoke_test_lambda"):
+        elif (
+            (refused and name in _AFTER_GATE)
+            or (untested and name == "smoke_test_lambda")
+            or (name == "preflight" and begun)
+        ):
             state = "skipped"
         steps.append(Step(name, title, state, failure))
     return tuple(steps)

@@ -15,6 +15,7 @@ from hpe_tasks.accuracy import Metric, metric_of, sample_text
 from hpe_tasks.config import Frozen
 from hpe_tasks.fp32_floor import next_step
 from hpe_tasks.references import Reference
+from hpe_tasks.report.preflight_table import attention_table, preflight_table
 from hpe_tasks.report.records import (
     RunRecords,
     comparison_text,
@@ -30,7 +31,16 @@ from hpe_tasks.report.records import (
     steps_of,
     verdict_of,
 )
-from hpe_tasks.results import Artifact, Diagnosis, EvaluationReport, Fp32Check, GateCheck, GateDecision, Record
+from hpe_tasks.results import (
+    Artifact,
+    Diagnosis,
+    EvaluationReport,
+    Fp32Check,
+    GateCheck,
+    GateDecision,
+    Preflight,
+    Record,
+)
 
 _QUICK_LOOK = "quick look"
 _MANY = 6
@@ -43,6 +53,8 @@ def summary_table(records: RunRecords, *, report: Path | str | None = None) -> R
     that addresses stay in one piece.
     """
     parts: list[RenderableType] = [_headline(records)]
+    if records.preflight is not None and (records.preflight.failed or records.preflight.warnings):
+        parts.append(attention_table(records.preflight))
     if any(measured for _, measured in records.measurements):
         parts.append(_accuracy(records))
         parts += [Text(f"{note}\n", style="dim") for note in (*notes_of(records.metric), measured_on(records))]
@@ -73,6 +85,8 @@ def _headline(records: RunRecords) -> Text:
         text.append("What to do: ", style="bold")
         text.append(f"{next_step(records.below_floor)}\n")
     for failure in failed:
+        if failure.step == "preflight" and records.preflight is not None and records.preflight.failed:
+            continue  # its table says it better
         text.append(f"{failure.step}: {failure.message}\n")
         if failure.hint:
             text.append("What to do: ", style="bold")
@@ -182,6 +196,8 @@ def record_table(step: str, record: Record) -> RenderableType:
         return _checks(record)
     if isinstance(record, Fp32Check):
         return Text(f"{record.reason}.")
+    if isinstance(record, Preflight):
+        return preflight_table(record)
     table = Table(title=step, box=None, show_header=False, pad_edge=False, title_justify="left", title_style="bold")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -23,11 +23,8 @@ def check_processor(model: ServedModel, features: Sequence[str] | None = None) -
     Raises:
         ConfigError: Nothing proves that the model computes here what it was measured with.
     """
-    if model.processors == "any":
-        return
     machine, *has = cpu_features() if features is None else features
-    fits = machine.lower() in _ARCHITECTURES[model.processors]
-    if fits and (model.processors != "x86_64_vnni" or _VNNI & set(has)):
+    if fits_processor(model.processors, (machine, *has)):
         return
     raise ConfigError(
         f"Version {model.version} of {model.name!r} was published for {_NAMES[model.processors]} "
@@ -35,3 +32,11 @@ def check_processor(model: ServedModel, features: Sequence[str] | None = None) -
         "kernels may compute something else than what was measured.",
         hint="Serve it where it was published for, or publish a version with destination.processors=any.",
     )
+
+
+def fits_processor(processors: str, features: Sequence[str]) -> bool:
+    """Whether a processor, by its machine's name and int8 features, is one of `destination.processors`."""
+    machine, *has = features
+    if processors == "any":
+        return True
+    return machine.lower() in _ARCHITECTURES[processors] and (processors != "x86_64_vnni" or bool(_VNNI & set(has)))

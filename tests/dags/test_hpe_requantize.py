@@ -16,6 +16,7 @@ from hpe_tasks.s3 import S3Location, make_client
 REGISTRY = S3Location.parse("s3://hpe-models/registry")
 HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_expectations", "numpy", "cv2", "pandas")
 TASKS = {
+    "preflight",
     "fetch_dataset",
     "fetch_checkpoint",
     "validate_dataset",
@@ -87,8 +88,9 @@ def test_importing_the_dag_is_quick_and_loads_nothing_heavy(repository: Path) ->
 
 def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
     assert {task.task_id: task.upstream_task_ids for task in dag.tasks} == {
-        "fetch_dataset": set(),
-        "fetch_checkpoint": set(),
+        "preflight": set(),
+        "fetch_dataset": {"preflight"},
+        "fetch_checkpoint": {"preflight"},
         "validate_dataset": {"fetch_dataset"},
         "evaluate_fp32": {"validate_dataset", "fetch_checkpoint"},
         "check_fp32": {"evaluate_fp32"},
@@ -311,21 +313,28 @@ class TestOutcomes:
         assert "Stopped before quantization" in html
         assert "no usual mistake explains it" in html
 
+    def test_a_failed_preflight_stops_the_run_with_all_its_reasons(self, dag: Any, small_run: dict[str, Any]) -> None:
+        wrong = {"model.checkpoint": "/nowhere/model.safetensors", "destination.registry": "s3://nowhere/registry"}
+        state, tasks, date = run(dag, {**small_run, **wrong})
+        assert state == "failed"
+        assert tasks == {**dict.fromkeys(TASKS, "upstream_failed"), "preflight": "failed", "report": "success"}
+        html = (folder_of(date) / "report/report.html").read_text()
+        assert "/nowhere/model.safetensors does not exist" in html
+        assert "The bucket &#39;nowhere&#39; does not exist" in html
+
     def test_a_failed_step_fails_the_run_but_not_its_report(self, dag: Any, small_run: dict[str, Any]) -> None:
-        state, tasks, date = run(dag, {**small_run, "model.checkpoint": "/nowhere/model.safetensors"})
+        state, tasks, date = run(dag, {**small_run, "dataset.min_persons": 999})
         assert state == "failed"
         assert tasks == {
             **dict.fromkeys(TASKS, "upstream_failed"),
-            "fetch_dataset": "success",
-            "validate_dataset": "success",
-            "fetch_checkpoint": "failed",
-            "report": "success",
+            **dict.fromkeys(("preflight", "fetch_dataset", "fetch_checkpoint", "report"), "success"),
+            "validate_dataset": "failed",
         }
-        assert "/nowhere/model.safetensors" in (folder_of(date) / "report/report.html").read_text()
+        assert "The data set fails 1 of" in (folder_of(date) / "report/report.html").read_text()
 
-    def test_settings_that_do_not_go_together_fail_the_first_tasks_without_a_retry(
+    def test_settings_that_do_not_go_together_fail_the_first_task_without_a_retry(
         self, dag: Any, small_run: dict[str, Any]
     ) -> None:
         state, tasks, _ = run(dag, {**small_run, "dataset.calibration_split": "val"})
         assert state == "failed"
-        assert (tasks["fetch_dataset"], tasks["fetch_checkpoint"]) == ("failed", "failed")
+        assert (tasks["preflight"], tasks["fetch_dataset"]) == ("failed", "upstream_failed")

@@ -128,20 +128,27 @@ def test_wrong_settings_are_refused_before_anything_runs(
     assert operator.get(airflow_server.url + RUNS, timeout=30).json()["total_entries"] == before
 
 
-def test_a_network_error_is_tried_again_and_a_wrong_file_is_not(
-    airflow_server: AirflowServer, operator: requests.Session
-) -> None:
-    settings = airflow_server.settings | {
+@pytest.mark.parametrize(
+    ("wrong", "state", "says"),
+    [
         # Nobody listens on port 9 of this machine.
-        "dataset.source": "http://127.0.0.1:9/data.zip",
-        "model.checkpoint": "/nowhere/model.safetensors",
-    }
-    run = trigger(airflow_server, operator, settings).json()["dag_run_id"]
+        pytest.param({"dataset.source": "http://127.0.0.1:9/data.zip"}, "up_for_retry", "127.0.0.1:9", id="network"),
+        pytest.param(
+            {"dataset.source": "http://127.0.0.1:9/data.zip", "model.checkpoint": "/nowhere/model.safetensors"},
+            "failed",
+            "/nowhere/model.safetensors",
+            id="wrong file",
+        ),
+    ],
+)
+def test_a_network_error_is_tried_again_and_a_wrong_file_is_not(
+    airflow_server: AirflowServer, operator: requests.Session, wrong: dict[str, Any], state: str, says: str
+) -> None:
+    run = trigger(airflow_server, operator, airflow_server.settings | wrong).json()["dag_run_id"]
     tasks = f"{run}/taskInstances"
-    assert airflow_server.wait(operator, f"{tasks}/fetch_checkpoint", {"failed", "up_for_retry"}) == "failed"
-    assert airflow_server.wait(operator, f"{tasks}/fetch_dataset", {"failed", "up_for_retry"}) == "up_for_retry"
+    assert airflow_server.wait(operator, f"{tasks}/preflight", {"failed", "up_for_retry"}) == state
     # One run is active at a time: end this one for the tests after it.
     operator.patch(f"{airflow_server.url}{RUNS}/{run}", json={"state": "failed"}, timeout=30).raise_for_status()
-    log = operator.get(f"{airflow_server.url}{RUNS}/{tasks}/fetch_checkpoint/logs/1", timeout=30).text
-    assert "fetch_checkpoint failed: " in log
-    assert "/nowhere/model.safetensors" in log
+    log = operator.get(f"{airflow_server.url}{RUNS}/{tasks}/preflight/logs/1", timeout=30).text
+    assert says in log
+    assert ("preflight failed: " in log) == (state == "failed")

@@ -57,6 +57,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
 
     done: set[str] = set()
     for task in (
+        "preflight",
         "fetch_dataset",
         "fetch_checkpoint",
         "validate_dataset",

@@ -181,6 +181,71 @@ def test_evaluate_measures_pckh(hpe: Hpe, test_data: Path) -> None:
     assert "PCKh" in table
 
 
+def test_check_tells_everything_at_once(hpe: Hpe, settings: dict[str, Any], folder: Path) -> None:
+    well = hpe("check", *options(settings))
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "Preflight: " in well.stdout
+    before = set((folder / "workspace").glob("runs/*"))
+
+    wrong = {
+        "destination.registry": "s3://nowhere/registry",
+        "destination.require_signature": True,
+        "model.width_multiplier": 0.5,
+        "dataset.evaluation_split": "test",
+    }
+    ill = hpe("check", *options(settings | wrong))
+    assert ill.returncode == 2, ill.stdout + ill.stderr
+    told = " ".join(ill.stdout.split())
+    for says in ("4 failed", "'nowhere' does not exist", "no signing key", "misshapen", "person_keypoints_test.json"):
+        assert says in told
+    assert "Traceback" not in ill.stderr
+    machine = hpe("check", *options(settings | wrong), "--json")
+    assert machine.returncode == 2
+    failed = {check["name"]: check for check in json.loads(machine.stdout)["checks"] if check["state"] == "failed"}
+    assert list(failed) == ["destination", "signing_key", "checkpoint", "dataset"]
+    assert all(check["advice"] for check in failed.values())
+    # It is no run.
+    assert set((folder / "workspace").glob("runs/*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "environment", "code", "says"),
+    [
+        pytest.param({"gate.min_app": 1}, {}, 2, "no setting 'gate.min_app'", id="configuration"),
+        pytest.param({}, {"HPE_SIGNING_KEY": "/no/key.pem"}, 2, "/no/key.pem cannot be read", id="signing key"),
+        pytest.param({}, {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, 3, "could not be reached", id="unreachable"),
+        pytest.param(
+            {}, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 2, "No AWS credentials", id="credentials"
+        ),
+        pytest.param({}, {"AWS_ACCESS_KEY_ID": "stranger"}, 2, "does not know the credentials", id="unknown key"),
+    ],
+)
+def test_check_names_what_is_wrong(
+    hpe: Hpe, settings: dict[str, Any], changes: dict[str, Any], environment: dict[str, str], code: int, says: str
+) -> None:
+    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
+    done = hpe("check", *options(settings | changes), **nowhere, **environment)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert says in " ".join((done.stdout + done.stderr).split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_without_a_bucket_ends_before_anything_is_computed(hpe: Hpe, settings: dict[str, Any]) -> None:
+    asked = options(settings, destination__registry="s3://nowhere/registry", model__checkpoint="/no/such.pth")
+    done = hpe("run", *asked, "--run", "unfit")
+    assert done.returncode == 2, done.stdout + done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "Failed at preflight" in said
+    assert said.count("The bucket 'nowhere' does not exist.") == 1
+    assert said.count("/no/such.pth does not exist.") == 1
+    assert "What to do: Create it" in said
+    assert "fetch" not in done.stderr
+    machine = hpe("run", *asked, "--run", "unfit", "--json")
+    assert machine.returncode == 2
+    (failure,) = json.loads(machine.stdout)["failures"]
+    assert failure["step"] == "preflight"
+
+
 def test_a_failure_is_told_once(hpe: Hpe, settings: dict[str, Any]) -> None:
     asked = options(settings, dataset__min_persons=999)
     done = hpe("run", *asked, "--run", "told-once")
@@ -275,7 +340,6 @@ def without_keypoints(folder: Path) -> Path:
 
 EARLIER = {
     "validate-dataset": ["fetch-dataset"],
-    "evaluate-fp32": ["fetch-dataset", "fetch-checkpoint", "validate-dataset"],
 }
 
 BAD_INPUTS = [
@@ -292,7 +356,7 @@ BAD_INPUTS = [
     pytest.param(
         "fetch-checkpoint", {"model.checkpoint": "s3://absent-bucket/x.pth"}, None, ["absent-bucket"], id="bucket"
     ),
-    pytest.param("evaluate-fp32", {}, ("model.checkpoint", other_architecture), ["conv1.weight"], id="architecture"),
+    pytest.param("fetch-checkpoint", {}, ("model.checkpoint", other_architecture), ["conv1.weight"], id="architecture"),
 ]
 
 

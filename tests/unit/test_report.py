@@ -35,6 +35,7 @@ from tests.run_cases import (
     mpii,
     only_config,
     step_failed,
+    unfit,
 )
 from tests.run_files import files_of_states, report_files
 
@@ -123,7 +124,7 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
     assert "6 of 6 people in 3 golden images, OKS at least 0.970" in text
     assert "first answer after 271 ms on Python 3.13" in text
     assert "Measured on a CPU with x86_64, avx2, avx512_vnni." in text
-    assert text.count("✓ passed") == 8  # seven checks and the data set
+    assert text.count("✓ passed") == 9  # seven checks, the preflight and the data set
     assert "quick look" not in text
     assert "What to try next" not in text
     assert "0.581 → 0.538 (−0.043)" in text
@@ -254,10 +255,30 @@ def test_broken_dataset(files: ReportFiles, tmp_path: Path) -> None:
     assert text.count("not run") == 9
 
 
+def test_what_the_preflight_found(tmp_path: Path) -> None:
+    page = rendered(unfit(), ReportFiles(), tmp_path)
+    assert "Failed at preflight" in page.text
+    assert "2 of 4 checks: see the top of this page." in page.text
+    for check in unfit().preflight.failed:  # type: ignore[union-attr]
+        # At the top, and among all checks.
+        assert page.text.count(check.found) == 2
+        assert page.text.count(check.advice) == 2
+    assert page.text.count("not run") == 12
+    passed = rendered(complete(), ReportFiles(), tmp_path).text
+    assert "2 checks, 1 to look at." in passed
+    assert "1.1 GB free, about 0.9 GB needed" in passed
+
+
+def test_runs_without_a_preflight_are_shown_as_before(tmp_path: Path) -> None:
+    text = rendered(replace(complete(), preflight=None), ReportFiles(), tmp_path).text
+    assert "Published sample-pose" in text
+    assert "checks, " not in text
+
+
 def test_only_a_configuration(tmp_path: Path) -> None:
     page = rendered(only_config(), ReportFiles(), tmp_path)
     assert "Not finished" in page.text
-    assert "The next step is fetch_dataset." in page.text
+    assert "The next step is preflight." in page.text
     assert "model.checkpoint" in page.text
     assert page.text.count(HOSTILE) >= 2
     assert page.text.count("not run") == 12
@@ -315,17 +336,19 @@ def _untested() -> RunRecords:
 @pytest.mark.parametrize(
     ("records", "kind", "states"),
     [
-        (complete(), "published", "done " * 12),
-        (gate_failed(), "gate_failed", "done " * 8 + "refused" + " skipped" * 3),
-        (below_floor(), "gate_failed", "done " * 4 + "refused " + "not_run " * 7),
-        (step_failed(), "failed", "done " * 6 + "failed " + "not_run " * 5),
-        (broken_dataset(), "failed", "done done failed " + "not_run " * 9),
-        (only_config(), "unfinished", "not_run " * 12),
-        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 9 + "not_run " * 3),
-        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 10 + "not_run " * 2),
-        (_untested(), "published", "done " * 10 + "skipped done"),
-        (replace(broken_dataset(), failures=()), "failed", "done done failed " + "not_run " * 9),
-        (replace(complete(), failures=step_failed().failures), "failed", "done " * 6 + "failed " + "done " * 5),
+        (complete(), "published", "done " * 13),
+        (gate_failed(), "gate_failed", "done " * 9 + "refused" + " skipped" * 3),
+        (below_floor(), "gate_failed", "done " * 5 + "refused " + "not_run " * 7),
+        (step_failed(), "failed", "done " * 7 + "failed " + "not_run " * 5),
+        (broken_dataset(), "failed", "done done done failed " + "not_run " * 9),
+        (only_config(), "unfinished", "not_run " * 13),
+        (unfit(), "failed", "failed " + "not_run " * 12),
+        (replace(complete(), preflight=None), "published", "skipped " + "done " * 12),
+        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 10 + "not_run " * 3),
+        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 11 + "not_run " * 2),
+        (_untested(), "published", "done " * 11 + "skipped done"),
+        (replace(broken_dataset(), failures=()), "failed", "done done done failed " + "not_run " * 9),
+        (replace(complete(), failures=step_failed().failures), "failed", "done " * 7 + "failed " + "done " * 5),
     ],
     ids=[
         "published",
@@ -334,6 +357,8 @@ def _untested() -> RunRecords:
         "step failed",
         "broken data",
         "config",
+        "preflight failed",
+        "without a preflight",
         "not published yet",
         "published, not served yet",
         "without a smoke test",

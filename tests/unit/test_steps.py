@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import http.server
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from safetensors.torch import load_file, save_file
 from signing_keys import key_pem
 
 from hpe_tasks import steps
 from hpe_tasks.errors import ConfigError, DigestError
+from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.presets import load_config
 from hpe_tasks.runs import Run, open_run
 from hpe_tasks.workspace import sha256_file
@@ -51,14 +54,15 @@ def test_a_checkpoint_is_trusted_on_first_use(
     served: tuple[Path, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, address = served
-    file, source = folder / "weights.pth", f"{address}/weights.pth"
-    file.write_bytes(b"as published")
+    file, source = folder / "weights.safetensors", f"{address}/weights.safetensors"
+    shutil.copyfile(sample_checkpoint(), file)
     with caplog.at_level(logging.WARNING):
         first = steps.fetch_checkpoint(open_at(tmp_path, "one worker", model__checkpoint=source))
     assert first.file.sha256 == sha256_file(file)
     assert f"{first.file.sha256} is recorded and enforced from now on" in caplog.text
 
-    file.write_bytes(b"something else")
+    other = {name: tensor + 1 for name, tensor in load_file(file).items()}
+    save_file(other, file)
     # Another worker has nothing of it in its cache, but shares the workspace.
     with pytest.raises(DigestError, match=r"now has the SHA-256 .* when it was first used"):
         steps.fetch_checkpoint(open_at(tmp_path, "another worker", model__checkpoint=source))

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.report.summary import record_table, summary_table
-from hpe_tasks.results import EvaluationReport, FailedImage
+from hpe_tasks.results import EvaluationReport, FailedImage, Preflight
 from tests.run_cases import (
     HOSTILE,
     STATES,
@@ -25,12 +25,13 @@ from tests.run_cases import (
     mpii,
     only_config,
     step_failed,
+    unfit,
 )
 
 
-def printed(records: RunRecords | EvaluationReport, width: int = 120, **options: str) -> str:
+def printed(records: RunRecords | EvaluationReport | Preflight, width: int = 120, **options: str) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    if isinstance(records, EvaluationReport):
+    if not isinstance(records, RunRecords):
         console.print(record_table("evaluate", records))
     else:
         console.print(summary_table(records, **options))  # type: ignore[arg-type]
@@ -89,6 +90,18 @@ def test_a_failed_step_shows_message_and_hint() -> None:
     assert HOSTILE in text
     assert "What to do: Write the model as ONNX" in text
     assert text.count("not measured") == 2
+
+
+def test_a_failed_preflight_lists_every_failure_once() -> None:
+    text = " ".join(printed(unfit(), width=80).split())
+    assert "Failed at preflight" in text
+    assert "Preflight: 2 failed, 1 to look at of 4 checks" in text
+    for said in ("The bucket 'nowhere' does not exist.", "What to do: Create it", "model.architecture", "1.1 GB free"):
+        assert text.count(said) == 1
+    warned = printed(complete())
+    assert "Preflight: 1 to look at of 2 checks" in warned
+    assert "What to do: Free some space" in warned
+    assert "all is well" in printed(unfit().preflight.model_copy(update={"checks": ()}))  # type: ignore[union-attr,arg-type]
 
 
 def test_values_of_users_are_not_read_as_markup() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config import SAMPLE, DatasetConfig
-from hpe_tasks.data.coco import annotation_path, find_root
+from hpe_tasks.data.coco import find_root
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.digests import DigestCache, coco_files, digest_content, mpii_files
 from hpe_tasks.data.fetch.download import FetchedFile, fetch_file
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["fetch_boxes", "fetch_dataset", "fetch_file"]
 
 log = logging.getLogger(__name__)
-
-_MPII_ORIGINAL = "mpii_human_pose*.mat"
 
 _ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
@@ -81,9 +79,9 @@ def fetch_dataset(
         elif config.image_archives is not None:
             folder = _coco_joined(config, sources, splits)
         else:
-            parts = [name for split in splits for name in (_records(split), (f"images/{split}/", f"{split}/"))]
+            parts = layouts.parts_of("coco", splits, images=True)
             folder = sources.folder(config.source, option="dataset.source", sha256=config.sha256, parts=parts)
-            _refuse_file(folder)
+            layouts.refuse_file(folder)
             layouts.refuse_other_kind("coco", folder)
         root = find_root(folder, splits)
         files = coco_files(root.resolve(), splits)
@@ -122,24 +120,15 @@ def _boxes(config: DatasetConfig, sources: Sources) -> FetchedFile | None:
     return found
 
 
-def _records(split: str) -> tuple[str]:
-    return (annotation_path(Path(), split).as_posix(),)
-
-
-def _refuse_file(folder: Path) -> None:
-    if folder.is_file():
-        raise DatasetError(
-            f"dataset.source: {folder} is a .mat file, and a COCO data set has none.",
-            hint="Set dataset.kind to mpii, or give another source.",
-        )
-
-
 def _coco_records(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
     """A folder with `annotations/`; its images are elsewhere."""
     found = sources.folder(
-        config.source, option="dataset.source", sha256=config.sha256, parts=[_records(split) for split in splits]
+        config.source,
+        option="dataset.source",
+        sha256=config.sha256,
+        parts=layouts.parts_of("coco", splits, images=False),
     )
-    _refuse_file(found)
+    layouts.refuse_file(found)
     annotations = layouts.find_annotations("coco", found, splits)
     if annotations is None:
         layouts.refuse_annotations("coco", found, splits)
@@ -174,7 +163,7 @@ def _mpii_root(config: DatasetConfig, sources: Sources, splits: tuple[str, ...])
         config.source,
         option="dataset.source",
         sha256=config.sha256,
-        parts=[("annot/",)] if apart else [("annot/",), ("images/",)],
+        parts=layouts.parts_of("mpii", splits, images=not apart),
     )
     annotations = _mpii_annotations(config, sources, found, splits)
     folders = _image_sources(config, sources) if apart else {config.source: found}
@@ -198,7 +187,7 @@ def _mpii_annotations(config: DatasetConfig, sources: Sources, found: Path, spli
             )
         return annotations
     else:
-        originals = [path for base in layouts.bases(found) for path in base.glob(_MPII_ORIGINAL)]
+        originals = layouts.mpii_originals(found)
     if len(originals) != 1:
         layouts.refuse_annotations("mpii", found, splits)
     names = None if config.valid_images is None else _image_names(sources.download(config.valid_images).path)

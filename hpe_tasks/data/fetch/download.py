@@ -20,7 +20,7 @@ from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3Fi
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.s3 import S3Location
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.workspace import digest_of, sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -59,6 +59,11 @@ class _Origin:
         working = path.with_suffix(".tmp")
         working.write_text(json.dumps(asdict(self)))
         working.replace(path)
+
+
+def checkpoint_folder(cache: Path, address: str) -> Path:
+    """Where a checkpoint is kept: a folder for each address, so that two files of one name do not meet."""
+    return cache / "checkpoints" / digest_of(address)[:16]
 
 
 def fetch_file(
@@ -103,21 +108,65 @@ def fetch(
         TransientError: The network failed; the part is kept.
         StorageError: The disk is full (the part is removed) or not writable.
     """
-    scheme = split_address(source).scheme if "://" in source else "file"
-    if scheme == "file":
+    transport = _transport(source, s3, patience)
+    if transport is None:
         return _local(local_path(source), sha256)
-    transport: Transport
-    if scheme == "s3":
-        transport = S3File(S3Location.parse(source), s3())
-    elif scheme in {"http", "https"}:
-        transport = HttpFile(source, patience or HttpPatience())
-    else:
-        raise ConfigError(
-            f"{scheme}:// addresses are not supported.", hint="Use a path, or a file://, s3:// or http(s):// address."
-        )
     target = destination_dir / _file_name(source)
     with locked(target):
         return _download(transport, target, sha256, room_to_unpack=room_to_unpack)
+
+
+def _transport(source: str, s3: Callable[[], S3Client], patience: HttpPatience | None) -> Transport | None:
+    """How the file at an address comes here; None for a local one."""
+    scheme = split_address(source).scheme if "://" in source else "file"
+    if scheme == "file":
+        return None
+    if scheme == "s3":
+        return S3File(S3Location.parse(source), s3())
+    if scheme in {"http", "https"}:
+        return HttpFile(source, patience or HttpPatience())
+    raise ConfigError(
+        f"{scheme}:// addresses are not supported.", hint="Use a path, or a file://, s3:// or http(s):// address."
+    )
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What an address offers.
+
+    Attributes:
+        size_bytes: None where the server does not say.
+        here: The complete file on this machine; None while it has to be fetched.
+    """
+
+    size_bytes: int | None
+    here: Path | None = None
+
+
+def look(
+    source: str, destination_dir: Path, *, s3: Callable[[], S3Client], patience: HttpPatience | None = None
+) -> Offer:
+    """Ask for a file without its content: whether `fetch` with the same arguments would get it, and how large it is.
+
+    Raises:
+        HpeError: As `fetch` does where there is no such file, it is denied, or the network fails.
+    """
+    transport = _transport(source, s3, patience)
+    if transport is None:
+        path = local_path(source)
+        try:
+            with path.open("rb"):
+                return Offer(path.stat().st_size, path)
+        except FileNotFoundError as error:
+            raise AccessError(f"{path} does not exist.", hint="Check the path.") from error
+        except OSError as error:
+            raise AccessError(
+                f"{path} cannot be read: {error.strerror}.", hint="Check the path and its rights."
+            ) from error
+    target = destination_dir / _file_name(source)
+    known = _complete(target, _origin_file(target), transport)
+    with transport.open(have=known.version if known else None, part=None, offset=0) as answer:
+        return Offer(target.stat().st_size, target) if answer is None else Offer(answer.version.size)
 
 
 def forget(path: Path) -> None:

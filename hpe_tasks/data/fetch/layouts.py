@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from hpe_tasks.config import DatasetKind
+from hpe_tasks.data.coco import annotation_path
 from hpe_tasks.data.fetch.storage import make_folder, storage_errors
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.workspace import digest_of
+
+_MPII_ORIGINAL = "mpii_human_pose*.mat"
 
 _ANNOTATIONS: dict[DatasetKind, str] = {"coco": "annotations", "mpii": "annot"}
 
@@ -18,6 +21,18 @@ _ANNOTATIONS: dict[DatasetKind, str] = {"coco": "annotations", "mpii": "annot"}
 def annotation_names(kind: DatasetKind, splits: Iterable[str]) -> list[str]:
     """File names of the splits' annotations."""
     return [f"person_keypoints_{split}.json" if kind == "coco" else f"{split}.json" for split in splits]
+
+
+def parts_of(kind: DatasetKind, splits: Sequence[str], *, images: bool) -> list[tuple[str, ...]]:
+    """What a source must hold, each part by the names that it may have, folders with a slash at the end."""
+    if kind == "mpii":
+        return [("annot/",), ("images/",)] if images else [("annot/",)]
+    parts: list[tuple[str, ...]] = []
+    for split in splits:
+        parts.append((annotation_path(Path(), split).as_posix(),))
+        if images:
+            parts.append((f"images/{split}/", f"{split}/"))
+    return parts
 
 
 def find_annotations(kind: DatasetKind, folder: Path, splits: Sequence[str]) -> Path | None:
@@ -49,6 +64,20 @@ def refuse_other_kind(kind: DatasetKind, folder: Path) -> None:
                 f"{folder} is a data set in the layout of {other.upper()}, not of {kind.upper()}.",
                 hint=f"Set dataset.kind to {other}, or give another source.",
             )
+
+
+def refuse_file(folder: Path) -> None:
+    """Raise DatasetError where the source of a COCO data set is a .mat file."""
+    if folder.is_file():
+        raise DatasetError(
+            f"dataset.source: {folder} is a .mat file, and a COCO data set has none.",
+            hint="Set dataset.kind to mpii, or give another source.",
+        )
+
+
+def mpii_originals(folder: Path) -> list[Path]:
+    """MPII's own annotation files in a folder that holds none in the Simple Baselines layout."""
+    return [path for base in bases(folder) for path in base.glob(_MPII_ORIGINAL)]
 
 
 def find_images(kind: DatasetKind, folders: Iterable[Path], split: str) -> Path | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from hpe_tasks.data.coco import is_safe_file_name
 from hpe_tasks.data.fetch.storage import check_space, locked, storage_errors
@@ -76,17 +76,28 @@ def mirror_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequen
     return folder
 
 
+def check_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]]) -> None:
+    """Raise what `mirror_prefix` would raise before it copies: a part is missing, or the bucket is out of reach."""
+    for names in parts:
+        if not any(next(_objects(location, client, name), None) for name in names):
+            _refuse_part(location, client, names)
+
+
 def _listing(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]]) -> list[_Object]:
     wanted: list[_Object] = []
     for names in parts:
         found = next((found for name in names if (found := list(_objects(location, client, name)))), [])
         if not found:
-            raise DatasetError(
-                f"{location} has no {names[0]}. {_what_is_there(location, client)}",
-                hint="Give the prefix that holds the data set's folders, or an archive named .zip or .tar.gz.",
-            )
+            _refuse_part(location, client, names)
         wanted += found
     return wanted
+
+
+def _refuse_part(location: S3Location, client: S3Client, names: Sequence[str]) -> NoReturn:
+    raise DatasetError(
+        f"{location} has no {names[0]}. {_what_is_there(location, client)}",
+        hint="Give the prefix that holds the data set's folders, or an archive named .zip or .tar.gz.",
+    )
 
 
 def _objects(location: S3Location, client: S3Client, below: str) -> Iterator[_Object]:

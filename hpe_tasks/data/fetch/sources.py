@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from hpe_tasks.data.fetch.archive import extract_archive, remove_unfinished
 from hpe_tasks.data.fetch.digests import DigestCache
-from hpe_tasks.data.fetch.download import FetchedFile, fetch, forget, local_path
+from hpe_tasks.data.fetch.download import FetchedFile, Offer, fetch, forget, local_path, look
 from hpe_tasks.data.fetch.mirror import mirror_prefix
 from hpe_tasks.data.fetch.storage import locked
+from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.errors import ArchiveError, DatasetError, DigestError
 from hpe_tasks.s3 import S3Location
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_LOOK_PATIENCE = HttpPatience(read_timeout_s=20.0, retries=1)
 
 _MATLAB = b"MATLAB 5.0 MAT-file"
 
@@ -53,7 +56,7 @@ class Sources:
             DigestError: The archive is another than promised.
             HpeError: It cannot be fetched or unpacked; see `fetch` and `extract_archive`.
         """
-        if parts and address.startswith("s3://") and not address.lower().endswith((*_ARCHIVE_SUFFIXES, ".mat")):
+        if parts and is_prefix(address):
             refuse_digest(sha256, address, "an S3 prefix")
             return mirror_prefix(S3Location.parse(address), self.s3(), parts, self.cache / "s3")
         if "://" in address and not address.lower().startswith("file://"):
@@ -68,10 +71,7 @@ class Sources:
             refuse_digest(sha256, address, "a folder")
             return path
         if not path.is_file():
-            raise DatasetError(
-                f"{option}: {address!r} does not exist.",
-                hint=f"Set {option} to a folder, an archive, or an s3:// or http(s):// address.",
-            )
+            refuse_absent(address, option)
         digests = DigestCache(self.cache / "digests" / "archives.json")
         found = FetchedFile(path, digests.sha256(path.resolve()))
         digests.save()
@@ -84,12 +84,18 @@ class Sources:
 
     def download(self, address: str, *, sha256: str | None = None, room_to_unpack: bool = False) -> FetchedFile:
         """The file at an address; see `fetch`."""
+        return fetch(address, self._downloads(address), sha256=sha256, s3=self.s3, room_to_unpack=room_to_unpack)
+
+    def look(self, address: str) -> Offer:
+        """What the address of a file offers, without its content; see `download.look`."""
+        return look(address, self._downloads(address), s3=self.s3, patience=_LOOK_PATIENCE)
+
+    def _downloads(self, address: str) -> Path:
         # One folder for each address: different servers use the same file names.
-        folder = self.cache / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
-        return fetch(address, folder, sha256=sha256, s3=self.s3, room_to_unpack=room_to_unpack)
+        return self.cache / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
 
     def _unpacked(self, archive: FetchedFile) -> Path:
-        if _is_matlab_file(archive.path):
+        if is_matlab_file(archive.path):
             return archive.path
         folder = self.cache / "archives" / archive.sha256
         with locked(folder):
@@ -98,6 +104,19 @@ class Sources:
                 log.info("Unpacking %s", archive.path)
                 extract_archive(archive.path, folder)
         return folder
+
+
+def is_prefix(address: str) -> bool:
+    """Whether an address is that of a folder in S3, by its name."""
+    return address.startswith("s3://") and not address.lower().endswith((*_ARCHIVE_SUFFIXES, ".mat"))
+
+
+def refuse_absent(address: str, option: str) -> NoReturn:
+    """Raise DatasetError for a path with nothing under it."""
+    raise DatasetError(
+        f"{option}: {address!r} does not exist.",
+        hint=f"Set {option} to a folder, an archive, or an s3:// or http(s):// address.",
+    )
 
 
 def refuse_digest(sha256: str | None, address: str, what: str) -> None:
@@ -109,7 +128,7 @@ def refuse_digest(sha256: str | None, address: str, what: str) -> None:
         )
 
 
-def _is_matlab_file(path: Path) -> bool:
+def is_matlab_file(path: Path) -> bool:
     """Whether a file's content is that of a .mat file."""
     with path.open("rb") as file:
         return file.read(len(_MATLAB)) == _MATLAB

@@ -1,0 +1,187 @@
+"""This machine: disk, memory, and what its processor means for the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from hpe_tasks.config import RunConfig
+from hpe_tasks.cpu import cpu_features, processor_name
+from hpe_tasks.errors import StorageError
+from hpe_tasks.preflight.findings import Finding
+
+_GB = 1e9
+
+CHECKPOINT_COPIES = 5
+"""Files of about the checkpoint's size that a run keeps in its workspace: the checkpoint, the network as it was
+quantized, what is being written at a time, and for the int8 file a quarter each in store, run and registry."""
+
+OTHER_FILES_BYTES = 200_000_000
+"""Predictions, Data Docs, report and the Lambda package with its build folder."""
+
+_SPARE_BYTES = 1_000_000_000
+
+LIBRARIES_BYTES = 1_200_000_000
+"""Resident memory of a process with torch, onnxruntime and AIMET imported."""
+
+MEMORY_PER_CHECKPOINT_BYTE = 6
+"""The peak over all steps beyond libraries and activations, in checkpoints: measured was 1.8 GB in all with the sample
+(2.3 MB) and 2.6 GB with pose_resnet_50 (136 MB)."""
+
+ACTIVATIONS_BYTES = 1_000_000_000
+"""Batches of images and of activations, whose size the checkpoint's says little of."""
+
+LONG_CALIBRATION_S = 1800.0
+
+VNNI = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
+
+
+def check_disk(folders: Mapping[Path, int]) -> Finding:
+    """Compare what the run will write with what is free.
+
+    Args:
+        folders: Bytes that will be written below each folder; those of one file system are added up. A folder need
+            not exist yet.
+
+    Raises:
+        StorageError: A disk has less room than is needed.
+    """
+    by_disk: dict[int, tuple[Path, int]] = {}
+    for folder, needed in folders.items():
+        place = _existing(folder)
+        disk = place.stat().st_dev
+        first, so_far = by_disk.get(disk, (place, 0))
+        by_disk[disk] = (first, so_far + needed)
+    said, low, full = [], False, []
+    for place, needed in by_disk.values():
+        free = shutil.disk_usage(place).free
+        said.append(f"{place}: {_gigabytes(free)} free, about {_gigabytes(needed)} needed")
+        low |= free < needed + _SPARE_BYTES
+        if free < needed:
+            full.append(said[-1])
+    hint = "Free some space, or set HPE_CACHE and HPE_WORKSPACE to folders on a larger disk."
+    if full:
+        raise StorageError(f"The disk is too full. {'; '.join(full)}.", hint=hint)
+    return Finding("; ".join(said), warning=hint if low else "")
+
+
+def _existing(folder: Path) -> Path:
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+
+
+def needed_memory(checkpoint_bytes: int) -> int:
+    """Bytes that a run's largest process takes, roughly: libraries, activations and copies of the weights."""
+    return LIBRARIES_BYTES + ACTIVATIONS_BYTES + MEMORY_PER_CHECKPOINT_BYTE * checkpoint_bytes
+
+
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that a new process can have: of the machine, or of the container where that has a limit of its own."""
+    available = psutil.virtual_memory().available + psutil.swap_memory().free
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such file outside of containers; "max" where there is no limit
+        return available
+    return min(available, max(limit - used, 0))
+
+
+def check_memory(needed: int, available: int) -> Finding:
+    """Compare memory.
+
+    Raises:
+        StorageError: There is not enough for the libraries alone.
+    """
+    said = f"{_gigabytes(available)} available, about {_gigabytes(needed)} needed"
+    hint = "End other programs, use a machine with more memory, or set evaluation.batch_size lower."
+    if available < LIBRARIES_BYTES:
+        raise StorageError(f"There is not enough memory: {said}.", hint=hint)
+    return Finding(said, warning=hint if available < needed else "")
+
+
+def processor_text(name: str, features: tuple[str, ...]) -> str:
+    """A processor, and what its instructions mean for int8, in one sentence."""
+    machine, has = features[0], set(features[1:])
+    if has & set(VNNI):
+        meaning = f"int8 runs at full speed (VNNI: {', '.join(f for f in features if f in VNNI)})"
+    elif has & {"avx2", "avx512bw"}:
+        meaning = "no VNNI: int8 runs more slowly than on newer processors"
+    elif machine in {"aarch64", "arm64"}:
+        dot = "with" if "i8mm" in has else "without"
+        meaning = f"arm64 {dot} int8 matrix instructions"
+    else:
+        meaning = "neither AVX2 nor VNNI: int8 runs slowly"
+    return f"{name}, {os.cpu_count()} CPUs: {meaning}"
+
+
+def check_processor(config: RunConfig, device: str, forward_s: float | None) -> Finding:
+    """Say what the processor, and the GPU or its absence, mean for the run.
+
+    Args:
+        config: Recipe and architecture.
+        device: "cpu" or "cuda": where calibration would run.
+        forward_s: Seconds that the float network takes here for one image; None where it was not measured.
+    """
+    features = cpu_features()
+    text = processor_text(processor_name(), features)
+    if not set(VNNI) & set(features):
+        same = clips_nowhere(config)
+        text += ", and computes the same" if same else ", and full 8-bit weights may clip here: figures are this one's"
+    if device != "cpu":
+        return Finding(f"{text}. A GPU calibrates.")
+    if forward_s is None:
+        return Finding(f"{text}. No GPU: the CPU calibrates.")
+    seconds = calibration_s(config, forward_s)
+    shown = f"{text}. No GPU: calibrating on the CPU takes about {_duration(seconds)}."
+    if seconds < LONG_CALIBRATION_S:
+        return Finding(shown)
+    advice = f"Use a machine with a GPU, lower recipe.calibration_images (now {config.recipe.calibration_images})"
+    if config.recipe.scheme == "tf_enhanced":
+        return Finding(shown, warning=f"{advice}, or set recipe.scheme=min_max.")
+    return Finding(shown, warning=f"{advice.replace(', lower', ', or lower')}.")
+
+
+def clips_nowhere(config: RunConfig) -> bool:
+    """Whether the file will compute the same on every processor, by the recipe; export_onnx proves it."""
+    return config.recipe.keeps_sums_in_range or (config.recipe.param_bw, config.recipe.activation_bw) != (8, 8)
+
+
+FORWARDS_PER_IMAGE = {"min_max": 3.0, "tf_enhanced": 6.0}
+"""Calibration of one image on the CPU, in forward passes of the float network: between the figures of
+benchmarks/calibration.py, from which networks differ by a factor of two either way."""
+
+FIXED_S = 20.0
+"""What calibration takes beyond its images: imports, building the simulation, choosing ranges, writing files."""
+
+
+def calibration_s(config: RunConfig, forward_s: float) -> float:
+    """Seconds that calibration will take on this CPU, roughly."""
+    return FIXED_S + config.recipe.calibration_images * forward_s * FORWARDS_PER_IMAGE[config.recipe.scheme]
+
+
+def forward_seconds(config: RunConfig, checkpoint: Path) -> float:
+    """Seconds of one image in the float network on this CPU; the second of two batches is timed."""
+    import numpy as np
+
+    from hpe_tasks.inference import fp32_predictor
+
+    predict = fp32_predictor(config.model, checkpoint, "cpu")
+    width, height = config.model.input_size
+    images = np.zeros((min(4, config.evaluation.batch_size), 3, height, width), np.float32)
+    predict(images)
+    began = time.perf_counter()
+    predict(images)
+    return (time.perf_counter() - began) / len(images)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _gigabytes(size_bytes: float) -> str:
+    return f"{size_bytes / _GB:,.1f} GB" if size_bytes >= _GB / 10 else f"{size_bytes / 1e6:,.0f} MB"
