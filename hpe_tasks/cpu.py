@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -18,3 +19,28 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
             flags = set(value.split())
             return (platform.machine(), *(feature for feature in _INT8_FEATURES if feature in flags))
     return (platform.machine(),)
+
+
+# Kernels for ARM name a core by a number: these are AWS's Graviton 2, 3 and 4.
+_ARM_CORES = {"0xd0c": "ARM Neoverse N1", "0xd40": "ARM Neoverse V1", "0xd4f": "ARM Neoverse V2"}
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor calls itself, such as `AMD EPYC 9R14`; the kind of machine where nothing tells."""
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key == "model name" and value:
+            return " ".join(value.split())
+        if key == "CPU part":
+            return _ARM_CORES.get(value, f"ARM core {value}")
+    return platform.machine()
+
+
+def available_threads(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs that this process may keep busy: those it is bound to, or fewer where a container's quota says so."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cpu_max.is_file():
+        quota, _, period = cpu_max.read_text().partition(" ")
+        if quota != "max":
+            return max(1, min(bound, int(quota) // int(period)))
+    return bound
