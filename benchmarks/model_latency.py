@@ -3,7 +3,7 @@
 On a machine of each kind, then once with what they wrote:
 
     python benchmarks/model_latency.py --json FILE [--models pose_resnet_50 pose_mobilenet] [--threads 1 2]
-        [--rounds 3] [--seconds 2] [--processor NAME]
+        [--rounds 3] [--seconds 2] [--runs 20] [--processor NAME] [--files FOLDER]
     python benchmarks/model_latency.py --merge FILE FILE [--picture FILE] [--docs docs/benchmarks.md]
 
 * fp32: the network with folded batch norms, as torch exports it;
@@ -17,9 +17,11 @@ On a machine of each kind, then once with what they wrote:
 pose_resnet_50 at 256×256 has random weights, pose_mobilenet those of the project's sample; both are calibrated on and
 fed with crops of drawn people, one at a time. Every measurement is a process of its own that imports numpy and
 onnxruntime and nothing else, with threads that do not spin. FP32 is measured before and after every other file, and a
-ratio is to those two: on a machine that others use as well, ratios hold better than times. Load time is that of the
+ratio is to those two, the fastest run of each process: on a machine that others use as well, what disturbs a run makes
+it slower, so that ratios hold better than times. Load time is that of the
 session, the file being in the page cache. Peak memory is the whole process's, at its highest. Figures are medians of
-the rounds; of the ratios, the lowest and the highest round stand beside.
+the rounds; of the ratios, the lowest and the highest round stand beside. With `--files` the networks are kept in a
+folder and found there the next time: processors then run the very same files.
 
 A processor with VNNI stands for one without, at its own speed, by `python tools/as_processor.py avx2 -- python
 benchmarks/model_latency.py …`: the tables then say so.
@@ -46,14 +48,24 @@ MODELS = ("pose_resnet_50", "pose_mobilenet")
 CALIBRATION_IMAGES = 16
 MEASURED_CROPS = 4
 WARM_UP = 3
-LEAST_RUNS = 20
 MB = 1e6
 
 Figures = dict[str, float]
 
 
-def prepare(model: str, folder: Path) -> dict[str, Path]:
-    """Write the files and `images.npy`."""
+def prepared(model: str, folder: Path) -> dict[str, Path]:
+    """The files, made where they are not there yet; `images.npy`, the last to be written, stands beside them."""
+    files = {name: folder / f"{name}.onnx" for name in tables.LABELS}
+    if not (folder / "images.npy").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            images = prepare(model, files, Path(work))
+            images.replace(folder / images.name)
+    return files
+
+
+def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
+    """Write the files; returns `images.npy` in `folder`."""
     import numpy as np
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -83,23 +95,21 @@ def prepare(model: str, folder: Path) -> dict[str, Path]:
 
     make_sample(folder / "data", SampleSpec(calibration=CALIBRATION_IMAGES), splits=["calibration"])
     batches = list(calibration_batches(load_coco(folder / "data", "calibration"), config, CALIBRATION_IMAGES))[:1]
-    np.save(folder / "images.npy", batches[0][:MEASURED_CROPS])
-
-    files = {name: folder / f"{name}.onnx" for name in tables.LABELS}
     export_fp32(config, checkpoint, files["fp32"])
     for name, kind in (("dynamic_u8", QuantType.QUInt8), ("dynamic_s8", QuantType.QInt8)):
         quantize_dynamic(files["fp32"], files[name], weight_type=kind)
-    quantize_as_documented(files["fp32"], files["static_ort"], batches[0])
+    quantize_as_documented(files["fp32"], files["static_ort"], batches[0], folder / "prepared.onnx")
     for name in ("quantsim", "static", "ours"):
         (folder / name).mkdir()
     quantized = quantize_model(config, recipe, checkpoint, batches, folder / "quantsim", "cpu")
     for name, four_phase in (("static", False), ("ours", True)):
         own = recipe.model_copy(update={"four_phase_deconvolution": four_phase})
         export_onnx(config, own, quantized.model, quantized.encodings, folder / name).replace(files[name])
-    return files
+    np.save(folder / "images.npy", batches[0][:MEASURED_CROPS])
+    return folder / "images.npy"
 
 
-def quantize_as_documented(fp32: Path, out: Path, images: Iterable[Any]) -> None:
+def quantize_as_documented(fp32: Path, out: Path, images: Iterable[Any], preprocessed: Path) -> None:
     """onnxruntime's own static quantization to QDQ, for processors without VNNI."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -112,10 +122,9 @@ def quantize_as_documented(fp32: Path, out: Path, images: Iterable[Any]) -> None
             image = next(self.rest, None)
             return None if image is None else {"image": image[None]}
 
-    prepared = out.with_suffix(".prepared.onnx")
-    quant_pre_process(fp32, prepared)
+    quant_pre_process(fp32, preprocessed)
     quantize_static(
-        prepared,
+        preprocessed,
         out,
         Images(),
         quant_format=QuantFormat.QDQ,
@@ -126,7 +135,7 @@ def quantize_as_documented(fp32: Path, out: Path, images: Iterable[Any]) -> None
     )
 
 
-def measure(model: Path, images_file: Path, threads: int, seconds: float) -> dict[str, Any]:
+def measure(model: Path, images_file: Path, threads: int, seconds: float, least_runs: int) -> dict[str, Any]:
     """One file in this process: load time, latency of each run, and the peak of the process's memory."""
     import numpy as np
     import onnxruntime
@@ -150,7 +159,7 @@ def measure(model: Path, images_file: Path, threads: int, seconds: float) -> dic
         run(number)
     runs: list[float] = []
     begun = time.perf_counter()
-    while len(runs) < LEAST_RUNS or time.perf_counter() - begun < seconds:
+    while len(runs) < least_runs or time.perf_counter() - begun < seconds:
         runs.append(run(len(runs)))
     return {"load_ms": load_ms, "runs_ms": runs, "peak_rss_mb": _peak_rss_mb()}
 
@@ -161,31 +170,33 @@ def _peak_rss_mb() -> float:
     return next(int(line.split()[1]) * 1024 / MB for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def in_process(model: Path, images: Path, threads: int, seconds: float) -> Figures:
-    command = [sys.executable, __file__, "--measure", str(model), str(images), str(threads), str(seconds)]
+def in_process(model: Path, images: Path, threads: int, asked: argparse.Namespace) -> Figures:
+    wanted = (model, images, threads, asked.seconds, asked.runs)
+    command = [sys.executable, __file__, "--measure", *map(str, wanted)]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     runs = sorted(found["runs_ms"])
     return {
         "load_ms": found["load_ms"],
+        "fastest_ms": runs[0],
         "median_ms": statistics.median(runs),
         "p95_ms": runs[math.ceil(0.95 * len(runs)) - 1],
         "peak_rss_mb": found["peak_rss_mb"],
     }
 
 
-def compare(files: dict[str, Path], images: Path, threads: int, rounds: int, seconds: float) -> dict[str, Figures]:
+def compare(files: dict[str, Path], images: Path, threads: int, asked: argparse.Namespace) -> dict[str, Figures]:
     """Figures of every file at a number of threads, FP32 between the others."""
     found: dict[str, list[Figures]] = {name: [] for name in files}
-    for _ in range(rounds):
-        before = in_process(files["fp32"], images, threads, seconds)
+    for _ in range(asked.rounds):
+        before = in_process(files["fp32"], images, threads, asked)
         found["fp32"].append(before | {"times_fp32": 1.0})
         for name, file in files.items():
             if name == "fp32":
                 continue
-            own = in_process(file, images, threads, seconds)
-            after = in_process(files["fp32"], images, threads, seconds)
-            around = statistics.mean((before["median_ms"], after["median_ms"]))
-            found[name].append(own | {"times_fp32": around / own["median_ms"]})
+            own = in_process(file, images, threads, asked)
+            after = in_process(files["fp32"], images, threads, asked)
+            around = statistics.mean((before["fastest_ms"], after["fastest_ms"]))
+            found[name].append(own | {"times_fp32": around / own["fastest_ms"]})
             found["fp32"].append(after | {"times_fp32": 1.0})
             before = after
     return {name: _median(measured) for name, measured in found.items()}
@@ -221,15 +232,13 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
 
     results: dict[str, Any] = {}
     for model in arguments.models:
-        with tempfile.TemporaryDirectory() as folder:
-            files, images = prepare(model, Path(folder)), Path(folder) / "images.npy"
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (arguments.files or Path(temporary)) / model
+            files, images = prepared(model, folder), folder / "images.npy"
             results[model] = {
                 "size_mb": {name: file.stat().st_size / MB for name, file in files.items()},
                 "sqnr_db": sqnr_db(files, images),
-                "threads": {
-                    str(threads): compare(files, images, threads, arguments.rounds, arguments.seconds)
-                    for threads in arguments.threads
-                },
+                "threads": {str(threads): compare(files, images, threads, arguments) for threads in arguments.threads},
             }
     return {
         "processor": arguments.processor or processor_name(),
@@ -256,16 +265,18 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="shortest time of one measurement")
+    parser.add_argument("--runs", type=int, default=20, help="fewest runs of one measurement")
     parser.add_argument("--processor", help="name of the processor, where it does not say it itself")
+    parser.add_argument("--files", type=Path, help="keep the networks in this folder, and find them there")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--merge", type=Path, nargs="+", help="measure nothing: show what these files hold")
     parser.add_argument("--picture", type=Path, help="draw the figures there (.png or .svg)")
     parser.add_argument("--docs", type=Path, help="write the tables into this Markdown file, between its marks")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        model, images, threads, seconds = arguments.measure
-        print(json.dumps(measure(Path(model), Path(images), int(threads), float(seconds))))
+        model, images, threads, seconds, runs = arguments.measure
+        print(json.dumps(measure(Path(model), Path(images), int(threads), float(seconds), int(runs))))
         return
     found = merged(arguments.merge) if arguments.merge else [measure_all(arguments)]
     print(tables.text(found))
