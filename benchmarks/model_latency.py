@@ -1,20 +1,30 @@
 """Measures the exported file against the other ways to run the same network in onnxruntime on the CPU.
 
-    python benchmarks/model_latency.py [--models pose_resnet_50 pose_mobilenet] [--threads 1 2] [--rounds 2]
-        [--seconds 2] [--json FILE] [--picture FILE]
+On a machine of each kind, then once with what they wrote:
+
+    python benchmarks/model_latency.py --json FILE [--models pose_resnet_50 pose_mobilenet] [--threads 1 2]
+        [--rounds 3] [--seconds 2] [--runs 20] [--processor NAME] [--files FOLDER]
+    python benchmarks/model_latency.py --merge FILE FILE [--picture FILE] [--docs docs/benchmarks.md]
 
 * fp32: the network with folded batch norms, as torch exports it;
 * dynamic, unsigned and dynamic, signed: `quantize_dynamic` of that file with unsigned or signed 8-bit weights, which is
   the reference way;
+* onnxruntime static, reduce_range: `quantize_static` of that file to QDQ, weights per channel and in 7 bits, which is
+  how onnxruntime's documentation keeps sums from saturating on processors without VNNI;
 * static: the product's file without its four-phase deconvolution (`recipe.four_phase_deconvolution=false`);
-* ours: the product's file.
+* ours: the product's file, by the preset's recipe.
 
 pose_resnet_50 at 256×256 has random weights, pose_mobilenet those of the project's sample; both are calibrated on and
 fed with crops of drawn people, one at a time. Every measurement is a process of its own that imports numpy and
 onnxruntime and nothing else, with threads that do not spin. FP32 is measured before and after every other file, and a
-ratio is to those two: on a machine that others use as well, ratios hold better than times. Load time is that of the
+ratio is to those two, the fastest run of each process: on a machine that others use as well, what disturbs a run makes
+it slower, so that ratios hold better than times. Load time is that of the
 session, the file being in the page cache. Peak memory is the whole process's, at its highest. Figures are medians of
-the rounds.
+the rounds; of the ratios, the lowest and the highest round stand beside. With `--files` the networks are kept in a
+folder and found there the next time: processors then run the very same files.
+
+A processor with VNNI stands for one without, at its own speed, by `python tools/as_processor.py avx2 -- python
+benchmarks/model_latency.py …`: the tables then say so.
 """
 
 from __future__ import annotations
@@ -22,34 +32,40 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-LABELS = {
-    "fp32": "FP32",
-    "dynamic_u8": "dynamic, unsigned",
-    "dynamic_s8": "dynamic, signed",
-    "static": "static QDQ",
-    "ours": "ours",
-}
+import latency_tables as tables
+
 MODELS = ("pose_resnet_50", "pose_mobilenet")
 CALIBRATION_IMAGES = 16
 MEASURED_CROPS = 4
 WARM_UP = 3
-LEAST_RUNS = 20
 MB = 1e6
 
 Figures = dict[str, float]
 
 
-def prepare(model: str, folder: Path) -> dict[str, Path]:
-    """Write the five files and `images.npy`."""
+def prepared(model: str, folder: Path) -> dict[str, Path]:
+    """The files, made where they are not there yet; `images.npy`, the last to be written, stands beside them."""
+    files = {name: folder / f"{name}.onnx" for name in tables.LABELS}
+    if not (folder / "images.npy").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            images = prepare(model, files, Path(work))
+            images.replace(folder / images.name)
+    return files
+
+
+def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
+    """Write the files; returns `images.npy` in `folder`."""
     import numpy as np
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -61,50 +77,65 @@ def prepare(model: str, folder: Path) -> dict[str, Path]:
     from hpe_tasks.export import export_onnx
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.models import build_model
-    from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
+    from hpe_tasks.models.checkpoint import sample_checkpoint
+    from hpe_tasks.models.fp32_onnx import export_fp32
     from hpe_tasks.presets import load_config
     from hpe_tasks.quantization import quantize_model
 
     if model == "pose_mobilenet":
         preset = load_config("sample")
         config, recipe, checkpoint = preset.model, preset.recipe, sample_checkpoint()
-        network = build_model(config)
-        load_checkpoint(network, checkpoint)
     else:
         preset = load_config("pose_resnet_50", overrides={"model.checkpoint": "random", "dataset.source": "none"})
         size = {"input_width": 256, "input_height": 256}
         config, recipe = ModelConfig.model_validate(preset.model.model_dump() | size), preset.recipe
         torch.manual_seed(0)
-        network, checkpoint = build_model(config), folder / "random.safetensors"
-        save_file(network.state_dict(), checkpoint)
+        checkpoint = folder / "random.safetensors"
+        save_file(build_model(config).state_dict(), checkpoint)
 
     make_sample(folder / "data", SampleSpec(calibration=CALIBRATION_IMAGES), splits=["calibration"])
     batches = list(calibration_batches(load_coco(folder / "data", "calibration"), config, CALIBRATION_IMAGES))[:1]
-    np.save(folder / "images.npy", batches[0][:MEASURED_CROPS])
-
-    files = {name: folder / f"{name}.onnx" for name in LABELS}
-    torch.onnx.export(
-        network.eval(),
-        (torch.zeros(1, 3, config.input_height, config.input_width),),
-        str(files["fp32"]),
-        input_names=["image"],
-        output_names=["heatmaps"],
-        dynamic_axes={"image": {0: "batch"}, "heatmaps": {0: "batch"}},
-        opset_version=17,
-        dynamo=False,
-    )
+    export_fp32(config, checkpoint, files["fp32"])
     for name, kind in (("dynamic_u8", QuantType.QUInt8), ("dynamic_s8", QuantType.QInt8)):
         quantize_dynamic(files["fp32"], files[name], weight_type=kind)
+    quantize_as_documented(files["fp32"], files["static_ort"], batches[0], folder / "prepared.onnx")
     for name in ("quantsim", "static", "ours"):
         (folder / name).mkdir()
     quantized = quantize_model(config, recipe, checkpoint, batches, folder / "quantsim", "cpu")
     for name, four_phase in (("static", False), ("ours", True)):
         own = recipe.model_copy(update={"four_phase_deconvolution": four_phase})
         export_onnx(config, own, quantized.model, quantized.encodings, folder / name).replace(files[name])
-    return files
+    np.save(folder / "images.npy", batches[0][:MEASURED_CROPS])
+    return folder / "images.npy"
 
 
-def measure(model: Path, images_file: Path, threads: int, seconds: float) -> dict[str, Any]:
+def quantize_as_documented(fp32: Path, out: Path, images: Iterable[Any], preprocessed: Path) -> None:
+    """onnxruntime's own static quantization to QDQ, for processors without VNNI."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Images(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.rest, None)
+            return None if image is None else {"image": image[None]}
+
+    quant_pre_process(fp32, preprocessed)
+    quantize_static(
+        preprocessed,
+        out,
+        Images(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+    )
+
+
+def measure(model: Path, images_file: Path, threads: int, seconds: float, least_runs: int) -> dict[str, Any]:
     """One file in this process: load time, latency of each run, and the peak of the process's memory."""
     import numpy as np
     import onnxruntime
@@ -128,7 +159,7 @@ def measure(model: Path, images_file: Path, threads: int, seconds: float) -> dic
         run(number)
     runs: list[float] = []
     begun = time.perf_counter()
-    while len(runs) < LEAST_RUNS or time.perf_counter() - begun < seconds:
+    while len(runs) < least_runs or time.perf_counter() - begun < seconds:
         runs.append(run(len(runs)))
     return {"load_ms": load_ms, "runs_ms": runs, "peak_rss_mb": _peak_rss_mb()}
 
@@ -139,41 +170,46 @@ def _peak_rss_mb() -> float:
     return next(int(line.split()[1]) * 1024 / MB for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def in_process(model: Path, images: Path, threads: int, seconds: float) -> Figures:
-    command = [sys.executable, __file__, "--measure", str(model), str(images), str(threads), str(seconds)]
+def in_process(model: Path, images: Path, threads: int, asked: argparse.Namespace) -> Figures:
+    wanted = (model, images, threads, asked.seconds, asked.runs)
+    command = [sys.executable, __file__, "--measure", *map(str, wanted)]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     runs = sorted(found["runs_ms"])
     return {
         "load_ms": found["load_ms"],
+        "fastest_ms": runs[0],
         "median_ms": statistics.median(runs),
         "p95_ms": runs[math.ceil(0.95 * len(runs)) - 1],
         "peak_rss_mb": found["peak_rss_mb"],
     }
 
 
-def compare(files: dict[str, Path], images: Path, threads: int, rounds: int, seconds: float) -> dict[str, Figures]:
+def compare(files: dict[str, Path], images: Path, threads: int, asked: argparse.Namespace) -> dict[str, Figures]:
     """Figures of every file at a number of threads, FP32 between the others."""
     found: dict[str, list[Figures]] = {name: [] for name in files}
-    for _ in range(rounds):
-        before = in_process(files["fp32"], images, threads, seconds)
+    for _ in range(asked.rounds):
+        before = in_process(files["fp32"], images, threads, asked)
         found["fp32"].append(before | {"times_fp32": 1.0})
         for name, file in files.items():
             if name == "fp32":
                 continue
-            own = in_process(file, images, threads, seconds)
-            after = in_process(files["fp32"], images, threads, seconds)
-            around = statistics.mean((before["median_ms"], after["median_ms"]))
-            found[name].append(own | {"times_fp32": around / own["median_ms"]})
+            own = in_process(file, images, threads, asked)
+            after = in_process(files["fp32"], images, threads, asked)
+            around = statistics.mean((before["fastest_ms"], after["fastest_ms"]))
+            found[name].append(own | {"times_fp32": around / own["fastest_ms"]})
             found["fp32"].append(after | {"times_fp32": 1.0})
             before = after
-    return {
-        name: {key: statistics.median(one[key] for one in measured) for key in measured[0]}
-        for name, measured in found.items()
-    }
+    return {name: _median(measured) for name, measured in found.items()}
+
+
+def _median(measured: Sequence[Figures]) -> Figures:
+    times = [one["times_fp32"] for one in measured]
+    medians = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+    return medians | {"times_low": min(times), "times_high": max(times)}
 
 
 def sqnr_db(files: dict[str, Path], images_file: Path) -> dict[str, float | None]:
-    """Signal-to-noise ratio of each file's maps to those of FP32."""
+    """Signal-to-noise ratio of each file's maps to those of FP32, by the kernels of this processor."""
     import numpy as np
     import onnxruntime
 
@@ -188,122 +224,68 @@ def sqnr_db(files: dict[str, Path], images_file: Path) -> dict[str, float | None
     }
 
 
-def targets(result: dict[str, Any]) -> Iterable[tuple[str, float, str, float]]:
-    """(what, measured, comparison, wanted) of pose_resnet_50."""
-    yield "size, MB", result["size_mb"]["ours"], "≤", 36.0
-    for threads, figures in result["threads"].items():
-        ours = figures["ours"]["times_fp32"]
-        least = 3.0 if threads == "1" else 2.5
-        yield f"times as fast as FP32, {threads} thread(s)", ours, "≥", least
-        unsigned, signed = figures["dynamic_u8"]["times_fp32"], figures["dynamic_s8"]["times_fp32"]
-        yield f"times as fast as dynamic, unsigned, {threads} thread(s)", ours / unsigned, "≥", least
-        if threads == "1":
-            yield f"times as fast as dynamic, signed, {threads} thread(s)", ours / signed, "≥", 10.0
-        yield f"peak RSS, MB, {threads} thread(s)", figures["ours"]["peak_rss_mb"], "≤", 170.0
+def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every file of every network on this processor."""
+    import onnxruntime
+
+    from hpe_tasks.cpu import cpu_features, processor_name
+
+    results: dict[str, Any] = {}
+    for model in arguments.models:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (arguments.files or Path(temporary)) / model
+            files, images = prepared(model, folder), folder / "images.npy"
+            results[model] = {
+                "size_mb": {name: file.stat().st_size / MB for name, file in files.items()},
+                "sqnr_db": sqnr_db(files, images),
+                "threads": {str(threads): compare(files, images, threads, arguments) for threads in arguments.threads},
+            }
+    return {
+        "processor": arguments.processor or processor_name(),
+        "cpu_features": list(cpu_features()),
+        "as_processor": os.environ.get("AS_PROCESSOR"),
+        "onnxruntime": onnxruntime.__version__,
+        "models": results,
+    }
 
 
-def show(model: str, result: dict[str, Any]) -> None:
-    for threads, figures in result["threads"].items():
-        print(f"\n{model}, {threads} thread(s)\n")
-        print("| file | MB | load, ms | median, ms | p95, ms | times FP32 | peak RSS, MB | SQNR, dB |")
-        print("|---|---|---|---|---|---|---|---|")
-        for name, own in figures.items():
-            sqnr = result["sqnr_db"][name]
-            print(
-                f"| {LABELS[name]} | {result['size_mb'][name]:.2f} | {own['load_ms']:.0f} | {own['median_ms']:.1f} "
-                f"| {own['p95_ms']:.1f} | {own['times_fp32']:.2f}× | {own['peak_rss_mb']:.0f} "
-                f"| {'–' if sqnr is None else f'{sqnr:.1f}'} |"
-            )
-
-
-def judge(result: dict[str, Any]) -> None:
-    print("\n| target for pose_resnet_50 | measured | wanted | |")
-    print("|---|---|---|---|")
-    for what, measured, comparison, wanted in targets(result):
-        met = measured <= wanted if comparison == "≤" else measured >= wanted
-        print(f"| {what} | {measured:.2f} | {comparison} {wanted:g} | {'met' if met else '**missed**'} |")
-
-
-def draw(results: dict[str, Any], picture: Path) -> None:
-    """Latency, memory and size of every file, one row for each model."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, rows = plt.subplots(len(results), 3, figsize=(12, 2.6 * len(results) + 0.6), squeeze=False)
-    names = list(LABELS)
-    places = range(len(names))
-    for axes, (model, result) in zip(rows, results.items(), strict=True):
-        threads = list(result["threads"])
-        height = 0.8 / len(threads)
-        shades = plt.get_cmap("Blues")([0.75 - 0.3 * number for number in range(len(threads))])
-        for number, count in enumerate(threads):
-            values = [result["threads"][count][name]["median_ms"] for name in names]
-            offsets = [place + (number - (len(threads) - 1) / 2) * height for place in places]
-            bars = axes[0].barh(
-                offsets, values, height, color=shades[number], label=f"{count} thread" + ("s" if count != "1" else "")
-            )
-            times = [result["threads"][count][name]["times_fp32"] for name in names]
-            labels = [f"{value:.1f} ms, {ratio:.1f}×" for value, ratio in zip(values, times, strict=True)]
-            axes[0].bar_label(bars, labels, padding=2, fontsize=8)
-        axes[0].legend(fontsize=8, frameon=False)
-        peaks = [result["threads"][threads[0]][name]["peak_rss_mb"] for name in names]
-        sizes = [result["size_mb"][name] for name in names]
-        for axis, values, form in ((axes[1], peaks, "{:.0f}"), (axes[2], sizes, "{:.1f}")):
-            bars = axis.barh(places, values, 0.6, color=["#7a8899"] * (len(names) - 1) + ["#1b7f5c"])
-            axis.bar_label(bars, [form.format(value) for value in values], padding=2, fontsize=8)
-        for axis, title in zip(axes, ("latency, and speed against FP32", "peak memory, MB", "file, MB"), strict=True):
-            axis.set_title(f"{model}: {title}", fontsize=10, loc="left")
-            axis.set_yticks(places, [LABELS[name] for name in names] if axis is axes[0] else [])
-            axis.invert_yaxis()
-            axis.margins(x=0.3)
-            axis.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=130)
+def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """What several machines have written; they must have measured the same."""
+    found = [json.loads(file.read_text()) for file in files]
+    asked = [{model: sorted(result["threads"]) for model, result in one["models"].items()} for one in found]
+    for file, one in zip(files, asked, strict=True):
+        if one != asked[0]:
+            raise SystemExit(f"{file} measured {one}, {files[0]} {asked[0]}: measure the same on each machine.")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="shortest time of one measurement")
+    parser.add_argument("--runs", type=int, default=20, help="fewest runs of one measurement")
+    parser.add_argument("--processor", help="name of the processor, where it does not say it itself")
+    parser.add_argument("--files", type=Path, help="keep the networks in this folder, and find them there")
     parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--merge", type=Path, nargs="+", help="measure nothing: show what these files hold")
     parser.add_argument("--picture", type=Path, help="draw the figures there (.png or .svg)")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--docs", type=Path, help="write the tables into this Markdown file, between its marks")
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        model, images, threads, seconds = arguments.measure
-        print(json.dumps(measure(Path(model), Path(images), int(threads), float(seconds))))
+        model, images, threads, seconds, runs = arguments.measure
+        print(json.dumps(measure(Path(model), Path(images), int(threads), float(seconds), int(runs))))
         return
-    import onnxruntime
-
-    from hpe_tasks.cpu import cpu_features
-
-    results: dict[str, Any] = {}
-    for model in arguments.models:
-        with tempfile.TemporaryDirectory() as folder:
-            files, images = prepare(model, Path(folder)), Path(folder) / "images.npy"
-            results[model] = {
-                "size_mb": {name: file.stat().st_size / MB for name, file in files.items()},
-                "sqnr_db": sqnr_db(files, images),
-                "threads": {
-                    str(threads): compare(files, images, threads, arguments.rounds, arguments.seconds)
-                    for threads in arguments.threads
-                },
-            }
-        show(model, results[model])
-        if model == "pose_resnet_50":
-            judge(results[model])
-    features = cpu_features()
-    print(f"\nonnxruntime {onnxruntime.__version__} on a CPU with {', '.join(features)}")
-    if arguments.json:
-        facts = {"cpu_features": features, "onnxruntime": onnxruntime.__version__, "models": results}
-        arguments.json.write_text(json.dumps(facts, indent=2) + "\n")
+    found = merged(arguments.merge) if arguments.merge else [measure_all(arguments)]
+    print(tables.text(found))
+    if arguments.json and not arguments.merge:
+        arguments.json.write_text(json.dumps(found[0], indent=2) + "\n")
     if arguments.picture:
-        draw(results, arguments.picture)
+        tables.draw(found, arguments.picture)
+    if arguments.docs:
+        tables.write_docs(arguments.docs, found)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,7 @@ UNITS: dict[str, Unit] = {
     "MB": Unit(decimals=1, suffix=" MB"),
     "dB": Unit(decimals=1, suffix=" dB"),
     "layers": Unit(decimals=0, suffix=" layers"),
+    "times": Unit(decimals=2, suffix="×"),
 }
 """By the `unit` of a gate check; "AP" and "PCKh" have no unit that is worth showing."""
 

@@ -386,6 +386,12 @@ class GateLimits(Frozen):
         "this CPU, against the same layer without optimizations: sums that saturate take it far down.",
     )
     max_size_mb: float = Field(default=40.0, gt=0, description="Largest size of the exported file in MB (1e6 bytes).")
+    min_speedup: float | None = Field(
+        default=None,
+        gt=0,
+        description="How many times as fast as FP32 the exported file must be in onnxruntime with one thread on the "
+        "machine that measures; empty: not judged. A measurement that is too noisy to tell fails.",
+    )
 
 
 Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]

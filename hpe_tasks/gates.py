@@ -17,6 +17,7 @@ from hpe_tasks.results import (
     GateCheck,
     GateDecision,
     KernelAgreement,
+    LatencyComparison,
     ProtocolFingerprint,
     QuantizedEvaluation,
 )
@@ -71,8 +72,18 @@ def decide(
         _kernel_proof(processors, exported),
         _kernel_sqnr(limits.min_kernel_sqnr_db, quantized.kernels),
         _size_mb(limits.max_size_mb, exported),
+        # Limits that are off leave no check: the version of a model that is not judged by its speed says nothing of it.
+        *(() if limits.min_speedup is None else (_speedup(limits.min_speedup, quantized.latency),)),
     )
     return GateDecision(passed=all(check.passed for check in checks), checks=checks)
+
+
+def tells_speed(limit: float, latency: LatencyComparison | None) -> bool:
+    """Whether the file's speed is known, and its noise leaves no doubt on which side of the limit it is."""
+    if latency is None:
+        return False
+    judged = latency.one_thread
+    return judged.ratio_low >= limit or judged.ratio_high < limit
 
 
 def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> tuple[str, ...]:
@@ -233,6 +244,36 @@ def _size_mb(limit: float, exported: ExportedModel) -> GateCheck:
         unit="MB",
         problem="" if size > 0 else f"The size of the exported file is unknown: {size} bytes are recorded",
         note="",
+    )
+
+
+def _speedup(limit: float, latency: LatencyComparison | None) -> GateCheck:
+    """Judged with one thread: what a small Lambda function has, and least disturbed by what else a machine does."""
+    name, title, subject = "min_speedup", "Speed against FP32", "Speed with one thread, against FP32,"
+    if latency is not None and not tells_speed(limit, latency):
+        judged, shown = latency.one_thread, UNITS["times"]
+        return GateCheck(
+            name=name,
+            title=title,
+            passed=False,
+            observed=judged.ratio,
+            limit=limit,
+            comparison="at_least",
+            unit="times",
+            reason=f"{subject} is too noisy to tell: {shown.text(judged.ratio)}, 95 % interval "
+            f"{shown.text(judged.ratio_low)} to {shown.text(judged.ratio_high)}, where at least {shown.text(limit)} "
+            f"is asked",
+        )
+    return _check(
+        name,
+        title,
+        subject=subject,
+        observed=None if latency is None else latency.one_thread.ratio,
+        limit=limit,
+        comparison="at_least",
+        unit="times",
+        problem="The speed against FP32 is unknown: it was not measured" if latency is None else "",
+        note="" if latency is None else f"± {100 * latency.one_thread.noise:.0f} % on {latency.processor}",
     )
 
 

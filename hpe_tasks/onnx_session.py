@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,7 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
     channels_last_out = config.output_layout == "nhwc"
 
     def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            outputs = session.run(output_names, {input_name: batch})
-        except REFUSALS as error:
-            raise CheckpointError(
-                f"{path} fails on an input of {shape_text(batch.shape)}: {_first_line(error)}",
-                hint="A model whose inner shapes are fixed must say so: export it with a fixed batch of 1.",
-            ) from error
+        outputs = _run(session, path, output_names, {input_name: batch})
         if len(outputs) == 1:
             return np.asarray(outputs[0])
         return join_outputs(dict(zip(output_names, outputs, strict=True)), config, path)
@@ -60,6 +55,45 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
         return result.transpose(0, 3, 1, 2) if channels_last_out and result.ndim == 4 else result
 
     return run
+
+
+def single_run(
+    path: Path, config: ModelConfig, image: NDArray[np.float32], *, threads: int
+) -> tuple[Callable[[], object], tuple[int, ...]]:
+    """Load an ONNX model and give one forward pass of an image as a function, with nothing around it, to be timed.
+
+    Args:
+        path: The model.
+        config: As for `onnx_predictor`.
+        image: 3×H×W float32. A model with a fixed batch is given copies.
+        threads: Threads of one operator.
+
+    Returns:
+        The function, and the shape of its input.
+
+    Raises:
+        CheckpointError: As from `onnx_predictor`, and, when the function is called, that the model fails on the image.
+    """
+    session = open_session(path, threads=threads)
+    input_name, fixed_batch = _check_input(session, path, config)
+    output_names = _choose_outputs(session, path, config)
+    shown = image.transpose(1, 2, 0) if config.input_layout == "nhwc" else image
+    batch = np.repeat(shown[None], fixed_batch or 1, axis=0)
+    return partial(_run, session, path, output_names, {input_name: batch}), batch.shape
+
+
+def _run(
+    session: onnxruntime.InferenceSession, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    try:
+        outputs: list[NDArray[np.float32]] = session.run(names, feeds)
+    except REFUSALS as error:
+        shapes = ", ".join(shape_text(batch.shape) for batch in feeds.values())
+        raise CheckpointError(
+            f"{path} fails on an input of {shapes}: {_first_line(error)}",
+            hint="A model whose inner shapes are fixed must say so: export it with a fixed batch of 1.",
+        ) from error
+    return outputs
 
 
 def _run_in_pieces(forward: _Forward, batch: NDArray[np.float32], size: int) -> NDArray[np.float32]:

@@ -434,16 +434,76 @@ class KernelAgreement(Frozen):
     cpu_features: tuple[str, ...]
 
 
+class Latency(Frozen):
+    """How long one file takes for one batch in onnxruntime.
+
+    Attributes:
+        runs: How many were timed.
+    """
+
+    median_ms: float = Field(ge=0)
+    p95_ms: float = Field(ge=0)
+    runs: int = Field(ge=1)
+
+
+class SpeedUp(Frozen):
+    """How many times as fast as FP32 the exported file is with a number of threads; see `hpe_tasks.latency`.
+
+    Attributes:
+        ratio: Median over pairs of measurements that were made one after the other.
+        ratio_low: Lower end of the interval that holds the true median with 95 % confidence: the noise.
+        ratio_high: Its upper end.
+        pairs: How many there were.
+    """
+
+    threads: int = Field(ge=1)
+    fp32: Latency
+    onnx: Latency
+    ratio: float = Field(gt=0)
+    ratio_low: float = Field(gt=0)
+    ratio_high: float = Field(gt=0)
+    pairs: int = Field(ge=1)
+
+    @property
+    def noise(self) -> float:
+        """How far the interval reaches from the ratio to its farther end, as a share of the ratio."""
+        return max(self.ratio_high - self.ratio, self.ratio - self.ratio_low) / self.ratio
+
+
+class LatencyComparison(Frozen):
+    """The exported file's speed against FP32 in the same onnxruntime on the machine at hand.
+
+    Attributes:
+        speed_ups: With one thread, then with all that the machine has; one entry where that is the same.
+        input_shape: Of what each run was given.
+        processor: Name of the CPU.
+        cpu_features: Its int8 features.
+    """
+
+    speed_ups: tuple[SpeedUp, ...] = Field(min_length=1)
+    input_shape: tuple[int, ...]
+    onnxruntime_version: str
+    processor: str
+    cpu_features: tuple[str, ...]
+
+    @property
+    def one_thread(self) -> SpeedUp:
+        """With the fewest threads: what the gate judges."""
+        return min(self.speed_ups, key=lambda one: one.threads)
+
+
 class QuantizedEvaluation(Record):
     """QuantSim and the exported file, measured on the same persons.
 
     Attributes:
         kernels: None in a record of a version that did not compare them.
+        latency: None in a record of a version that did not measure it.
     """
 
     quantsim: EvaluationReport
     onnx: EvaluationReport
     kernels: KernelAgreement | None = None
+    latency: LatencyComparison | None = None
 
 
 class GateCheck(Frozen):

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, cached_property, wraps
+from functools import cache, cached_property, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -262,6 +262,11 @@ def _nothing(_: Any) -> None:
     """Accept any record; or depend on no setting."""
 
 
+def _always(_: RunConfig, __: Any) -> bool:
+    """Any stored record may stand in."""
+    return True
+
+
 def step(
     kind: type[R],
     *,
@@ -271,6 +276,7 @@ def step(
     accept: Callable[[R], None] = _nothing,
     found: Callable[[Run], str] | None = None,
     reuse: bool = True,
+    reusable: Callable[[RunConfig, R], bool] = _always,
 ) -> Callable[[Body[R]], Callable[[Run], R]]:
     """Make a step of a function that fills a scratch folder and returns a record.
 
@@ -282,6 +288,7 @@ def step(
         accept: Raises when the record, once stored, must stop the run.
         found: For a step that reads from outside the workspace: digest of what lies there now.
         reuse: Whether an earlier result from the same inputs may stand in; otherwise the step always runs.
+        reusable: Whether this one may; otherwise it is made again, as a measurement that was too noisy.
     """
 
     def decorate(body: Body[R]) -> Callable[[Run], R]:
@@ -290,7 +297,8 @@ def step(
         def execute(run: Run) -> R:
             key = found(run)[:32] if found is not None else _key(run, info)
             if reuse:
-                record, reused = run.workspace.once(name, key, kind, lambda scratch: body(run, scratch))
+                good = partial(reusable, run.config)
+                record, reused = run.workspace.once(name, key, kind, lambda scratch: body(run, scratch), reusable=good)
             else:
                 record = run.workspace.renew(f"{run.prefix}/{name}", lambda scratch: body(run, scratch))
                 reused = False

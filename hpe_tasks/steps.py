@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -357,18 +358,33 @@ def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     )
 
 
+def _tells_speed(config: RunConfig, evaluation: QuantizedEvaluation) -> bool:
+    """Whether a stored measurement of the speed tells what the gate asks; one that is too noisy is made again."""
+    from hpe_tasks.gates import tells_speed
+
+    return config.gate.min_speedup is None or tells_speed(config.gate.min_speedup, evaluation.latency)
+
+
 @step(
     QuantizedEvaluation,
-    needs=("fetch_dataset", "quantize", "export_onnx"),
+    needs=("fetch_dataset", "fetch_checkpoint", "quantize", "export_onnx"),
     settings=_measured,
+    reusable=_tells_speed,
 )
 def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
-    """Measure QuantSim and the exported file on the persons that FP32 was measured on, and check the int8 kernels."""
+    """Measure QuantSim and the exported file on FP32's persons, its speed against FP32's, and check its kernels."""
     from hpe_tasks.inference import calibration_batches, onnx_predictor
     from hpe_tasks.kernels import compare_kernels
+    from hpe_tasks.latency import compare_latency
     from hpe_tasks.quantization import best_device, load_quantsim
 
     config, quantized = run.config, run.get(QuantizedModel)
+    exported = run.workspace.local(run.get(ExportedModel).model)
+    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
+    batches = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
+    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    # First, while little else is in memory, and because it takes seconds to find that a file cannot be run.
+    latency = compare_latency(config.model, checkpoint, exported, next(batches())[0])
     simulation = load_quantsim(
         config.model,
         config.recipe,
@@ -376,17 +392,11 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
         run.workspace.local(quantized.encodings),
         best_device(),
     )
-    exported = run.workspace.local(run.get(ExportedModel).model)
-    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
     return QuantizedEvaluation(
         quantsim=_evaluate(run, scratch, "quantsim", simulation),
         onnx=_evaluate(run, scratch, "onnxruntime", onnx_predictor(exported, config.model)),
-        kernels=compare_kernels(
-            exported,
-            config.model,
-            calibration_batches(drawn, config.model, config.evaluation.batch_size),
-            num_images=_KERNEL_IMAGES,
-        ),
+        kernels=compare_kernels(exported, config.model, batches(), num_images=_KERNEL_IMAGES),
+        latency=latency,
     )
 
 
@@ -394,6 +404,8 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     GateDecision,
     needs=("evaluate_fp32", "export_onnx", "evaluate_quantized"),
     settings=lambda c: [c.gate.model_dump(), c.destination.processors],
+    # The speed may have been measured again, for the same inputs.
+    reusable=lambda c, _: c.gate.min_speedup is None,
 )
 def gate(run: Run, _: Scratch) -> GateDecision:
     """Decide whether the exported file may be published."""

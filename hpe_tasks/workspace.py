@@ -136,7 +136,15 @@ class Workspace(ABC):
 
     uri: str
 
-    def once(self, step: str, key: str, kind: type[R], make: Callable[[Scratch], R]) -> tuple[R, bool]:
+    def once(
+        self,
+        step: str,
+        key: str,
+        kind: type[R],
+        make: Callable[[Scratch], R],
+        *,
+        reusable: Callable[[R], bool] = lambda _: True,
+    ) -> tuple[R, bool]:
         """Return what is stored under `key`, or make and store it.
 
         Args:
@@ -144,6 +152,7 @@ class Workspace(ABC):
             key: Digest of everything that decides the outcome.
             kind: Type of the step's record.
             make: Fills the scratch folder and returns the record.
+            reusable: Whether a stored record may stand in; one that may not is made again and replaced.
 
         Returns:
             The record, and whether it was there already. When two processes make it at the same time, both get the
@@ -151,10 +160,12 @@ class Workspace(ABC):
         """
         prefix = f"store/{step}/{key}"
         stored = self._stored(prefix, kind)
-        if stored is not None:
+        if stored is not None and reusable(stored):
             return stored, True
         with self._scratch(prefix) as scratch, storage_errors(scratch.path):
             record = make(scratch)
+            if stored is not None:
+                self._drop(prefix)
             self._keep(prefix, scratch, record.model_dump_json(indent=1).encode())
         kept = self._stored(prefix, kind)
         if kept is None:

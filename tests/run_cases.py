@@ -26,6 +26,8 @@ from hpe_tasks.results import (
     Fp32Check,
     KernelAgreement,
     KernelProof,
+    Latency,
+    LatencyComparison,
     PckhStats,
     PlacementAudit,
     Preflight,
@@ -37,6 +39,7 @@ from hpe_tasks.results import (
     QuantizedModel,
     SmokedImage,
     SmokeTest,
+    SpeedUp,
     SplitCounts,
     StepFailure,
     TensorSpec,
@@ -47,6 +50,32 @@ from hpe_tasks.skeletons import COCO17, MPII16
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 HOSTILE = '<script>alert("x")</script>'
 CPU = ("x86_64", "avx2", "avx512_vnni")
+LATENCY = LatencyComparison(
+    speed_ups=(
+        SpeedUp(
+            threads=1,
+            fp32=Latency(median_ms=137.8, p95_ms=141.2, runs=24),
+            onnx=Latency(median_ms=38.72, p95_ms=52.3, runs=24),
+            ratio=3.56,
+            ratio_low=3.51,
+            ratio_high=3.6,
+            pairs=12,
+        ),
+        SpeedUp(
+            threads=2,
+            fp32=Latency(median_ms=71.8, p95_ms=77.3, runs=28),
+            onnx=Latency(median_ms=24.2, p95_ms=26.3, runs=28),
+            ratio=2.97,
+            ratio_low=2.44,
+            ratio_high=3.22,
+            pairs=14,
+        ),
+    ),
+    input_shape=(1, 3, 256, 192),
+    onnxruntime_version="1.31.0",
+    processor="AMD EPYC 9R14",
+    cpu_features=CPU,
+)
 KERNELS = KernelAgreement(sqnr_db=72.5, layer="conv1_codes", max_difference=1.0, num_images=16, cpu_features=CPU)
 
 _SIGMAS = (
@@ -147,6 +176,7 @@ def complete(
     int8_share: float = 0.986,
     kernels: KernelAgreement = KERNELS,
     unproved: tuple[str, ...] = (),
+    latency: LatencyComparison | None = LATENCY,
     persons: int = 312,
     images: int = 156,
     split: str = "val",
@@ -160,6 +190,7 @@ def complete(
         quantsim=evaluation("quantsim", 0.672, protocol),
         onnx=evaluation("onnxruntime", onnx_ap, protocol),
         kernels=kernels,
+        latency=latency,
     )
     file = artifact("export_onnx/model.onnx", 712_345)
     exported = ExportedModel(

@@ -22,11 +22,14 @@ from hpe_tasks.results import (
     FetchedDataset,
     KernelAgreement,
     KernelProof,
+    Latency,
+    LatencyComparison,
     PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
     QuantizedEvaluation,
     QuantizedModel,
+    SpeedUp,
     TensorSpec,
 )
 from hpe_tasks.serving.version import content_version
@@ -81,6 +84,28 @@ def kernels(sqnr_db: float | None = 72.5) -> KernelAgreement:
     """Optimized int8 kernels that compute what the file says; with another figure, kernels that do not."""
     layer = None if sqnr_db is None else "conv1_codes"
     return KernelAgreement(sqnr_db=sqnr_db, layer=layer, max_difference=1.0, num_images=16, cpu_features=CPU)
+
+
+def latency(ratio: float = 3.5, low: float | None = None, high: float | None = None) -> LatencyComparison:
+    """A file that is so many times as fast as FP32 with one thread, and half as many with two; without noise."""
+    taken = Latency(median_ms=10.0, p95_ms=11.0, runs=100)
+    one = SpeedUp(
+        threads=1,
+        fp32=taken,
+        onnx=taken,
+        ratio=ratio,
+        ratio_low=low or ratio,
+        ratio_high=high or ratio,
+        pairs=10,
+    )
+    two = one.model_copy(update={"threads": 2, "ratio": ratio / 2, "ratio_low": ratio / 2, "ratio_high": ratio / 2})
+    return LatencyComparison(
+        speed_ups=(one, two),
+        input_shape=(1, 3, 256, 192),
+        onnxruntime_version="1.31.0",
+        processor="AMD EPYC 9R14",
+        cpu_features=CPU,
+    )
 
 
 def artifact(path: Path) -> Artifact:
@@ -146,6 +171,7 @@ def manifest(
     created_by: str = "ada",
     metric: str = "ap",
     calibration: tuple[int | str, ...] = (5, 3, 9),
+    speed: LatencyComparison | None = None,
     **described: Any,
 ) -> ModelManifest:
     """The manifest of a run that exported these files and measured this AP, or PCKh; `described` is of the file."""
@@ -155,6 +181,7 @@ def manifest(
         quantsim=report("quantsim", ap + 0.005, metric=metric, **changes),
         onnx=report("onnxruntime", ap, metric=metric, **changes),
         kernels=kernels(),
+        latency=speed,
     )
     model = exported(artifact(files["model"]), artifact(files["encodings"]), **described)
     config = config or run_config()
@@ -197,7 +224,7 @@ def write_files(folder: Path, content: str = "one") -> dict[str, Path]:
 def as_published_before_kernels(manifest: ModelManifest) -> bytes:
     """The manifest as this project published it before it compared kernels, with the version that it had then."""
     stored = json.loads(manifest.to_bytes())
-    for field in ("kernels", "proof", "golden"):
+    for field in ("kernels", "proof", "golden", "latency"):
         del stored[field]
     del stored["serving"]["processors"], stored["provenance"]["trained_on"]
     for form in ("fp32", "quantsim", "onnx"):

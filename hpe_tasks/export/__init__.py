@@ -26,10 +26,10 @@ from hpe_tasks.export.integer_kernels import (
     merge_repeated_quantizers,
     sign_weights,
 )
+from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
 
 __all__ = ["ENCODINGS_FILE", "INPUT_NAME", "MODEL_FILE", "check_onnx", "export_onnx"]
 
-INPUT_NAME = "image"
 MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
 
@@ -100,11 +100,6 @@ def _from_torch(
 
     sim = load_sim(config, recipe, model, encodings, "cpu")
     file = folder / "torch.onnx"
-    outputs = OUTPUT_NAMES[config.codec]
-    free_input, free_output = {0: "batch"}, {0: "batch"}
-    if config.codec == "paf":
-        free_input |= {2: "height", 3: "width"}
-        free_output |= {2: "map_height", 3: "map_width"}
     wide = recipe.param_bw != 8 or recipe.activation_bw != 8
     with vendor_warnings_muted():
         import_aimet("aimet_torch.onnx").export(
@@ -112,8 +107,8 @@ def _from_torch(
             (example_input(config),),
             str(file),
             input_names=[INPUT_NAME],
-            output_names=list(outputs),
-            dynamic_axes={INPUT_NAME: free_input, **dict.fromkeys(outputs, free_output)},
+            output_names=list(OUTPUT_NAMES[config.codec]),
+            dynamic_axes=free_axes(config),
             opset_version=_WIDE_OPSET if wide else _OPSET,
             # The dynamo exporter leaves float weights in an external file.
             dynamo=False,

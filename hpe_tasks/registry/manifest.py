@@ -43,6 +43,7 @@ from hpe_tasks.results import (
     GateDecision,
     KernelAgreement,
     KernelProof,
+    LatencyComparison,
     PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
@@ -233,6 +234,7 @@ class ModelManifest(Record):
     Attributes:
         kernels: None in a manifest of a version of this project that did not compare them.
         proof: None in a manifest of a version of this project that proved nothing.
+        latency: None in a manifest of a version of this project that did not measure it.
         golden: Empty where no smoke test was asked for.
     """
 
@@ -246,6 +248,7 @@ class ModelManifest(Record):
     onnx: Metrics
     kernels: KernelAgreement | None = None
     proof: KernelProof | None = None
+    latency: LatencyComparison | None = None
     gate: GateDecision
     placement: PlacementAudit
     golden: tuple[GoldenImage, ...] = ()
@@ -330,6 +333,7 @@ def build_manifest(
         onnx=Metrics.of(evaluation.onnx),
         kernels=evaluation.kernels,
         proof=exported.proof,
+        latency=evaluation.latency,
         gate=gate,
         placement=exported.placement,
         golden=tuple(golden),

@@ -154,6 +154,25 @@ def _kernel_sqnr(records: RunRecords) -> Iterator[Advice]:
     yield Advice("Compare the CPU features under Provenance with those of the machine that will serve the model.")
 
 
+def _min_speedup(records: RunRecords) -> Iterator[Advice]:
+    limit = records.config.gate.min_speedup
+    latency = records.quantized_evaluation.latency if records.quantized_evaluation else None
+    if limit is None or latency is None:
+        return
+    judged = latency.one_thread
+    if judged.ratio_high >= limit:
+        yield Advice(
+            "Run the same again while the machine does nothing else: a measurement that is too noisy is not reused."
+        )
+    if records.exported and records.exported.placement.int8_mac_share < 1:
+        yield from _int8_mac_share(records)
+    yield Advice(
+        f"This is {latency.processor} ({', '.join(latency.cpu_features)}): int8 gains most where there are VNNI "
+        "instructions. Ask for what it can reach, or measure on such a machine.",
+        f"gate.min_speedup={math.floor(100 * judged.ratio_low) / 100:g}",
+    )
+
+
 def _size_mb(records: RunRecords) -> Iterator[Advice]:
     size = megabytes_text(records.exported.model.size_bytes) if records.exported else "the file"
     if records.config.recipe.param_bw == 16:
@@ -171,4 +190,5 @@ _ADVISERS: dict[str, Callable[[RunRecords], Iterator[Advice]]] = {
     **{f"kernel_proof_{processors}": _kernel_proof for processors in get_args(Processors)},
     "kernel_sqnr_db": _kernel_sqnr,
     "size_mb": _size_mb,
+    "min_speedup": _min_speedup,
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hpe_tasks.accuracy import accuracy_limits, sample_text
+from hpe_tasks.accuracy import UNITS, accuracy_limits, sample_text
 from hpe_tasks.drawing import CENTRE, LEFT, RIGHT
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.fp32_floor import next_step
@@ -24,6 +24,8 @@ from hpe_tasks.report.records import (
     comparison_text,
     measured_on,
     megabytes_text,
+    milliseconds_text,
+    noise_text,
     notes_of,
     publication_rows,
     published_text,
@@ -31,6 +33,8 @@ from hpe_tasks.report.records import (
     short_setting,
     stat_rows,
     steps_of,
+    threads_text,
+    timed_on,
     verdict_of,
 )
 from hpe_tasks.report.side_by_side import (
@@ -41,7 +45,7 @@ from hpe_tasks.report.side_by_side import (
     score_threshold,
 )
 from hpe_tasks.report.subjects import read_predictions, read_truth
-from hpe_tasks.results import FailedImage, GateCheck, ProtocolFingerprint
+from hpe_tasks.results import FailedImage, GateCheck, LatencyComparison, ProtocolFingerprint
 from hpe_tasks.workspace import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
@@ -112,6 +116,35 @@ class PublishedRow:
 
 
 @dataclass(frozen=True)
+class SpeedBar:
+    """The times of one file: median and 95th percentile, in percent of the chart's width."""
+
+    label: str
+    style: str
+    median: float
+    p95: float
+    text: str
+
+
+@dataclass(frozen=True)
+class SpeedGroup:
+    """Both files with one number of threads, and what they amount to."""
+
+    threads: str
+    ratio: str
+    noise: str
+    bars: tuple[SpeedBar, ...]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The chart of the exported file's speed against FP32."""
+
+    groups: tuple[SpeedGroup, ...]
+    note: str
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Persons and whole images side by side, or why there are none.
 
@@ -172,6 +205,7 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "failed": [step for step in steps if step.state == "failed"],
         "subset": any(report.fingerprint.subset for _, report in records.measurements if report),
         "tiles": list(_tiles(records)),
+        "speed": _speed(records.latency),
         "checks": [_check_row(check) for check in records.decision.checks] if records.decision else [],
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
@@ -197,7 +231,9 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
 
 def _unbroken(text: str) -> str:
     """Keep a number and its unit on one line."""
-    return text.replace(" %", "\u00a0%").replace(" MB", "\u00a0MB").replace(" dB", "\u00a0dB")
+    return (
+        text.replace(" %", "\u00a0%").replace(" MB", "\u00a0MB").replace(" dB", "\u00a0dB").replace(" ms", "\u00a0ms")
+    )
 
 
 def _tiles(records: RunRecords) -> Iterator[Tile]:
@@ -220,11 +256,41 @@ def _tiles(records: RunRecords) -> Iterator[Tile]:
         audit = exported.placement
         note = f"of {audit.total_macs / 1e6:,.0f} million multiply-accumulates for one image"
         yield Tile("Arithmetic in int8", f"{100 * audit.int8_mac_share:.1f} %", note)
+    if records.latency is not None:
+        one = records.latency.one_thread
+        note = (
+            f"{milliseconds_text(one.onnx.median_ms)} instead of {milliseconds_text(one.fp32.median_ms)} for one image"
+        )
+        yield Tile("Speed against FP32", UNITS["times"].text(one.ratio), f"{note}, {threads_text(one.threads)}")
 
 
 def _check_row(check: GateCheck) -> CheckRow:
     observed, limit, margin = quantities_of(check)
     return CheckRow(check, observed, limit, margin, bullet(check))
+
+
+def _speed(latency: LatencyComparison | None) -> Speed | None:
+    if latency is None:
+        return None
+    # One scale for all bars: threads can be compared as well.
+    widest = max(time.p95_ms for one in latency.speed_ups for time in (one.fp32, one.onnx))
+    groups = []
+    for one in latency.speed_ups:
+        bars = tuple(
+            SpeedBar(
+                label=label,
+                style=style,
+                median=round(100 * time.median_ms / widest, 2),
+                p95=round(100 * time.p95_ms / widest, 2),
+                text=milliseconds_text(time.median_ms),
+            )
+            for label, style, time in (("FP32", "fp32", one.fp32), ("ONNX int8", "int8", one.onnx))
+        )
+        groups.append(SpeedGroup(threads_text(one.threads), UNITS["times"].text(one.ratio), noise_text(one), bars))
+    pairs = " and ".join(f"{one.pairs}" for one in latency.speed_ups)
+    shape = "×".join(map(str, latency.input_shape))
+    note = f"Both in turn, {pairs} pairs of measurements of an input of {shape}, on {timed_on(latency)}."
+    return Speed(tuple(groups), note)
 
 
 def _joint_rows(records: RunRecords) -> Iterator[JointRow]:

@@ -22,6 +22,7 @@ from hpe_tasks.results import (
     Fp32Check,
     GateCheck,
     GateDecision,
+    LatencyComparison,
     PckhStats,
     Preflight,
     PromotedModel,
@@ -29,6 +30,7 @@ from hpe_tasks.results import (
     QuantizedEvaluation,
     QuantizedModel,
     SmokeTest,
+    SpeedUp,
     StepFailure,
 )
 
@@ -96,6 +98,11 @@ class RunRecords:
         """The check that stopped the run before quantization; None where none did."""
         check = self.fp32_check
         return None if check is None or check.passed else check
+
+    @property
+    def latency(self) -> LatencyComparison | None:
+        """Speed of the exported file against FP32."""
+        return self.quantized_evaluation.latency if self.quantized_evaluation else None
 
     @property
     def measurements(self) -> tuple[tuple[str, EvaluationReport | None], ...]:
@@ -326,6 +333,40 @@ def measured_on(records: RunRecords) -> str:
 def cpu_text(report: EvaluationReport) -> str:
     """The CPU of a measurement, by its int8 features; records of older versions do not name it."""
     return f"a CPU with {', '.join(report.cpu_features)}" if report.cpu_features else "an unknown CPU"
+
+
+def threads_text(count: int) -> str:
+    """A number of threads in words."""
+    return f"{count} thread{'' if count == 1 else 's'}"
+
+
+def milliseconds_text(value: float) -> str:
+    """A time with three digits that count."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} ms"
+
+
+def noise_text(speed_up: SpeedUp) -> str:
+    """The interval that holds the true ratio."""
+    times = UNITS["times"]
+    return f"95 % interval {times.text(speed_up.ratio_low)} to {times.text(speed_up.ratio_high)}"
+
+
+def speed_rows(latency: LatencyComparison | None) -> Iterator[tuple[str, str]]:
+    """(label, text) of the exported file's speed, for each number of threads, and what it was measured on."""
+    if latency is None:
+        return
+    for one in latency.speed_ups:
+        median = f"{milliseconds_text(one.onnx.median_ms)} (FP32 {milliseconds_text(one.fp32.median_ms)})"
+        p95 = f"{milliseconds_text(one.onnx.p95_ms)} ({milliseconds_text(one.fp32.p95_ms)})"
+        times = f"{UNITS['times'].text(one.ratio)} as fast as FP32 ({noise_text(one)})"
+        yield f"Speed, {threads_text(one.threads)}", f"{times}, median {median}, 95th percentile {p95}"
+    yield "Timed on", timed_on(latency)
+
+
+def timed_on(latency: LatencyComparison) -> str:
+    """The processor and the runtime of a speed."""
+    features = ", ".join(latency.cpu_features)
+    return f"{latency.processor} ({features}), onnxruntime {latency.onnxruntime_version}"
 
 
 def notes_of(metric: Metric) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from hpe_tasks.report.records import (
     published_text,
     quantities_of,
     short_setting,
+    speed_rows,
     stat_rows,
     steps_of,
     verdict_of,
@@ -38,6 +39,7 @@ from hpe_tasks.results import (
     Fp32Check,
     GateCheck,
     GateDecision,
+    LatencyComparison,
     Preflight,
     Record,
 )
@@ -182,6 +184,8 @@ def _fact_rows(records: RunRecords, report: Path | str | None) -> Iterator[tuple
         yield "Size", f"{sizes} ({before / after:.1f} times smaller)"
         audit = exported.placement
         yield "In int8", f"{100 * audit.int8_mac_share:.1f} % of {audit.total_macs / 1e6:,.0f} M multiply-accumulates"
+    yield from speed_rows(records.latency)
+    if exported is not None:
         yield "Model file", exported.model.uri
     yield from publication_rows(records)
     if report is not None:
@@ -202,7 +206,10 @@ def record_table(step: str, record: Record) -> RenderableType:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in record:
-        if name != "schema_version":
+        if isinstance(value, LatencyComparison):
+            for label, text in speed_rows(value):
+                table.add_row(label, Text(text))
+        elif name != "schema_version":
             table.add_row(name, Text(_shown(value)))
     return table
 

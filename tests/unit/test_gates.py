@@ -4,9 +4,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from hpe_tasks.config import GateLimits
-from hpe_tasks.gates import decide, fingerprint_differences
+from hpe_tasks.gates import decide, fingerprint_differences, tells_speed
 from hpe_tasks.results import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)
@@ -273,6 +274,63 @@ def test_kernels_that_compute_the_same_pass_without_a_ratio(records: ModuleType)
     assert decision.passed
     assert check.observed is None
     assert check.reason == "The int8 kernels compute the same as the unoptimized graph on 16 inputs"
+
+
+@pytest.mark.parametrize(
+    ("limit", "speed", "reason"),
+    [
+        pytest.param(3.0, (3.5, 3.4, 3.6), None, id="faster"),
+        pytest.param(3.5, (3.5, 3.5, 3.5), None, id="at the limit, without noise"),
+        pytest.param(
+            4.0,
+            (3.5, 3.4, 3.6),
+            "Speed with one thread, against FP32, 3.50× is below 4.00× (± 3 % on AMD EPYC 9R14)",
+            id="slower",
+        ),
+        pytest.param(
+            3.5,
+            (3.55, 3.4, 3.7),
+            "Speed with one thread, against FP32, is too noisy to tell: 3.55×, 95 % interval 3.40× to 3.70×, where at "
+            "least 3.50× is asked",
+            id="too noisy, though above",
+        ),
+        pytest.param(
+            3.5,
+            (3.45, 2.0, 3.5),
+            "Speed with one thread, against FP32, is too noisy to tell: 3.45×, 95 % interval 2.00× to 3.50×, where at "
+            "least 3.50× is asked",
+            id="too noisy, though below",
+        ),
+        pytest.param(3.0, None, "The speed against FP32 is unknown: it was not measured", id="not measured"),
+    ],
+)
+def test_speed_is_judged_where_it_is_asked(
+    records: ModuleType, limit: float, speed: tuple[float, float, float] | None, reason: str | None
+) -> None:
+    latency = None if speed is None else records.latency(*speed)
+    quantized = QuantizedEvaluation(
+        quantsim=records.report("quantsim", 0.615),
+        onnx=records.report("onnxruntime", 0.612),
+        kernels=records.kernels(),
+        latency=latency,
+    )
+    limits = LIMITS.model_copy(update={"min_speedup": limit})
+    decision = decide(limits, records.report("fp32", 0.62), quantized, records.exported())
+    assert decision.passed == (reason is None)
+    assert decision.reason == (reason or "")
+    assert decision.checks[-1].name == "min_speedup"
+    assert decision.checks[-1].observed == (None if speed is None else speed[0])
+    assert tells_speed(limit, latency) == (speed is not None and "noisy" not in (reason or ""))
+    # Off by default, whatever was measured.
+    off = decide(LIMITS, records.report("fp32", 0.62), quantized, records.exported())
+    assert off.passed
+    assert "min_speedup" not in {check.name for check in off.checks}
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), float("inf")])
+def test_a_speed_that_nothing_can_have_is_no_limit(limit: float) -> None:
+    with pytest.raises(ValidationError, match="min_speedup"):
+        GateLimits(min_speedup=limit)
 
 
 PCKH = GateLimits(metric="pckh", min_pckh=86, max_pckh_drop=1, max_quantsim_pckh_gap=1, max_size_mb=40)

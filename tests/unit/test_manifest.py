@@ -208,9 +208,22 @@ def test_other_files_are_published_beside_the_model(
     assert manifest.version == records.manifest(files).version
 
 
+def test_the_speed_is_kept_and_changes_the_version_only_where_it_is_judged(
+    records: ModuleType, files: dict[str, Path]
+) -> None:
+    without, measured = records.manifest(files), records.manifest(files, speed=records.latency())
+    assert (without.latency, measured.latency) == (None, records.latency())
+    assert measured.version == without.version
+    assert ModelManifest.model_validate_json(measured.to_bytes()) == measured
+    judged = records.manifest(files, speed=records.latency(), limits=GateLimits(min_speedup=2.0))
+    assert judged.gate.passed
+    assert judged.version != measured.version
+
+
 def test_a_manifest_of_the_version_before_is_read(records: ModuleType, files: dict[str, Path]) -> None:
     manifest = ModelManifest.model_validate_json(records.as_published_before_kernels(records.manifest(files)))
     assert (manifest.kernels, manifest.golden, manifest.onnx.cpu_features) == (None, (), ())
+    assert manifest.latency is None
     assert not manifest.recipe.four_phase_deconvolution
     assert records.manifest(files).recipe.four_phase_deconvolution
     # Read and written once more it says the same.

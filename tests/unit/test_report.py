@@ -121,6 +121,10 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
     assert "98.6 %" in text
     assert "72.5 dB" in text
     assert "Ed25519, public key with the SHA-256" in text
+    assert "3.56× as fast as FP32 with 1 thread 95 % interval 3.51× to 3.60×" in text
+    assert "2.97× as fast as FP32 with 2 threads" in text
+    assert "12 and 14 pairs of measurements of an input of 1×3×256×192, on AMD EPYC 9R14" in text
+    assert "38.7 ms instead of 138 ms for one image, 1 thread" in text
     assert "6 of 6 people in 3 golden images, OKS at least 0.970" in text
     assert "first answer after 271 ms on Python 3.13" in text
     assert "Measured on a CPU with x86_64, avx2, avx512_vnni." in text
@@ -134,6 +138,18 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
     assert any("31 expectations met" in value for value in page.values("srcdoc"))
     for label in ("AP50", "AP75", "AP medium", "AP large", "AR50", "AR75", "AR medium", "AR large"):
         assert label in text
+
+
+def test_the_speed_is_drawn_on_one_scale(files: ReportFiles, tmp_path: Path) -> None:
+    page = rendered(complete(), files, tmp_path)
+    assert {"bar-fp32", "bar-int8"} <= set(page.values("class"))
+    # 141.2 ms, the 95th percentile of FP32 with one thread, is the whole width.
+    assert {"97.59%", "27.42%", "50.85%", "17.14%"} <= set(page.values("width"))
+    assert {"100.0%", "37.04%", "54.75%", "18.63%"} <= set(page.values("x2"))
+    without = rendered(complete(latency=None), files, tmp_path)
+    assert "speed" in page.values("id")
+    assert "speed" not in without.values("id")
+    assert "Speed" not in without.text
 
 
 def test_the_pictures_are_images_of_the_right_persons(files: ReportFiles, tmp_path: Path) -> None:
@@ -411,6 +427,7 @@ def check(observed: float | None, limit: float, comparison: str = "at_least", un
         (84.21, 86.0, "PCKh", "84.2"),
         (85.98, 86.0, "PCKh", "85.98"),
         (16.61, 40.0, "dB", "16.6 dB"),
+        (3.556, 2.0, "times", "3.56×"),
     ],
 )
 def test_a_number_is_told_from_its_limit(observed: float | None, limit: float, unit: str, text: str) -> None:
@@ -496,6 +513,35 @@ def test_advice_names_only_what_the_run_has_not_done() -> None:
 def test_advice_says_when_fp32_is_at_fault() -> None:
     config = load_config("sample", overrides={"gate.min_ap": 0.9})
     assert next_steps(complete(config))[0].text.startswith("FP32 itself reaches only 0.681")
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "texts", "setting"),
+    [
+        pytest.param(
+            4.0, 1.0, ["This is AMD EPYC 9R14 (x86_64, avx2, avx512_vnni)"], "gate.min_speedup=3.51", id="too slow"
+        ),
+        pytest.param(
+            4.0, 0.986, ["Look at the operators", "This is AMD EPYC"], "gate.min_speedup=3.51", id="partly float"
+        ),
+        pytest.param(
+            3.55, 1.0, ["Run the same again", "This is AMD EPYC"], "gate.min_speedup=3.51", id="too noisy to tell"
+        ),
+    ],
+)
+def test_advice_on_speed(limit: float, share: float, texts: list[str], setting: str) -> None:
+    advice = next_steps(complete(load_config("sample", overrides={"gate.min_speedup": limit}), int8_share=share))
+    assert len(advice) == len(texts)
+    assert all(item.text.startswith(text) for item, text in zip(advice, texts, strict=True))
+    assert advice[-1].setting == setting
+    key, _, value = setting.partition("=")
+    assert complete(load_config("sample", overrides={key: float(value)})).decision.passed  # type: ignore[union-attr]
+
+
+def test_advice_on_a_speed_that_was_not_measured() -> None:
+    config = load_config("sample", overrides={"gate.min_speedup": 2.0})
+    (only,) = next_steps(complete(config, latency=None))
+    assert "it was not measured" in only.text
 
 
 def test_advice_on_pckh_is_in_percent() -> None:

@@ -87,6 +87,51 @@ def test_a_setting_repeats_only_what_depends_on_it(pipeline: Pipeline) -> None:
     assert pipeline.ran == ["fetch", "judge data v1", "judge data v1"]
 
 
+def test_a_result_that_may_not_stand_in_is_made_again_and_replaced(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @step(RunReport, needs=("fetch",), reusable=lambda config, told: config.seed == 0 or told.html.size_bytes > 1)
+    def measure(run: Run, scratch: Scratch) -> RunReport:
+        pipeline.ran.append("measure")
+        file = scratch.path / "report.html"
+        file.write_text("x" * len(pipeline.ran))
+        return RunReport(html=scratch.artifact(file))
+
+    quiet = pipeline.open()
+    pipeline.fetch(quiet)
+    assert pipeline.ran == ["fetch"]
+    pipeline.ran.clear()
+    assert [measure(quiet).html.size_bytes for _ in range(2)] == [1, 1]
+    # The same inputs, but of them one may not be reused: it is made again once, and then stands in for both.
+    choosy = pipeline.open("choosy", seed=1)
+    pipeline.fetch(choosy)
+    assert [measure(choosy).html.size_bytes for _ in range(2)] == [2, 2]
+    assert measure(quiet).html.size_bytes == 2
+    assert pipeline.ran == ["measure", "measure"]
+    assert choosy.workspace.local(measure(choosy).html).read_text() == "xx"
+
+
+def test_a_result_that_cannot_be_made_again_stays(pipeline: Pipeline) -> None:
+    @step(RunReport, needs=("fetch",), reusable=lambda config, _: config.seed == 0)
+    def measure(run: Run, scratch: Scratch) -> RunReport:
+        if pipeline.ran:
+            raise DatasetError("The toy is broken.")
+        pipeline.ran.append("measure")
+        file = scratch.path / "report.html"
+        file.write_text("x")
+        return RunReport(html=scratch.artifact(file))
+
+    quiet, choosy = pipeline.open(), pipeline.open("choosy", seed=1)
+    for run in (quiet, choosy):
+        pipeline.fetch(run)
+    pipeline.ran.clear()
+    kept = measure(quiet)
+    with pytest.raises(DatasetError):
+        measure(choosy)
+    assert measure(quiet) == kept
+    assert quiet.workspace.local(kept.html).read_text() == "x"
+
+
 def test_other_code_makes_other_keys(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     run = pipeline.open()
     pipeline.fetch(run)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.report.summary import record_table, summary_table
-from hpe_tasks.results import EvaluationReport, FailedImage, Preflight
+from hpe_tasks.results import EvaluationReport, FailedImage, Preflight, QuantizedEvaluation
 from tests.run_cases import (
     HOSTILE,
     STATES,
@@ -29,7 +29,9 @@ from tests.run_cases import (
 )
 
 
-def printed(records: RunRecords | EvaluationReport | Preflight, width: int = 120, **options: str) -> str:
+def printed(
+    records: RunRecords | EvaluationReport | QuantizedEvaluation | Preflight, width: int = 120, **options: str
+) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     if not isinstance(records, RunRecords):
         console.print(record_table("evaluate", records))
@@ -53,6 +55,12 @@ def test_a_published_run_shows_what_a_person_asks_for() -> None:
         part in lines["Agreement of int8 kernels with the unoptimized graph"] for part in ("72.5 dB", "≥ 40.0 dB")
     )
     assert "Measured on a CPU with x86_64, avx2, avx512_vnni." in text
+    flat = " ".join(text.split())
+    assert (
+        "Speed, 1 thread 3.56× as fast as FP32 (95 % interval 3.51× to 3.60×), median 38.7 ms (FP32 138 ms), "
+        "95th percentile 52.3 ms (141 ms) Speed, 2 threads 2.97× as fast as FP32"
+    ) in flat
+    assert "Timed on AMD EPYC 9R14 (x86_64, avx2, avx512_vnni), onnxruntime 1.31.0" in flat
     assert "FP32 2.31 MB, ONNX int8 0.71 MB (3.2 times smaller)" in text
     assert "s3://hpe-models/registry/models/sample-pose/versions/3f9c2a7b41d0e856/manifest.json" in text
     told = {line.split("  ")[0]: line for line in text.splitlines()}
@@ -173,3 +181,16 @@ def test_it_is_light_to_import() -> None:
     code = "import sys, hpe_tasks.report.summary; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "torch", "PIL", "jinja2", "onnx", "pandas"} & set(done.stdout.split())
+
+
+def test_a_run_without_a_speed_says_nothing_of_it() -> None:
+    assert "Speed" not in printed(complete(latency=None))
+
+
+def test_the_speed_of_one_step_is_readable() -> None:
+    evaluated = complete().quantized_evaluation
+    assert evaluated is not None
+    text = " ".join(printed(evaluated).split())
+    assert "Speed, 1 thread 3.56× as fast as FP32" in text
+    assert "Timed on AMD EPYC 9R14" in text
+    assert "speed_ups" not in text

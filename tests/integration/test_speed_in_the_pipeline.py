@@ -1,0 +1,77 @@
+"""The exported file's speed on its way from the measurement to the gate, and what becomes of a noisy one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from sample_records import latency
+from tiny_inputs import tiny_settings
+
+from hpe_tasks import steps
+from hpe_tasks.cpu import processor_name
+from hpe_tasks.presets import load_config
+from hpe_tasks.results import GateDecision, QuantizedEvaluation
+from hpe_tasks.runs import Run, open_run
+
+pytestmark = [pytest.mark.integration]
+
+
+def no_client() -> NoReturn:
+    raise AssertionError("nothing here needs S3")
+
+
+def judged(tmp_path: Path, settings: dict[str, Any], min_speedup: float | None) -> tuple[Run, GateDecision]:
+    """A run from the first step to the gate; what was done before is reused."""
+    overrides = {**settings, "gate.min_speedup": min_speedup}
+    config = load_config(overrides.pop("preset"), overrides=overrides)
+    workspace = (tmp_path / "workspace").as_uri()
+    run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_client)
+    for name, info in steps.STEPS.items():
+        if name == "publish":
+            break
+        info.execute(run)
+    return run, run.get(GateDecision)
+
+
+def test_a_noisy_measurement_fails_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_settings(tmp_path)
+    run, decision = judged(tmp_path, settings, None)
+    assert decision.passed, decision.reason
+    assert "min_speedup" not in {check.name for check in decision.checks}
+    measured = run.get(QuantizedEvaluation).latency
+    assert measured is not None
+    assert measured.processor == processor_name()
+    assert measured.speed_ups[0].threads == 1
+    assert measured.input_shape == (1, 3, 64, 64)
+
+    # No network is a thousand times faster in int8, however busy the machine: the stored measurement tells.
+    run, decision = judged(tmp_path, settings, 1000.0)
+    assert [check.name for check in decision.checks if not check.passed] == ["min_speedup"]
+    assert "is below 1000.00×" in decision.reason
+    assert run.get(QuantizedEvaluation).latency == measured
+
+    tried: list[object] = []
+
+    def script(*found: float) -> None:
+        def compare(*arguments: object) -> object:
+            tried.append(arguments)
+            return latency(*found)
+
+        monkeypatch.setattr("hpe_tasks.latency.compare_latency", compare)
+
+    # This limit lies inside of the noise of what is stored, so that it is measured again: once more in vain.
+    limit = measured.one_thread.ratio
+    assert measured.one_thread.ratio_low < limit, "a measurement without any noise cannot be too noisy"
+    script(limit, 0.9 * limit, 1.1 * limit)
+    _, decision = judged(tmp_path, settings, limit)
+    assert "is too noisy to tell" in decision.reason
+    assert len(tried) == 1
+    script(1.2 * limit, 1.1 * limit, 1.3 * limit)
+    run, decision = judged(tmp_path, settings, limit)
+    assert decision.passed, decision.reason
+    assert len(tried) == 2
+    # A measurement that tells is reused.
+    judged(tmp_path, settings, limit)
+    assert len(tried) == 2
