@@ -1,6 +1,7 @@
 """Skeletons drawn on photographs; numpy only, because the Lambda function ships this module.
 
-Coordinates are (x, y) in pixels of the image that is drawn on; boxes are (x, y, w, h); images are H×W×3 uint8 RGB.
+Coordinates are (x, y) in pixels of the image that is drawn on; boxes are (x, y, w, h); images are H×W×3 uint8 RGB, or
+H×W×4 with a fourth value that stays as it is.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def draw_pose(
         stroke: Thickness of the lines, where the person's size shall not decide it.
 
     Returns:
-        The new image, H×W×3 uint8.
+        The new image, of the same shape.
 
     Raises:
         ValueError: An array has the wrong shape or type.
@@ -116,7 +117,7 @@ def _check(
     skeleton: Skeleton,
 ) -> None:
     persons, joints = len(keypoints), len(skeleton.joints)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
         raise ValueError(f"image must be H×W×3 uint8, not {image.shape} {image.dtype}")
     if keypoints.shape != (persons, joints, 2):
         raise ValueError(f"keypoints of {skeleton.name} must be {joints}×2 for each person, not {keypoints.shape}")
@@ -257,7 +258,7 @@ def _mix(
     counts = np.array([count for count, _ in shapes])
     colours = np.array([colour for _, colour in shapes], np.float32).T
     # Channel by channel and not pixel by pixel: NumPy is several times as fast with long rows as with rows of three.
-    values, touched = picture.reshape(-1), 3 * index + np.arange(3)[:, None]
+    values, touched = picture.reshape(-1), picture.shape[2] * index + np.arange(3)[:, None]
     kept = 1 - inside - outlined
     paint = np.repeat(colours, counts, axis=1) * inside
     paint += outlined * np.array(OUTLINE, np.float32)[:, None]

@@ -78,7 +78,7 @@ class PoseFinder:
         """Find the people in an image.
 
         Args:
-            image: H×W×3 uint8 RGB, upright.
+            image: H×W×3 uint8 RGB, or H×W×4 with a value that is not looked at; upright.
             boxes: N×4 (x, y, w, h): one person in each. With codec `heatmap` None means one person in the whole frame;
                 with codec `paf` it must be None.
 

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.errors import AccessError, DigestError, StorageError
 from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
 from hpe_tasks.serving.served_model import ServedModel
-from hpe_tasks.serving.verified_model import MANIFEST, SIGNATURE, VerifiedModel, is_model, verified_manifest
+from hpe_tasks.serving.sources import MANIFEST, SIGNATURE
+from hpe_tasks.serving.verified_model import VerifiedModel, is_model, verified_manifest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

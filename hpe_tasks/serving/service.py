@@ -19,7 +19,7 @@ from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.serving import responses
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.events import Request, read_event
-from hpe_tasks.serving.images import Jpeg, Pixels, decode_image, encode_jpeg
+from hpe_tasks.serving.images import Jpeg, Pixels, decode_padded, encode_jpeg
 from hpe_tasks.serving.pose_finder import FoundPeople, PoseFinder
 from hpe_tasks.serving.requests import MAX_BOXES, PoseRequest, read_request
 from hpe_tasks.serving.responses import Response
@@ -139,7 +139,7 @@ class PoseService:
             raise RequestError(422, "draw is false, but Accept asks for a picture.", hint="Drop one of the two.")
         record["image_bytes"] = len(asked.image)
         clock = time.perf_counter()
-        image = decode_image(asked.image, settings.max_pixels)
+        image = decode_padded(asked.image, settings.max_pixels)
         timings = {"decode_image": _ms_since(clock)}
         record |= {"width": image.shape[1], "height": image.shape[0]}
         found = _find(loaded.finder, image, asked.boxes, timings)
@@ -159,12 +159,13 @@ class PoseService:
         record |= {f"{stage}_ms": milliseconds for stage, milliseconds in timings.items()}
         if as_jpeg and picture is not None:
             return responses.jpeg_response(picture.data, {**headers, "X-Request-Id": record["request_id"]})
+        encoded = None
         if picture is not None:
-            document["hpe"] = base64.b64encode(picture.data).decode("ascii")
+            document["hpe"], encoded = "", base64.b64encode(picture.data).decode("ascii")
         if asked.draw:
             document |= _note(picture, image)
         document["timings_ms"] = {**timings, "total": _ms_since(started)}
-        return responses.json_response(200, document, headers)
+        return responses.json_response(200, document, headers, encoded)
 
     def _picture(
         self, image: Pixels, asked: PoseRequest, found: FoundPeople, loaded: _Loaded, max_bytes: int
@@ -202,7 +203,7 @@ class PoseService:
         clock = time.perf_counter()
         loaded = _Loaded(verified, PoseFinder(verified.model, verified.file, self._settings.threads))
         width, height = verified.model.input_sizes[0]
-        black = np.zeros((height, width, 3), np.uint8)
+        black = np.zeros((height, width, 4), np.uint8)
         found, _ = loaded.finder.find(black, None)
         self._picture(black, PoseRequest(b"", None, True, None), found, loaded, responses.MAX_RESPONSE_BYTES)
         log(

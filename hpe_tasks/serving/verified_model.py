@@ -10,10 +10,6 @@ from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.signature import check_signature
 from hpe_tasks.serving.version import check_version
 
-MANIFEST = "manifest.json"
-SIGNATURE = f"{MANIFEST}.sig"
-MODEL = "model.onnx"
-
 
 @dataclass(frozen=True)
 class VerifiedModel:
