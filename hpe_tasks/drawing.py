@@ -7,12 +7,12 @@ H×W×4 with a fourth value that stays as it is.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.skeletons import Skeleton
 
 Rgb: TypeAlias = tuple[int, int, int]
@@ -34,7 +34,7 @@ _FACE_SHARE = 0.7
 _PIXELS_AT_ONCE = 1 << 17
 
 
-@dataclass(frozen=True)
+@frozen
 class Stroke:
     """Thicknesses in pixels, so that a skeleton covers little of a small person and is seen on a large one."""
 
@@ -145,7 +145,8 @@ def _paint(
     for joint in np.flatnonzero(visible).tolist():
         name = skeleton.joints[joint]
         shapes.append(_Capsule(places[joint], places[joint], _share(name) * stroke.joint_radius, joint_colour(name)))
-    batch, pixels = [], 0
+    batch: list[tuple[_Capsule, _Reached]] = []
+    pixels = 0
     for shape in shapes:
         reached = _reached(shape, stroke.outline, picture.shape[:2])
         if reached is None:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from paf_scenes import STANDING, ideal_maps
 from PIL import Image
 from tiny_networks import pose_onnx
 
+from hpe_tasks.frozen import replace
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings

@@ -25,7 +25,7 @@ DIRECT_UPLOAD_LIMIT_BYTES = 50 * 1024**2
 
 # All of this project that ships: folders without what lies below them, and modules.
 _OWN_FOLDERS = ("serving", "codecs")
-_OWN_MODULES = ("__init__.py", "cpu.py", "drawing.py", "errors.py", "skeletons.py")
+_OWN_MODULES = ("__init__.py", "cpu.py", "drawing.py", "errors.py", "frozen.py", "skeletons.py")
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 

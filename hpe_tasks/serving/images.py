@@ -12,7 +12,6 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.errors import RequestError
 
 Pixels = npt.NDArray[np.uint8]
@@ -94,7 +94,7 @@ def decode_padded(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _kind(data: bytes) -> type[ImageFile] | None:
-    """The reader of a file. Those of the seldom kinds are imported when a file of their kind comes: a cold start waits."""
+    """The reader of a file; seldom ones are imported with the first file of their kind, not at every start."""
     if data.startswith(b"\xff\xd8\xff"):
         return JpegImageFile
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -184,7 +184,7 @@ def _rgb(image: Image.Image) -> Pixels:
     return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
 
 
-@dataclass(frozen=True)
+@frozen
 class Jpeg:
     """An encoded picture.
 
@@ -204,8 +204,8 @@ def encode_jpeg(pixels: Pixels, max_bytes: int) -> Jpeg | None:
         if factor < 1:
             width, height = (max(1, round(side * factor)) for side in picture.size)
             picture = picture.resize((width, height), Image.Resampling.BOX)
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=_QUALITY)
+        file = _JpegFile()
+        picture.save(file, quality=_QUALITY)
         data = file.getvalue()
         if len(data) <= max_bytes:
             return Jpeg(data, picture.size)
@@ -213,6 +213,12 @@ def encode_jpeg(pixels: Pixels, max_bytes: int) -> Jpeg | None:
         factor = 0.9 * math.sqrt(max(max_bytes, 0) / len(data))
         if max(picture.size) * factor < _MIN_SIDE:
             return None
+
+
+class _JpegFile(io.BytesIO):
+    """A file in memory whose name says its kind: told the kind itself, Pillow first imports what it has for others."""
+
+    name = "picture.jpg"
 
 
 def _picture(pixels: Pixels) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from hpe_tasks.codecs import (
     person_score,
 )
 from hpe_tasks.errors import BadInputError, CheckpointError, DatasetError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.preprocessing import Pixels, crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel
@@ -31,7 +31,7 @@ _FARTHEST = 1e6
 _Region = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class FoundPeople:
     """N people in pixels of the image, joints in the order of the model's skeleton.
 
@@ -48,7 +48,7 @@ class FoundPeople:
     boxes: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@frozen
 class Timings:
     """Milliseconds of the stages of one image."""
 

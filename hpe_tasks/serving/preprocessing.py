@@ -55,7 +55,7 @@ def crop(image: Pixels, center: NDArray[np.float64], scale: NDArray[np.float64],
     pixels += lines[size[1] :] * weight_below[:, None].astype(np.uint32)
     pixels += _STEPS * _STEPS // 2
     pixels //= _STEPS * _STEPS
-    return pixels.astype(np.uint8).reshape(size[1], size[0], -1)
+    return _as_pixels(pixels, size)
 
 
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
@@ -76,7 +76,7 @@ def resize(image: Pixels, size: tuple[int, int]) -> Pixels:
     pixels += (lines[size[1] :] * weight_below) >> 16
     pixels += 2
     pixels >>= 2
-    return pixels.astype(np.uint8).reshape(size[1], size[0], -1)
+    return _as_pixels(pixels, size)
 
 
 def normalize(pixels: Pixels, levels: NDArray[np.float32], planes: NDArray[np.float32]) -> None:
@@ -84,6 +84,11 @@ def normalize(pixels: Pixels, levels: NDArray[np.float32], planes: NDArray[np.fl
     for channel, plane in enumerate(planes):
         # Every byte is an index of the table, so there is nothing to clip; the default mode would make a copy first.
         np.take(levels[channel], pixels[..., channel], out=plane, mode="clip")
+
+
+def _as_pixels(values: NDArray[np.integer[Any]], size: tuple[int, int]) -> Pixels:
+    pixels: Pixels = values.astype(np.uint8).reshape(size[1], size[0], -1)
+    return pixels
 
 
 def _units(positions: Any) -> NDArray[np.int64]:

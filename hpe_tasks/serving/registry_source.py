@@ -19,11 +19,11 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import AccessError, DigestError, StorageError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.sources import MANIFEST, SIGNATURE
@@ -40,13 +40,13 @@ _CHUNK_BYTES = 1024**2
 _SPARE_BYTES = 4 * 1024**2
 
 
-@dataclass(frozen=True)
+@frozen
 class _Pointer:
     version: str
     manifest_sha256: str
 
 
-@dataclass(frozen=True)
+@frozen
 class _Object:
     data: bytes
     etag: str

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
 from hpe_tasks.codecs import OUTPUT_NAMES, Codec
 from hpe_tasks.errors import DigestError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.skeletons import COCO17, Skeleton
 
 Layout = Literal["nchw", "nhwc"]
@@ -27,7 +27,7 @@ _LARGEST = 1e6
 ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
-@dataclass(frozen=True)
+@frozen
 class ServedModel:
     """How a network is fed and how its output is read.
 

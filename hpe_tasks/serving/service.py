@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from hpe_tasks.drawing import draw_poses
 from hpe_tasks.errors import BadInputError, CheckpointError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving import responses
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.events import Request, read_event
@@ -40,7 +40,7 @@ Record = dict[str, Any]
 """What the log says of an invocation."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Loaded:
     """The model that answers, and what runs it."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.signature import check_signature
 from hpe_tasks.serving.version import check_version
 
 
-@dataclass(frozen=True)
+@frozen
 class VerifiedModel:
     """A model whose bytes are those of its manifest, and whose manifest is signed if that is required.
 

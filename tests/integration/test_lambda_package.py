@@ -227,6 +227,7 @@ def test_of_this_project_only_what_serves_is_inside(unpacked: Path, repository: 
         "codecs",
         "drawing.py",
         "errors.py",
+        "frozen.py",
         "serving",
         "skeletons.py",
     }
