@@ -105,9 +105,11 @@ def fitted_resnet(picture: Picture, folder: Path) -> Path:
 
 def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedModel:
     """What the pipeline would publish: all its steps up to the gate, and the manifest of their results."""
+    from hpe_tasks.optimized_graph import make_graph
     from hpe_tasks.presets import load_config
     from hpe_tasks.registry.manifest import build_manifest
     from hpe_tasks.results import (
+        Artifact,
         EvaluationReport,
         ExportedModel,
         FetchedCheckpoint,
@@ -119,6 +121,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings
     from hpe_tasks.steps import STEPS, open_run
+    from hpe_tasks.workspace import sha256_file
 
     config = load_config(preset, overrides=overrides)
     workspace = (folder / "workspace").absolute().as_uri()
@@ -129,6 +132,10 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
         if name == "gate":
             break
     exported = run.get(ExportedModel)
+    model, graph = run.workspace.local(exported.model), folder / f"{preset}-graph.onnx"
+    role = make_graph(model, graph, [tuple(size or 1 for size in exported.inputs[0].shape)])
+    if role is None:
+        raise SystemExit("The exported file has layers in float: no graph would be stored for it.")
     manifest = build_manifest(
         config,
         dataset=run.get(FetchedDataset),
@@ -141,8 +148,9 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
         run=run.name,
         created_by="benchmark",
         created_at=datetime.now(UTC),
+        other_files={role: Artifact(uri=graph.as_uri(), sha256=sha256_file(graph), size_bytes=graph.stat().st_size)},
     )
-    return PackagedModel(manifest.to_bytes(), None, run.workspace.local(exported.model))
+    return PackagedModel(manifest.to_bytes(), None, model, graph)
 
 
 def own_package(model: PackagedModel, folder: Path) -> Unpacked:

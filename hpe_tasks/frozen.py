@@ -1,7 +1,7 @@
 """Frozen records for what the Lambda function ships: `dataclasses` without the time that it takes to define one.
 
-`dataclasses` imports `inspect` and compiles six functions for every class. For the classes of the function that is a
-tenth of a cold start; here they share their functions. Type checkers see a frozen data class.
+`dataclasses` compiles six functions for every class. For the classes of the function that is a tenth of a cold start;
+here they share their functions. Type checkers see a frozen data class.
 """
 
 from __future__ import annotations

@@ -64,14 +64,15 @@ class PoseFinder:
         model: How it is fed and read.
         file: model.onnx; its digest has been verified.
         threads: Threads of onnxruntime.
+        optimized: Whether the file is a graph that onnxruntime has rewritten already.
 
     Raises:
         CheckpointError: onnxruntime cannot load the file, or its inputs and outputs are not those of the manifest.
     """
 
-    def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
+    def __init__(self, model: ServedModel, file: Path, threads: int, *, optimized: bool = False) -> None:
         self._model = model
-        self._network = Network(model, file, threads)
+        self._network = Network(model, file, threads, optimized=optimized)
         self._levels = input_levels(model.mean, model.std)
 
     def find(self, image: Pixels, boxes: npt.NDArray[np.float64] | None) -> tuple[FoundPeople, Timings]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from hpe_tasks.codecs import OUTPUT_NAMES, Codec
 from hpe_tasks.errors import DigestError
 from hpe_tasks.frozen import frozen
+from hpe_tasks.serving.stored_graph import ROLE_PREFIX
 from hpe_tasks.skeletons import COCO17, Skeleton
 
 Layout = Literal["nchw", "nhwc"]
@@ -40,6 +41,7 @@ class ServedModel:
         flip_test: Whether heatmaps are averaged with those of the mirrored crop, as when accuracy was measured.
         model_sha256: Of model.onnx.
         processors: Where it may be served; manifests that say nothing of it are older than the question.
+        graphs: Role, SHA-256 and size in bytes of each graph that is stored beside it: see `stored_graph`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ServedModel:
     model_sha256: str
     model_size_bytes: int
     processors: Processors = "any"
+    graphs: tuple[tuple[str, str, int], ...] = ()
 
     @classmethod
     def from_manifest(cls, data: bytes) -> ServedModel:
@@ -94,6 +97,7 @@ class ServedModel:
             processors=serving.choice("processors", _PROCESSORS) if serving.has("processors") else "any",
             model_sha256=model.text("sha256", _SHA256),
             model_size_bytes=model.integer("size_bytes", smallest=1),
+            graphs=_graphs(manifest),
         )
 
 
@@ -180,6 +184,16 @@ def _model_file(manifest: _Fields) -> _Fields:
     if len(models) != 1:
         manifest.refuse("files", "a list with one file of the role 'model'")
     return _Fields(models[0], "files[role=model].")
+
+
+def _graphs(manifest: _Fields) -> tuple[tuple[str, str, int], ...]:
+    graphs = []
+    for file in manifest.items("files"):
+        role = file.get("role") if isinstance(file, dict) else None
+        if isinstance(role, str) and role.startswith(ROLE_PREFIX):
+            fields = _Fields(file, f"files[role={role}].")
+            graphs.append((role, fields.text("sha256", _SHA256), fields.integer("size_bytes", smallest=1)))
+    return tuple(graphs)
 
 
 def _input_sizes(serving: _Fields, codec: Codec) -> tuple[tuple[int, int], ...]:

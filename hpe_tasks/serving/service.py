@@ -201,7 +201,10 @@ class PoseService:
     def _prepared(self, verified: VerifiedModel) -> _Loaded:
         """Load a model and run all that answers a request once: the first run of anything is slow."""
         clock = time.perf_counter()
-        loaded = _Loaded(verified, PoseFinder(verified.model, verified.file, self._settings.threads))
+        loaded = _Loaded(
+            verified,
+            PoseFinder(verified.model, verified.file, self._settings.threads, optimized=verified.network.optimized),
+        )
         width, height = verified.model.input_sizes[0]
         black = np.zeros((height, width, 4), np.uint8)
         found, _ = loaded.finder.find(black, None)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.serving.digests import FileDigest
 from hpe_tasks.serving.settings import ServingSettings
+from hpe_tasks.serving.stored_graph import GRAPH
 
 if TYPE_CHECKING:
     from hpe_tasks.serving.verified_model import VerifiedModel
@@ -61,7 +62,10 @@ class PackageSource:
     def __init__(self, folder: Path, public_key: bytes | None) -> None:
         self._folder = folder
         self._public_key = public_key
-        self._digest = FileDigest(folder / MODEL)
+        # What is loaded if the manifest agrees: a package holds a graph only if it was made by its onnxruntime.
+        graph = folder / GRAPH
+        self._expected = graph if graph.is_file() else folder / MODEL
+        self._digest = FileDigest(self._expected)
 
     def load(self) -> VerifiedModel:
         """The package's model.
@@ -70,7 +74,7 @@ class PackageSource:
             AccessError: There is none.
             DigestError: The manifest, its signature or the model does not verify.
         """
-        from hpe_tasks.serving.verified_model import VerifiedModel, verified_manifest
+        from hpe_tasks.serving.verified_model import VerifiedModel, model_file, network_file, verified_manifest
 
         path, file = self._folder / MANIFEST, self._folder / MODEL
         for needed in (path, file):
@@ -84,12 +88,16 @@ class PackageSource:
         model = verified_manifest(
             manifest, signature.read_bytes() if signature.is_file() else None, self._public_key, str(path)
         )
-        if self._digest.result() != (model.model_size_bytes, model.model_sha256):
+        graph = self._folder / GRAPH
+        network = network_file(model) if graph.is_file() else model_file(model)
+        file = graph if network.optimized else file
+        digest = self._digest if file == self._expected else FileDigest(file)
+        if digest.result() != (network.size_bytes, network.sha256):
             raise DigestError(
                 f"{file} is not the model that its manifest describes: its size or SHA-256 is another.",
                 hint="Build the package again.",
             )
-        return VerifiedModel(model, file, hashlib.sha256(manifest).hexdigest(), "package")
+        return VerifiedModel(model, network, file, hashlib.sha256(manifest).hexdigest(), "package")
 
     def newer(self, current: VerifiedModel) -> None:
         """A package does not change."""
