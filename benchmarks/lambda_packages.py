@@ -133,7 +133,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
             break
     exported = run.get(ExportedModel)
     model, graph = run.workspace.local(exported.model), folder / f"{preset}-graph.onnx"
-    role = make_graph(model, graph, [tuple(size or 1 for size in exported.inputs[0].shape)])
+    role = make_graph(model, graph, [tuple(size if isinstance(size, int) else 1 for size in exported.inputs[0].shape)])
     if role is None:
         raise SystemExit("The exported file has layers in float: no graph would be stored for it.")
     manifest = build_manifest(

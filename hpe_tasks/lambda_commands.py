@@ -90,7 +90,8 @@ def _fetch(registry: str, name: str, version: str, architecture: Architecture, f
     models = Registry(make_client(), S3Location.parse(registry))
     stored = models.stored(name, version)
     model = models.download(stored.manifest, MODEL_ROLE, folder / "model.onnx")
-    graph = models.download_graph(stored.manifest, packaged_graph_role(architecture), folder / "graph.onnx")
+    role = packaged_graph_role(stored.manifest.file(MODEL_ROLE).sha256, architecture)
+    graph = models.download_graph(stored.manifest, role, folder / "graph.onnx")
     return PackagedModel(manifest=stored.data, signature=models.signature(name, version), model=model, graph=graph)
 
 

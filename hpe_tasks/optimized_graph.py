@@ -20,6 +20,7 @@ import onnxruntime
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.onnx_session import open_session
 from hpe_tasks.serving.stored_graph import graph_role
+from hpe_tasks.workspace import sha256_file
 
 MACHINES = ("x86_64",)
 
@@ -59,4 +60,4 @@ def make_graph(model: Path, graph: Path, shapes: Sequence[tuple[int, ...]]) -> s
                 f"The graph that onnxruntime {onnxruntime.__version__} makes of {model} does not compute what it does.",
                 hint="This is a fault of onnxruntime: use another version of it.",
             )
-    return graph_role(platform.machine(), onnxruntime.__version__)
+    return graph_role(sha256_file(model), platform.machine(), onnxruntime.__version__)

@@ -445,7 +445,8 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     with tempfile.TemporaryDirectory(prefix="hpe-smoke-test-") as temporary:
         manifest, folder = stored.manifest, Path(temporary)
         model = registry.download(manifest, MODEL_ROLE, folder / MODEL_ROLE)
-        graph = registry.download_graph(manifest, packaged_graph_role(local_architecture()), folder / "graph")
+        role = packaged_graph_role(manifest.file(MODEL_ROLE).sha256, local_architecture())
+        graph = registry.download_graph(manifest, role, folder / "graph")
         images = {one.file: registry.download(manifest, one.file, folder / one.file) for one in manifest.golden}
         if not images:
             chosen = _golden(run, model)

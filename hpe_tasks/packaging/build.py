@@ -125,7 +125,7 @@ def _verify(model: PackagedModel, architecture: Architecture) -> None:
     _verify_file(model.model, served, served.model_sha256)
     if model.graph is not None:
         graphs = {role: sha256 for role, sha256, _ in served.graphs}
-        _verify_file(model.graph, served, graphs.get(packaged_graph_role(architecture)))
+        _verify_file(model.graph, served, graphs.get(packaged_graph_role(served.model_sha256, architecture)))
 
 
 def _verify_file(file: Path, served: ServedModel, expected: str | None) -> None:

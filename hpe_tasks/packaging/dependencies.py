@@ -89,12 +89,12 @@ _LICENCES = ("*/licenses/*", "*/LICEN[CS]E*", "*/NOTICE*", "*/COPYING*", "*/AUTH
 _EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py")
 
 
-def packaged_graph_role(architecture: Architecture) -> str:
-    """Role of the graphs that the package's onnxruntime can use: see `serving.stored_graph`."""
+def packaged_graph_role(model_sha256: str, architecture: Architecture) -> str:
+    """Role of the graph of a model that the package's onnxruntime can use: see `serving.stored_graph`."""
     version = re.search(r"^onnxruntime==(\S+)", _lock(architecture).decode(), re.MULTILINE)
     if version is None:
         raise ConfigError(f"The lock file for {architecture} has no onnxruntime.", hint="Lock it anew.")
-    return graph_role({"x86_64": "x86_64", "arm64": "aarch64"}[architecture], version[1])
+    return graph_role(model_sha256, {"x86_64": "x86_64", "arm64": "aarch64"}[architecture], version[1])
 
 
 def _lock(architecture: Architecture) -> bytes:

@@ -24,7 +24,9 @@ def start() -> PoseService:
         # Only now, because this brings NumPy, onnxruntime and Pillow: the source looks at the model meanwhile.
         from hpe_tasks.serving.service import PoseService
 
-        return PoseService(settings, source)
+        # A request is what starts a function on demand; a snapshot and provisioned concurrency wait for none.
+        awaited = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "on-demand"
+        return PoseService(settings, source, rehearse=not awaited)
     except Exception as error:
         log("ERROR", "The function refuses to start.", **describe(error))
         raise

@@ -59,13 +59,15 @@ class PoseService:
     Args:
         settings: What the environment says.
         source: Where models come from; the first is loaded at once, and its errors are raised here.
+        rehearse: Whether the first model is run before this ends. Without, the first request is the first run: what
+            is waiting for an answer waits for one run and not for two.
     """
 
-    def __init__(self, settings: ServingSettings, source: ModelSource) -> None:
+    def __init__(self, settings: ServingSettings, source: ModelSource, *, rehearse: bool = True) -> None:
         started = time.perf_counter()
         self._settings = settings
         self._source = source
-        self._loaded = self._prepared(source.load())
+        self._loaded = self._prepared(source.load(), rehearse=rehearse)
         self._checked = time.monotonic()
         self._warned = -_WARNING_PAUSE_S
         self._renewing = threading.Lock()
@@ -198,17 +200,18 @@ class PoseService:
             "limits": limits,
         }
 
-    def _prepared(self, verified: VerifiedModel) -> _Loaded:
-        """Load a model and run all that answers a request once: the first run of anything is slow."""
+    def _prepared(self, verified: VerifiedModel, *, rehearse: bool) -> _Loaded:
+        """Load a model and, as a rehearsal, run all that answers a request: the first run of anything is slow."""
         clock = time.perf_counter()
         loaded = _Loaded(
             verified,
             PoseFinder(verified.model, verified.file, self._settings.threads, optimized=verified.network.optimized),
         )
-        width, height = verified.model.input_sizes[0]
-        black = np.zeros((height, width, 4), np.uint8)
-        found, _ = loaded.finder.find(black, None)
-        self._picture(black, PoseRequest(b"", None, True, None), found, loaded, responses.MAX_RESPONSE_BYTES)
+        if rehearse:
+            width, height = verified.model.input_sizes[0]
+            black = np.zeros((height, width, 4), np.uint8)
+            found, _ = loaded.finder.find(black, None)
+            self._picture(black, PoseRequest(b"", None, True, None), found, loaded, responses.MAX_RESPONSE_BYTES)
         log(
             "INFO",
             "model loaded",
@@ -254,7 +257,7 @@ class PoseService:
             self._checked = time.monotonic()
             newer = self._source.newer(self._loaded.verified)
             if newer is not None:
-                self._loaded = self._prepared(newer)
+                self._loaded = self._prepared(newer, rehearse=True)
         except Exception as error:  # noqa: BLE001 - the model that is loaded still answers
             log("ERROR", "The model is not renewed.", model_version=self._loaded.identity["version"], **describe(error))
         finally:

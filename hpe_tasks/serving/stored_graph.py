@@ -12,6 +12,6 @@ GRAPH = "graph.onnx"
 ROLE_PREFIX = "graph-"
 
 
-def graph_role(machine: str, onnxruntime_version: str) -> str:
-    """Role of the graph that this version of onnxruntime makes on this kind of machine, such as `x86_64`."""
-    return f"{ROLE_PREFIX}{machine}-onnxruntime-{onnxruntime_version}"
+def graph_role(model_sha256: str, machine: str, onnxruntime_version: str) -> str:
+    """Role of the graph that this version of onnxruntime makes of this model.onnx on such a machine (`x86_64`)."""
+    return f"{ROLE_PREFIX}{machine}-onnxruntime-{onnxruntime_version}-{model_sha256[:16]}"

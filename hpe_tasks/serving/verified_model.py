@@ -66,7 +66,7 @@ def network_file(model: ServedModel) -> NetworkFile:
     """What is to be loaded here: the graph that this onnxruntime made on such a machine, or else model.onnx."""
     import onnxruntime
 
-    here = graph_role(os.uname().machine, onnxruntime.__version__)
+    here = graph_role(model.model_sha256, os.uname().machine, onnxruntime.__version__)
     for role, sha256, size_bytes in model.graphs:
         if role == here:
             return NetworkFile(sha256, size_bytes, optimized=True)
