@@ -30,7 +30,11 @@ PROCESSORS = {
 
 
 class UnavailableError(Exception):
-    """This machine cannot run programs as that processor; the message says why."""
+    """This machine's processor cannot stand for that one; the message says why."""
+
+
+class MissingCompilerError(UnavailableError):
+    """What is missing can be installed."""
 
 
 def _flags() -> set[str]:
@@ -42,7 +46,7 @@ def compiled_library() -> Path:
     """The shared library made from `as_processor.c`: once for each of its versions, in the user's cache folder."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise UnavailableError("there is no C compiler (Debian package gcc and libc6-dev)")
+        raise MissingCompilerError("there is no C compiler (Debian package gcc and libc6-dev)")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "as-processor"
     library = cache / f"{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]}.so"
     if not library.is_file():
@@ -52,7 +56,7 @@ def compiled_library() -> Path:
             command = [compiler, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(made), str(SOURCE), "-ldl"]
             built = subprocess.run(command, capture_output=True, text=True, check=False)
             if built.returncode != 0:
-                raise UnavailableError(f"{SOURCE.name} does not compile: {built.stderr.strip()}")
+                raise MissingCompilerError(f"{SOURCE.name} does not compile: {built.stderr.strip()}")
             made.replace(library)
     return library
 
@@ -67,6 +71,9 @@ def environment(processor: str, inherited: dict[str, str] | None = None) -> dict
     variables = dict(os.environ if inherited is None else inherited)
     library = str(compiled_library())
     variables |= {"AS_PROCESSOR": processor, "LD_AUDIT": library, "LD_PRELOAD": library}
+    if processor == "sse4" and "OPENBLAS_CORETYPE" in variables:
+        # OpenBLAS takes the word for it, and dies of an instruction that this processor does not have.
+        variables["OPENBLAS_CORETYPE"] = "Nehalem"
     if without:
         variables["GLIBC_TUNABLES"] = "glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in without)
     return variables
