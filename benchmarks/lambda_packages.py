@@ -167,6 +167,13 @@ def own_package(model: PackagedModel, folder: Path) -> Unpacked:
     )
 
 
+def unpacked(folder: Path) -> Unpacked:
+    """A package that was unpacked before; how large it was as a .zip is not known any more."""
+    model = folder / "model"
+    around = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and model not in file.parents)
+    return Unpacked(folder, around, 0, (model / "model.onnx").stat().st_size)
+
+
 def resnet_package(checkpoint: Path, folder: Path) -> Unpacked:
     """Ours with pose_resnet_50."""
     overrides = {**_RESNET, **_NO_SMOKE_TEST, "model.checkpoint": str(checkpoint)}
