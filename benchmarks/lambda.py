@@ -57,7 +57,7 @@ THRESHOLD, MIN_JOINTS = 0.2, 12
 OURS, UNSIGNED, SIGNED = "ours, pose_resnet_50", "reference, unsigned", "reference, signed"
 SAMPLE = "ours, pose_mobilenet (sample)"
 MAX_COLD_MS = 500.0
-MIN_SPEED_UP = 2.5
+MIN_SPEED_UP, MIN_SPEED_UP_WITHOUT_VNNI = 2.5, 2.0
 MAX_SAMPLE_MS = 12.0
 
 
@@ -186,8 +186,9 @@ def processor_environment(processor: str | None) -> dict[str, str]:
     return as_processor.environment(processor, {})
 
 
-def targets(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def targets(found: dict[str, dict[str, float]], *, vnni: bool) -> list[dict[str, Any]]:
     """The targets, and whether they are met."""
+    least = MIN_SPEED_UP if vnni else MIN_SPEED_UP_WITHOUT_VNNI
     ours, sample = found[OURS], found[SAMPLE]
     faster = {name: found[name]["warm_median_ms"] / ours["warm_median_ms"] for name in (UNSIGNED, SIGNED)}
     return [
@@ -198,9 +199,9 @@ def targets(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
         },
         *(
             {
-                "target": f"pose_resnet_50, warm at least {MIN_SPEED_UP:g}× faster than {name} (medians)",
+                "target": f"pose_resnet_50, warm at least {least:g}× faster than {name} (medians)",
                 "measured": f"{speed_up:.2f}×",
-                "met": speed_up >= MIN_SPEED_UP,
+                "met": speed_up >= least,
             }
             for name, speed_up in faster.items()
         ),
@@ -329,6 +330,7 @@ def main() -> int:
             for function in measured.values():
                 measure_round(function, function.event(picture), invocations, processor)
     functions = {name: function.summary() for name, function in measured.items()}
+    vnni = arguments.processor is None and any("vnni" in feature for feature in cpu_features())
     record = {
         "machine": {**machine(), "as": arguments.processor},
         "event_bytes": len(json.dumps(picture_event(picture, None))),
@@ -337,20 +339,12 @@ def main() -> int:
         "threads": 1,
         "memory_mb": MEMORY_MB,
         "functions": functions,
-        "targets": targets(functions),
+        "targets": targets(functions, vnni=vnni),
     }
     print(markdown(record))
     if arguments.json is not None:
-        samples = {
-            name: {
-                "cold_ms": f.cold_ms,
-                "warm_ms": f.warm_ms,
-                "inside_ms": f.inside_ms,
-                "network_ms": f.network_ms,
-                "peak_rss_mb": f.peak_rss_mb,
-            }
-            for name, f in measured.items()
-        }
+        kept = ("cold_ms", "warm_ms", "inside_ms", "network_ms", "peak_rss_mb")
+        samples = {name: {kind: getattr(function, kind) for kind in kept} for name, function in measured.items()}
         arguments.json.write_text(json.dumps({**record, "samples": samples}, indent=1) + "\n")
     if arguments.picture is not None:
         draw([record], arguments.picture)
