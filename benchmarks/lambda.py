@@ -1,7 +1,9 @@
 """Compares our Lambda function with the reference's, both in the real Runtime Interface Emulator.
 
-    python benchmarks/lambda.py [--quick] [--as PROCESSOR] [--json FILE] [--picture FILE]
-    python benchmarks/lambda.py --merge FILE [FILE ...] [--picture FILE]
+On a machine of each kind, then once with what they wrote:
+
+    python benchmarks/lambda.py --json FILE [--quick] [--processor NAME] [--packages FOLDER] [--before FOLDER]
+    python benchmarks/lambda.py --merge FILE FILE [--picture FILE]
 
 Every function answers the same event: a 640×480 JPEG of the project's sample, as a function URL passes it on. With
 pose_resnet_50 at 256×256: ours, and the reference's (benchmarks/reference_function), dynamically quantized with
@@ -14,10 +16,11 @@ one function runs at a time. Warm times are the durations that the emulator repo
 start begins with the client's first request, before there is a process, and ends with its answer. Packages are counted
 without their models; both are compiled. Ends with 1 when a target is missed.
 
-On every machine it is run once with `--json`; `--merge` makes one table for each of them, and one picture. With `--as`
-the functions' processes see an older processor (tools/as_processor.py) and run the kernels that they would run there,
-as fast as this machine runs them; building, the client and the emulator are not slowed down by what stands in between,
-but a cold start is: every library is looked at. `--before` measures packages of another commit in the same rounds.
+A processor with VNNI stands for one without by `python tools/as_processor.py avx2 -- python benchmarks/lambda.py …`:
+the functions' processes see the older processor and run the kernels that they would run there, as fast as this one
+runs them; the tables then say so. What stands in between looks at every library that is loaded, which makes cold starts
+longer, so these are not to be compared with those of a machine. `--before` also measures packages that `--packages` of
+an earlier commit kept, in the same rounds.
 """
 
 from __future__ import annotations
@@ -119,15 +122,20 @@ def picture_event(picture: Picture, box: list[float] | None) -> dict[str, Any]:
 
 
 def make_packages(picture: Picture, folder: Path) -> dict[str, packages.Unpacked]:
-    """All that is compared, made in `folder`."""
+    """All that is compared, made in `folder` unless it is there."""
+    if packages.are_kept(folder):
+        return packages.kept(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = packages.fitted_resnet(picture, folder)
     reference = packages.reference_packages(packages.dynamic_models(checkpoint, folder), folder, lambda_python())
-    return {
+    made = {
         OURS: packages.resnet_package(checkpoint, folder),
         UNSIGNED: reference["unsigned"],
         SIGNED: reference["signed"],
         SAMPLE: packages.sample_package(folder),
     }
+    packages.keep(made, folder)
+    return made
 
 
 def measure_round(function: Measured, event: dict[str, Any], invocations: int, processor: dict[str, str]) -> None:
@@ -174,16 +182,10 @@ def peak_rss_bytes(pid: int) -> int:
     raise SystemExit(f"/proc/{pid}/status does not name VmHWM.")
 
 
-def processor_environment(processor: str | None) -> dict[str, str]:
-    """Variables with which a function sees an older processor."""
-    if processor is None:
-        return {}
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-    import as_processor
-
-    if processor not in as_processor.PROCESSORS:
-        raise SystemExit(f"--as {processor}: known are {', '.join(as_processor.PROCESSORS)}.")
-    return as_processor.environment(processor, {})
+def processor_environment() -> dict[str, str]:
+    """Variables with which a function sees the older processor that this program sees (tools/as_processor.py)."""
+    names = ("AS_PROCESSOR", "LD_AUDIT", "LD_PRELOAD", "GLIBC_TUNABLES")
+    return {name: os.environ[name] for name in names if name in os.environ} if "AS_PROCESSOR" in os.environ else {}
 
 
 def targets(found: dict[str, dict[str, float]], *, vnni: bool) -> list[dict[str, Any]]:
@@ -235,13 +237,12 @@ def markdown(record: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def machine() -> dict[str, Any]:
+def machine(processor: str | None) -> dict[str, Any]:
     """What the times depend on."""
     fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
     described = {key.strip(): value.strip() for key, value in fields.items()}
     return {
-        "processor": described.get("model name", platform.machine()),
-        "family": described.get("cpu family", ""),
+        "processor": processor or described.get("model name", platform.machine()),
         "cpu": cpu_features(),
         "cores": os.cpu_count(),
         "load": psutil.getloadavg(),
@@ -250,9 +251,10 @@ def machine() -> dict[str, Any]:
 
 def machine_name(machine: dict[str, Any]) -> str:
     """A machine and its int8 instructions, in a line."""
-    kernels = f", as {machine['as']} (tools/as_processor.py)" if machine.get("as") else ""
-    family = f", family {machine['family']}" if machine["family"] else ""
-    return f"{machine['processor']}{family}: {', '.join(machine['cpu'][1:])}; {machine['cores']} cores{kernels}"
+    features = ", ".join(machine["cpu"][1:])
+    if machine["as"]:
+        return f"{machine['processor']}, {machine['cores']} cores, with the kernels of {machine['as']}"
+    return f"{machine['processor']}, {machine['cores']} cores: {features}"
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -310,29 +312,29 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them there, such as docs/images/lambda.png")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="measure nothing: show what --json wrote")
-    parser.add_argument(
-        "--as", dest="processor", metavar="PROCESSOR", help="run the functions as on avx2, sse4, avx512"
-    )
-    parser.add_argument("--before", type=Path, metavar="FOLDER", help="unpacked packages `resnet` and `sample` as well")
+    parser.add_argument("--processor", metavar="NAME", help="name of the processor, where it does not say it itself")
+    parser.add_argument("--packages", type=Path, metavar="FOLDER", help="keep the packages there, or take those there")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="measure packages of an earlier commit as well")
     arguments = parser.parse_args()
     if arguments.merge:
         return merge(arguments.merge, arguments.picture)
-    processor = processor_environment(arguments.processor)
+    processor = processor_environment()
     rounds, invocations = (QUICK_ROUNDS, QUICK_INVOCATIONS) if arguments.quick else (ROUNDS, INVOCATIONS)
     picture = draw_picture(SampleSpec(width=640, height=480), "val", PICTURE)
     with tempfile.TemporaryDirectory() as folder:
-        made = make_packages(picture, Path(folder))
+        made = make_packages(picture, (arguments.packages or Path(folder)).absolute())
         if arguments.before is not None:
-            made |= {f"before, {kind}": packages.unpacked(arguments.before / kind) for kind in ("resnet", "sample")}
+            before = packages.kept(arguments.before.absolute())
+            made |= {name.replace("ours", "before"): before[name] for name in (OURS, SAMPLE)}
         measured = {name: Measured(package, boxed="sample" in name) for name, package in made.items()}
         for number in range(rounds):
             print(f"round {number + 1} of {rounds} …", file=sys.stderr)
             for function in measured.values():
                 measure_round(function, function.event(picture), invocations, processor)
     functions = {name: function.summary() for name, function in measured.items()}
-    vnni = arguments.processor is None and any("vnni" in feature for feature in cpu_features())
+    vnni = not processor and any("vnni" in feature for feature in cpu_features())
     record = {
-        "machine": {**machine(), "as": arguments.processor},
+        "machine": {**machine(arguments.processor), "as": processor.get("AS_PROCESSOR")},
         "event_bytes": len(json.dumps(picture_event(picture, None))),
         "rounds": rounds,
         "invocations_per_round": invocations,

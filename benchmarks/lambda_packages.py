@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ _RESNET: dict[str, Any] = {
     "recipe.calibration_images": 16,
     "recipe.scheme": "min_max",
 }
+_KEPT = "packages.json"
 _NO_SMOKE_TEST = {"destination.smoke_test": False}
 
 
@@ -167,11 +169,21 @@ def own_package(model: PackagedModel, folder: Path) -> Unpacked:
     )
 
 
-def unpacked(folder: Path) -> Unpacked:
-    """A package that was unpacked before; how large it was as a .zip is not known any more."""
-    model = folder / "model"
-    around = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and model not in file.parents)
-    return Unpacked(folder, around, 0, (model / "model.onnx").stat().st_size)
+def keep(made: dict[str, Unpacked], folder: Path) -> None:
+    """Write down which packages lie in a folder, for another run."""
+    listed = {name: {**asdict(package), "folder": package.folder.name} for name, package in made.items()}
+    (folder / _KEPT).write_text(json.dumps(listed, indent=1) + "\n")
+
+
+def are_kept(folder: Path) -> bool:
+    """Whether an earlier run has left its packages there."""
+    return (folder / _KEPT).is_file()
+
+
+def kept(folder: Path) -> dict[str, Unpacked]:
+    """The packages that an earlier run has left there."""
+    listed = json.loads((folder / _KEPT).read_text())
+    return {name: Unpacked(**{**package, "folder": folder / package["folder"]}) for name, package in listed.items()}
 
 
 def resnet_package(checkpoint: Path, folder: Path) -> Unpacked:
