@@ -225,6 +225,7 @@ def test_of_this_project_only_what_serves_is_inside(unpacked: Path, repository: 
     assert {name.split("/")[1] for name in inside} == {
         "__init__.py",
         "codecs",
+        "cpu.py",
         "drawing.py",
         "errors.py",
         "frozen.py",
