@@ -32,6 +32,7 @@ _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _FACE_SHARE = 0.7
 # Each takes about a hundred bytes while it is painted.
 _PIXELS_AT_ONCE = 1 << 17
+_SHORTEST = 1e-6
 
 
 @frozen
@@ -235,8 +236,9 @@ def _cover(picture: Pixels, shapes: list[tuple[_Capsule, _Reached]], outline: fl
     away_x = each(column - x[capsule]) + right.astype(np.float32)
     away_y = each(row - y[capsule])
     along_x, along_y = end_x - x, end_y - y
-    # A joint's only point is its nearest, whatever it is divided by.
-    square = np.where((along_x == 0) & (along_y == 0), 1, along_x**2 + along_y**2)
+    square = along_x**2 + along_y**2
+    # What is as short is a point, as a joint is: that is the nearest, whatever it is divided by.
+    square = np.where(square > _SHORTEST**2, square, 1)
     nearest = away_x * each((along_x / square)[capsule]) + away_y * each((along_y / square)[capsule])
     nearest.clip(0, 1, out=nearest)
     away_x -= nearest * each(along_x[capsule])
