@@ -1,6 +1,9 @@
 """Compares our Lambda function with the reference's, both in the real Runtime Interface Emulator.
 
-    python benchmarks/lambda.py [--quick] [--json FILE] [--picture FILE]
+On a machine of each kind, then once with what they wrote:
+
+    python benchmarks/lambda.py --json FILE [--quick] [--processor NAME] [--packages FOLDER] [--before FOLDER]
+    python benchmarks/lambda.py --merge FILE FILE [--picture FILE]
 
 Every function answers the same event: a 640×480 JPEG of the project's sample, as a function URL passes it on. With
 pose_resnet_50 at 256×256: ours, and the reference's (benchmarks/reference_function), dynamically quantized with
@@ -12,6 +15,12 @@ A round starts each function in turn, asks it once (the cold start), warms it up
 one function runs at a time. Warm times are the durations that the emulator reports, which are what Lambda bills. A cold
 start begins with the client's first request, before there is a process, and ends with its answer. Packages are counted
 without their models; both are compiled. Ends with 1 when a target is missed.
+
+A processor with VNNI stands for one without by `python tools/as_processor.py avx2 -- python benchmarks/lambda.py …`:
+the functions' processes see the older processor and run the kernels that they would run there, as fast as this one
+runs them; the tables then say so. What stands in between looks at every library that is loaded, which makes cold starts
+longer, so these are not to be compared with those of a machine. `--before` also measures packages that `--packages` of
+an earlier commit kept, in the same rounds.
 """
 
 from __future__ import annotations
@@ -20,6 +29,7 @@ import argparse
 import base64
 import json
 import os
+import platform
 import re
 import statistics
 import sys
@@ -50,7 +60,7 @@ THRESHOLD, MIN_JOINTS = 0.2, 12
 OURS, UNSIGNED, SIGNED = "ours, pose_resnet_50", "reference, unsigned", "reference, signed"
 SAMPLE = "ours, pose_mobilenet (sample)"
 MAX_COLD_MS = 500.0
-MIN_SPEED_UP = 2.5
+MIN_SPEED_UP, MIN_SPEED_UP_WITHOUT_VNNI = 2.5, 2.0
 MAX_SAMPLE_MS = 12.0
 
 
@@ -61,6 +71,7 @@ class Measured:
     Attributes:
         warm_ms: What the emulator says of each warm invocation.
         inside_ms: What the function itself says of it.
+        network_ms: What it says of the network alone; empty for a function that does not say it.
         peak_rss_mb: Of the function's process, for each start.
         joints: How many it draws.
         boxed: Whether it is told where the person is.
@@ -71,6 +82,7 @@ class Measured:
     cold_ms: list[float] = field(default_factory=list)
     warm_ms: list[float] = field(default_factory=list)
     inside_ms: list[float] = field(default_factory=list)
+    network_ms: list[float] = field(default_factory=list)
     peak_rss_mb: list[float] = field(default_factory=list)
     joints: int = 0
 
@@ -89,6 +101,7 @@ class Measured:
             "warm_median_ms": statistics.median(self.warm_ms),
             "warm_p95_ms": float(np.percentile(self.warm_ms, 95)),
             "inside_median_ms": statistics.median(self.inside_ms),
+            **({"network_median_ms": statistics.median(self.network_ms)} if self.network_ms else {}),
             "peak_rss_mb": max(self.peak_rss_mb),
             "joints": self.joints,
         }
@@ -109,26 +122,35 @@ def picture_event(picture: Picture, box: list[float] | None) -> dict[str, Any]:
 
 
 def make_packages(picture: Picture, folder: Path) -> dict[str, packages.Unpacked]:
-    """All that is compared, made in `folder`."""
+    """All that is compared, made in `folder` unless it is there."""
+    if packages.are_kept(folder):
+        return packages.kept(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = packages.fitted_resnet(picture, folder)
     reference = packages.reference_packages(packages.dynamic_models(checkpoint, folder), folder, lambda_python())
-    return {
+    made = {
         OURS: packages.resnet_package(checkpoint, folder),
         UNSIGNED: reference["unsigned"],
         SIGNED: reference["signed"],
         SAMPLE: packages.sample_package(folder),
     }
+    packages.keep(made, folder)
+    return made
 
 
-def measure_round(function: Measured, event: dict[str, Any], invocations: int) -> None:
+def measure_round(function: Measured, event: dict[str, Any], invocations: int, processor: dict[str, str]) -> None:
     """Start a function, and ask it again and again."""
-    with LambdaEmulator(function.package.folder, environment=ENVIRONMENT, memory_mb=MEMORY_MB) as emulator:
+    environment = {**ENVIRONMENT, **processor}
+    with LambdaEmulator(function.package.folder, environment=environment, memory_mb=MEMORY_MB) as emulator:
         function.joints = ask(emulator, event)
         function.cold_ms.append(emulator.cold_start_ms)
         for _ in range(WARM_UP):
             ask(emulator, event)
         for _ in range(invocations):
-            function.inside_ms.append(json.loads(emulator.invoke(event)["body"])["timings_ms"]["total"])
+            timings = json.loads(emulator.invoke(event)["body"])["timings_ms"]
+            function.inside_ms.append(timings["total"])
+            if "network" in timings:
+                function.network_ms.append(timings["network"])
         function.warm_ms += reported_ms(emulator.log_text(), 1 + WARM_UP + invocations)[-invocations:]
         function.peak_rss_mb.append(peak_rss_bytes(emulator.pid) / 1e6)
 
@@ -160,8 +182,15 @@ def peak_rss_bytes(pid: int) -> int:
     raise SystemExit(f"/proc/{pid}/status does not name VmHWM.")
 
 
-def targets(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def processor_environment() -> dict[str, str]:
+    """Variables with which a function sees the older processor that this program sees (tools/as_processor.py)."""
+    names = ("AS_PROCESSOR", "LD_AUDIT", "LD_PRELOAD", "GLIBC_TUNABLES")
+    return {name: os.environ[name] for name in names if name in os.environ} if "AS_PROCESSOR" in os.environ else {}
+
+
+def targets(found: dict[str, dict[str, float]], *, vnni: bool) -> list[dict[str, Any]]:
     """The targets, and whether they are met."""
+    least = MIN_SPEED_UP if vnni else MIN_SPEED_UP_WITHOUT_VNNI
     ours, sample = found[OURS], found[SAMPLE]
     faster = {name: found[name]["warm_median_ms"] / ours["warm_median_ms"] for name in (UNSIGNED, SIGNED)}
     return [
@@ -172,9 +201,9 @@ def targets(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
         },
         *(
             {
-                "target": f"pose_resnet_50, warm at least {MIN_SPEED_UP:g}× faster than {name} (medians)",
+                "target": f"pose_resnet_50, warm at least {least:g}× faster than {name} (medians)",
                 "measured": f"{speed_up:.2f}×",
-                "met": speed_up >= MIN_SPEED_UP,
+                "met": speed_up >= least,
             }
             for name, speed_up in faster.items()
         ),
@@ -189,54 +218,92 @@ def targets(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
 def markdown(record: dict[str, Any]) -> str:
     """The tables of docs/benchmarks.md."""
     rows = [
+        f"**{machine_name(record['machine'])}**",
+        "",
         "| function | package MB, unzipped / zipped | model MB | cold ms, median / max | warm ms, median / p95 | "
-        "of which in the handler | peak RSS MB | joints drawn |",
-        "|---|---|---|---|---|---|---|---|",
+        "of which in the handler | in the network | peak RSS MB | joints drawn |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, s in record["functions"].items():
+        network = f"{s['network_median_ms']:.1f}" if "network_median_ms" in s else ""
         rows.append(
             f"| {name} | {s['unzipped_mb']:.0f} / {s['zipped_mb']:.0f} | {s['model_mb']:.1f} | "
             f"{s['cold_median_ms']:.0f} / {s['cold_max_ms']:.0f} | "
             f"{s['warm_median_ms']:.1f} / {s['warm_p95_ms']:.1f} | "
-            f"{s['inside_median_ms']:.1f} | {s['peak_rss_mb']:.0f} | {s['joints']} |"
+            f"{s['inside_median_ms']:.1f} | {network} | {s['peak_rss_mb']:.0f} | {s['joints']} |"
         )
     rows += ["", "| target | measured | |", "|---|---|---|"]
     rows += [f"| {t['target']} | {t['measured']} | {'met' if t['met'] else 'missed'} |" for t in record["targets"]]
     return "\n".join(rows)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """The comparison as a picture."""
+def machine(processor: str | None) -> dict[str, Any]:
+    """What the times depend on."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines())
+    described = {key.strip(): value.strip() for key, value in fields.items()}
+    return {
+        "processor": processor or described.get("model name", platform.machine()),
+        "cpu": cpu_features(),
+        "cores": os.cpu_count(),
+        "load": psutil.getloadavg(),
+    }
+
+
+def machine_name(machine: dict[str, Any]) -> str:
+    """A machine and its int8 instructions, in a line."""
+    features = ", ".join(machine["cpu"][1:])
+    if machine["as"]:
+        return f"{machine['processor']}, {machine['cores']} cores, with the kernels of {machine['as']}"
+    return f"{machine['processor']}, {machine['cores']} cores: {features}"
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """The comparison as a picture: a row for each machine."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    functions = record["functions"]
     panels = (
         ("Warm invocation, ms (median; line: p95)", "warm_median_ms", "warm_p95_ms", "{:.0f}"),
         ("Cold start, ms (median; line: slowest)", "cold_median_ms", "cold_max_ms", "{:.0f}"),
         ("Peak memory, MB", "peak_rss_mb", None, "{:.0f}"),
-        ("Package without the model, MB unzipped", "unzipped_mb", None, "{:.0f}"),
     )
-    colours = ["#0b63ce" if name.startswith("ours") else "#9aa5b8" for name in functions]
-    figure, axes = plt.subplots(2, 2, figsize=(10, 5.2), sharey=True, dpi=150)
-    for axis, (title, key, upper, text) in zip(axes.flat, panels, strict=True):
-        values = [summary[key] for summary in functions.values()]
-        ends = [summary[upper or key] for summary in functions.values()]
-        axis.barh(list(functions), values, color=colours, height=0.62)
-        if upper is not None:
-            axis.hlines(range(len(values)), values, ends, colors="#161a22", linewidth=1.2)
-        for row, (value, end) in enumerate(zip(values, ends, strict=True)):
-            axis.text(end + 0.015 * max(ends), row, text.format(value), va="center", fontsize=9)
-        axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        axis.set_xlim(0, 1.14 * max(ends))
-        axis.spines[["top", "right", "left"]].set_visible(False)
-        axis.tick_params(length=0, labelsize=9)
-    axes[0, 0].invert_yaxis()
-    figure.tight_layout()
+    figure, axes = plt.subplots(
+        len(records), len(panels), figsize=(13, 0.7 + 2.2 * len(records)), dpi=150, squeeze=False, layout="constrained"
+    )
+    for record, row in zip(records, axes, strict=True):
+        functions = record["functions"]
+        colours = ["#0b63ce" if name.startswith("ours") else "#9aa5b8" for name in functions]
+        for axis, (title, key, upper, text) in zip(row, panels, strict=True):
+            values = [summary[key] for summary in functions.values()]
+            ends = [summary[upper or key] for summary in functions.values()]
+            axis.barh(list(functions), values, color=colours, height=0.62)
+            if upper is not None:
+                axis.hlines(range(len(values)), values, ends, colors="#161a22", linewidth=1.2)
+            for place, (value, end) in enumerate(zip(values, ends, strict=True)):
+                axis.text(end + 0.015 * max(ends), place, text.format(value), va="center", fontsize=9)
+            axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            axis.set_xlim(0, 1.14 * max(ends))
+            axis.invert_yaxis()
+            axis.spines[["top", "right", "left"]].set_visible(False)
+            axis.tick_params(length=0, labelsize=9)
+            if axis is not row[0]:
+                axis.set_yticklabels([])
+        row[0].annotate(
+            machine_name(record["machine"]), (0, 1.17), xycoords="axes fraction", fontsize=9, color="#4a5266"
+        )
     figure.savefig(path)
     plt.close(figure)
+
+
+def merge(files: list[Path], picture: Path | None) -> int:
+    """One table for each machine, and one picture of all."""
+    records = [json.loads(file.read_text()) for file in files]
+    print("\n\n".join(map(markdown, records)))
+    if picture is not None:
+        draw(records, picture)
+    return 0 if all(target["met"] for record in records for target in record["targets"]) else 1
 
 
 def main() -> int:
@@ -244,36 +311,45 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_INVOCATIONS}: a try")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw them there, such as docs/images/lambda.png")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="measure nothing: show what --json wrote")
+    parser.add_argument("--processor", metavar="NAME", help="name of the processor, where it does not say it itself")
+    parser.add_argument("--packages", type=Path, metavar="FOLDER", help="keep the packages there, or take those there")
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help="measure packages of an earlier commit as well")
     arguments = parser.parse_args()
+    if arguments.merge:
+        return merge(arguments.merge, arguments.picture)
+    processor = processor_environment()
     rounds, invocations = (QUICK_ROUNDS, QUICK_INVOCATIONS) if arguments.quick else (ROUNDS, INVOCATIONS)
     picture = draw_picture(SampleSpec(width=640, height=480), "val", PICTURE)
     with tempfile.TemporaryDirectory() as folder:
-        made = make_packages(picture, Path(folder))
-        measured = {name: Measured(package, boxed=name == SAMPLE) for name, package in made.items()}
+        made = make_packages(picture, (arguments.packages or Path(folder)).absolute())
+        if arguments.before is not None:
+            before = packages.kept(arguments.before.absolute())
+            made |= {name.replace("ours", "before"): before[name] for name in (OURS, SAMPLE)}
+        measured = {name: Measured(package, boxed="sample" in name) for name, package in made.items()}
         for number in range(rounds):
             print(f"round {number + 1} of {rounds} …", file=sys.stderr)
             for function in measured.values():
-                measure_round(function, function.event(picture), invocations)
+                measure_round(function, function.event(picture), invocations, processor)
     functions = {name: function.summary() for name, function in measured.items()}
+    vnni = not processor and any("vnni" in feature for feature in cpu_features())
     record = {
-        "machine": {"cpu": cpu_features(), "cores": os.cpu_count(), "load": psutil.getloadavg()},
+        "machine": {**machine(arguments.processor), "as": processor.get("AS_PROCESSOR")},
         "event_bytes": len(json.dumps(picture_event(picture, None))),
         "rounds": rounds,
         "invocations_per_round": invocations,
         "threads": 1,
         "memory_mb": MEMORY_MB,
         "functions": functions,
-        "targets": targets(functions),
+        "targets": targets(functions, vnni=vnni),
     }
     print(markdown(record))
     if arguments.json is not None:
-        samples = {
-            name: {"cold_ms": f.cold_ms, "warm_ms": f.warm_ms, "inside_ms": f.inside_ms, "peak_rss_mb": f.peak_rss_mb}
-            for name, f in measured.items()
-        }
+        kept = ("cold_ms", "warm_ms", "inside_ms", "network_ms", "peak_rss_mb")
+        samples = {name: {kind: getattr(function, kind) for kind in kept} for name, function in measured.items()}
         arguments.json.write_text(json.dumps({**record, "samples": samples}, indent=1) + "\n")
     if arguments.picture is not None:
-        draw(record, arguments.picture)
+        draw([record], arguments.picture)
     return 0 if all(target["met"] for target in record["targets"]) else 1
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ _RESNET: dict[str, Any] = {
     "recipe.calibration_images": 16,
     "recipe.scheme": "min_max",
 }
+_KEPT = "packages.json"
 _NO_SMOKE_TEST = {"destination.smoke_test": False}
 
 
@@ -105,9 +107,11 @@ def fitted_resnet(picture: Picture, folder: Path) -> Path:
 
 def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedModel:
     """What the pipeline would publish: all its steps up to the gate, and the manifest of their results."""
+    from hpe_tasks.optimized_graph import make_graph
     from hpe_tasks.presets import load_config
     from hpe_tasks.registry.manifest import build_manifest
     from hpe_tasks.results import (
+        Artifact,
         EvaluationReport,
         ExportedModel,
         FetchedCheckpoint,
@@ -119,6 +123,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings
     from hpe_tasks.steps import STEPS, open_run
+    from hpe_tasks.workspace import sha256_file
 
     config = load_config(preset, overrides=overrides)
     workspace = (folder / "workspace").absolute().as_uri()
@@ -129,6 +134,10 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
         if name == "gate":
             break
     exported = run.get(ExportedModel)
+    model, graph = run.workspace.local(exported.model), folder / f"{preset}-graph.onnx"
+    role = make_graph(model, graph, [tuple(size if isinstance(size, int) else 1 for size in exported.inputs[0].shape)])
+    if role is None:
+        raise SystemExit("The exported file has layers in float: no graph would be stored for it.")
     manifest = build_manifest(
         config,
         dataset=run.get(FetchedDataset),
@@ -141,8 +150,9 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
         run=run.name,
         created_by="benchmark",
         created_at=datetime.now(UTC),
+        other_files={role: Artifact(uri=graph.as_uri(), sha256=sha256_file(graph), size_bytes=graph.stat().st_size)},
     )
-    return PackagedModel(manifest.to_bytes(), None, run.workspace.local(exported.model))
+    return PackagedModel(manifest.to_bytes(), None, model, graph)
 
 
 def own_package(model: PackagedModel, folder: Path) -> Unpacked:
@@ -157,6 +167,23 @@ def own_package(model: PackagedModel, folder: Path) -> Unpacked:
         zipped_bytes=sum(part.zipped_bytes for part in around),
         model_bytes=model.model.stat().st_size,
     )
+
+
+def keep(made: dict[str, Unpacked], folder: Path) -> None:
+    """Write down which packages lie in a folder, for another run."""
+    listed = {name: {**asdict(package), "folder": package.folder.name} for name, package in made.items()}
+    (folder / _KEPT).write_text(json.dumps(listed, indent=1) + "\n")
+
+
+def are_kept(folder: Path) -> bool:
+    """Whether an earlier run has left its packages there."""
+    return (folder / _KEPT).is_file()
+
+
+def kept(folder: Path) -> dict[str, Unpacked]:
+    """The packages that an earlier run has left there."""
+    listed = json.loads((folder / _KEPT).read_text())
+    return {name: Unpacked(**{**package, "folder": folder / package["folder"]}) for name, package in listed.items()}
 
 
 def resnet_package(checkpoint: Path, folder: Path) -> Unpacked:

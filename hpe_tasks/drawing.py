@@ -1,17 +1,18 @@
 """Skeletons drawn on photographs; numpy only, because the Lambda function ships this module.
 
-Coordinates are (x, y) in pixels of the image that is drawn on; boxes are (x, y, w, h); images are H×W×3 uint8 RGB.
+Coordinates are (x, y) in pixels of the image that is drawn on; boxes are (x, y, w, h); images are H×W×3 uint8 RGB, or
+H×W×4 with a fourth value that stays as it is.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.skeletons import Skeleton
 
 Rgb: TypeAlias = tuple[int, int, int]
@@ -29,9 +30,12 @@ _LINE_RANGE = (1.6, 32.0)
 # The joints of the face lie close together: with dots of full size a small face would be one blot.
 _FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 _FACE_SHARE = 0.7
+# Each takes about a hundred bytes while it is painted.
+_PIXELS_AT_ONCE = 1 << 17
+_SHORTEST = 1e-6
 
 
-@dataclass(frozen=True)
+@frozen
 class Stroke:
     """Thicknesses in pixels, so that a skeleton covers little of a small person and is seen on a large one."""
 
@@ -68,7 +72,7 @@ def draw_pose(
         stroke: Thickness of the lines, where the person's size shall not decide it.
 
     Returns:
-        The new image, H×W×3 uint8.
+        The new image, of the same shape.
 
     Raises:
         ValueError: An array has the wrong shape or type.
@@ -114,7 +118,7 @@ def _check(
     skeleton: Skeleton,
 ) -> None:
     persons, joints = len(keypoints), len(skeleton.joints)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
         raise ValueError(f"image must be H×W×3 uint8, not {image.shape} {image.dtype}")
     if keypoints.shape != (persons, joints, 2):
         raise ValueError(f"keypoints of {skeleton.name} must be {joints}×2 for each person, not {keypoints.shape}")
@@ -132,70 +136,143 @@ def _paint(
     stroke: Stroke,
 ) -> None:
     """Paint one skeleton on `picture`: limbs, then joints."""
+    places, shapes = points.tolist(), []
     for a, b in skeleton.limb_indices():
         if visible[a] and visible[b]:
             # Limb by limb, so that where two cross one can see which passes over the other.
             share = _share(skeleton.joints[a]) if skeleton.joints[b] in _FACE else 1.0
             colour = limb_colour(skeleton.joints[a], skeleton.joints[b])
-            _capsule(picture, points[a], points[b], share * stroke.line / 2, stroke.outline, colour)
-    for joint in np.flatnonzero(visible):
+            shapes.append(_Capsule(places[a], places[b], share * stroke.line / 2, colour))
+    for joint in np.flatnonzero(visible).tolist():
         name = skeleton.joints[joint]
-        radius = _share(name) * stroke.joint_radius
-        _capsule(picture, points[joint], points[joint], radius, stroke.outline, joint_colour(name))
+        shapes.append(_Capsule(places[joint], places[joint], _share(name) * stroke.joint_radius, joint_colour(name)))
+    batch: list[tuple[_Capsule, _Reached]] = []
+    pixels = 0
+    for shape in shapes:
+        reached = _reached(shape, stroke.outline, picture.shape[:2])
+        if reached is None:
+            continue  # it lies outside the image
+        pixels += reached.pixels
+        if batch and pixels > _PIXELS_AT_ONCE:
+            _cover(picture, batch, stroke.outline)
+            batch, pixels = [], reached.pixels
+        batch.append((shape, reached))
+    if batch:
+        _cover(picture, batch, stroke.outline)
 
 
 def _share(joint: str) -> float:
     return _FACE_SHARE if joint in _FACE else 1.0
 
 
-def _capsule(
-    picture: Pixels,
-    start: npt.NDArray[np.float64],
-    end: npt.NDArray[np.float64],
-    radius: float,
-    outline: float,
-    colour: Rgb,
-) -> None:
-    """Paint all that lies within `radius` of a segment, with an outline around it.
+class _Capsule(NamedTuple):
+    """All that lies within `radius` of a segment between two (x, y)."""
 
-    A pixel is covered by as much as it lies inside, measured from its centre: exact along a straight edge, and cheap
-    because of each row only pixels near the segment are touched.
+    start: list[float]
+    end: list[float]
+    radius: float
+    colour: Rgb
+
+
+class _Reached(NamedTuple):
+    """The pixels that a capsule may touch: in each row from `top` to before `bottom` as many as `width`.
+
+    The first of a row is `slope` further right than that of the row above, but not left of `left` or right of `last`.
     """
-    reach = radius + outline + 0.5
-    (start_x, start_y), (end_x, end_y) = start.tolist(), end.tolist()
-    left, right = _span(start_x, end_x, reach, picture.shape[1])
-    top, bottom = _span(start_y, end_y, reach, picture.shape[0])
+
+    top: int
+    bottom: int
+    width: int
+    left: int
+    last: int
+    first: float
+    slope: float
+
+    @property
+    def pixels(self) -> int:
+        return (self.bottom - self.top) * self.width
+
+
+def _reached(capsule: _Capsule, outline: float, size: tuple[int, ...]) -> _Reached | None:
+    """Where a capsule and its outline lie in a picture of `size` (H, W); None where they lie outside."""
+    reach = capsule.radius + outline + 0.5
+    (start_x, start_y), (end_x, end_y) = capsule.start, capsule.end
+    left, right = _span(start_x, end_x, reach, size[1])
+    top, bottom = _span(start_y, end_y, reach, size[0])
     if left >= right or top >= bottom:
-        return  # it lies outside the image
+        return None
     along_x, along_y = end_x - start_x, end_y - start_y
-    length = math.hypot(along_x, along_y)
-    rows = np.arange(top, bottom)
-    # What lies within reach of the endless line through the segment takes this many pixels of every row.
-    width, firsts = right - left, np.full(len(rows), left)
-    if 2 * reach * length < (width - 2) * abs(along_y):
-        half = reach * length / abs(along_y)
-        width = math.ceil(2 * half) + 1
-        middles = start_x + (rows - start_y) * (along_x / along_y)
-        firsts = np.clip(np.floor(middles - half), left, right - width).astype(np.int64)
+    # What lies within reach of the endless line through the segment takes twice this many pixels of every row.
+    length, width = math.hypot(along_x, along_y), right - left
+    if 2 * reach * length >= (width - 2) * abs(along_y):
+        return _Reached(top, bottom, width, left, left, left, 0.0)
+    half, slope = reach * length / abs(along_y), along_x / along_y
+    width = math.ceil(2 * half) + 1
+    return _Reached(top, bottom, width, left, right - width, start_x + (top - start_y) * slope - half, slope)
+
+
+def _cover(picture: Pixels, shapes: list[tuple[_Capsule, _Reached]], outline: float) -> None:
+    """Paint capsules with an outline around each, one over the other.
+
+    How much of each pixel they cover is computed for all of them at once, because a limb has so few pixels that NumPy
+    would take longer to begin.
+    """
+    x, y, end_x, end_y, radius = np.array([(*c.start, *c.end, c.radius) for c, _ in shapes]).T
+    top, bottom, width, left, last, first, slope = np.array([reached for _, reached in shapes]).T
+    # The rows of all capsules, then the pixels of all rows; the names of arrays say what they have an entry for.
+    rows = (bottom - top).astype(np.int64)
+    capsule = np.repeat(np.arange(len(shapes)), rows)
+    down = np.arange(len(capsule)) - (np.cumsum(rows) - rows)[capsule]
+    row = down + top[capsule]
+    column = np.floor(first[capsule] + down * slope[capsule]).clip(left[capsule], last[capsule])
+    pixels = width[capsule].astype(np.int64)
+
+    def each(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        return np.repeat(values.astype(np.float32), pixels)
+
+    right = np.arange(pixels.sum()) - np.repeat(np.cumsum(pixels) - pixels, pixels)
+    index = np.repeat((row * picture.shape[1] + column).astype(np.int64), pixels) + right
     # From the start of the segment; pixel centres are at whole coordinates.
-    x = np.add.outer((firsts - start_x).astype(np.float32), np.arange(width, dtype=np.float32))
-    y = (rows - start_y).astype(np.float32)[:, None]
-    if length > 0:
-        nearest = x * (along_x / length**2)
-        nearest += y * (along_y / length**2)
-        nearest.clip(0, 1, out=nearest)
-        x -= nearest * along_x
-        y = y - nearest * along_y
-    distance = np.sqrt(x * x + y * y)
-    inside, within_outline = ((r + 0.5 - distance).clip(0, 1) for r in (radius, radius + outline))
-    outlined = within_outline * (1 - inside)
-    paint = np.stack([inside, outlined], axis=-1).reshape(-1, 2) @ np.array([colour, OUTLINE], np.float32)
-    # By value and not by pixel: NumPy picks and puts single numbers several times as fast as rows of three.
-    values = picture.reshape(-1)
-    touched = np.add.outer(3 * (rows * picture.shape[1] + firsts), np.arange(3 * width))
-    mixed = values.take(touched) * np.repeat(1 - inside - outlined, 3, axis=1)
-    mixed += paint.reshape(touched.shape)
-    values[touched] = (mixed + np.float32(0.5)).astype(np.uint8)
+    away_x = each(column - x[capsule]) + right.astype(np.float32)
+    away_y = each(row - y[capsule])
+    along_x, along_y = end_x - x, end_y - y
+    square = along_x**2 + along_y**2
+    # What is as short is a point, as a joint is: that is the nearest, whatever it is divided by.
+    square = np.where(square > _SHORTEST**2, square, 1)
+    nearest = away_x * each((along_x / square)[capsule]) + away_y * each((along_y / square)[capsule])
+    nearest.clip(0, 1, out=nearest)
+    away_x -= nearest * each(along_x[capsule])
+    away_y -= nearest * each(along_y[capsule])
+    distance = np.sqrt(away_x * away_x + away_y * away_y)
+    # A pixel is covered by as much as it lies inside, measured from its centre: exact along a straight edge.
+    inside = (each(radius[capsule] + 0.5) - distance).clip(0, 1)
+    outlined = (each(radius[capsule] + (outline + 0.5)) - distance).clip(0, 1) * (1 - inside)
+    _mix(picture, [(reached.pixels, c.colour) for c, reached in shapes], index, inside, outlined)
+
+
+def _mix(
+    picture: Pixels,
+    shapes: list[tuple[int, Rgb]],
+    index: npt.NDArray[np.int64],
+    inside: npt.NDArray[np.float32],
+    outlined: npt.NDArray[np.float32],
+) -> None:
+    """Mix the colours of shapes, each with so many of the pixels, and of their outlines into the picture."""
+    counts = np.array([count for count, _ in shapes])
+    colours = np.array([colour for _, colour in shapes], np.float32).T
+    # Channel by channel and not pixel by pixel: NumPy is several times as fast with long rows as with rows of three.
+    values, touched = picture.reshape(-1), picture.shape[2] * index + np.arange(3)[:, None]
+    kept = 1 - inside - outlined
+    paint = np.repeat(colours, counts, axis=1) * inside
+    paint += outlined * np.array(OUTLINE, np.float32)[:, None]
+    paint += np.float32(0.5)
+    end = 0
+    for count in counts.tolist():
+        start, end = end, end + count
+        where = touched[:, start:end]
+        mixed = values.take(where) * kept[start:end]
+        mixed += paint[:, start:end]
+        values[where] = mixed.astype(np.uint8)
 
 
 def _span(start: float, end: float, reach: float, size: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import typer
 from hpe_tasks.command_options import DEFAULT_MODEL, DEFAULT_REGISTRY, JsonOption, RegistryOption
 
 if TYPE_CHECKING:
-    from hpe_tasks.packaging import Package, PackagedModel
+    from hpe_tasks.packaging import Architecture, Package, PackagedModel
 
 lambda_app = typer.Typer(help="Build and deploy the AWS Lambda function that serves a model.", no_args_is_help=True)
 
@@ -49,7 +49,9 @@ def lambda_build(
             "--name needs --with-model.", hint=f"`hpe channel versions {name}` lists the versions of the model."
         )
     with tempfile.TemporaryDirectory() as folder:
-        model = None if version is None else _fetch(registry, name or DEFAULT_MODEL, version, Path(folder))
+        model = (
+            None if version is None else _fetch(registry, name or DEFAULT_MODEL, version, architecture, Path(folder))
+        )
         package = build_package(out or Path(f"hpe-lambda-{architecture}.zip"), architecture=architecture, model=model)
     _print_package(package, as_json)
 
@@ -79,8 +81,8 @@ def lambda_deploy(
         raise typer.Exit(status)
 
 
-def _fetch(registry: str, name: str, version: str, folder: Path) -> PackagedModel:
-    from hpe_tasks.packaging import PackagedModel
+def _fetch(registry: str, name: str, version: str, architecture: Architecture, folder: Path) -> PackagedModel:
+    from hpe_tasks.packaging import PackagedModel, packaged_graph_role
     from hpe_tasks.registry.manifest import MODEL_ROLE
     from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.s3 import S3Location, make_client
@@ -88,7 +90,9 @@ def _fetch(registry: str, name: str, version: str, folder: Path) -> PackagedMode
     models = Registry(make_client(), S3Location.parse(registry))
     stored = models.stored(name, version)
     model = models.download(stored.manifest, MODEL_ROLE, folder / "model.onnx")
-    return PackagedModel(manifest=stored.data, signature=models.signature(name, version), model=model)
+    role = packaged_graph_role(stored.manifest.file(MODEL_ROLE).sha256, architecture)
+    graph = models.download_graph(stored.manifest, role, folder / "graph.onnx")
+    return PackagedModel(manifest=stored.data, signature=models.signature(name, version), model=model, graph=graph)
 
 
 def _print_package(package: Package, as_json: bool) -> None:

@@ -108,7 +108,12 @@ def _run_in_pieces(forward: _Forward, batch: NDArray[np.float32], size: int) -> 
 
 
 def open_session(
-    path: Path, content: bytes | None = None, *, threads: int | None = None, optimized: bool = True
+    path: Path,
+    content: bytes | None = None,
+    *,
+    threads: int | None = None,
+    optimized: bool = True,
+    save_graph: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Load an ONNX model on the CPU.
 
@@ -117,6 +122,7 @@ def open_session(
         content: What is loaded in its place, when it was changed after it was read.
         threads: Threads of one operator; None leaves the choice to onnxruntime.
         optimized: Let onnxruntime rewrite the graph; otherwise every node runs as it is written, which is slow.
+        save_graph: Write the graph there as it was rewritten.
 
     Raises:
         CheckpointError: There is no such file, or it is no model that onnxruntime runs.
@@ -129,6 +135,8 @@ def open_session(
         options.intra_op_num_threads = threads
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save_graph is not None:
+        options.optimized_model_filepath = str(save_graph)
     # Threads that spin while they wait make a shared core two to three times slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

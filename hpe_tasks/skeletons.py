@@ -6,10 +6,10 @@ predicts other joints than a data set holds can be compared on the joints that b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hpe_tasks.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Skeleton:
     """An ordered set of joints.
 

@@ -41,6 +41,17 @@ class SmokeTestError(HpeError):
     """The function does not serve a version as it was measured."""
 
 
+def local_architecture() -> Architecture:
+    """The architecture of packages that run here; raises ConfigError where there is none."""
+    architecture = _ARCHITECTURES.get(platform.machine())
+    if architecture is None:
+        raise ConfigError(
+            f"Lambda has no processor like this machine's ({platform.machine()}).",
+            hint="Run the smoke test on x86-64 or arm64, or set destination.smoke_test=false.",
+        )
+    return architecture
+
+
 def smoke_test(
     manifest: ModelManifest, model: PackagedModel, images: Mapping[str, Path], *, public_key: bytes | None
 ) -> SmokeTest:
@@ -59,12 +70,7 @@ def smoke_test(
         HpeError: The package cannot be built, as `build_package` says.
     """
     _require_clear_people(manifest)
-    architecture = _ARCHITECTURES.get(platform.machine())
-    if architecture is None:
-        raise ConfigError(
-            f"Lambda has no processor like this machine's ({platform.machine()}).",
-            hint="Run the smoke test on x86-64 or arm64, or set destination.smoke_test=false.",
-        )
+    architecture = local_architecture()
     environment = {} if public_key is None else {"HPE_PUBLIC_KEY": base64.b64encode(public_key).decode()}
     with tempfile.TemporaryDirectory(prefix="hpe-smoke-test-") as temporary:
         package = build_package(Path(temporary, "package.zip"), architecture=architecture, model=model)

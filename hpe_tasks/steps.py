@@ -448,6 +448,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     images = {one.golden.file: scratch.path / f"{one.golden.file}{one.file.suffix}" for one in chosen}
     for one in chosen:
         shutil.copyfile(one.file, images[one.golden.file])
+    graphs = _graphs(run, files[MODEL_ROLE], scratch.path)
     manifest = build_manifest(
         config,
         dataset=run.get(FetchedDataset),
@@ -462,9 +463,21 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         created_at=datetime.now(UTC),
         git_commit=git_commit(),
         golden=[one.golden for one in chosen],
-        other_files={role: scratch.artifact(path) for role, path in images.items()},
+        other_files={role: scratch.artifact(path) for role, path in (images | graphs).items()},
     )
-    return _registry(run).store(manifest, files | images, key, channel=config.destination.channel)
+    return _registry(run).store(manifest, files | images | graphs, key, channel=config.destination.channel)
+
+
+def _graphs(run: Run, model: Path, folder: Path) -> dict[str, Path]:
+    """The graph that functions may load in place of the model, by its role; none where it would not be the same."""
+    from hpe_tasks.network_interface import input_sizes
+    from hpe_tasks.optimized_graph import make_graph
+
+    last = run.config.model.input_layout == "nhwc"
+    shapes = [(1, h, w, 3) if last else (1, 3, h, w) for w, h in input_sizes(run.config.model)]
+    graph = folder / "graph.onnx"
+    role = make_graph(model, graph, shapes)
+    return {} if role is None else {role: graph}
 
 
 def _golden(run: Run, model: Path) -> tuple[ChosenImage, ...]:
@@ -496,10 +509,10 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
         SmokeTestError: The function cannot serve the version, or there is nobody to compare in the golden images.
         ConfigError: The version is signed and the key is not at hand, or the emulator is not installed here.
     """
-    from hpe_tasks.packaging import PackagedModel
+    from hpe_tasks.packaging import PackagedModel, packaged_graph_role
     from hpe_tasks.registry.manifest import MODEL_ROLE
     from hpe_tasks.signing import open_signing_key
-    from hpe_tasks.smoke_test import smoke_test
+    from hpe_tasks.smoke_test import local_architecture, smoke_test
 
     published, registry = run.get(PublishedModel), _registry(run)
     name, version = published.name, published.version
@@ -511,6 +524,8 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     with tempfile.TemporaryDirectory(prefix="hpe-smoke-test-") as temporary:
         manifest, folder = stored.manifest, Path(temporary)
         model = registry.download(manifest, MODEL_ROLE, folder / MODEL_ROLE)
+        role = packaged_graph_role(manifest.file(MODEL_ROLE).sha256, local_architecture())
+        graph = registry.download_graph(manifest, role, folder / "graph")
         images = {one.file: registry.download(manifest, one.file, folder / one.file) for one in manifest.golden}
         if not images:
             chosen = _golden(run, model)
@@ -518,7 +533,7 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
             images = {one.golden.file: one.file for one in chosen}
         return smoke_test(
             manifest,
-            PackagedModel(stored.data, registry.signature(name, version), model),
+            PackagedModel(stored.data, registry.signature(name, version), model, graph),
             images,
             public_key=None if key is None else key.public_bytes,
         )

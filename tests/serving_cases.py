@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from paf_scenes import STANDING, ideal_maps
 from PIL import Image
 from tiny_networks import pose_onnx
 
+from hpe_tasks.frozen import replace
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
-from hpe_tasks.serving.verified_model import VerifiedModel
+from hpe_tasks.serving.verified_model import VerifiedModel, model_file
 from hpe_tasks.skeletons import COCO17, Skeleton
 
 STICK = Skeleton(
@@ -89,7 +90,7 @@ def tiny_model(folder: Path, *, codec: str = "heatmap", version: str = "0" * 16)
         outputs = {"heatmaps": "heatmaps", "pafs": "pafs"}
         sizes = ((64, 48), (48, 64))
         model = replace(model, codec="paf", input_sizes=sizes, skeleton=COCO17, outputs=outputs)
-    return VerifiedModel(model, file, hashlib.sha256(b"manifest").hexdigest(), "package")
+    return VerifiedModel(model, model_file(model), file, hashlib.sha256(b"manifest").hexdigest(), "package")
 
 
 def two_people_onnx() -> onnx.ModelProto:

@@ -12,13 +12,13 @@ Source: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking" (
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.frozen import frozen
 
 Floats = NDArray[np.floating[Any]]
 
@@ -34,7 +34,7 @@ JOINT_SCORE_THRESHOLD = 0.2
 _QUARTER = 0.25
 
 
-@dataclass(frozen=True)
+@frozen
 class Poses:
     """Joints of several persons.
 

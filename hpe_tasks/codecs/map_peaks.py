@@ -10,13 +10,13 @@ Sizes are (W, H), arrays H×W; coordinates (x, y) in pixels, the centre of the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.codecs.upsampling import UpsampledMaps, interpolation
+from hpe_tasks.frozen import frozen
 
 SIGMA = 3.0
 """Standard deviation of the smoothing, in image pixels."""
@@ -29,7 +29,7 @@ _TILES_AT_ONCE = 256  # 0.7 MB of float64: stays in a core's cache
 _EQUAL = 1e-9
 
 
-@dataclass(frozen=True)
+@frozen
 class Peaks:
     """Peaks of several maps, ordered by map, then row, then column.
 
@@ -46,7 +46,7 @@ class Peaks:
     scores: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Axis:
     """Upsampling and smoothing along one axis, cut into tiles.
 

@@ -16,7 +16,6 @@ Sources: Cao et al., "Realtime Multi-Person 2D Pose Estimation using Part Affini
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from hpe_tasks.codecs.map_peaks import Peaks, find_map_peaks
 from hpe_tasks.codecs.upsampling import UpsampledMaps
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.skeletons import COCO17, OPENPOSE18
 
 Floats = NDArray[np.floating[Any]]
@@ -68,7 +68,7 @@ _PAIRS_AT_ONCE = 4096
 _MAX_PAIRS = 20_000_000
 
 
-@dataclass(frozen=True)
+@frozen
 class People:
     """The people of one image.
 
@@ -196,7 +196,7 @@ def _limb_field(
 # Limbs -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@frozen
 class _Limbs:
     """Candidates for a limb, or limbs: which one of `OPENPOSE18`, its ends as indices of peaks, its score."""
 

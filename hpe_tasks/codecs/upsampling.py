@@ -5,17 +5,18 @@ Sizes are (W, H), arrays H×W; coordinates (x, y) in pixels, the centre of the f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpe_tasks.frozen import frozen
+
 Value = TypeVar("Value", np.float64, np.complex128)
 
 
-@dataclass(frozen=True)
+@frozen
 class Interpolation:
     """Bilinear upsampling along one axis as OpenCV does it: half-pixel centres, the border cells repeat.
 

@@ -21,7 +21,8 @@ from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.references import BOX_SOURCES
 from hpe_tasks.registry.manifest import GoldenImage, ManifestFile, ModelManifest
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.serving.verified_model import MANIFEST, VerifiedModel
+from hpe_tasks.serving.sources import MANIFEST
+from hpe_tasks.serving.verified_model import VerifiedModel
 from hpe_tasks.workspace import sha256_file
 
 _NO_GOLDEN = (

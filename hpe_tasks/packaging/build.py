@@ -13,8 +13,9 @@ from pathlib import Path
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
 from hpe_tasks.lambda_environment import lambda_python
 from hpe_tasks.packaging.archive import append_bytes, append_file, append_folder
-from hpe_tasks.packaging.dependencies import Architecture, compile_folder, dependency_layer
+from hpe_tasks.packaging.dependencies import Architecture, compile_folder, dependency_layer, packaged_graph_role
 from hpe_tasks.serving.served_model import ServedModel
+from hpe_tasks.serving.stored_graph import GRAPH
 from hpe_tasks.settings import Settings
 from hpe_tasks.workspace import sha256_file
 
@@ -25,7 +26,15 @@ DIRECT_UPLOAD_LIMIT_BYTES = 50 * 1024**2
 
 # All of this project that ships: folders without what lies below them, and modules.
 _OWN_FOLDERS = ("serving", "codecs")
-_OWN_MODULES = ("__init__.py", "cpu.py", "drawing.py", "errors.py", "instruction_sets.py", "skeletons.py")
+_OWN_MODULES = (
+    "__init__.py",
+    "cpu.py",
+    "drawing.py",
+    "errors.py",
+    "frozen.py",
+    "instruction_sets.py",
+    "skeletons.py",
+)
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 
@@ -38,11 +47,13 @@ class PackagedModel:
         manifest: Bytes of the manifest, as the registry holds them.
         signature: Content of manifest.json.sig; None when the version is not signed.
         model: model.onnx on this machine.
+        graph: The graph of the manifest's role `packaged_graph_role`, on this machine; None when it has none.
     """
 
     manifest: bytes
     signature: bytes | None
     model: Path
+    graph: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ def build_package(out: Path, *, architecture: Architecture, model: PackagedModel
         StorageError: The package cannot be written.
     """
     if model is not None:
-        _verify(model)
+        _verify(model, architecture)
     python = lambda_python()
     layer = dependency_layer(architecture, Settings.from_environment().cache, python)
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex}.part")
@@ -117,16 +128,23 @@ def build_package(out: Path, *, architecture: Architecture, model: PackagedModel
     return package
 
 
-def _verify(model: PackagedModel) -> None:
+def _verify(model: PackagedModel, architecture: Architecture) -> None:
     served = ServedModel.from_manifest(model.manifest)
+    _verify_file(model.model, served, served.model_sha256)
+    if model.graph is not None:
+        graphs = {role: sha256 for role, sha256, _ in served.graphs}
+        _verify_file(model.graph, served, graphs.get(packaged_graph_role(served.model_sha256, architecture)))
+
+
+def _verify_file(file: Path, served: ServedModel, expected: str | None) -> None:
     try:
-        sha256 = sha256_file(model.model)
+        sha256 = sha256_file(file)
     except OSError as error:
-        raise BadInputError(f"The model {model.model} cannot be read: {error.strerror}.", hint="Check it.") from error
-    if sha256 != served.model_sha256:
+        raise BadInputError(f"The model {file} cannot be read: {error.strerror}.", hint="Check it.") from error
+    if sha256 != expected:
         raise DigestError(
-            f"{model.model} is not the model of version {served.version} of {served.name!r}: its SHA-256 is {sha256}, "
-            f"the manifest says {served.model_sha256}.",
+            f"{file} is not the model of version {served.version} of {served.name!r}: its SHA-256 is {sha256}, "
+            f"the manifest says {expected}.",
             hint="Download the version again.",
         )
 
@@ -149,6 +167,11 @@ def _append_model(archive: zipfile.ZipFile, model: PackagedModel) -> None:
     if model.signature is not None:
         append_bytes(archive, "model/manifest.json.sig", model.signature)
     append_file(archive, "model/model.onnx", model.model)
+    if model.graph is not None:
+        # It makes a start shorter, and is not worth a package that Lambda does not take.
+        others_bytes = sum(entry.file_size for entry in archive.infolist())
+        if others_bytes + model.graph.stat().st_size <= UNZIPPED_LIMIT_BYTES:
+            append_file(archive, f"model/{GRAPH}", model.graph)
 
 
 def _parts(archive: zipfile.ZipFile) -> tuple[PackagePart, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import re
 import subprocess
 import tempfile
 import zipfile
@@ -14,6 +15,7 @@ from typing import Literal
 from hpe_tasks.errors import ConfigError, StorageError, TransientError
 from hpe_tasks.lambda_environment import PYTHON_VERSION
 from hpe_tasks.packaging.archive import append_folder
+from hpe_tasks.serving.stored_graph import graph_role
 
 Architecture = Literal["x86_64", "arm64"]
 
@@ -83,6 +85,22 @@ _IMAGE_FORMATS = ("Gif", "Jpeg", "Png", "Tiff", "WebP")
 _LICENCES = ("*/licenses/*", "*/LICEN[CS]E*", "*/NOTICE*", "*/COPYING*", "*/AUTHORS*")
 
 
+# They only give NumPy's functions their docstrings, which takes a twentieth of a cold start: they stay, without a line.
+_EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py")
+
+
+def packaged_graph_role(model_sha256: str, architecture: Architecture) -> str:
+    """Role of the graph of a model that the package's onnxruntime can use: see `serving.stored_graph`."""
+    version = re.search(r"^onnxruntime==(\S+)", _lock(architecture).decode(), re.MULTILINE)
+    if version is None:
+        raise ConfigError(f"The lock file for {architecture} has no onnxruntime.", hint="Lock it anew.")
+    return graph_role(model_sha256, {"x86_64": "x86_64", "arm64": "aarch64"}[architecture], version[1])
+
+
+def _lock(architecture: Architecture) -> bytes:
+    return importlib.resources.files("hpe_tasks.packaging").joinpath(f"requirements-{architecture}.txt").read_bytes()
+
+
 def is_removed(file: str) -> bool:
     """Whether a file of the installed libraries, named relative to their folder, stays out of the package."""
     if any(fnmatchcase(file, pattern) for pattern in REMOVED):
@@ -107,7 +125,7 @@ def dependency_layer(architecture: Architecture, cache: Path, python: Path) -> P
         TransientError: The package index cannot be reached.
         StorageError: The cache cannot be written.
     """
-    lock = importlib.resources.files("hpe_tasks.packaging").joinpath(f"requirements-{architecture}.txt").read_bytes()
+    lock = _lock(architecture)
     version = subprocess.run([python, "-VV"], capture_output=True, check=True).stdout
     rules = Path(__file__).read_bytes()
     key = hashlib.sha256(b"\0".join((architecture.encode(), lock, version, rules))).hexdigest()[:16]
@@ -159,6 +177,8 @@ def _slim(folder: Path) -> None:
     for file in [file for file in folder.rglob("*") if not file.is_dir()]:
         if is_removed(file.relative_to(folder).as_posix()):
             file.unlink()
+    for name in _EMPTIED:
+        folder.joinpath(name).write_text("")
 
 
 def compile_folder(folder: Path, python: Path) -> None:

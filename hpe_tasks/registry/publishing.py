@@ -197,6 +197,11 @@ class Registry:
         download(self._client, self._location / file.blob, destination, file.sha256)
         return destination
 
+    def download_graph(self, manifest: ModelManifest, role: str, destination: Path) -> Path | None:
+        """Fetch the graph of a role as `download` does; None where the version has none, as older ones have."""
+        has = any(file.role == role for file in manifest.files)
+        return self.download(manifest, role, destination) if has else None
+
     def promote(
         self, name: str, version: str, channel: str, *, published: PublishedModel | None = None
     ) -> PromotedModel:

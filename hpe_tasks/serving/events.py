@@ -9,9 +9,9 @@ from __future__ import annotations
 import binascii
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.errors import RequestError, too_large
 
 EventForm = Literal["1.0", "2.0", "direct"]
@@ -20,7 +20,7 @@ EventForm = Literal["1.0", "2.0", "direct"]
 _BESIDES_IMAGE_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True)
+@frozen
 class Request:
     """A request, whatever form it came in.
 

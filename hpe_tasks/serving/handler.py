@@ -5,18 +5,28 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hpe_tasks.serving.service import PoseService
+from hpe_tasks.serving.process import starting
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
 from hpe_tasks.serving.telemetry import describe, log
+
+if TYPE_CHECKING:
+    from hpe_tasks.serving.service import PoseService
 
 
 def start() -> PoseService:
     """Load the model; logs and raises what keeps the function from starting."""
     try:
         settings = ServingSettings.from_environment(os.environ, Path(__file__).parents[2])
-        return PoseService(settings, open_source(settings))
+        source = open_source(settings)
+        # Only now, because this brings NumPy, onnxruntime and Pillow: the source looks at the model meanwhile.
+        from hpe_tasks.serving.service import PoseService
+
+        # A request is what starts a function on demand; a snapshot and provisioned concurrency wait for none.
+        awaited = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "on-demand"
+        return PoseService(settings, source, rehearse=not awaited)
     except Exception as error:
         log("ERROR", "The function refuses to start.", **describe(error))
         raise
@@ -36,5 +46,6 @@ def _notice_restores(service: PoseService) -> None:
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Loaded while Lambda initializes the function: a model that cannot be trusted keeps it from starting.
-handler = start()
+with starting():
+    handler = start()
 _notice_restores(handler)

@@ -7,8 +7,8 @@ megabytes of an image that is slow, and a cut-off upload would pass for a whole 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.errors import RequestError
 
 _MAX_PARTS = 32
@@ -18,7 +18,7 @@ _BOUNDARY = re.compile(r""";\s*boundary=(?:"([^"\r\n]{1,70})"|([^\s";,]{1,70}))"
 _PARAMETER = re.compile(r""";\s*([\w*-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s";]*))""")
 
 
-@dataclass(frozen=True)
+@frozen
 class Part:
     """A field of a form.
 

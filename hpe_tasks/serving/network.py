@@ -40,6 +40,7 @@ class Network:
         model: How it is fed and read.
         file: model.onnx; its digest has been verified.
         threads: Threads of onnxruntime.
+        optimized: Whether the file is a graph that onnxruntime has rewritten already.
 
     Attributes:
         batch: Most images in one run: the file's own number if that is fixed, else two. On one thread and on two, two
@@ -51,10 +52,10 @@ class Network:
         ConfigError: The model was not published for this processor.
     """
 
-    def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
+    def __init__(self, model: ServedModel, file: Path, threads: int, *, optimized: bool = False) -> None:
         check_processor(model)
         self._model = model
-        self._session = _open(file, threads)
+        self._session = _open(file, threads, optimized)
         fixed = self._check_input()
         self._fixed = fixed is not None
         self.batch = fixed or _LARGEST_BATCH
@@ -164,8 +165,10 @@ class Network:
             )
 
 
-def _open(file: Path, threads: int) -> onnxruntime.InferenceSession:
+def _open(file: Path, threads: int, optimized: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
+    if optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = _LOG_ERRORS_ONLY
     options.intra_op_num_threads = threads
     # The operators of a pose network follow one another: threads for several at a time would only wait.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from hpe_tasks.codecs import (
     person_score,
 )
 from hpe_tasks.errors import BadInputError, CheckpointError, DatasetError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.preprocessing import Pixels, crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel
@@ -31,7 +31,7 @@ _FARTHEST = 1e6
 _Region = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class FoundPeople:
     """N people in pixels of the image, joints in the order of the model's skeleton.
 
@@ -48,7 +48,7 @@ class FoundPeople:
     boxes: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@frozen
 class Timings:
     """Milliseconds of the stages of one image."""
 
@@ -64,21 +64,22 @@ class PoseFinder:
         model: How it is fed and read.
         file: model.onnx; its digest has been verified.
         threads: Threads of onnxruntime.
+        optimized: Whether the file is a graph that onnxruntime has rewritten already.
 
     Raises:
         CheckpointError: onnxruntime cannot load the file, or its inputs and outputs are not those of the manifest.
     """
 
-    def __init__(self, model: ServedModel, file: Path, threads: int) -> None:
+    def __init__(self, model: ServedModel, file: Path, threads: int, *, optimized: bool = False) -> None:
         self._model = model
-        self._network = Network(model, file, threads)
+        self._network = Network(model, file, threads, optimized=optimized)
         self._levels = self._in_rgb(input_levels(model.mean, model.std))
 
     def find(self, image: Pixels, boxes: npt.NDArray[np.float64] | None) -> tuple[FoundPeople, Timings]:
         """Find the people in an image.
 
         Args:
-            image: H×W×3 uint8 RGB, upright.
+            image: H×W×3 uint8 RGB, or H×W×4 with a value that is not looked at; upright.
             boxes: N×4 (x, y, w, h): one person in each. With codec `heatmap` None means one person in the whole frame;
                 with codec `paf` it must be None.
 

@@ -19,14 +19,14 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import AccessError, DigestError, StorageError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
-from hpe_tasks.serving.served_model import ServedModel
-from hpe_tasks.serving.verified_model import MANIFEST, SIGNATURE, VerifiedModel, is_model, verified_manifest
+from hpe_tasks.serving.sources import MANIFEST, SIGNATURE
+from hpe_tasks.serving.verified_model import NetworkFile, VerifiedModel, is_network, network_file, verified_manifest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,13 +39,13 @@ _CHUNK_BYTES = 1024**2
 _SPARE_BYTES = 4 * 1024**2
 
 
-@dataclass(frozen=True)
+@frozen
 class _Pointer:
     version: str
     manifest_sha256: str
 
 
-@dataclass(frozen=True)
+@frozen
 class _Object:
     data: bytes
     etag: str
@@ -185,7 +185,8 @@ class RegistrySource:
             raise DigestError(
                 f"{address} describes version {model.version} of {model.name!r}.", hint="Publish the model again."
             )
-        return VerifiedModel(model, self._bring(model, in_use), actual, address)
+        network = network_file(model)
+        return VerifiedModel(model, network, self._bring(network, in_use), actual, address)
 
     def _signature(self, key: str) -> bytes | None:
         if self._public_key is None:
@@ -196,18 +197,18 @@ class RegistrySource:
             # Where the role may not list the bucket, S3 says "access denied" of an object that does not exist.
             return None
 
-    def _bring(self, model: ServedModel, in_use: Path | None) -> Path:
+    def _bring(self, network: NetworkFile, in_use: Path | None) -> Path:
         """The model's file in the folder, verified: the one that is there, or downloaded.
 
         Once it is there, others than it and `in_use` are removed: those of earlier switches, and torn downloads.
         """
-        file = self._folder / f"{model.model_sha256}.onnx"
+        file = self._folder / f"{network.sha256}.onnx"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._folder.is_symlink() or self._folder.stat().st_uid != os.getuid():
                 raise StorageError(f"{self._folder} belongs to somebody else.", hint="Set TMPDIR to a folder of yours.")
-            if not (file.is_file() and is_model(file, model)):
-                self._download(f"blobs/sha256/{model.model_sha256}", model, file)
+            if not (file.is_file() and is_network(file, network)):
+                self._download(f"blobs/sha256/{network.sha256}", network, file)
             for other in self._folder.glob("*.onnx*"):
                 if other not in (file, in_use):
                     other.unlink(missing_ok=True)
@@ -218,12 +219,12 @@ class RegistrySource:
             ) from error
         return file
 
-    def _download(self, key: str, model: ServedModel, file: Path) -> None:
+    def _download(self, key: str, network: NetworkFile, file: Path) -> None:
         """Write the model's blob to `file`, which appears whole and verified, or not at all."""
         free = shutil.disk_usage(self._folder).free
-        if free < model.model_size_bytes + _SPARE_BYTES:
+        if free < network.size_bytes + _SPARE_BYTES:
             raise StorageError(
-                f"The model has {model.model_size_bytes:,} bytes, but {self._folder} has room for {free:,}.",
+                f"The model has {network.size_bytes:,} bytes, but {self._folder} has room for {free:,}.",
                 hint="Give the function more ephemeral storage.",
             )
         address = self._address(key)
@@ -234,11 +235,11 @@ class RegistrySource:
                 response = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
                 with closing(response["Body"]) as body:
                     # Looked at first: what is larger than it should be is not downloaded.
-                    if response["ContentLength"] == model.model_size_bytes:
+                    if response["ContentLength"] == network.size_bytes:
                         for chunk in body.iter_chunks(_CHUNK_BYTES):
                             digest.update(chunk)
                             target.write(chunk)
-            if digest.hexdigest() != model.model_sha256:
+            if digest.hexdigest() != network.sha256:
                 raise DigestError(
                     f"{address} is corrupt: it has another size or SHA-256 than the manifest says.",
                     hint="Publish the model again: that puts the file back.",

@@ -6,12 +6,12 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.errors import RequestError, too_large
 from hpe_tasks.serving.events import Request
 from hpe_tasks.serving.multipart import read_parts
@@ -26,7 +26,7 @@ _WHITESPACE = re.compile(r"\s")
 _DATA_URL = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(eq=False)
 class PoseRequest:
     """An image, and what is to be done with it.
 

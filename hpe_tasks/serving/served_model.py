@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
 from hpe_tasks.codecs import OUTPUT_NAMES, Codec
 from hpe_tasks.errors import DigestError
+from hpe_tasks.frozen import frozen
+from hpe_tasks.serving.stored_graph import ROLE_PREFIX
 from hpe_tasks.skeletons import COCO17, Skeleton
 
 Layout = Literal["nchw", "nhwc"]
@@ -29,7 +30,7 @@ _LARGEST = 1e6
 ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
-@dataclass(frozen=True)
+@frozen
 class ServedModel:
     """How a network is fed and how its output is read.
 
@@ -43,6 +44,7 @@ class ServedModel:
         model_sha256: Of model.onnx.
         processors: Where it may be served; manifests that say nothing of it are older than the question.
         channel_order: Order of the colour channels of the input, and so of `mean` and `std`.
+        graphs: Role, SHA-256 and size in bytes of each graph that is stored beside it: see `stored_graph`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ServedModel:
     model_size_bytes: int
     processors: Processors = "any"
     channel_order: ChannelOrder = "rgb"
+    graphs: tuple[tuple[str, str, int], ...] = ()
 
     @classmethod
     def from_manifest(cls, data: bytes) -> ServedModel:
@@ -98,6 +101,7 @@ class ServedModel:
             model_sha256=model.text("sha256", _SHA256),
             model_size_bytes=model.integer("size_bytes", smallest=1),
             channel_order=serving.choice("channel_order", _CHANNEL_ORDERS),
+            graphs=_graphs(manifest),
         )
 
 
@@ -184,6 +188,16 @@ def _model_file(manifest: _Fields) -> _Fields:
     if len(models) != 1:
         manifest.refuse("files", "a list with one file of the role 'model'")
     return _Fields(models[0], "files[role=model].")
+
+
+def _graphs(manifest: _Fields) -> tuple[tuple[str, str, int], ...]:
+    graphs = []
+    for file in manifest.items("files"):
+        role = file.get("role") if isinstance(file, dict) else None
+        if isinstance(role, str) and role.startswith(ROLE_PREFIX):
+            fields = _Fields(file, f"files[role={role}].")
+            graphs.append((role, fields.text("sha256", _SHA256), fields.integer("size_bytes", smallest=1)))
+    return tuple(graphs)
 
 
 def _input_sizes(serving: _Fields, codec: Codec) -> tuple[tuple[int, int], ...]:

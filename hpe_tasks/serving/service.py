@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,10 +15,11 @@ import numpy.typing as npt
 
 from hpe_tasks.drawing import draw_poses
 from hpe_tasks.errors import BadInputError, CheckpointError
+from hpe_tasks.frozen import frozen
 from hpe_tasks.serving import responses
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.events import Request, read_event
-from hpe_tasks.serving.images import Jpeg, Pixels, decode_image, encode_jpeg
+from hpe_tasks.serving.images import Jpeg, Pixels, decode_padded, encode_jpeg
 from hpe_tasks.serving.pose_finder import FoundPeople, PoseFinder
 from hpe_tasks.serving.requests import MAX_BOXES, PoseRequest, read_request
 from hpe_tasks.serving.responses import Response
@@ -40,7 +40,7 @@ Record = dict[str, Any]
 """What the log says of an invocation."""
 
 
-@dataclass(frozen=True)
+@frozen
 class _Loaded:
     """The model that answers, and what runs it."""
 
@@ -59,13 +59,15 @@ class PoseService:
     Args:
         settings: What the environment says.
         source: Where models come from; the first is loaded at once, and its errors are raised here.
+        rehearse: Whether the first model is run before this ends. Without, the first request is the first run: what
+            is waiting for an answer waits for one run and not for two.
     """
 
-    def __init__(self, settings: ServingSettings, source: ModelSource) -> None:
+    def __init__(self, settings: ServingSettings, source: ModelSource, *, rehearse: bool = True) -> None:
         started = time.perf_counter()
         self._settings = settings
         self._source = source
-        self._loaded = self._prepared(source.load())
+        self._loaded = self._prepared(source.load(), rehearse=rehearse)
         self._checked = time.monotonic()
         self._warned = -_WARNING_PAUSE_S
         self._renewing = threading.Lock()
@@ -139,7 +141,7 @@ class PoseService:
             raise RequestError(422, "draw is false, but Accept asks for a picture.", hint="Drop one of the two.")
         record["image_bytes"] = len(asked.image)
         clock = time.perf_counter()
-        image = decode_image(asked.image, settings.max_pixels)
+        image = decode_padded(asked.image, settings.max_pixels)
         timings = {"decode_image": _ms_since(clock)}
         record |= {"width": image.shape[1], "height": image.shape[0]}
         found = _find(loaded.finder, image, asked.boxes, timings)
@@ -159,12 +161,13 @@ class PoseService:
         record |= {f"{stage}_ms": milliseconds for stage, milliseconds in timings.items()}
         if as_jpeg and picture is not None:
             return responses.jpeg_response(picture.data, {**headers, "X-Request-Id": record["request_id"]})
+        encoded = None
         if picture is not None:
-            document["hpe"] = base64.b64encode(picture.data).decode("ascii")
+            document["hpe"], encoded = "", base64.b64encode(picture.data).decode("ascii")
         if asked.draw:
             document |= _note(picture, image)
         document["timings_ms"] = {**timings, "total": _ms_since(started)}
-        return responses.json_response(200, document, headers)
+        return responses.json_response(200, document, headers, encoded)
 
     def _picture(
         self, image: Pixels, asked: PoseRequest, found: FoundPeople, loaded: _Loaded, max_bytes: int
@@ -197,14 +200,18 @@ class PoseService:
             "limits": limits,
         }
 
-    def _prepared(self, verified: VerifiedModel) -> _Loaded:
-        """Load a model and run all that answers a request once: the first run of anything is slow."""
+    def _prepared(self, verified: VerifiedModel, *, rehearse: bool) -> _Loaded:
+        """Load a model and, as a rehearsal, run all that answers a request: the first run of anything is slow."""
         clock = time.perf_counter()
-        loaded = _Loaded(verified, PoseFinder(verified.model, verified.file, self._settings.threads))
-        width, height = verified.model.input_sizes[0]
-        black = np.zeros((height, width, 3), np.uint8)
-        found, _ = loaded.finder.find(black, None)
-        self._picture(black, PoseRequest(b"", None, True, None), found, loaded, responses.MAX_RESPONSE_BYTES)
+        loaded = _Loaded(
+            verified,
+            PoseFinder(verified.model, verified.file, self._settings.threads, optimized=verified.network.optimized),
+        )
+        if rehearse:
+            width, height = verified.model.input_sizes[0]
+            black = np.zeros((height, width, 4), np.uint8)
+            found, _ = loaded.finder.find(black, None)
+            self._picture(black, PoseRequest(b"", None, True, None), found, loaded, responses.MAX_RESPONSE_BYTES)
         log(
             "INFO",
             "model loaded",
@@ -250,7 +257,7 @@ class PoseService:
             self._checked = time.monotonic()
             newer = self._source.newer(self._loaded.verified)
             if newer is not None:
-                self._loaded = self._prepared(newer)
+                self._loaded = self._prepared(newer, rehearse=True)
         except Exception as error:  # noqa: BLE001 - the model that is loaded still answers
             log("ERROR", "The model is not renewed.", model_version=self._loaded.identity["version"], **describe(error))
         finally:

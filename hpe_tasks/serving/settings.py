@@ -5,10 +5,10 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.errors import ConfigError
+from hpe_tasks.frozen import frozen
 
 # A function with this much memory has one vCPU.
 _VCPU_MB = 1769
@@ -31,7 +31,7 @@ _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----(.*)-----END PUBLIC KEY-----", re.
 _ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
-@dataclass(frozen=True)
+@frozen
 class ServingSettings:
     """What the function is told by its environment; the variable of each setting stands behind it.
 

@@ -1,15 +1,25 @@
-"""Where the function's model comes from: the package itself, or a registry in S3; verified before it is used."""
+"""Where the function's model comes from: the package itself, or a registry in S3; verified before it is used.
+
+Imports nothing large, so that a source can look at its model while NumPy and onnxruntime are imported.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hpe_tasks.errors import AccessError, DigestError
+from hpe_tasks.serving.digests import FileDigest
 from hpe_tasks.serving.settings import ServingSettings
-from hpe_tasks.serving.verified_model import MANIFEST, MODEL, SIGNATURE, VerifiedModel, is_model, verified_manifest
+from hpe_tasks.serving.stored_graph import GRAPH
+
+if TYPE_CHECKING:
+    from hpe_tasks.serving.verified_model import VerifiedModel
+
+MANIFEST = "manifest.json"
+SIGNATURE = f"{MANIFEST}.sig"
+MODEL = "model.onnx"
 
 
 class ModelSource(Protocol):
@@ -26,6 +36,8 @@ def open_source(settings: ServingSettings) -> ModelSource:
     """The source that the settings name; no model is read yet."""
     if settings.registry is None or settings.model is None:
         return PackageSource(settings.model_dir, settings.public_key)
+    import tempfile
+
     from hpe_tasks.serving.registry_source import RegistrySource
 
     return RegistrySource(
@@ -40,7 +52,7 @@ def open_source(settings: ServingSettings) -> ModelSource:
 
 
 class PackageSource:
-    """The model that lies in the function's package.
+    """The model that lies in the function's package; its digest is made from now on, in a thread.
 
     Args:
         folder: Holds manifest.json, model.onnx and, if signed, manifest.json.sig.
@@ -50,6 +62,10 @@ class PackageSource:
     def __init__(self, folder: Path, public_key: bytes | None) -> None:
         self._folder = folder
         self._public_key = public_key
+        # What is loaded if the manifest agrees: a package holds a graph only if it was made by its onnxruntime.
+        graph = folder / GRAPH
+        self._expected = graph if graph.is_file() else folder / MODEL
+        self._digest = FileDigest(self._expected)
 
     def load(self) -> VerifiedModel:
         """The package's model.
@@ -58,6 +74,8 @@ class PackageSource:
             AccessError: There is none.
             DigestError: The manifest, its signature or the model does not verify.
         """
+        from hpe_tasks.serving.verified_model import VerifiedModel, model_file, network_file, verified_manifest
+
         path, file = self._folder / MANIFEST, self._folder / MODEL
         for needed in (path, file):
             if not needed.is_file():
@@ -70,12 +88,16 @@ class PackageSource:
         model = verified_manifest(
             manifest, signature.read_bytes() if signature.is_file() else None, self._public_key, str(path)
         )
-        if not is_model(file, model):
+        graph = self._folder / GRAPH
+        network = network_file(model) if graph.is_file() else model_file(model)
+        file = graph if network.optimized else file
+        digest = self._digest if file == self._expected else FileDigest(file)
+        if digest.result() != (network.size_bytes, network.sha256):
             raise DigestError(
                 f"{file} is not the model that its manifest describes: its size or SHA-256 is another.",
                 hint="Build the package again.",
             )
-        return VerifiedModel(model, file, hashlib.sha256(manifest).hexdigest(), "package")
+        return VerifiedModel(model, network, file, hashlib.sha256(manifest).hexdigest(), "package")
 
     def newer(self, current: VerifiedModel) -> None:
         """A package does not change."""

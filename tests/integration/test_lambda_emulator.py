@@ -34,7 +34,7 @@ from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
 from hpe_tasks.lambda_emulator import MAX_REQUEST_BYTES, FunctionError, LambdaEmulator
 from hpe_tasks.object_store import Server
-from hpe_tasks.packaging import PackagedModel, build_package
+from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_role
 from hpe_tasks.presets import load_config
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
 from hpe_tasks.registry.publishing import Registry
@@ -282,7 +282,8 @@ def published(run: Run, s3_server: Server, pem: bytes, tmp_path_factory: pytest.
     stored = registry.stored("sample-pose", version)
     roles = [file.role for file in stored.manifest.files]
     files = {role: registry.download(stored.manifest, role, folder / role) for role in roles}
-    packaged = PackagedModel(stored.data, registry.signature("sample-pose", version), files["model"])
+    graph = files[packaged_graph_role(stored.manifest.file("model").sha256, "x86_64")]
+    packaged = PackagedModel(stored.data, registry.signature("sample-pose", version), files["model"], graph)
     package = build_package(folder / "package.zip", architecture="x86_64", model=packaged)
     with zipfile.ZipFile(package.path) as archive:
         archive.extractall(folder / "package")
@@ -459,10 +460,18 @@ def corrupt(file: Path) -> None:
     file.write_bytes(data)
 
 
+def corrupt_alone(model: Path) -> None:
+    """A package of a version that has no graph for this machine."""
+    model.with_name("graph.onnx").unlink()
+    corrupt(model)
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "signed", "says"),
     [
-        pytest.param("model.onnx", corrupt, False, "SHA-256", id="a changed bit of the model"),
+        pytest.param("graph.onnx", corrupt, False, "SHA-256", id="a changed bit of the graph"),
+        pytest.param("graph.onnx", corrupt, True, "SHA-256", id="a changed bit of the graph, whose manifest is signed"),
+        pytest.param("model.onnx", corrupt_alone, False, "SHA-256", id="a changed bit of the model without a graph"),
         pytest.param("model.onnx", Path.unlink, False, "model.onnx", id="no model"),
         pytest.param("manifest.json", Path.unlink, False, "manifest.json", id="no manifest"),
         pytest.param("manifest.json", lambda file: file.write_text("{}"), False, "manifest", id="an empty manifest"),

@@ -228,6 +228,7 @@ def test_of_this_project_only_what_serves_is_inside(unpacked: Path, repository: 
         "cpu.py",
         "drawing.py",
         "errors.py",
+        "frozen.py",
         "instruction_sets.py",
         "serving",
         "skeletons.py",

@@ -204,3 +204,18 @@ def test_it_imports_what_the_lambda_function_has_and_nothing_else() -> None:
     code = "import sys, hpe_tasks.drawing; print(*{m.partition('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"PIL", "cv2", "torch", "scipy", "pandas", "pydantic", "matplotlib"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("length", [0.0, 1e-9, 1e-40, 1e-170])
+def test_joints_in_one_place_are_a_dot(length: float) -> None:
+    drawn = draw_pose(GREY, np.array([(50.0, 40.0), (50.0, 40.0 + length)]), np.ones(2), ARM, box=(0, 0, 80, 400))
+    rows, columns = np.nonzero((drawn != 127).any(axis=-1))
+    assert np.ptp(rows) == np.ptp(columns) < 20
+
+
+def test_a_fourth_value_of_a_pixel_stays_as_it_is() -> None:
+    image = np.dstack([GREY, np.full(GREY.shape[:2], 9, np.uint8)])
+    points, scores = np.array([(20.0, 20.0), (140.0, 90.0)]), np.ones(2)
+    drawn = draw_pose(image, points, scores, ARM)
+    assert np.array_equal(drawn[..., :3], draw_pose(GREY, points, scores, ARM))
+    assert (drawn[..., 3] == 9).all()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +22,7 @@ from tiny_networks import paf_onnx, pose_onnx
 from hpe_tasks.codecs import box_to_center_scale, crop_matrix, input_levels
 from hpe_tasks.config import ModelConfig
 from hpe_tasks.errors import BadInputError, CheckpointError, DigestError
+from hpe_tasks.frozen import replace
 from hpe_tasks.inference.images import normalized
 from hpe_tasks.results import TensorSpec
 from hpe_tasks.serving.network import Network

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import math
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,10 @@ import pytest
 from PIL import ExifTags, Image
 from serving_cases import encoded, photo
 
+from hpe_tasks.codecs import box_to_center_scale
 from hpe_tasks.serving.errors import RequestError
-from hpe_tasks.serving.images import decode_image, encode_jpeg
+from hpe_tasks.serving.images import decode_image, decode_padded, encode_jpeg
+from hpe_tasks.serving.preprocessing import crop, resize
 
 LIMIT = 25_000_000
 
@@ -373,3 +378,48 @@ def test_counting_scans_takes_a_time_that_grows_as_the_file_does() -> None:
     started = time.perf_counter()
     assert refused(worst).status == 422
     assert time.perf_counter() - started < 5
+
+
+def padded(pixels: np.ndarray) -> np.ndarray:
+    """With a fourth value that must change nothing."""
+    return np.dstack([pixels, np.random.default_rng(0).integers(0, 256, pixels.shape[:2], dtype=np.uint8)])
+
+
+@pytest.mark.parametrize("limit", [10**6, 9_000], ids=["whole", "reduced"])
+def test_the_fourth_value_of_a_pixel_is_not_encoded(limit: int) -> None:
+    jpegs = [encode_jpeg(pixels, limit) for pixels in (photo(640, 480), padded(photo(640, 480)))]
+    assert jpegs[0] == jpegs[1]
+    assert jpegs[0] is not None
+    assert (jpegs[0].size == (640, 480)) == (limit == 10**6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_every_mode_is_decoded_to_pixels_of_four(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    stored = Image.fromarray(photo()[..., 0].astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(photo())
+    data = encoded(stored if mode == "I;16" else stored.convert(mode), kind)
+    pixels = decode_padded(data, LIMIT)
+    assert pixels.shape == (60, 80, 4)
+    assert np.array_equal(pixels[..., :3], decode_image(data, LIMIT))
+    box = np.array([7.5, 3.0, 50.0, 40.0])
+    center, scale = box_to_center_scale(box, (80, 60), (32, 48))
+    assert np.array_equal(
+        crop(pixels, center, scale, (32, 48))[..., :3], crop(pixels[..., :3], center, scale, (32, 48))
+    )
+    assert np.array_equal(resize(pixels, (33, 21))[..., :3], resize(pixels[..., :3], (33, 21)))
+
+
+@pytest.mark.parametrize(("kind", "module"), [("PNG", "Png"), ("WEBP", "WebP"), ("GIF", "Gif")])
+def test_readers_of_seldom_kinds_are_imported_when_such_an_image_comes(kind: str, module: str, tmp_path: Path) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(encoded(photo(), kind))
+    code = (
+        "import sys; from pathlib import Path; from hpe_tasks.serving.images import decode_image, encode_jpeg\n"
+        f"name = 'PIL.{module}ImagePlugin'; encode_jpeg(decode_image(Path(sys.argv[2]).read_bytes(), 10**6), 10**6)\n"
+        "before = name in sys.modules; decode_image(Path(sys.argv[1]).read_bytes(), 10**6)\n"
+        "print(before, name in sys.modules)"
+    )
+    jpeg = tmp_path / "jpeg"
+    jpeg.write_bytes(encoded(photo(), "JPEG"))
+    done = subprocess.run([sys.executable, "-c", code, file, jpeg], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

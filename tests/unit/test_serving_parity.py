@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.data.sample import make_sample
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx
+from hpe_tasks.frozen import replace
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
 from hpe_tasks.network_interface import map_outputs

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,12 +17,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import boto3
+import onnxruntime
 import pytest
 from moto import mock_aws
 from serving_cases import Context, ask, base64_of, encoded, photo, tiny_model
 from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
+from hpe_tasks.registry.manifest import ManifestFile, blob_key
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.s3 import S3Location
 from hpe_tasks.serving import registry_source
@@ -29,6 +33,7 @@ from hpe_tasks.serving.s3 import s3_client
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import PackageSource, open_source
+from hpe_tasks.serving.stored_graph import graph_role
 from hpe_tasks.signing import SigningKey
 
 REGISTRY = S3Location("models", "team/registry")
@@ -75,6 +80,80 @@ def test_the_model_of_the_package_is_served(package: Package, key: SigningKey) -
         assert (verified.model.name, verified.model.codec) == ("pose", "heatmap")
         assert verified.model.model_size_bytes == package.model.stat().st_size
         assert source.newer(verified) is None
+
+
+def add_graph(package: Package, key: SigningKey, role: str | None = None) -> Path:
+    """Put a graph into a package whose manifest vouches for it, as that of this machine and onnxruntime or another."""
+    graph = package.folder / "graph.onnx"
+    graph.write_bytes(b"graph " * 500)
+    model = hashlib.sha256(package.model.read_bytes()).hexdigest()
+    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+    file = {
+        "role": role or graph_role(model, os.uname().machine, onnxruntime.__version__),
+        "blob": f"blobs/sha256/{digest}",
+        "sha256": digest,
+        "size_bytes": graph.stat().st_size,
+    }
+    package.edit(lambda record: record["files"].append(file))
+    package.signature.write_bytes(key.sign(package.manifest.read_bytes()))
+    return graph
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_graph_that_the_manifest_vouches_for_is_loaded_in_place_of_the_model(
+    package: Package, key: SigningKey, signed: bool
+) -> None:
+    graph = add_graph(package, key)
+    verified = PackageSource(package.folder, key.public_bytes if signed else None).load()
+    assert (verified.file, verified.network.optimized) == (graph, True)
+    assert verified.network.sha256 == hashlib.sha256(graph.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda model: graph_role(model, "aarch64", onnxruntime.__version__),
+        lambda model: graph_role(model, os.uname().machine, "1.0.0"),
+        lambda model: graph_role("f" * 64, os.uname().machine, onnxruntime.__version__),
+    ],
+    ids=["another machine", "another onnxruntime", "another model"],
+)
+def test_a_graph_that_is_not_for_here_is_left_alone(
+    package: Package, key: SigningKey, other: Callable[[str], str]
+) -> None:
+    add_graph(package, key, other(hashlib.sha256(package.model.read_bytes()).hexdigest()))
+    verified = PackageSource(package.folder, key.public_bytes).load()
+    assert (verified.file, verified.network.optimized) == (package.model, False)
+
+
+def forge(package: Package) -> None:
+    """Another graph, and a manifest that vouches for it: what a signature is there against."""
+    graph = package.folder / "graph.onnx"
+    append(graph)
+    digest = hashlib.sha256(graph.read_bytes()).hexdigest()
+    change = {"sha256": digest, "blob": f"blobs/sha256/{digest}", "size_bytes": graph.stat().st_size}
+    package.edit(lambda record: record["files"][-1].update(change))
+
+
+@pytest.mark.parametrize(
+    ("change", "signed", "message"),
+    [
+        pytest.param(lambda p: append(p.folder / "graph.onnx"), False, "is not the model", id="one byte more"),
+        pytest.param(lambda p: zero_byte(p.folder / "graph.onnx"), True, "is not the model", id="one byte changed"),
+        pytest.param(lambda p: (p.folder / "graph.onnx").write_bytes(b""), False, "is not the model", id="empty"),
+        pytest.param(forge, True, "does not belong to", id="the manifest vouches for another"),
+        pytest.param(
+            lambda p: p.edit(lambda r: r["files"][-1].update(sha256="x")), False, "of the form", id="no digest"
+        ),
+    ],
+)
+def test_an_edited_graph_is_refused_although_the_model_is_whole(
+    package: Package, key: SigningKey, change: Callable[[Package], object], signed: bool, message: str
+) -> None:
+    add_graph(package, key)
+    change(package)
+    with pytest.raises(DigestError, match=message):
+        PackageSource(package.folder, key.public_bytes if signed else None).load()
 
 
 def append(path: Path) -> None:
@@ -211,10 +290,18 @@ class Bucket:
     key: SigningKey
     folder: Path
 
-    def publish(self, content: str, *, signed: bool = True) -> Any:
+    def publish(self, content: str, *, signed: bool = True, graph: bool = False) -> Any:
         """Publish a model whose content is named by a word, and point the channel to it."""
         files = self.records.write_files(self.folder.parent / content, content)
         manifest = self.records.manifest(files)
+        if graph:
+            role = graph_role(manifest.file("model").sha256, os.uname().machine, onnxruntime.__version__)
+            files[role] = files["model"].with_name("graph.onnx")
+            files[role].write_bytes(f"graph {content} ".encode() * 900)
+            digest = hashlib.sha256(files[role].read_bytes()).hexdigest()
+            size = files[role].stat().st_size
+            file = ManifestFile(role=role, blob=blob_key(digest), sha256=digest, size_bytes=size)
+            manifest = manifest.model_copy(update={"files": (*manifest.files, file)})
         published = self.registry.store(manifest, files, self.key if signed else None)
         self.registry.promote("pose", published.version, "staging", published=published)
         model = manifest.file("model")
@@ -289,6 +376,20 @@ def test_what_the_channel_points_to_is_served(bucket: Bucket, signed: bool) -> N
     # A connection would be dead after the function was frozen.
     assert bucket.requests.closed == 1
     assert bucket.files() == {one.file}
+
+
+def test_of_a_version_with_a_graph_the_graph_alone_is_downloaded(bucket: Bucket) -> None:
+    one = bucket.publish("one", graph=True)
+    verified = bucket.source(signed=True).load()
+    assert verified.network.optimized
+    assert verified.file == bucket.folder / f"{verified.network.sha256}.onnx"
+    assert verified.file.read_bytes() == b"graph one " * 900
+    graph = f"blobs/sha256/{verified.network.sha256}"
+    assert bucket.requests.taken() == [POINTER, one.manifest, one.signature, graph]
+    bucket.put(graph, b"another")
+    verified.file.unlink()
+    with pytest.raises(DigestError, match="is corrupt"):
+        bucket.source(signed=True).load()
 
 
 def test_a_moved_channel_is_followed_and_the_model_before_is_kept(bucket: Bucket) -> None:
