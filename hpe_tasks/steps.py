@@ -326,7 +326,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
 @step(
     GateDecision,
     needs=("evaluate_fp32", "export_onnx", "evaluate_quantized"),
-    settings=lambda c: [c.gate.model_dump(), c.destination.processors],
+    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.min_persons],
 )
 def gate(run: Run, _: Scratch) -> GateDecision:
     """Decide whether the exported file may be published."""
@@ -338,6 +338,7 @@ def gate(run: Run, _: Scratch) -> GateDecision:
         run.get(QuantizedEvaluation),
         run.get(ExportedModel),
         run.config.destination.processors,
+        min_persons=run.config.dataset.min_persons,
     )
 
 
