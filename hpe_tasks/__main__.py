@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,6 +20,7 @@ from hpe_tasks.channel_commands import channel_app
 from hpe_tasks.command_options import JsonOption
 from hpe_tasks.lambda_commands import lambda_app
 from hpe_tasks.local_service.command import serve
+from hpe_tasks.run_summary import print_summary, step_told
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -135,29 +137,6 @@ def _print_json(record: BaseModel) -> None:
     typer.echo(record.model_dump_json(indent=1))
 
 
-def _print_summary(run: Run, as_json: bool, *, looking_back: bool = False) -> bool:
-    """Print what the run has come to; returns whether its gate passed."""
-    from hpe_tasks.results import RunReport
-    from hpe_tasks.steps import records_of
-
-    records = records_of(run, looking_back=looking_back)
-    html = run.recorded(RunReport)
-    if as_json:
-        from pydantic import TypeAdapter
-
-        from hpe_tasks.report.records import RunRecords
-
-        shown = TypeAdapter(RunRecords).dump_python(records, mode="json")
-        typer.echo(json.dumps({**shown, "report": html.html.uri if html else None}, indent=1))
-    else:
-        from rich.console import Console
-
-        from hpe_tasks.report.summary import summary_table
-
-        Console().print(summary_table(records, report=html.html.uri if html else None), soft_wrap=True)
-    return records.decision is not None and records.decision.passed
-
-
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
 
 
@@ -190,13 +169,12 @@ def run_all(
                 decision = run.get(GateDecision)
                 if not decision.passed:
                     break
-            if not as_json:
-                typer.echo(f"{step} …", err=True)
-            info.execute(run)
+            with nullcontext() if as_json else step_told(run, step):
+                info.execute(run)
     except BaseException as error:
         try:
             STEPS["report"].execute(run)
-            _print_summary(run, as_json)
+            print_summary(run, as_json=as_json)
         except HpeError as second:
             logging.getLogger(__name__).warning("There is no report: %s", second)
             raise error from None
@@ -205,7 +183,7 @@ def run_all(
         # The table has said it.
         raise typer.Exit(_exit_code(error)) from error
     STEPS["report"].execute(run)
-    if not _print_summary(run, as_json):
+    if not print_summary(run, as_json=as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -254,7 +232,7 @@ def show(
 
     places = Settings.from_environment()
     run = find_run(name, workspace=places.workspace, cache=places.cache, s3=make_client)
-    if not _print_summary(run, as_json, looking_back=True):
+    if not print_summary(run, as_json=as_json, looking_back=True):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -401,7 +379,10 @@ def main() -> None:
 
     # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # On a terminal a running step's line stands there without an end.
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    logging.basicConfig(level=logging.WARNING, format=f"{clear}%(message)s")
+    logging.getLogger("hpe_tasks.progress").setLevel(logging.INFO)
 
     try:
         app()

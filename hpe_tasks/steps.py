@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, MissingInputError, NotApprovedError
+from hpe_tasks.progress import track
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -251,7 +252,14 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     config = run.config
     drawn = _draw_calibration(run, config.recipe.calibration_images)
     device = best_device()
-    batches = calibration_batches(drawn, config.model, config.evaluation.batch_size)
+    whole_images = config.model.codec == "paf"
+    batches = track(
+        calibration_batches(drawn, config.model, config.evaluation.batch_size),
+        "Calibrating",
+        total=len(drawn.images) if whole_images else drawn.num_persons,
+        unit="images" if whole_images else "crops",
+        count=len,
+    )
     checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
     files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
     return QuantizedModel(

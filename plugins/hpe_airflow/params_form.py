@@ -82,6 +82,17 @@ def config_from_params(params: Mapping[str, Any]) -> RunConfig:
     return load_config(given.pop("preset", DEFAULT_PRESET), overrides=given)
 
 
+def typed_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's values in the types that JSON has for their settings, so that any schema takes them.
+
+    Raises:
+        ConfigError: As `config_from_params`.
+    """
+    config_from_params(params)
+    plain = {"preset", "recipe"}
+    return {key: value if key in plain else typed_value(value, setting_schema(key)) for key, value in params.items()}
+
+
 def _preset_param() -> Param:
     listed = "\n".join(f"- `{name}`: {preset.description}{_needs(preset.needs)}" for name, preset in PRESETS.items())
     start = "Where the run starts from. Every setting below that stays empty is as the preset has it."
