@@ -247,11 +247,19 @@ def evaluate(
     config: ConfigOption = None,
     settings: SetOption = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Keep the predictions in this file: for COCO a results file.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="Keep the predictions in this file: for COCO a results file. By default it lies in HPE_CACHE.",
+            dir_okay=False,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh."""
+    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh.
+
+    Of an ONNX file, input size and layouts are read from the file where it states them.
+    """
+    from hpe_tasks.presets import given_keys
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings
     from hpe_tasks.standalone import evaluate_file
@@ -259,14 +267,17 @@ def evaluate(
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
-    if _values(settings).get("dataset.kind") == "mpii":
+    given = _values(settings)
+    if given.get("dataset.kind") == "mpii":
         extra["gate.metric"] = "pckh"
     asked = _config(preset, config, settings, **extra)
+    by_user, by_preset = given_keys(preset, config, given)
     split = split or ("val" if dataset == "sample" else None)
     if split is not None:
         chosen = asked.dataset.model_copy(update={"evaluation_split": split})
         asked = asked.model_copy(update={"dataset": chosen})
-    record = evaluate_file(asked, Settings.from_environment().cache, make_client, predictions)
+    cache = Settings.from_environment().cache
+    record = evaluate_file(asked, cache, make_client, predictions, asked=by_user, usual=by_preset)
     if as_json:
         _print_json(record)
     else:

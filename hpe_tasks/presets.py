@@ -313,6 +313,26 @@ def load_config(
     return _validate(values, preset)
 
 
+def given_keys(
+    preset: str | None = None, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The dotted keys that a user has given, by file or one by one, and those that the preset gives.
+
+    The arguments are those of `load_config`, which has accepted them.
+    """
+    from_file = _read(file) if file is not None else {}
+    chosen = PRESETS.get(str(preset or from_file.get("preset")))
+    return frozenset([*(overrides or {}), *_dotted(from_file)]), frozenset(_dotted(chosen.values) if chosen else ())
+
+
+def _dotted(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _dotted(value))
+        else:
+            yield key
+
+
 def _drop_what_no_longer_fits(
     preset: dict[str, Any], from_file: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> None:
