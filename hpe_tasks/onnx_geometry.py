@@ -91,7 +91,10 @@ def read_geometry(model: ModelConfig, path: Path, *, asked: Collection[str], usu
     shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
     what = f"the input {inputs[0].name!r} of {path} is {shape_text(inputs[0].shape)}"
     reading = _Reading(path, model, asked, usual)
-    layouts = [layout for layout, axis in _CHANNEL_AXES.items() if shape[axis] in (_RGB, None)]
+    # An axis of 3 is the channels' rather than one that is free.
+    layouts = [layout for layout, axis in _CHANNEL_AXES.items() if shape[axis] == _RGB] or [
+        layout for layout, axis in _CHANNEL_AXES.items() if shape[axis] is None
+    ]
     if not layouts:
         raise CheckpointError(f"{_sentence(what)}: no axis has 3 channels.", hint="Give a network that takes RGB.")
     found: dict[str, Any] = {"input_layout": reading.layout("input_layout", layouts, what)}

@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("--conf", default="{}", help='settings as JSON, such as {"gate.min_ap": 0.5}')
     options = parser.parse_args()
     home = Path(os.environ["AIRFLOW_HOME"])
-    sys.path.insert(0, str(home / "plugins"))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins"))
     logical_date = datetime.now(UTC).replace(microsecond=0)
     try:
         conf = read_conf(options.preset, options.conf)
