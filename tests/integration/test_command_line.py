@@ -208,10 +208,10 @@ def test_a_setting_that_contradicts_the_onnx_file(hpe: Hpe, test_data: Path, set
 
 
 def test_wrong_types_are_named_before_anything_runs(hpe: Hpe, settings: dict[str, Any], folder: Path) -> None:
-    done = hpe("run", *options(settings, gate__min_ap=True, recipe__reduce_range="maybe"), "--run", "wrong-types")
+    done = hpe("run", *options(settings, gate__min_ap=True, recipe__fold_batch_norms="maybe"), "--run", "wrong-types")
     assert done.returncode == 2
     assert done.stderr == (
-        'Error: The configuration is not valid: recipe.reduce_range takes true or false, not "maybe"; gate.min_ap '
+        'Error: The configuration is not valid: recipe.fold_batch_norms takes true or false, not "maybe"; gate.min_ap '
         "takes a number, not true. `hpe presets --keys` says what each setting takes.\n"
     )
     assert not list((folder / "workspace" / "runs").glob("wrong-types-*"))

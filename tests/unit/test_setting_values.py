@@ -16,7 +16,7 @@ from hpe_tasks.setting_values import typed_value
 OBJECT = {"type": "object"}
 
 SAME = [
-    pytest.param("recipe.reduce_range", [True, "true", "True", " true "], True, id="true"),
+    pytest.param("recipe.fold_batch_norms", [True, "true", "True", " true "], True, id="true"),
     pytest.param("recipe.fold_batch_norms", [False, "false", "False"], False, id="false"),
     pytest.param("gate.min_ap", [0.5, "0.5", ".5", "5e-1", "+0.5"], 0.5, id="number"),
     pytest.param("gate.min_ap", [1, "1", 1.0], 1.0, id="whole number for a number"),
@@ -61,9 +61,11 @@ def test_also_in_a_file(tmp_path: Path, key: str, given: list[Any], expected: An
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        pytest.param("recipe.reduce_range", "maybe", 'takes true or false, not "maybe"', id="text for true or false"),
-        pytest.param("recipe.reduce_range", 1, "takes true or false, not 1", id="1 is not true"),
-        pytest.param("recipe.reduce_range", "no", 'takes true or false, not "no"', id="no is not false"),
+        pytest.param(
+            "recipe.fold_batch_norms", "maybe", 'takes true or false, not "maybe"', id="text for true or false"
+        ),
+        pytest.param("recipe.fold_batch_norms", 1, "takes true or false, not 1", id="1 is not true"),
+        pytest.param("recipe.fold_batch_norms", "no", 'takes true or false, not "no"', id="no is not false"),
         pytest.param("gate.min_ap", True, "takes a number, not true", id="true is not 1"),
         pytest.param("gate.min_ap", "much", 'takes a number, not "much"', id="text for a number"),
         pytest.param("gate.min_ap", "NaN", 'takes a number, not "NaN"', id="no number"),
