@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,6 +21,7 @@ from hpe_tasks.channel_commands import channel_app
 from hpe_tasks.command_options import JsonOption
 from hpe_tasks.lambda_commands import lambda_app
 from hpe_tasks.local_service.command import serve
+from hpe_tasks.run_summary import print_summary, step_told
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -138,29 +140,6 @@ def _print_json(record: BaseModel) -> None:
     typer.echo(record.model_dump_json(indent=1))
 
 
-def _print_summary(run: Run, as_json: bool, *, looking_back: bool = False) -> bool:
-    """Print what the run has come to; returns whether its gate passed."""
-    from hpe_tasks.results import RunReport
-    from hpe_tasks.steps import records_of
-
-    records = records_of(run, looking_back=looking_back)
-    html = run.recorded(RunReport)
-    if as_json:
-        from pydantic import TypeAdapter
-
-        from hpe_tasks.report.records import RunRecords
-
-        shown = TypeAdapter(RunRecords).dump_python(records, mode="json")
-        typer.echo(json.dumps({**shown, "report": html.html.uri if html else None}, indent=1))
-    else:
-        from rich.console import Console
-
-        from hpe_tasks.report.summary import summary_table
-
-        Console().print(summary_table(records, report=html.html.uri if html else None), soft_wrap=True)
-    return records.decision is not None and records.decision.passed
-
-
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
 
 
@@ -193,13 +172,12 @@ def run_all(
                 decision = run.get(GateDecision)
                 if not decision.passed:
                     break
-            if not as_json:
-                typer.echo(f"{step} …", err=True)
-            info.execute(run)
+            with nullcontext() if as_json else step_told(run, step):
+                info.execute(run)
     except BaseException as error:
         try:
             STEPS["report"].execute(run)
-            _print_summary(run, as_json)
+            print_summary(run, as_json=as_json)
         except HpeError as second:
             logging.getLogger(__name__).warning("There is no report: %s", second)
             raise error from None
@@ -208,7 +186,7 @@ def run_all(
         # The table has said it.
         raise typer.Exit(_exit_code(error)) from error
     STEPS["report"].execute(run)
-    if not _print_summary(run, as_json):
+    if not print_summary(run, as_json=as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -295,7 +273,7 @@ def show(
 
     places = Settings.from_environment()
     run = find_run(name, workspace=places.workspace, cache=places.cache, s3=make_client)
-    if not _print_summary(run, as_json, looking_back=True):
+    if not print_summary(run, as_json=as_json, looking_back=True):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -310,11 +288,19 @@ def evaluate(
     config: ConfigOption = None,
     settings: SetOption = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Keep the predictions in this file: for COCO a results file.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            help="Keep the predictions in this file: for COCO a results file. By default it lies in HPE_CACHE.",
+            dir_okay=False,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh."""
+    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh.
+
+    Of an ONNX file, input size and layouts are read from the file where it states them.
+    """
+    from hpe_tasks.presets import given_keys
     from hpe_tasks.s3 import make_client
     from hpe_tasks.settings import Settings
     from hpe_tasks.standalone import evaluate_file
@@ -322,14 +308,17 @@ def evaluate(
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
-    if _values(settings).get("dataset.kind") == "mpii":
+    given = _values(settings)
+    if given.get("dataset.kind") == "mpii":
         extra["gate.metric"] = "pckh"
     asked = _config(preset, config, settings, **extra)
+    by_user, by_preset = given_keys(preset, config, given)
     split = split or ("val" if dataset == "sample" else None)
     if split is not None:
         chosen = asked.dataset.model_copy(update={"evaluation_split": split})
         asked = asked.model_copy(update={"dataset": chosen})
-    record = evaluate_file(asked, Settings.from_environment().cache, make_client, predictions)
+    cache = Settings.from_environment().cache
+    record = evaluate_file(asked, cache, make_client, predictions, asked=by_user, usual=by_preset)
     if as_json:
         _print_json(record)
     else:
@@ -444,7 +433,10 @@ def main() -> None:
 
     # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # On a terminal a running step's line stands there without an end.
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    logging.basicConfig(level=logging.WARNING, format=f"{clear}%(message)s")
+    logging.getLogger("hpe_tasks.progress").setLevel(logging.INFO)
 
     try:
         app()

@@ -191,3 +191,15 @@ def unreadable_text(report: EvaluationReport) -> str:
     """How many images could not be measured; empty when all could."""
     count, images = len(report.failed_images), report.fingerprint.num_images
     return f"{count:,} of {images:,} images could not be measured" if count else ""
+
+
+def few_persons_text(report: EvaluationReport, min_persons: int) -> str:
+    """That a figure stands on fewer persons than `dataset.min_persons` asks for; empty when it does not."""
+    protocol = report.fingerprint
+    if protocol.num_persons >= min_persons:
+        return ""
+    subset = f", a subset of {protocol.num_images:,} images" if protocol.subset else ""
+    return (
+        f"Measured on {protocol.num_persons:,} persons{subset}: fewer than the {min_persons:,} that "
+        "dataset.min_persons asks for"
+    )

@@ -235,7 +235,10 @@ class DatasetConfig(Frozen):
         "model only with `all`.",
     )
     min_persons: int = Field(
-        default=50, ge=1, description="Fewest persons with visible joints that the evaluation split must hold."
+        default=50,
+        ge=1,
+        description="Fewest persons with visible joints that the evaluation split must hold, and that a model must be "
+        "measured on to pass the gate: a smaller subset never does.",
     )
 
     @model_validator(mode="before")

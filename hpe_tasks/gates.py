@@ -9,7 +9,16 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from hpe_tasks.accuracy import FEW_PERSONS, METRICS, UNITS, Metric, accuracy_limits, metric_of, unreadable_text
+from hpe_tasks.accuracy import (
+    FEW_PERSONS,
+    METRICS,
+    UNITS,
+    Metric,
+    accuracy_limits,
+    few_persons_text,
+    metric_of,
+    unreadable_text,
+)
 from hpe_tasks.config import GateLimits, Processors
 from hpe_tasks.results import (
     EvaluationReport,
@@ -48,10 +57,13 @@ def decide(
     quantized: QuantizedEvaluation,
     exported: ExportedModel,
     processors: Processors = "any",
+    *,
+    min_persons: int = 1,
 ) -> GateDecision:
     """Judge the exported file against the limits.
 
-    A model that was measured on a subset may pass; the reasons then say how many images it was measured on.
+    A model that was measured on a subset may pass; the reasons then say how many images it was measured on. On fewer
+    than `min_persons` it does not: whatever the figure, it is no evidence.
 
     Args:
         limits: What the model must reach.
@@ -59,13 +71,14 @@ def decide(
         quantized: Accuracy of QuantSim and of the exported file, and what the int8 kernels made of the file.
         exported: The exported file, its size, its placement audit, and what was proved of its kernels.
         processors: Where the file may be served, which decides what must be proved.
+        min_persons: Fewest persons that the figures must be measured on: `dataset.min_persons`.
 
     Returns:
         One check for each limit, in the order of `GateLimits`; passed when all of them passed.
     """
     metric, accuracy = METRICS[limits.metric], accuracy_limits(limits)
     checks = (
-        _minimum(metric, accuracy.minimum, quantized.onnx),
+        _on_enough_persons(_minimum(metric, accuracy.minimum, quantized.onnx), quantized.onnx, min_persons),
         _drop(metric, accuracy.drop, fp32, quantized.onnx),
         _quantsim_gap(metric, accuracy.quantsim_gap, quantized.quantsim, quantized.onnx),
         _int8_mac_share(limits.min_int8_mac_share, exported),
@@ -107,6 +120,15 @@ def _minimum(metric: Metric, limit: float, onnx: EvaluationReport) -> GateCheck:
         problem=_unusable(metric, onnx, "onnxruntime"),
         note=_sample_note(onnx),
     )
+
+
+def _on_enough_persons(check: GateCheck, onnx: EvaluationReport, min_persons: int) -> GateCheck:
+    """The check, failed where its figure stands on too few persons; a check of its own would change every version."""
+    few = few_persons_text(onnx, min_persons)
+    if not few or check.observed is None:
+        return check
+    reason = few if check.passed else f"{check.reason}; besides, {few[0].lower()}{few[1:]}"
+    return check.model_copy(update={"passed": False, "reason": reason})
 
 
 def _drop(metric: Metric, limit: float, fp32: EvaluationReport, onnx: EvaluationReport) -> GateCheck:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from hpe_tasks.config import RECIPES, SAMPLE, Frozen, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.references import PublishedFigure, Reference
+from hpe_tasks.setting_help import setting_schema
+from hpe_tasks.setting_values import typed_value
 from hpe_tasks.training.config import AIMET_POSE_INPUT, SCHEDULES, TrainingConfig
 
 
@@ -287,8 +289,11 @@ def load_config(
         file: YAML or JSON in the shape of RunConfig.
         overrides: Values by dotted key, such as `{"gate.min_ap": 0.6}`; `recipe` alone takes a name of RECIPES.
 
+    Numbers, true and false, and lists may also come as the texts that JSON has for them.
+
     Raises:
-        ConfigError: Names the unknown key or preset, the missing setting, or the value out of bounds.
+        ConfigError: Names the unknown key or preset, the missing setting, or the value of a wrong type or out of
+            bounds.
     """
     values: dict[str, Any] = {}
     from_file = _read(file) if file is not None else {}
@@ -306,6 +311,26 @@ def load_config(
     for key, value in ordered:
         _set(values, key, value)
     return _validate(values, preset)
+
+
+def given_keys(
+    preset: str | None = None, file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> tuple[frozenset[str], frozenset[str]]:
+    """The dotted keys that a user has given, by file or one by one, and those that the preset gives.
+
+    The arguments are those of `load_config`, which has accepted them.
+    """
+    from_file = _read(file) if file is not None else {}
+    chosen = PRESETS.get(str(preset or from_file.get("preset")))
+    return frozenset([*(overrides or {}), *_dotted(from_file)]), frozenset(_dotted(chosen.values) if chosen else ())
+
+
+def _dotted(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _dotted(value))
+        else:
+            yield key
 
 
 def _drop_what_no_longer_fits(
@@ -406,11 +431,30 @@ def _validate(values: dict[str, Any], preset: str | None) -> RunConfig:
         raise ConfigError(
             f"{start} {' and '.join(missing)}.", hint=f"Add {asked}, or the same keys in the form or file."
         )
+    _read_types(values)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         problems = [_problem(item, tuple(config_keys())) for item in error.errors(include_url=False)]
         raise ConfigError("The configuration is not valid: " + "; ".join(problems) + ".") from error
+
+
+def _read_types(values: dict[str, Any]) -> None:
+    """Give each value the type of its setting, in place; raises ConfigError that names all that cannot have it."""
+    problems = []
+    for key in config_keys():
+        section, _, leaf = key.rpartition(".")
+        place = values.get(section, {}) if section else values
+        if leaf in place:
+            try:
+                place[leaf] = typed_value(place[leaf], setting_schema(key))
+            except ValueError as error:
+                problems.append(f"{key} {error}")
+    if problems:
+        raise ConfigError(
+            "The configuration is not valid: " + "; ".join(problems) + ".",
+            hint="`hpe presets --keys` says what each setting takes.",
+        )
 
 
 def _given(values: Mapping[str, Any], key: str) -> bool:

@@ -129,6 +129,20 @@ class Run:
         data = self.workspace.read(f"{self.prefix}/{step}/{FAILURE}")
         return None if data is None else StepFailure.model_validate_json(data)
 
+    def keep_failure(self, step: str, error: BaseException | str) -> None:
+        """Keep the reason of a failure where the report and `hpe show` find it; says so in the log when it cannot."""
+        failure = StepFailure(
+            step=step,
+            error="" if isinstance(error, str) else type(error).__name__,
+            message=failure_message(error),
+            hint=error.hint if isinstance(error, HpeError) else "",
+            failed_at=datetime.now(UTC),
+        )
+        try:
+            self.workspace.write(f"{self.prefix}/{step}/{FAILURE}", failure.model_dump_json(indent=1).encode())
+        except HpeError as second:
+            log.warning("The reason of the failure could not be kept for the report: %s", second)
+
     def _outdated(self, failure: StepFailure) -> bool:
         info = STEPS[failure.step]
         inputs = (self.pointer(name) for name in (*info.needs, *info.after))
@@ -384,27 +398,23 @@ def _step_of(kind: type[R]) -> StepInfo[R]:
     return next(info for info in STEPS.values() if info.kind is kind)
 
 
+def failure_message(error: BaseException | str) -> str:
+    """What is kept of an error: its message, with its type where nobody foresaw it."""
+    if isinstance(error, HpeError):
+        return error.message
+    return error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def _keeping_failures(name: str, execute: Callable[[Run], R]) -> Callable[[Run], R]:
     """Keep the reason of a failure in the run, where the report finds it, and raise on."""
 
     def call(run: Run) -> R:
-        where = f"{run.prefix}/{name}/{FAILURE}"
         try:
             record = execute(run)
         except Exception as error:
-            failure = StepFailure(
-                step=name,
-                error=type(error).__name__,
-                message=error.message if isinstance(error, HpeError) else str(error),
-                hint=error.hint if isinstance(error, HpeError) else "",
-                failed_at=datetime.now(UTC),
-            )
-            try:
-                run.workspace.write(where, failure.model_dump_json(indent=1).encode())
-            except HpeError as second:
-                log.warning("The reason of the failure could not be kept for the report: %s", second)
+            run.keep_failure(name, error)
             raise
-        run.workspace.remove(where)
+        run.workspace.remove(f"{run.prefix}/{name}/{FAILURE}")
         return record
 
     return call

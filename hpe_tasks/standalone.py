@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config import DatasetConfig, RunConfig
 from hpe_tasks.results import Artifact, EvaluationReport
 from hpe_tasks.steps import checkpoint_file
-from hpe_tasks.workspace import LocalWorkspace, sha256_file
+from hpe_tasks.workspace import LocalWorkspace, sha256_file, storage_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def evaluate_file(
-    config: RunConfig, cache: Path, s3: Callable[[], S3Client], predictions: Path | None = None
+    config: RunConfig,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    predictions: Path | None = None,
+    *,
+    asked: Collection[str] | None = None,
+    usual: Collection[str] = (),
 ) -> EvaluationReport:
     """Measure one model file outside of a run, exactly as the runs do.
 
@@ -28,7 +34,10 @@ def evaluate_file(
         config: Its `model.checkpoint` is the file and its `dataset` the images.
         cache: Folder of this machine for downloads, and for what addresses gave when they were first used.
         s3: Makes the S3 client, when one is needed.
-        predictions: Where to keep the predictions; dropped when None.
+        predictions: Where to keep the predictions; by default in the cache's folder `predictions`, by their digest.
+        asked: Dotted keys of `config` that the user has set. With them, input size and layouts of an ONNX file are
+            read from it, and must not contradict it; without, `config` alone says them.
+        usual: Dotted keys that a preset has set: they count where the file leaves something open.
     """
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.data.fetch import fetch_dataset as fetch
@@ -41,23 +50,42 @@ def evaluate_file(
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
     checkpoint = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache))
-    with tempfile.TemporaryDirectory(prefix="hpe-") as folder:
+    model = config.model
+    if model.architecture == "onnx" and asked is not None:
+        from hpe_tasks.onnx_geometry import read_geometry
+
+        model = read_geometry(model, checkpoint, asked=_of_model(asked), usual=_of_model(usual))
+    kept = cache / "predictions"
+    with storage_errors(kept):
+        kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
         file = predictions or Path(folder) / "predictions.json"
         return evaluate(
             load_split(config.dataset.kind, root, config.dataset.evaluation_split),
-            fp32_predictor(config.model, checkpoint, best_device()),
-            config.model,
+            fp32_predictor(model, checkpoint, best_device()),
+            model,
             config.evaluation,
             images=config.dataset.evaluation_images,
             boxes=fetch_boxes(config.dataset, cache, s3),
-            runtime="onnxruntime" if config.model.architecture == "onnx" else "fp32",
+            runtime="onnxruntime" if model.architecture == "onnx" else "fp32",
             dataset_digest=fetched.digest,
             seed=config.seed,
             predictions_file=file,
-            artifact=lambda path: Artifact(
-                uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size
-            ),
+            artifact=_described if predictions is not None else lambda path: _kept(path, kept),
         )
+
+
+def _of_model(keys: Collection[str]) -> set[str]:
+    return {key.removeprefix("model.") for key in keys if key.startswith("model.")}
+
+
+def _described(path: Path) -> Artifact:
+    return Artifact(uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size)
+
+
+def _kept(path: Path, folder: Path) -> Artifact:
+    """The file, moved where it stays: equal predictions are one file."""
+    return _described(path.replace(folder / f"{sha256_file(path)}{path.suffix}"))
 
 
 def train_network(

@@ -20,6 +20,7 @@ from hpe_tasks.config import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, MissingInputError, NotApprovedError
 from hpe_tasks.fp32_floor import check_floor, refuse_below_floor
 from hpe_tasks.preflight import refuse_failed, signature_required_by
+from hpe_tasks.progress import track
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.results import (
     Artifact,
@@ -319,7 +320,14 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     config = run.config
     drawn = _draw_calibration(run, config.recipe.calibration_images)
     device = best_device()
-    batches = calibration_batches(drawn, config.model, config.evaluation.batch_size)
+    whole_images = config.model.codec == "paf"
+    batches = track(
+        calibration_batches(drawn, config.model, config.evaluation.batch_size),
+        "Calibrating",
+        total=len(drawn.images) if whole_images else drawn.num_persons,
+        unit="images" if whole_images else "crops",
+        count=len,
+    )
     checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
     files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
     return QuantizedModel(
@@ -403,7 +411,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
 @step(
     GateDecision,
     needs=("evaluate_fp32", "export_onnx", "evaluate_quantized"),
-    settings=lambda c: [c.gate.model_dump(), c.destination.processors],
+    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.min_persons],
     # The speed may have been measured again, for the same inputs.
     reusable=lambda c, _: c.gate.min_speedup is None,
 )
@@ -417,6 +425,7 @@ def gate(run: Run, _: Scratch) -> GateDecision:
         run.get(QuantizedEvaluation),
         run.get(ExportedModel),
         run.config.destination.processors,
+        min_persons=run.config.dataset.min_persons,
     )
 
 

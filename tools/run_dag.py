@@ -3,7 +3,7 @@
 `airflow dags test` prints hundreds of lines: all of them go to `.airflow/logs/dags-test.log`, and what a person wants
 to know while it runs comes here.
 
-Exit status: 0 published, 1 a step or the gate failed, 2 bad input, 130 interrupted.
+Exit status: 0 published, 1 a step or the gate failed, 2 bad input, 3 Airflow itself failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,21 +19,38 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpe_tasks.errors import HpeError
+from hpe_tasks.errors import BadInputError, HpeError
+from hpe_tasks.steps import STEPS
+
+if TYPE_CHECKING:
+    from hpe_airflow.run_log import RunLog
+
+    from hpe_tasks.runs import Run
 
 DAG_ID = "hpe_requantize"
 
-_STARTED = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
-_STATE = re.compile(r"Task instance state updated .*new_state=(\w+)")
-_REUSED = re.compile(r"\w+: reused .*\[hpe_tasks\.runs\]")
-_PROGRESS = re.compile(r"\[info\s*\] (.*?)\s*\[hpe_tasks\.progress\]")
-_OURS = re.compile(r"\[(?:warning|error)\s*\] (.*?)\s*\[hpe_\w+[\w.]*\]")
+
+class BadConf(ValueError):
+    """The configuration is no JSON object."""
 
 
-def run_folder(conf: dict[str, Any], logical_date: datetime) -> str:
-    """Name of the run's folder in the workspace; raises ConfigError before anything is started."""
+def read_conf(preset: str, text: str) -> dict[str, Any]:
+    """The run's settings, in the types that they have; raises BadConf, or ConfigError that names what is wrong."""
+    from hpe_airflow.params_form import typed_params
+
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise BadConf(f"CONF is not JSON: {error}.") from error
+    if not isinstance(given, dict):
+        raise BadConf(f"CONF is {text.strip()}, and takes a JSON object.")
+    return typed_params({"preset": preset, **given})
+
+
+def prepare_run(conf: dict[str, Any], logical_date: datetime) -> Run:
+    """The run that the tasks will open; raises ConfigError before anything is started."""
     from hpe_airflow.params_form import config_from_params
     from hpe_airflow.runs import run_name
 
@@ -45,38 +61,38 @@ def run_folder(conf: dict[str, Any], logical_date: datetime) -> str:
     places = Settings.from_environment()
     name = run_name({"logical_date": logical_date})
     config = config_from_params(conf)
-    return open_run(config, workspace=places.workspace, cache=places.cache, name=name, s3=make_client).name
+    return open_run(config, workspace=places.workspace, cache=places.cache, name=name, s3=make_client)
 
 
-def follow(lines: Iterable[str], log: Path) -> None:
-    """Keep every line in `log`; tell which task runs, how it ended, and after that what it warned of, once."""
-    task, began, reused = "", time.monotonic(), False
-    notes: dict[str, bool] = {}  # by text: whether it has been told
+def follow(lines: Iterable[str], log: Path) -> RunLog:
+    """Keep every line in `log`; tell which task runs, how it ended, and after that what it warned of, once.
+
+    On a terminal a task's line shows how far it is; elsewhere each report of that is a line of its own.
+    """
+    from hpe_airflow.run_log import RunLog
+
+    said, began, terminal = RunLog(), time.monotonic(), sys.stdout.isatty()
     with log.open("w", encoding="utf-8") as kept:
         for line in lines:
             kept.write(line)
             kept.flush()
-            if found := _STARTED.search(line):
-                task, began, reused = found[1], time.monotonic(), False
-                print(f"  {task:20}", end="", flush=True)
-            elif sys.stdout.isatty() and (found := _PROGRESS.search(line)):
-                print(f"\r  {task:20}{found[1]}\033[K", end="", flush=True)
-            elif found := _OURS.search(line):
-                notes.setdefault(found[1].removeprefix(f"{task} failed: "), False)
-            elif _REUSED.search(line):
-                reused = True
-            elif task and (found := _STATE.search(line)):
-                state = "reused" if reused and found[1] == "success" else found[1].replace("success", "done")
-                # A terminal's line may show progress: it is written over.
-                again = f"\r\033[K  {task:20}" if sys.stdout.isatty() else ""
-                print(f"{again}{state:10}{time.monotonic() - began:6.1f} s")
-                print("".join(f"    {note}\n" for note, told in notes.items() if not told), end="", flush=True)
-                notes = dict.fromkeys(notes, True)
-                task = ""
+            if said.started(line):
+                began = time.monotonic()
+                print(f"  {said.task:20}" if terminal else "", end="", flush=True)
+            elif done := said.progress(line):
+                print(
+                    f"\r  {said.task:20}{done}\033[K" if terminal else f"  {said.task:20}{done}\n", end="", flush=True
+                )
+            elif said.ended(line):
+                again = "\r\033[K" if terminal else ""
+                print(f"{again}  {said.task:20}{said.state:10}{time.monotonic() - began:6.1f} s")
+                print("".join(f"    {note}\n" for note in said.new_notes()), end="", flush=True)
+                said.task = ""
+    return said
 
 
-def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> int:
-    """Run `airflow dags test` to its end; its exit status."""
+def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> tuple[int, RunLog]:
+    """Run `airflow dags test` to its end; its exit status, and what it said."""
     airflow = Path(sys.executable).with_name("airflow")
     command = [str(airflow), "dags", "test", DAG_ID, logical_date.isoformat(), "--conf", json.dumps(conf)]
     process = subprocess.Popen(
@@ -85,8 +101,8 @@ def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> int:
     if process.stdout is None:  # cannot be: it was asked for as a pipe
         raise SystemExit(3)
     try:
-        follow(process.stdout, log)
-        return process.wait()
+        said = follow(process.stdout, log)
+        return process.wait(), said
     except KeyboardInterrupt:
         # A terminal's Ctrl-C has reached it too; `dags test` ignores TERM after its first task.
         with suppress(ProcessLookupError):
@@ -102,28 +118,44 @@ def main() -> int:
     parser.add_argument("--conf", default="{}", help='settings as JSON, such as {"gate.min_ap": 0.5}')
     options = parser.parse_args()
     home = Path(os.environ["AIRFLOW_HOME"])
-    sys.path.insert(0, str(home / "plugins"))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins"))
     logical_date = datetime.now(UTC).replace(microsecond=0)
     try:
-        conf = {"preset": options.preset, **json.loads(options.conf)}
-        run = run_folder(conf, logical_date)
-    except (ValueError, TypeError) as error:
-        print(f"CONF is not a JSON object: {error}", file=sys.stderr)
-        return 2
-    except HpeError as error:
+        conf = read_conf(options.preset, options.conf)
+        run = prepare_run(conf, logical_date)
+        log = home / ".airflow" / "logs" / "dags-test.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(f"{DAG_ID}, preset {conf['preset']}; everything that Airflow says is in {log}", flush=True)
+        status, said = run_dag(conf, logical_date, log)
+        return conclude(run, status, said, log)
+    except (BadConf, HpeError) as error:
         print(error, file=sys.stderr)
-        return 2
-    log = home / ".airflow" / "logs" / "dags-test.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{DAG_ID}, preset {options.preset}; everything that Airflow says is in {log}", flush=True)
-    try:
-        status = run_dag(conf, logical_date, log)
+        return 2 if isinstance(error, BadConf | BadInputError) else 3
     except KeyboardInterrupt:
         print("\nInterrupted; the next run goes on where this one was stopped.", file=sys.stderr)
         return 130
-    hpe = Path(sys.executable).with_name("hpe")
-    shown = subprocess.run([hpe, "show", "--run", run], check=False).returncode
-    return 1 if status else shown
+
+
+def conclude(run: Run, status: int, said: RunLog, log: Path) -> int:
+    """Print what the run has come to and, where that does not say it, why it ended; the exit status."""
+    from hpe_tasks.run_summary import print_summary
+
+    reached = any(run.pointer(step) or run.failure(step) for step in STEPS)
+    passed = print_summary(run, looking_back=True, launcher="make") if reached else False
+    if status == 0:
+        return 0 if passed else 1
+    kept = {failure.step for failure in run.failures()}
+    untold = [
+        f"{task} failed: {reason or 'for no reason that is in the log'}"
+        for task, reason in said.failures.items()
+        if task not in kept
+    ]
+    airflow_failed = status < 0 or bool(said.task) or not said.failures
+    if airflow_failed:
+        untold.append(said.reason(status))
+    if untold:
+        print("\n".join(["", *untold, f"All that Airflow said is in {log}"]), file=sys.stderr)
+    return 3 if airflow_failed else 1
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def find_poses(measured: Measured, request: Request, failed: FailedImages) -> Fo
         measured.dataset, request.predict, request.model, request.evaluation.batch_size, unreadable=failed.add
     )
     poses = []
-    for found in track(images, request.title, total=len(measured.dataset.images)):
+    for found in track(images, request.title, total=len(measured.dataset.images), unit="images"):
         people = found.people
         poses += [
             FoundPose(found.image.id, keypoints, joints.astype(np.float32), float(score))

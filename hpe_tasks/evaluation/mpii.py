@@ -148,7 +148,8 @@ def _find(dataset: MpiiKeypoints, joint_map: JointMap, request: Request, failed:
     found = _Found(np.zeros((len(rows), _JOINTS, 2)), np.zeros((len(rows), _JOINTS)), np.zeros(len(rows), np.bool_))
     crops = mpii_batches(dataset, request.model, batch_size, failed.add)
     batches = find_poses(crops, request.predict, request.model, flip_test=flip_test)
-    for batch in track(batches, request.title, total=-(-len(rows) // batch_size)):
+    shown = track(batches, request.title, total=len(rows), unit="persons", count=lambda done: len(done.persons))
+    for batch in shown:
         own = [rows[person.index] for person in batch.persons]
         found.keypoints[np.ix_(own, joints)] = batch.poses.keypoints[:, channels]
         found.scores[np.ix_(own, joints)] = batch.poses.scores[:, channels]

@@ -100,7 +100,7 @@ def _find(batches: Iterable[CropBatch[PersonT]], persons: int, measured: Measure
     evaluation = request.evaluation
     found = inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
     poses = []
-    for batch in track(found, request.title, total=-(-persons // evaluation.batch_size)):
+    for batch in track(found, request.title, total=persons, unit="persons", count=lambda done: len(done.persons)):
         keypoints = batch.poses.keypoints[:, measured.channels]
         joint_scores = batch.poses.scores[:, measured.channels]
         areas = np.prod(batch.scales * PIXEL_STD, axis=1)

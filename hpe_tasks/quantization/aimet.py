@@ -21,7 +21,6 @@ from jsonschema.exceptions import ValidationError
 from hpe_tasks.config import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import ConfigError, QuantizationError
 from hpe_tasks.network_interface import input_sizes
-from hpe_tasks.progress import track
 
 REFUSALS = (
     AssertionError,
@@ -130,14 +129,14 @@ def config_rejected(recipe: QuantizationRecipe, error: Exception) -> Exception:
 
 
 def checked_batches(batches: Iterable[np.ndarray], config: ModelConfig) -> Iterator[np.ndarray]:
-    """Calibration batches with their shape, type and values checked, and progress shown.
+    """Calibration batches with their shape, type and values checked.
 
     Raises:
         QuantizationError: A batch is not N×3×H×W float32 of an input size or not finite, or there is none.
     """
     shapes = [(3, height, width) for width, height in input_sizes(config)]
     seen = 0
-    for batch in track(batches, "calibrating (batches)"):
+    for batch in batches:
         if batch.ndim != 4 or batch.shape[1:] not in shapes or batch.dtype != np.float32:
             expected = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
             raise QuantizationError(f"A calibration batch is {batch.dtype} {batch.shape}; expected float32 {expected}.")

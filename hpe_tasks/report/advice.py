@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
-from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, unreadable_text
+from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, few_persons_text, unreadable_text
 from hpe_tasks.config import Processors
 from hpe_tasks.report.records import RunRecords, megabytes_text
-from hpe_tasks.results import GateCheck
+from hpe_tasks.results import EvaluationReport, GateCheck
 
 # A limit below this share of the metric's maximum would be none.
 _USEFUL_SHARE = 0.05
@@ -22,6 +22,9 @@ class Advice:
 
     text: str
     setting: str = ""
+
+
+_WHOLE_SPLIT = Advice("Measure on the whole split instead of a quick look.", "evaluation.num_images=null")
 
 
 def next_steps(records: RunRecords) -> tuple[Advice, ...]:
@@ -46,6 +49,10 @@ def _for_check(check: GateCheck, records: RunRecords) -> Iterator[Advice]:
 
 def _minimum(records: RunRecords) -> Iterator[Advice]:
     metric, limit = records.metric, accuracy_limits(records.config.gate).minimum
+    if records.onnx is not None and few_persons_text(records.onnx, records.config.dataset.min_persons):
+        yield from _enough_persons(records.onnx)
+        if records.onnx.accuracy is not None and records.onnx.accuracy >= limit:
+            return
     before = records.fp32.accuracy if records.fp32 else None
     if before is None or before >= limit:
         yield from _drop(records)
@@ -60,6 +67,16 @@ def _minimum(records: RunRecords) -> Iterator[Advice]:
         f"gate.min_{metric.key}={possible:.3g}" if reached >= _USEFUL_SHARE * metric.maximum else "",
     )
     yield from _more_persons(records)
+
+
+def _enough_persons(onnx: EvaluationReport) -> Iterator[Advice]:
+    if onnx.fingerprint.subset:
+        yield _WHOLE_SPLIT
+        return
+    yield Advice(
+        "Measure on more persons: give the evaluation split more images, or ask for fewer persons.",
+        f"dataset.min_persons={onnx.fingerprint.num_persons}",
+    )
 
 
 def _drop(records: RunRecords) -> Iterator[Advice]:
@@ -106,7 +123,7 @@ def _quantsim_gap(records: RunRecords) -> Iterator[Advice]:
 def _more_persons(records: RunRecords) -> Iterator[Advice]:
     protocol = records.onnx.fingerprint if records.onnx else None
     if protocol is not None and protocol.subset:
-        yield Advice("Measure on the whole split instead of a quick look.", "evaluation.num_images=null")
+        yield _WHOLE_SPLIT
     elif protocol is not None and protocol.num_persons < FEW_PERSONS:
         uncertain = "some hundredths" if records.metric.key == "ap" else "several percentage points"
         yield Advice(

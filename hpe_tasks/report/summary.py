@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,8 @@ from hpe_tasks.accuracy import Metric, metric_of, sample_text
 from hpe_tasks.config import Frozen
 from hpe_tasks.fp32_floor import next_step
 from hpe_tasks.references import Reference
+from hpe_tasks.report.advice import next_steps
+from hpe_tasks.report.commands import Launcher, command_with
 from hpe_tasks.report.preflight_table import attention_table, preflight_table
 from hpe_tasks.report.records import (
     RunRecords,
@@ -29,7 +32,6 @@ from hpe_tasks.report.records import (
     short_setting,
     speed_rows,
     stat_rows,
-    steps_of,
     verdict_of,
 )
 from hpe_tasks.results import (
@@ -46,13 +48,40 @@ from hpe_tasks.results import (
 
 _QUICK_LOOK = "quick look"
 _MANY = 6
+_MOST_ADVICE = 4
 
 
-def summary_table(records: RunRecords, *, report: Path | str | None = None) -> RenderableType:
-    """The verdict, accuracy, gate, sizes and addresses of a run, as far as it has come; `report` is its HTML file.
+@dataclass(frozen=True)
+class _Prose:
+    """A sentence behind an indentation: wrapped between words on a terminal, on one line in a pipe."""
 
-    Values that users gave are shown as they are: nothing in them is read as markup. Print it with `soft_wrap=True`, so
-    that addresses stay in one piece.
+    text: Text
+    indent: str = "  "
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if options.no_wrap and not console.is_terminal:
+            yield Text.assemble(self.indent, self.text)
+            return
+        lead = self.indent
+        for line in self.text.wrap(console, options.max_width - len(lead), overflow="fold"):
+            line.rstrip()
+            yield Text.assemble(lead, line)
+            lead = " " * len(lead)
+
+
+def summary_table(
+    records: RunRecords, *, report: Path | str | None = None, launcher: Launcher = "hpe"
+) -> RenderableType:
+    """The verdict, accuracy, gate, sizes and addresses of a run, as far as it has come.
+
+    Where something failed, it ends with the reason and with what to try next. Values that users gave are shown as they
+    are: nothing in them is read as markup. Print it with `soft_wrap=True`, so that addresses and commands stay in one
+    piece.
+
+    Args:
+        records: What the run has produced.
+        report: Its HTML file.
+        launcher: What starts runs here, for the command to try next.
     """
     parts: list[RenderableType] = [_headline(records)]
     if records.preflight is not None and (records.preflight.failed or records.preflight.warnings):
@@ -67,6 +96,11 @@ def summary_table(records: RunRecords, *, report: Path | str | None = None) -> R
     if records.decision is not None:
         parts.append(_checks(records.decision))
     parts.append(_facts(records, report))
+    parts += _failures(records)
+    if records.below_floor is not None:
+        parts.append(_Prose(Text.assemble(("What to do: ", "bold"), next_step(records.below_floor)), indent=""))
+    if records.decision is not None and not records.decision.passed:
+        parts += [*_reasons(records.decision), *_next_steps(records, launcher)]
     return Group(*parts)
 
 
@@ -80,20 +114,19 @@ def _headline(records: RunRecords) -> Text:
         text.append("Quick look: the accuracy was measured on a subset of the evaluation split.\n", style="yellow")
     for warning in records.validation.warnings if records.validation else ():
         text.append(f"Data set: {warning.message} ({warning.count:,})\n", style="yellow")
-    failed = [step.failure for step in steps_of(records) if step.state == "failed" and step.failure]
-    if not failed:
+    if verdict.kind != "failed" or not records.failures:
         text.append(f"{verdict.detail}\n")
-    if records.below_floor is not None:
-        text.append("What to do: ", style="bold")
-        text.append(f"{next_step(records.below_floor)}\n")
-    for failure in failed:
-        if failure.step == "preflight" and records.preflight is not None and records.preflight.failed:
-            continue  # its table says it better
-        text.append(f"{failure.step}: {failure.message}\n")
-        if failure.hint:
-            text.append("What to do: ", style="bold")
-            text.append(f"{failure.hint}\n")
     return text
+
+
+def _failures(records: RunRecords) -> Iterator[RenderableType]:
+    for failure in records.failures:
+        tabled = failure.step == "preflight" and records.preflight is not None and records.preflight.failed
+        if tabled or (failure.step == "check_fp32" and records.below_floor is not None):
+            continue  # what stands above says it better
+        yield _Prose(Text.assemble((f"{failure.step} failed: ", "bold red"), failure.message), indent="")
+        if failure.hint:
+            yield _Prose(Text.assemble(("What to do: ", "bold"), failure.hint), indent="")
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -143,26 +176,45 @@ def _usual_mistakes(diagnosis: Diagnosis, metric: Metric) -> Table:
     return table
 
 
-def _checks(decision: GateDecision) -> Table:
+def _checks(decision: GateDecision) -> Group:
     table = _table("Gate", "Check", "Observed", "Limit")
     table.add_column("Result")
     for check in decision.checks:
         observed, limit, _ = quantities_of(check)
-        table.add_row(
-            Text(check.title),
-            observed,
-            limit,
-            Text(f"passed{_note(check)}", style="green")
-            if check.passed
-            else Text(f"FAILED: {check.reason}", style="red"),
-        )
-    return table
+        result = Text("passed", style="green") if check.passed else Text("FAILED", style="bold red")
+        table.add_row(Text(check.title), observed, limit, result)
+    notes = dict.fromkeys(note for check in decision.checks if check.passed and (note := _note(check)))
+    return Group(table, *(_Prose(Text(note, style="dim"), indent="") for note in notes), *([""] if notes else []))
 
 
 def _note(check: GateCheck) -> str:
-    """What the reason says in brackets: how small the sample was, what could not be measured."""
+    """What a passed check says in brackets: how small the sample was, what could not be measured."""
     _, bracket, note = check.reason.partition(" (")
-    return bracket + note
+    return f"Note: {note.removesuffix(')')}." if bracket else ""
+
+
+def _reasons(decision: GateDecision) -> Iterator[RenderableType]:
+    yield Text("Why the gate failed", style="bold red")
+    for check in decision.checks:
+        if not check.passed:
+            yield _Prose(Text.assemble((f"{check.title}: ", "bold"), f"{check.reason}."))
+
+
+def _next_steps(records: RunRecords, launcher: Launcher) -> Iterator[RenderableType]:
+    advice = next_steps(records)
+    if not advice:
+        return
+    yield Text("\nWhat to try next", style="bold")
+    for number, item in enumerate(advice[:_MOST_ADVICE], start=1):
+        yield _Prose(Text(item.text), indent=f"  {number}. ")
+        if item.setting:
+            yield _Prose(Text(item.setting, style="cyan"), indent="     ")
+    if len(advice) > _MOST_ADVICE:
+        yield _Prose(Text(f"… and {len(advice) - _MOST_ADVICE} more in the report."), indent="     ")
+    setting = next((item.setting for item in advice if item.setting), "")
+    if setting:
+        yield Text("\nTry first", style="bold")
+        yield Text(command_with(records.config, setting, launcher), style="bold cyan")
 
 
 def _facts(records: RunRecords, report: Path | str | None) -> Text:
@@ -197,7 +249,7 @@ def record_table(step: str, record: Record) -> RenderableType:
     if isinstance(record, EvaluationReport):
         return _measured(record)
     if isinstance(record, GateDecision):
-        return _checks(record)
+        return Group(_checks(record), *(_reasons(record) if not record.passed else ()))
     if isinstance(record, Fp32Check):
         return Text(f"{record.reason}.")
     if isinstance(record, Preflight):

@@ -218,7 +218,7 @@ def _train_epoch(
     model.train()
     total, count = 0.0, 0
     steps = math.ceil(len(examples) / config.batch_size)
-    for batch in track(_prefetch(examples, epoch), f"training, epoch {epoch + 1}", total=steps):
+    for batch in track(_prefetch(examples, epoch), f"Training, epoch {epoch + 1}", total=steps, unit="batches"):
         images = torch.from_numpy(batch.images).to(device).to(memory_format=torch.channels_last)
         targets, weights = torch.from_numpy(batch.targets).to(device), torch.from_numpy(batch.weights).to(device)
         if weights.ndim == 2:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from hpe_tasks.errors import HpeError, TransientError
+from hpe_tasks.runs import failure_message
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -32,9 +33,25 @@ RETRIES: dict[str, Any] = {
 
 
 def log_reason(context: Mapping[str, Any] | Context) -> None:
-    """Say in one sentence why a task failed; an `on_failure_callback`."""
-    instance = context["ti"]
-    log.error("%s failed: %s", instance.task_id, reason_of(context.get("exception")))
+    """Say in one sentence why a task failed, and keep it in the run; an `on_failure_callback`."""
+    task, error = context["ti"].task_id, context.get("exception")
+    log.error("%s failed: %s", task, reason_of(error))
+    _keep(task, error, context)
+
+
+def _keep(task: str, error: BaseException | str | None, context: Mapping[str, Any] | Context) -> None:
+    """Keep a reason that the step has not kept itself: Airflow's time limit, or what failed around the step."""
+    from hpe_airflow.runs import open_run_from_context
+
+    try:
+        run = open_run_from_context(context)
+        kept, reason = run.failure(task), error or reason_of(None)
+    except HpeError as second:
+        # As a rule this is the reason itself, which the line above has told.
+        log.info("%s: the run has no place for this reason: %s", task, reason_of(second))
+        return
+    if kept is None or kept.message != failure_message(reason):
+        run.keep_failure(task, reason)
 
 
 def reason_of(error: BaseException | str | None) -> str:

@@ -16,6 +16,7 @@ from hpe_tasks.config import RECIPES, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
 from hpe_tasks.setting_help import describe_setting, setting_schema
+from hpe_tasks.setting_values import BOOLEANS, INTEGER, JSON_ARRAY, NUMBER, typed_value
 
 DEFAULT_PRESET = "sample"
 
@@ -45,8 +46,14 @@ def form_params(defaults: str | None = None) -> dict[str, Param]:
         **{key: _setting_param(key) for key in config_keys()},
     }
     for key, value in _checked(defaults).items():
-        params[key].value = value
+        params[key].value = value if key in {"preset", "recipe"} else _as_shown(key, value)
     return params
+
+
+def _as_shown(key: str, value: Any) -> Any:
+    """A value as the form's field of this setting holds it."""
+    typed = typed_value(value, setting_schema(key))
+    return str(typed).lower() if isinstance(typed, bool) else typed
 
 
 def _checked(defaults: str | None) -> dict[str, Any]:
@@ -73,6 +80,17 @@ def config_from_params(params: Mapping[str, Any]) -> RunConfig:
     """
     given = {key: value for key, value in params.items() if value is not None}
     return load_config(given.pop("preset", DEFAULT_PRESET), overrides=given)
+
+
+def typed_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's values in the types that JSON has for their settings, so that any schema takes them.
+
+    Raises:
+        ConfigError: As `config_from_params`.
+    """
+    config_from_params(params)
+    plain = {"preset", "recipe"}
+    return {key: value if key in plain else typed_value(value, setting_schema(key)) for key, value in params.items()}
 
 
 def _preset_param() -> Param:
@@ -116,7 +134,40 @@ def _markdown(text: str) -> str:
 
 
 def _value_schema(field: Mapping[str, Any]) -> dict[str, Any]:
-    """What Airflow checks a value against, and what its form makes an input field of."""
+    """What Airflow checks a value against, and what its form makes an input field of.
+
+    The form knows one type for a field, but a value may come as JSON has it or as its text: by file, REST or command
+    line. So the field's schema holds both: its own keywords for the form, and behind `$ref`, which by draft 7 stands
+    in place of all keywords beside it, what a value may be.
+    """
+    form = _form_schema(field)
+    kind = field["type"]
+    if kind == "string":
+        return form
+    texts = {
+        "boolean": {"enum": list(BOOLEANS)},
+        "integer": {"enum": [str(v) for v in field["enum"]]} if "enum" in field else {"pattern": INTEGER},
+        "number": {"pattern": NUMBER},
+        "array": {"pattern": JSON_ARRAY},
+    }
+    values = {"type": ["boolean", "null"]} if kind == "boolean" else form
+    if kind == "array":
+        items = form["items"]
+        values = form | {"items": items if items["type"] == "string" else _either(items, texts[items["type"]])}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "$ref": "#/definitions/value",
+        "definitions": {"value": _either(values, texts[kind])},
+        **form,
+    }
+
+
+def _either(values: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a type, or texts of them; with "if", a refusal names the bound that was missed."""
+    return {"if": {"type": "string"}, "then": texts, "else": values}
+
+
+def _form_schema(field: Mapping[str, Any]) -> dict[str, Any]:
     kind = field["type"]
     if kind == "boolean":
         # A switch could not show the third state, and Airflow's choice list keeps only texts and numbers.

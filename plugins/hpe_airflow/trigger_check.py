@@ -1,7 +1,7 @@
-"""Refuses a run whose settings do not go together when it is triggered, before Airflow makes a run of it.
+"""Refuses a run whose settings are wrong when it is triggered, before Airflow makes a run of it.
 
-Airflow checks each parameter against its own schema. Whether they make a valid RunConfig together, and whether a key
-is known at all, only RunConfig can say.
+Airflow checks each parameter against its own schema, and answers with that schema. Whether they make a valid RunConfig
+together, and whether a key is known at all, only RunConfig can say; and it says in one sentence what a setting takes.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _replay(messages: list[MutableMapping[str, Any]], receive: Receive) -> Recei
 
 def _problem(body: bytes) -> str | None:
     """What is wrong with the configuration in a trigger's body; None where only Airflow can judge."""
-    from hpe_airflow.params_form import config_from_params, form_params
+    from hpe_airflow.params_form import config_from_params
     from hpe_tasks.errors import ConfigError
 
     try:
@@ -78,24 +78,11 @@ def _problem(body: bytes) -> str | None:
         given = dict(conf)
     except (ValueError, TypeError, AttributeError):
         return None  # not a trigger as Airflow knows it: its own answer is the better one
-    params = form_params()
-    if any(key in params and not _fits(params[key], value) for key, value in given.items()):
-        return None  # Airflow names the parameter and the bound
     try:
         config_from_params(given)
     except ConfigError as error:
         return str(error)
     return None
-
-
-def _fits(param: Any, value: Any) -> bool:
-    from airflow.sdk.exceptions import ParamValidationError
-
-    try:
-        param.resolve(value)
-    except ParamValidationError:
-        return False
-    return True
 
 
 async def _refuse(send: Send, problem: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -101,6 +102,53 @@ def test_settings_that_do_not_go_together_are_explained_on_the_form(form: Page) 
     form.locator("#element_dataset\\.calibration_split").fill("val")
     form.get_by_role("button", name="Trigger", exact=True).last.click()
     expect(form.get_by_text(re.compile("must not be calibrated on the images that judge it")).first).to_be_visible()
+
+
+def test_the_forms_fields_are_those_of_the_settings_types(form: Page) -> None:
+    """The fields' schemas also take texts of numbers, true and false: the form must not show that."""
+    open_section(form, "Quantization recipe")
+    form.locator("#element_recipe\\.fold_batch_norms").click()
+    expect(form.get_by_role("option")).to_have_text(["as in the preset", "true", "false"])
+    form.get_by_role("option", name="true").click()
+    form.locator("#element_recipe\\.param_bw").click()
+    expect(form.get_by_role("option")).to_have_text(["as in the preset", "4", "8", "16"])
+    form.get_by_role("option", name="8").click()
+    open_section(form, "Gate")
+    expect(form.locator("input[name='element_gate.min_ap']")).to_have_attribute("role", "spinbutton")
+
+
+def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tmp_path: Path) -> None:
+    """What a person pastes into the form's own JSON: true and 0.5, not their texts."""
+    form.get_by_role("button", name="Advanced Options").click()
+    editor = form.locator(".monaco-editor").last
+    expect(editor).to_be_visible()
+    editor.click()
+    settings = {
+        "preset": "sample",
+        "model.checkpoint": "/nowhere/model.safetensors",
+        "recipe.cross_layer_equalization": True,
+        "gate.min_ap": 0.25,
+        "seed": "7",
+    }
+    # Pasted, for the editor closes brackets that are typed.
+    form.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    form.evaluate("text => navigator.clipboard.writeText(text)", json.dumps(settings))
+    form.keyboard.press("Control+A")
+    form.keyboard.press("Control+V")
+    form.get_by_role("button", name="Advanced Options").focus()
+    form.screenshot(path=tmp_path / "json.png")
+    expect(form.get_by_role("button", name="Trigger", exact=True).last).to_be_enabled()
+    with form.expect_response(
+        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
+    ) as got:
+        form.get_by_role("button", name="Trigger", exact=True).last.click()
+    assert got.value.status == 200, got.value.text()
+    run = got.value.json()
+    given = {key: value for key, value in run["conf"].items() if value is not None}
+    assert given == settings
+    runs = f"{airflow_server.url}/api/v2/dags/hpe_requantize/dagRuns"
+    session = airflow_server.session("operator")
+    session.patch(f"{runs}/{run['dag_run_id']}", json={"state": "failed"}, timeout=30).raise_for_status()
 
 
 def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, form: Page) -> None:

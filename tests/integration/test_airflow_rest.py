@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -116,6 +117,9 @@ def test_a_viewer_cannot_start_a_run(airflow_server: AirflowServer) -> None:
         pytest.param({"gate.min_app": 0.5}, "gate.min_ap", id="unknown key"),
         pytest.param({"preset": "pose_resnet_50"}, "model.checkpoint", id="setting that the preset needs"),
         pytest.param({"dataset.calibration_split": "val"}, "dataset.evaluation_split", id="two splits that are one"),
+        pytest.param({"gate.min_ap": True}, "gate.min_ap takes a number, not true", id="true for a number"),
+        pytest.param({"recipe.fold_batch_norms": "maybe"}, "takes true or false", id="text for true or false"),
+        pytest.param({"model.mean": 0.5}, "model.mean takes a list of 3 numbers", id="number for a list"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(
@@ -126,6 +130,34 @@ def test_wrong_settings_are_refused_before_anything_runs(
     assert answer.status_code == 400
     assert named in answer.json()["detail"]
     assert operator.get(airflow_server.url + RUNS, timeout=30).json()["total_entries"] == before
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"recipe.fold_batch_norms": False, "gate.min_ap": 0.25, "model.mean": [0.5, 0.5, 0.5]}, id="JSON"),
+        pytest.param(
+            {"recipe.fold_batch_norms": "false", "gate.min_ap": "0.25", "model.mean": "[0.5, 0.5, 0.5]"}, id="texts"
+        ),
+    ],
+)
+def test_values_may_be_json_or_its_text(
+    airflow_server: AirflowServer, operator: requests.Session, given: dict[str, Any]
+) -> None:
+    # A run that fails at once: what counts here is what its tasks were asked.
+    settings = airflow_server.settings | given | {"model.checkpoint": "/nowhere/model.safetensors"}
+    answer = trigger(airflow_server, operator, settings)
+    assert answer.status_code == 200, answer.text
+    run = answer.json()["dag_run_id"]
+    state = airflow_server.wait(operator, f"{run}/taskInstances/preflight", {"failed", "success"})
+    operator.patch(f"{airflow_server.url}{RUNS}/{run}", json={"state": "failed"}, timeout=30).raise_for_status()
+    assert state == "failed"
+    folders = (airflow_server.home / ".hpe/workspace/runs").glob(f"{run}-*")
+    asked = [json.loads((folder / "run.json").read_text())["config"] for folder in folders]
+    (config,) = asked
+    assert config["recipe"]["fold_batch_norms"] is False
+    assert config["gate"]["min_ap"] == 0.25
+    assert config["model"]["mean"] == [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(

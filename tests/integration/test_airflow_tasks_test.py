@@ -85,6 +85,23 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
     assert "</html>" in (folder / "report/report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"recipe.fold_batch_norms": True, "gate.min_ap": 0.0}, id="JSON"),
+        pytest.param({"recipe.fold_batch_norms": "true", "gate.min_ap": "0.0"}, id="texts"),
+    ],
+)
+def test_values_may_be_json_or_its_text(
+    home: Path, s3_server: Server, settings: dict[str, Any], given: dict[str, Any]
+) -> None:
+    # What they say is what holds anyway: it is the same run, whose step is done.
+    said = run_task(home, s3_server, settings | given, "fetch_dataset")
+    assert "fetch_dataset: reused " in said, said[-3000:]
+    wrong = run_task(home, s3_server, settings | {"gate.min_ap": True}, "fetch_dataset")
+    assert "Invalid input for param gate.min_ap: True is not of type 'number', 'null'" in wrong
+
+
 def test_what_was_done_is_not_done_again(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
     said = run_task(home, s3_server, settings, "quantize")
     assert "quantize: reused " in said

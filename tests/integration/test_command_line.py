@@ -103,18 +103,26 @@ def test_a_model_is_published_once_and_moved_by_channel(hpe: Hpe, settings: dict
     file = told["exported"]["model"]["uri"].removeprefix("file://")
     same = hpe(
         "evaluate", "--model", file, "--dataset", settings["dataset.source"], *options(settings)[:2],
-        "--set=model.input_width=64", "--set=model.input_height=64", "--predictions", str(kept), "--json",
+        "--predictions", str(kept), "--json",
     )  # fmt: skip
     assert same.returncode == 0, same.stderr
+    # The input's size is the file's, not the preset's.
+    assert json.loads(same.stdout)["fingerprint"]["input_size"] == [64, 64]
     assert json.loads(same.stdout)["stats"] == told["quantized_evaluation"]["onnx"]["stats"]
+    assert json.loads(same.stdout)["predictions"]["uri"] == kept.as_uri()
     assert kept.is_file()
 
 
 @pytest.mark.slow
-def test_a_failed_gate_publishes_nothing_and_says_why(hpe: Hpe, settings: dict[str, Any]) -> None:
+def test_a_failed_gate_ends_with_the_reason_and_the_next_command(hpe: Hpe, settings: dict[str, Any]) -> None:
     done = hpe("run", *options(settings, gate__max_size_mb=0.001, destination__name="refused"))
     assert done.returncode == 1, done.stderr
-    assert "above" in done.stdout or "FAILED" in done.stdout
+    assert "FAILED" in done.stdout
+    # Without a terminal each step has one line, with its time.
+    lines = {line.split()[0]: line.split()[1:] for line in done.stderr.splitlines() if line.startswith("  ")}
+    steps = ["preflight", "fetch_checkpoint", "fetch_dataset", "validate_dataset", "evaluate_fp32", "check_fp32"]
+    assert list(lines) == [*steps, "quantize", "export_onnx", "evaluate_quantized", "gate"]
+    assert all(state in ("done", "reused") and unit == "s" and float(time) >= 0 for state, time, unit in lines.values())
     assert "report.html" in done.stdout
     absent = hpe("channel", "show", "refused")
     assert absent.returncode == 2
@@ -122,6 +130,28 @@ def test_a_failed_gate_publishes_nothing_and_says_why(hpe: Hpe, settings: dict[s
     forced = hpe("publish", *options(settings, gate__max_size_mb=0.001, destination__name="refused"))
     assert forced.returncode == 2
     assert "The gate did not pass" in forced.stderr
+    *_, end = done.stdout.split("Why the gate failed\n")
+    assert end.startswith("  Size of the exported file: Size 0.")
+    assert "What to try next\n  1. Use a smaller network" in end
+    machine = hpe("show", "--json")
+    assert machine.returncode == 1
+    told = json.loads(machine.stdout)
+    assert (told["verdict"]["kind"], told["report"].endswith("report.html")) == ("gate_failed", True)
+    assert told["next_steps"][0]["text"].startswith("Use a smaller network")
+
+
+@pytest.mark.slow
+def test_a_subset_of_fewer_persons_than_asked_never_passes(hpe: Hpe, settings: dict[str, Any]) -> None:
+    asked = options(settings, evaluation__num_images=1, dataset__min_persons=14, destination__name="too-few")
+    done = hpe("run", *asked)
+    assert done.returncode == 1, done.stderr
+    assert "a subset of 1 images: fewer than the 14 that dataset.min_persons asks for" in done.stdout
+    assert "no channel" in hpe("channel", "show", "too-few").stderr
+    # The last word is the command to try next: the same run on the whole split.
+    command = done.stdout.splitlines()[-1]
+    assert command.startswith("hpe run --preset sample --set model.checkpoint=")
+    assert "dataset.min_persons=14" in command
+    assert "num_images" not in command
 
 
 @pytest.mark.slow
@@ -179,6 +209,34 @@ def test_evaluate_measures_pckh(hpe: Hpe, test_data: Path) -> None:
     table = hpe("evaluate", "--model", str(file), "--dataset", str(test_data / "mpii-mini"), *asked).stdout
     assert "5 persons" in table
     assert "PCKh" in table
+    assert Path(measured["predictions"]["uri"].removeprefix("file://")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        pytest.param("model.input_width=256", "model.input_width is 256, but the input", id="width"),
+        pytest.param("model.output_layout=nchw", "that is nhwc. Leave model.output_layout out.", id="layout"),
+        pytest.param("model.input_width=wide", 'model.input_width takes a whole number, not "wide"', id="type"),
+    ],
+)
+def test_a_setting_that_contradicts_the_onnx_file(hpe: Hpe, test_data: Path, setting: str, says: str) -> None:
+    file = test_data / "models" / "EfficientPoseRT_LITE_224.onnx"
+    asked = ("--set=model.skeleton=efficientpose16", f"--set={setting}")
+    done = hpe("evaluate", "--model", str(file), "--dataset", str(test_data / "coco-mini"), *asked)
+    assert done.returncode == 2, done.stdout
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_types_are_named_before_anything_runs(hpe: Hpe, settings: dict[str, Any], folder: Path) -> None:
+    done = hpe("run", *options(settings, gate__min_ap=True, recipe__fold_batch_norms="maybe"), "--run", "wrong-types")
+    assert done.returncode == 2
+    assert done.stderr == (
+        'Error: The configuration is not valid: recipe.fold_batch_norms takes true or false, not "maybe"; gate.min_ap '
+        "takes a number, not true. `hpe presets --keys` says what each setting takes.\n"
+    )
+    assert not list((folder / "workspace" / "runs").glob("wrong-types-*"))
 
 
 def test_check_tells_everything_at_once(hpe: Hpe, settings: dict[str, Any], folder: Path) -> None:

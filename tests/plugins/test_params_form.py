@@ -10,6 +10,7 @@ from hpe_airflow.params_form import config_from_params, form_params
 from hpe_tasks.config import RECIPES, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
+from hpe_tasks.setting_help import setting_schema
 
 PARAMS = form_params()
 
@@ -66,6 +67,14 @@ def test_a_field_knows_what_it_may_hold(key: str, schema: dict[str, Any]) -> Non
         pytest.param("model.std", [0.2, 0.2], id="too few numbers"),
         pytest.param("dataset.source", "", id="empty text"),
         pytest.param("recipe.calibration_images", 0, id="no images"),
+        pytest.param("recipe.calibration_images", "many", id="text that is no number"),
+        pytest.param("recipe.calibration_images", "0.5", id="text of a fraction"),
+        pytest.param("recipe.fold_batch_norms", 1, id="number for true or false"),
+        pytest.param("recipe.fold_batch_norms", "maybe", id="neither true nor false"),
+        pytest.param("gate.min_ap", True, id="true for a number"),
+        pytest.param("recipe.param_bw", "5", id="text of a number that is no choice"),
+        pytest.param("model.mean", "0.5", id="text that is no list"),
+        pytest.param("model.mean", [0.5, "x", 0.5], id="text among numbers"),
     ],
 )
 def test_a_wrong_value_is_refused_before_anything_runs(key: str, value: Any) -> None:
@@ -81,13 +90,48 @@ def test_a_wrong_value_is_refused_before_anything_runs(key: str, value: Any) -> 
         pytest.param({"recipe": "w8a8_per_tensor"}, ("recipe", "granularity", "per_tensor"), id="named recipe"),
         pytest.param({"model.mean": [0.5, 0.5, 0.5]}, ("model", "mean", (0.5, 0.5, 0.5)), id="three numbers"),
         pytest.param({"gate.min_ap": None}, ("gate", "min_ap", 0.6), id="empty is as in the preset"),
+        pytest.param({"recipe.fold_batch_norms": False}, ("recipe", "fold_batch_norms", False), id="JSON's false"),
+        pytest.param({"gate.min_ap": "0.7"}, ("gate", "min_ap", 0.7), id="text of a number"),
+        pytest.param({"recipe.param_bw": "16"}, ("recipe", "param_bw", 16), id="text of a choice"),
+        pytest.param({"model.mean": "[1, 1, 1]"}, ("model", "mean", (1.0, 1.0, 1.0)), id="text of a list"),
+        pytest.param({"model.mean": ["1", "1", "1"]}, ("model", "mean", (1.0, 1.0, 1.0)), id="list of texts"),
     ],
 )
 def test_what_is_filled_in_changes_the_preset(given: dict[str, Any], expected: tuple[str, str, Any]) -> None:
     section, name, value = expected
     for key, entered in given.items():
         form_params()[key].resolve(entered)
-    assert getattr(getattr(config_from_params(given), section), name) == value
+    read = getattr(getattr(config_from_params(given), section), name)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_every_setting_that_is_no_text_takes_its_value_and_the_text_of_it() -> None:
+    examples = {"boolean": (True, "true"), "integer": (64, "64"), "number": (0.5, "0.5"), "array": None}
+    for key in config_keys():
+        field = setting_schema(key)
+        if field["type"] == "string":
+            continue
+        item = 0.5 if "prefixItems" in field else "x"
+        listed = [item] * field.get("minItems", 1)
+        choice = field.get("enum", (None,))[0]
+        pair = (choice, str(choice)) if choice else examples[field["type"]] or (listed, json.dumps(listed))
+        for value in pair:
+            assert form_params()[key].resolve(value) == value
+
+
+@pytest.mark.parametrize(
+    ("entered", "held"),
+    [
+        pytest.param({"recipe.fold_batch_norms": False}, "false", id="false, as the choice has it"),
+        pytest.param({"recipe.fold_batch_norms": "true"}, "true", id="text"),
+        pytest.param({"gate.min_ap": "0.7"}, 0.7, id="number"),
+        pytest.param({"model.mean": "[1, 1, 1]"}, [1, 1, 1], id="list"),
+        pytest.param({"recipe": "w8a8_per_tensor"}, "w8a8_per_tensor", id="named recipe"),
+    ],
+)
+def test_defaults_stand_in_their_fields_as_the_form_has_them(entered: dict[str, Any], held: Any) -> None:
+    (key,) = entered
+    assert form_params(json.dumps(entered))[key].resolve() == held
 
 
 @pytest.mark.parametrize(
@@ -109,7 +153,7 @@ def test_defaults_fill_the_form() -> None:
     assert params["gate.max_ap_drop"].resolve() is None
 
 
-@pytest.mark.parametrize("defaults", ["{", "[1]", '{"gate.min_app": 1}', '{"gate.min_ap": 2}'])
+@pytest.mark.parametrize("defaults", ["{", "[1]", '{"gate.min_app": 1}', '{"gate.min_ap": 2}', '{"seed": "x"}'])
 def test_wrong_defaults_are_refused(defaults: str) -> None:
     with pytest.raises(ConfigError):
         form_params(defaults)

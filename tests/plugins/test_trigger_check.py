@@ -51,6 +51,12 @@ def conf(**settings: Any) -> bytes:
         pytest.param(conf(preset="pose_resnet_50"), "model.checkpoint", id="what the preset needs"),
         pytest.param(conf(**{"dataset.calibration_split": "val"}), "dataset.evaluation_split", id="one split"),
         pytest.param(conf(**{"model.input_width": 100}), "multiples of 32", id="size that the network cannot have"),
+        pytest.param(conf(**{"gate.min_ap": 7}), "gate.min_ap: Input should be less than", id="out of bounds"),
+        pytest.param(conf(**{"gate.min_ap": "7"}), "gate.min_ap: Input should be less than", id="text out of bounds"),
+        pytest.param(conf(**{"gate.min_ap": True}), "gate.min_ap takes a number, not true", id="true for a number"),
+        pytest.param(conf(**{"recipe.fold_batch_norms": 1}), "takes true or false, not 1", id="number for true"),
+        pytest.param(conf(**{"model.mean": 0.5}), "takes a list of 3 numbers, not 0.5", id="number for a list"),
+        pytest.param(conf(preset="unknown"), "Choose one of: sample", id="unknown preset"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_at_the_trigger(body: bytes, named: str) -> None:
@@ -66,7 +72,8 @@ def test_settings_that_do_not_go_together_are_refused_at_the_trigger(body: bytes
         pytest.param(TRIGGER, conf(preset="sample", **{"gate.min_ap": 0.4}), id="valid"),
         pytest.param(TRIGGER, b'{"logical_date": null}', id="no conf"),
         pytest.param(TRIGGER, b'{"logical_date": null, "conf": null}', id="null conf"),
-        pytest.param(TRIGGER, conf(**{"gate.min_ap": 7}), id="out of bounds: Airflow's own answer names it"),
+        pytest.param(TRIGGER, conf(**{"recipe.fold_batch_norms": False, "gate.min_ap": 1}), id="JSON's types"),
+        pytest.param(TRIGGER, conf(**{"recipe.fold_batch_norms": "false", "gate.min_ap": "1"}), id="their texts"),
         pytest.param(TRIGGER, b"{not json", id="no JSON: Airflow's own answer"),
         pytest.param(TRIGGER, b'{"conf": [1]}', id="no object: Airflow's own answer"),
         pytest.param(TRIGGER, b"", id="empty"),

@@ -629,4 +629,4 @@ def test_progress_is_shown(
     total = len(with_persons(records)) + CALIBRATION_IMAGES
     assert "12 of 80 images of train2017 are needed" in caplog.text
     assert f"0 of {total} images are here already" in caplog.text
-    assert f"Fetching images: {total // 2} of {total}" in caplog.text
+    assert f"Fetching: {total // 2} of {total}" in caplog.text

@@ -160,6 +160,52 @@ def test_a_subset_may_pass_and_is_named(records: ModuleType) -> None:
         assert ("(measured on a subset: 20 images, 61 persons)" in check.reason) == (check.unit == "AP")
 
 
+def measured_on(
+    records: ModuleType, persons: int, *, onnx: float = 0.612, min_persons: int, **protocol: Any
+) -> GateDecision:
+    """The decision on a model whose three forms were measured on so many persons."""
+    reports = {
+        runtime: records.report(runtime, value, num_persons=persons, **protocol)
+        for runtime, value in (("fp32", 0.62), ("quantsim", 0.615), ("onnxruntime", onnx))
+    }
+    quantized = QuantizedEvaluation(
+        quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=records.kernels()
+    )
+    return decide(LIMITS, reports["fp32"], quantized, records.exported(), min_persons=min_persons)
+
+
+@pytest.mark.parametrize(
+    ("persons", "min_persons", "passes"),
+    [
+        pytest.param(9, 300, False, id="quick look"),
+        pytest.param(299, 300, False, id="one too few"),
+        pytest.param(300, 300, True, id="just enough"),
+        pytest.param(9, 9, True, id="little is asked"),
+    ],
+)
+@pytest.mark.parametrize("subset", [True, False], ids=["subset", "whole split"])
+def test_a_figure_on_too_few_persons_never_passes(
+    records: ModuleType, persons: int, min_persons: int, passes: bool, subset: bool
+) -> None:
+    decision = measured_on(records, persons, min_persons=min_persons, subset=subset, num_images=3)
+    assert decision.passed is passes
+    assert set(failed(decision)) == (set() if passes else {"min_ap"})
+    named = ", a subset of 3 images" if subset else ""
+    said = f"Measured on {persons} persons{named}: fewer than the {min_persons} that dataset.min_persons asks for"
+    assert decision.reason == ("" if passes else said)
+    # The figure is still shown, and what names a version stays: the checks and their limits.
+    assert [check.observed for check in decision.checks[:1]] == [0.612]
+    assert [(c.name, c.limit) for c in decision.checks] == [(c.name, c.limit) for c in judge(records).checks]
+
+
+def test_too_low_on_too_few_says_both(records: ModuleType) -> None:
+    decision = measured_on(records, 9, onnx=0.41, min_persons=50, subset=True)
+    assert failed(decision)["min_ap"].reason == (
+        "ONNX AP 0.410 is below 0.500 (measured on a subset: 100 images, 9 persons); besides, measured on 9 persons, "
+        "a subset of 100 images: fewer than the 50 that dataset.min_persons asks for"
+    )
+
+
 def test_float_activations_fail_and_are_named(records: ModuleType) -> None:
     decision = judge(records, exported=records.exported(share=0.04))
     assert failed(decision)["int8_mac_share"].reason == (

@@ -41,6 +41,22 @@ def test_an_address_that_gives_other_weights_is_refused(tmp_path: Path) -> None:
     assert "model.checkpoint_sha256" in caught.value.hint
 
 
+def test_the_predictions_are_a_file_that_exists(tmp_path: Path) -> None:
+    cache, named = tmp_path / "cache", tmp_path / "mine.json"
+    settings = {"dataset.source": str(write_coco(tmp_path / "coco")), "dataset.evaluation_split": EVALUATION}
+    config = load_config("sample", overrides=settings)
+    for _ in range(2):
+        kept = evaluate_file(config, cache, no_s3).predictions
+        file = Path(kept.uri.removeprefix("file://"))
+        assert (sha256_file(file), file.stat().st_size) == (kept.sha256, kept.size_bytes)
+        assert isinstance(json.loads(file.read_text()), list)
+    # The same predictions are one file, and nothing else is left beside it.
+    assert list((cache / "predictions").iterdir()) == [file]
+    asked = evaluate_file(config, cache, no_s3, named).predictions
+    assert (asked.uri, asked.sha256) == (named.as_uri(), kept.sha256)
+    assert list((cache / "predictions").iterdir()) == [file]
+
+
 def test_annotations_without_images_say_how_images_come(tmp_path: Path) -> None:
     """The user's source takes the place of the preset's, and with it how that one's images come."""
     archive = tmp_path / "annotations.zip"

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import re
+import shlex
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from hpe_tasks.report.as_json import summary_json
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.report.summary import record_table, summary_table
 from hpe_tasks.results import EvaluationReport, FailedImage, Preflight, QuantizedEvaluation
@@ -78,7 +83,7 @@ def test_a_failed_gate_names_the_checks_and_the_subset() -> None:
     assert "Not published: the gate failed" in text
     assert text.count("FAILED") == 7
     assert "ONNX AP 0.574 is below 0.600" in text
-    assert text.count("quick look") == 3
+    assert text.partition("Why the gate failed")[0].count("quick look") == 3
     assert "Published" not in text
 
 
@@ -90,6 +95,74 @@ def test_a_checkpoint_below_the_floor_shows_what_mends_it() -> None:
     assert re.search(r"the image is BGR +0.612 +model.channel_order=bgr", text)
     assert re.search(r"left and right joints are swapped +– ", text)
     assert text.count("below 0.600") == 1
+
+
+def console(width: int, *, terminal: bool) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+
+
+def as_run(width: int, *, terminal: bool, records: RunRecords | None = None, **options: Any) -> list[str]:
+    """The lines that `hpe run` prints."""
+    where = console(width, terminal=terminal)
+    where.print(summary_table(records or gate_failed(), report="file:///r/report.html", **options), soft_wrap=True)
+    assert isinstance(where.file, io.StringIO)
+    return where.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "terminal"), [(80, True), (120, True), (80, False)], ids=["80", "120", "piped"])
+def test_a_failed_gate_ends_with_the_reasons_and_the_command_to_try(width: int, terminal: bool) -> None:
+    lines = as_run(width, terminal=terminal)
+    why, then, first = (lines.index(title) for title in ("Why the gate failed", "What to try next", "Try first"))
+    assert lines.index("Gate") < why < then < first == len(lines) - 2
+    # Reasons have the whole width, break between words, and stand on one line where a program reads.
+    reasons = lines[why + 1 : then - 1]
+    text = " ".join(line.strip() for line in reasons)
+    assert "Accuracy of the exported file: ONNX AP 0.574 is below 0.600 (measured on a subset: 40 images" in text
+    if terminal:
+        assert max(map(len, lines[:-1])) <= width
+        assert max(map(len, reasons)) > width - 15
+    else:
+        assert len(reasons) == 7
+    assert lines[then + 1] == "  1. Measure on the whole split instead of a quick look."
+    assert lines[then + 2] == "     evaluation.num_images=null"
+    assert lines[-1].startswith("hpe run --preset sample --set recipe.granularity=per_tensor")
+
+
+def test_a_run_of_the_dag_ends_with_its_own_command() -> None:
+    last = as_run(80, terminal=True, launcher="make")[-1]
+    assert last.startswith("make run CONF='{")
+    assert json.loads(shlex.split(last)[2].removeprefix("CONF="))["recipe.granularity"] == "per_tensor"
+
+
+def test_too_few_persons_lead_to_the_whole_split() -> None:
+    run = complete()
+    assert run.onnx is not None
+    config = run.config.model_copy(update={"dataset": run.config.dataset.model_copy(update={"min_persons": 999})})
+    check = run.decision.checks[0].model_copy(update={"passed": False}) if run.decision else None
+    assert check is not None
+    assert run.decision is not None
+    decision = run.decision.model_copy(update={"passed": False, "checks": (check, *run.decision.checks[1:])})
+    lines = as_run(120, terminal=False, records=replace(run, config=config, decision=decision))
+    assert "     dataset.min_persons=312" in lines
+    assert not any("cross_layer" in line for line in lines)
+
+
+def test_a_failed_step_ends_with_the_reason() -> None:
+    lines = as_run(80, terminal=True, records=step_failed())
+    assert lines[-1] == "What to do: Write the model as ONNX with opset 13 or later."
+    assert lines[-3].startswith("export_onnx failed: ")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_json_is_whole_and_has_no_numbers_that_json_lacks(state: str) -> None:
+    records = STATES[state]()
+    if records.fp32 is not None:
+        records = replace(records, fp32=records.fp32.model_copy(update={"images_per_second": math.inf}))
+    told = json.loads(summary_json(records, report="file:///r"), parse_constant=pytest.fail)
+    assert {field.name for field in fields(RunRecords)} | {"verdict", "next_steps", "report"} == set(told)
+    refused = records.decision is not None and not records.decision.passed
+    assert bool(told["next_steps"]) is refused
+    assert all(step["command"] is None or step["setting"] for step in told["next_steps"])
 
 
 def test_a_failed_step_shows_message_and_hint() -> None:
@@ -144,7 +217,7 @@ def test_pckh_is_shown_as_its_literature_does_with_the_number_of_persons() -> No
     assert cells["Joints"] == ["66"] * 3
     assert cells["Persons"] == ["5"] * 3
     assert "Mean@0.1 is computed at the threshold 0.11" in text
-    assert "passed (5 persons)" in text
+    assert "Note: 5 persons." in text
     assert "PCKh drop from FP32 to ONNX 3.0 is above 1.0 (5 persons)" in text
 
 
@@ -160,7 +233,7 @@ def test_published_figures_stand_beside_the_run() -> None:
 def test_unreadable_images_and_warnings_are_told() -> None:
     text = printed(bottom_up(), width=160)
     assert next(line for line in text.splitlines() if "Unreadable images" in line).split()[-3:] == ["1"] * 3
-    assert "passed (1 of 156 images could not be measured)" in text
+    assert "Note: 1 of 156 images could not be measured." in text
     assert "Data set: Calibration images are copies of evaluation images. (2)" in printed(detected())
 
 

@@ -151,7 +151,7 @@ def _unpack_zip(archive: Path, working: Path, budget: _Budget) -> None:
         declared = sum(member.file_size for member in members)
         _Budget(archive, budget.max_files, budget.max_bytes).spend(declared)
         check_space(working, declared)
-        for member in track(members, f"Unpacking {archive.name}"):
+        for member in track(members, f"Unpacking {archive.name}", unit="files"):
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refused(archive, member.filename, "is a link or a device")
@@ -173,7 +173,7 @@ def _unpack_tar(archive: Path, stream: IO[bytes], working: Path, budget: _Budget
     window = _Window(stream, budget)
     # `r|` never seeks: one pass through a compressed file, however large.
     with tarfile.open(fileobj=cast("IO[bytes]", window), mode="r|") as content:
-        for member in track(content, f"Unpacking {archive.name}"):
+        for member in track(content, f"Unpacking {archive.name}", unit="files"):
             cast("Any", content).members.clear()  # tarfile would keep every record in memory.
             target = _target(archive, working, member.name)
             if member.isdir():

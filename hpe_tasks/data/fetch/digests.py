@@ -90,7 +90,7 @@ def digest_content(root: Path, files: Iterable[tuple[str, Path]], cache: Path) -
     size = 0
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = pool.map(lambda entry: remembered.sha256(entry[1]), files)
-        for (name, path), digest in zip(files, track(digests, "Hashing files", total=len(files)), strict=True):
+        for (name, path), digest in zip(files, track(digests, "Hashing", total=len(files), unit="files"), strict=True):
             whole.update(f"{digest} {name}\n".encode())
             size += path.stat().st_size
     remembered.save()

@@ -266,7 +266,7 @@ def _receive(transport: Transport, answer: Answer, part: Path, part_origin: Path
                     file.truncate()
                     log.info("Continuing %s at %.1f MB", transport.name, answer.offset / 1e6)
                 pieces = None if missing is None else math.ceil(missing / _MIB)
-                for chunk in track(answer.chunks, f"Fetching {part.stem} (MiB)", total=pieces):
+                for chunk in track(answer.chunks, f"Fetching {part.stem}", total=pieces, unit="MiB"):
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())

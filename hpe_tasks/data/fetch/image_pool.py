@@ -121,7 +121,7 @@ class ImagePool:
         with ThreadPoolExecutor(THREADS) as threads:
             futures = {threads.submit(self._at_hand, image, throttle): url for url, image in images.items()}
             try:
-                for future in track(as_completed(futures), "Fetching images", total=len(futures)):
+                for future in track(as_completed(futures), "Fetching", total=len(futures), unit="images"):
                     url = futures[future]
                     try:
                         found[url] = future.result()

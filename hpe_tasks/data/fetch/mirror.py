@@ -132,7 +132,7 @@ def _copy_all(location: S3Location, client: S3Client, missing: list[_Object], fo
         futures = {pool.submit(_copy, location, client, o, folder, stop): o for o in missing}
         failure: BaseException | None = None
         try:
-            for future in track(as_completed(futures), f"Fetching {location}", total=len(futures)):
+            for future in track(as_completed(futures), f"Fetching {location}", total=len(futures), unit="files"):
                 if future.cancelled():
                     continue
                 if future.exception() is None:

@@ -136,7 +136,8 @@ def _make_split(folder: Path, spec: SampleSpec, split: str) -> None:
     # OpenCV and NumPy let go of the interpreter while they draw.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         made = pool.map(make, range(spec.images(split)))
-        for index, (name, persons) in enumerate(track(made, f"drawing {split}", total=spec.images(split))):
+        shown = track(made, f"Drawing {split}", total=spec.images(split), unit="images")
+        for index, (name, persons) in enumerate(shown):
             image_id = first_id + index
             images.append({"id": image_id, "file_name": name, "width": spec.width, "height": spec.height, "license": 1})
             annotations += [

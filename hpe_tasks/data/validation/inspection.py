@@ -216,7 +216,9 @@ def look_at_files(images: list[dict[str, Any]], folders: Mapping[str, Path]) -> 
         return look_at(folders[row["split"]] / row["file_name"])
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for row, file in zip(images, track(pool.map(look, images), "Decoding images", total=len(images)), strict=True):
+        for row, file in zip(
+            images, track(pool.map(look, images), "Decoding", total=len(images), unit="images"), strict=True
+        ):
             row["exists"] = file.exists
             row["decode_fault"] = file.fault or None
             row["file_width"] = file.width or None
