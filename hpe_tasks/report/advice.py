@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
-from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, few_persons_text, unreadable_text
+from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, unreadable_text
 from hpe_tasks.config import Processors
 from hpe_tasks.report.records import RunRecords, megabytes_text
 from hpe_tasks.results import EvaluationReport, GateCheck
@@ -49,16 +49,16 @@ def _for_check(check: GateCheck, records: RunRecords) -> Iterator[Advice]:
 
 def _minimum(records: RunRecords) -> Iterator[Advice]:
     metric, limit = records.metric, accuracy_limits(records.config.gate).minimum
-    if records.onnx is not None and few_persons_text(records.onnx, records.config.dataset.min_persons):
+    reached = records.onnx.accuracy if records.onnx else None
+    if records.onnx is not None and reached is not None and reached >= limit:
+        # High enough, on too few persons.
         yield from _enough_persons(records.onnx)
-        if records.onnx.accuracy is not None and records.onnx.accuracy >= limit:
-            return
+        return
     before = records.fp32.accuracy if records.fp32 else None
     if before is None or before >= limit:
         yield from _drop(records)
         return
-    measured = records.onnx.accuracy if records.onnx else None
-    reached = before if measured is None else min(before, measured)
+    reached = before if reached is None else min(before, reached)
     step = 0.01 * metric.maximum
     possible = math.floor(reached / step) * step
     yield Advice(
