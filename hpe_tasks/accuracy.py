@@ -153,7 +153,7 @@ UNITS: dict[str, Unit] = {
     "share": Unit(decimals=1, factor=100.0, suffix=" %", maximum=1.0),
     "MB": Unit(decimals=1, suffix=" MB"),
     "dB": Unit(decimals=1, suffix=" dB"),
-    "layers": Unit(decimals=0, suffix=" layers"),
+    "layers": Unit(decimals=0),
     "times": Unit(decimals=2, suffix="×"),
 }
 """By the `unit` of a gate check; "AP" and "PCKh" have no unit that is worth showing."""

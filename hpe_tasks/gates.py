@@ -209,7 +209,7 @@ def _kernel_proof(processors: Processors, exported: ExportedModel) -> GateCheck:
             reason = f"Sums may leave their range in {observed:.0f} of {proof.layers} layers: {'; '.join(unproved)}"
     return GateCheck(
         name=f"kernel_proof_{processors}",
-        title="Proof that no int8 kernel can clip",
+        title="Layers whose int8 sums could be clipped",
         passed=not problem and observed == 0,
         observed=None if problem else observed,
         limit=0,

@@ -378,6 +378,7 @@ def below_floor() -> RunRecords:
         dataset=run.dataset,
         checkpoint=run.checkpoint,
         validation=run.validation,
+        preflight=run.preflight,
         fp32=fp32,
         fp32_check=check,
         failures=(

@@ -297,7 +297,7 @@ def test_only_a_configuration(tmp_path: Path) -> None:
     assert "The next step is preflight." in page.text
     assert "model.checkpoint" in page.text
     assert page.text.count(HOSTILE) >= 2
-    assert page.text.count("not run") == 12
+    assert page.text.count("not run") == 13
 
 
 def test_the_report_stands_without_its_pictures(files: ReportFiles, tmp_path: Path) -> None:
