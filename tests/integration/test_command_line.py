@@ -123,6 +123,11 @@ def test_a_failed_gate_ends_with_the_reason_and_the_next_command(hpe: Hpe, setti
     steps = ["preflight", "fetch_checkpoint", "fetch_dataset", "validate_dataset", "evaluate_fp32", "check_fp32"]
     assert list(lines) == [*steps, "quantize", "export_onnx", "evaluate_quantized", "gate"]
     assert all(state in ("done", "reused") and unit == "s" and float(time) >= 0 for state, time, unit in lines.values())
+    machine = hpe("show", "--json")
+    assert machine.returncode == 1
+    told = json.loads(machine.stdout)
+    assert (told["verdict"]["kind"], told["report"].endswith("report.html")) == ("gate_failed", True)
+    assert told["next_steps"][0]["text"].startswith("Use a smaller network")
     assert "report.html" in done.stdout
     absent = hpe("channel", "show", "refused")
     assert absent.returncode == 2
@@ -133,11 +138,6 @@ def test_a_failed_gate_ends_with_the_reason_and_the_next_command(hpe: Hpe, setti
     *_, end = done.stdout.split("Why the gate failed\n")
     assert end.startswith("  Size of the exported file: Size 0.")
     assert "What to try next\n  1. Use a smaller network" in end
-    machine = hpe("show", "--json")
-    assert machine.returncode == 1
-    told = json.loads(machine.stdout)
-    assert (told["verdict"]["kind"], told["report"].endswith("report.html")) == ("gate_failed", True)
-    assert told["next_steps"][0]["text"].startswith("Use a smaller network")
 
 
 @pytest.mark.slow
