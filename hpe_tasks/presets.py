@@ -36,6 +36,12 @@ class Preset:
     reference: Reference | None = None
 
 
+_REPLACED = {
+    "recipe.reduce_range": "Leave it out: recipe.saturation_free, on by default, keeps sums in range and costs less.",
+}
+"""Settings that users may still have in their files, and what does their work now."""
+
+
 def _efficientpose(variant: str, side: int) -> Preset:
     return Preset(
         description=f"EfficientPose {variant} (one person, 16 MPII joints) as an ONNX file, on your COCO-layout data.",
@@ -406,6 +412,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     if any(name.startswith(f"{key}.") for name in known):
         inside = [name for name in known if name.startswith(f"{key}.")]
         raise ConfigError(f"{key!r} is a section.", hint=f"Set one of its keys: {', '.join(inside)}.")
+    if key in _REPLACED:
+        raise ConfigError(f"There is no setting {key!r} any more.", hint=_REPLACED[key])
     if key not in known:
         near = difflib.get_close_matches(key, known, n=3)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`hpe presets --keys` lists the keys."

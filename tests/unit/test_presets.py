@@ -267,5 +267,7 @@ def test_a_section_is_no_setting() -> None:
 
 def test_reduce_range_is_read_where_it_was_off_and_refused_otherwise() -> None:
     assert QuantizationRecipe.model_validate({"reduce_range": False}) == QuantizationRecipe()
-    with pytest.raises(ConfigError, match=r"no setting 'recipe\.reduce_range'"):
+    with pytest.raises(
+        ConfigError, match=r"no setting 'recipe\.reduce_range' any more\. Leave it out: recipe\.saturation_free"
+    ):
         load_config("sample", overrides={"recipe.reduce_range": True})
