@@ -173,7 +173,7 @@ def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, for
         "recipe.fold_batch_norms": "false",
     }
     session = airflow_server.session("operator")
-    task = f"{run['dag_run_id']}/taskInstances/fetch_checkpoint"
+    task = f"{run['dag_run_id']}/taskInstances/preflight"
     assert airflow_server.wait(session, task, {"failed", "success"}) == "failed"
     runs = f"{airflow_server.url}/api/v2/dags/hpe_requantize/dagRuns"
     session.patch(f"{runs}/{run['dag_run_id']}", json={"state": "failed"}, timeout=30).raise_for_status()
