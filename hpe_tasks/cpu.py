@@ -8,6 +8,9 @@ from pathlib import Path
 
 from hpe_tasks.instruction_sets import instruction_sets
 
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Features of which any lets onnxruntime add products of unsigned and signed 8-bit numbers in 32 bits."""
+
 _INT8_FEATURES = ("avx2", "avx512bw", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 # Kernels for ARM name a core by a number: these are AWS's Graviton 2, 3 and 4.

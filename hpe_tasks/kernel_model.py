@@ -7,7 +7,7 @@ Sources: onnxruntime's MLAS (`platform.cpp` chooses the kernels; `QgemmU8S8Kerne
 * x86-64 with AVX2 or AVX-512 and without VNNI multiplies unsigned activations with signed weights by `vpmaddubsw`: the
   products of weights 2i and 2i + 1 of an output channel are added in 16 bits and clipped there. Weights are counted
   along (row of the kernel, column, input channel of the group).
-* x86-64 with VNNI or AMX, with SSE only, and every depthwise kernel adds in 32 bits.
+* x86-64 with VNNI or AMX, or without AVX2 (on Linux), and every depthwise kernel adds in 32 bits.
 * arm64 without dot products moves activations into -128…127 and adds two products in 16 bits, which two depends on
   the layer's shape. With dot products it adds in 32 bits.
 """

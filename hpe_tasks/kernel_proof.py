@@ -20,33 +20,20 @@ from hpe_tasks.kernel_model import arm64_margin, kernel_order, x86_margin
 from hpe_tasks.results import FamilyProof, KernelProof
 from hpe_tasks.workspace import sha256_file
 
-_CODES = {TensorProto.INT8, TensorProto.UINT8}
+_LAYERS = {"Conv", "MatMul", "Gemm"}
 _PRODUCTS = {"MatMul", "Gemm"}
-# The data that onnxruntime moves or chooses without arithmetic before it multiplies.
-_MOVES = {
-    "MaxPool",
-    "Reshape",
-    "Transpose",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "DepthToSpace",
-    "SpaceToDepth",
-}
-# What reads a dequantized constant and multiplies no codes with it.
+_STANDARD = {"", "ai.onnx"}
+_EIGHT_BITS = {TensorProto.INT8, TensorProto.UINT8}
+_WIDE = {TensorProto.INT16, TensorProto.UINT16, TensorProto.INT32}
+# Standard operators that read a dequantized constant and multiply no codes with it.
 _NO_PRODUCTS = {
     "Add", "Clip", "Concat", "Div", "Expand", "Gather", "Identity", "Max", "Min", "Mul", "Pad", "PRelu",
     "QuantizeLinear", "Reshape", "Resize", "Slice", "Squeeze", "Sub", "Sum", "Transpose", "Unsqueeze", "Where",
     # The CPU provider has no integer kernel for these: their weights are floats again.
     "ConvTranspose", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
 }  # fmt: skip
-# Multiplies codes in operators of its own, whose kernels the proof does not know.
-_INTEGER_OPERATORS = {
-    "ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "DynamicQuantizeMatMul",
-    "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "QLinearGlobalAveragePool", "QLinearAveragePool", "MatMulNBits",
-    "QMoE",
-}  # fmt: skip
+# Standard operators that multiply codes themselves.
+_INTEGER_OPERATORS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 _SHOWN = 20
 
 
@@ -69,13 +56,13 @@ class _Layer:
 def prove_kernels(path: Path) -> KernelProof:
     """Prove from its codes what an exported file cannot do; what cannot be proved is named.
 
-    A layer that onnxruntime runs in float, because its input is not quantized to 8 bits, has no sums of codes and needs
-    no proof. A layer that the proof does not know counts as unproved.
+    A layer whose data cannot come from codes of 8 bits runs in float, has no sums of codes and needs no proof. A layer
+    that the proof does not know counts as unproved.
 
     Args:
         path: An ONNX file with quantized weights as constants, as `export_onnx` writes it.
     """
-    layers = tuple(_layers(onnx.load(path).graph))
+    layers = tuple(_layers(onnx.load(path)))
     return KernelProof(
         model_sha256=sha256_file(path),
         layers=len(layers),
@@ -104,80 +91,108 @@ def _family(layers: Iterable[_Layer], margin: Callable[[NDArray[Any], bool], NDA
     )
 
 
-def _layers(graph: onnx.GraphProto) -> Iterator[_Layer]:
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    tensors |= {node.output[0]: node.attribute[0].t for node in graph.node if node.op_type == "Constant"}
-    producer = {name: node for node in graph.node for name in node.output}
-    for node in graph.node:
+@dataclass(frozen=True)
+class _Graph:
+    """Constants by name, and the node that makes each other tensor."""
+
+    tensors: dict[str, onnx.TensorProto]
+    producer: dict[str, onnx.NodeProto]
+
+    def constant_codes(self, name: str) -> onnx.TensorProto | None:
+        """The constant that a tensor is dequantized from, if it is."""
+        node = self.producer.get(self._behind_identities(name))
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        return self.tensors.get(self._behind_identities(node.input[0]))
+
+    def dequantized_types(self, name: str) -> set[int | None]:
+        """Types of all codes that a tensor may be made of before the next layer; None for one that is not known.
+
+        onnxruntime moves conversions across operators that only move data, and drops operators that do nothing, so any
+        codes behind a tensor may become the layer's own.
+        """
+        found: set[int | None] = set()
+        seen, waiting = set(), [name]
+        while waiting:
+            node = self.producer.get(waiting.pop())
+            if node is None or id(node) in seen or node.op_type in {*_LAYERS, "ConvTranspose"}:
+                continue
+            seen.add(id(node))
+            if node.op_type == "DequantizeLinear":
+                found.add(self._code_type(node))
+            else:
+                waiting.extend(node.input)
+        return found
+
+    def _code_type(self, node: onnx.NodeProto) -> int | None:
+        for given in (node.input[2] if len(node.input) > 2 else "", node.input[0]):
+            tensor = self.tensors.get(self._behind_identities(given))
+            if tensor is not None:
+                return int(tensor.data_type)
+        made = self.producer.get(self._behind_identities(node.input[0]))
+        if made is not None and made.op_type == "QuantizeLinear":
+            if len(made.input) < 3 and not made.attribute:
+                return int(TensorProto.UINT8)
+            zero = self.tensors.get(self._behind_identities(made.input[2])) if len(made.input) > 2 else None
+            return None if zero is None else int(zero.data_type)
+        return None
+
+    def _behind_identities(self, name: str) -> str:
+        while (node := self.producer.get(name)) is not None and node.op_type == "Identity":
+            name = node.input[0]
+        return name
+
+
+def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:
+    nodes = model.graph.node
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in nodes:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    graph = _Graph(tensors, {name: node for node in nodes for name in node.output})
+    for function in model.functions:
+        yield _Layer(f"function {function.name}", None, reason="functions of the file's own are not known to the proof")
+    for node in nodes:
         name = f"{node.op_type} {node.name or node.output[0]}"
-        if node.op_type in _INTEGER_OPERATORS:
-            yield _Layer(name, None, reason=f"the sums of {node.op_type} are not known")
-        elif any(
-            attribute.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS} for attribute in node.attribute
-        ):
+        if node.domain not in _STANDARD:
+            yield _Layer(name, None, reason=f"operators of {node.domain} are not known to the proof")
+        elif node.op_type in _INTEGER_OPERATORS:
+            yield _Layer(name, None, reason=f"the sums of {node.op_type} are not known to the proof")
+        elif any(a.type in {onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS} for a in node.attribute):
             yield _Layer(name, None, reason=f"{node.op_type} holds a graph of its own")
-        elif node.op_type not in {*_NO_PRODUCTS, "DequantizeLinear"}:
-            yield from _weighted(node, name, tensors, producer)
+        elif node.op_type in _LAYERS:
+            yield from _multiplied(node, name, graph)
+        elif node.op_type not in {*_NO_PRODUCTS, "DequantizeLinear", "Constant"} and _reads_codes(node, graph):
+            yield _Layer(name, None, reason=f"quantized constants of {node.op_type} are not known to the proof")
 
 
-def _weighted(
-    node: onnx.NodeProto, name: str, tensors: dict[str, onnx.TensorProto], producer: dict[str, onnx.NodeProto]
-) -> Iterator[_Layer]:
-    """The layer of a node that multiplies dequantized constants, if it does."""
-    standard = node.domain in {"", "ai.onnx"}
-    codes = [_codes(given, tensors, producer) for given in node.input]
-    constant = [index for index, tensor in enumerate(codes) if tensor is not None and tensor.data_type in _CODES]
-    if not constant:
-        if standard and node.op_type in {"Conv", *_PRODUCTS} and _is_quantized(node.input[1], tensors, producer):
-            yield _Layer(name, None, reason="its weights are computed")
-        return
-    if constant != [1] or not standard or node.op_type not in {"Conv", *_PRODUCTS}:
-        yield _Layer(name, None, reason=f"quantized constants of {node.op_type} are not known to the proof")
-        return
-    data, weight = _data_type(node.input[0], tensors, producer), codes[1]
-    if data is None or data not in _CODES:
-        # Float or 16-bit data: no integer kernel takes it.
-        return
-    if weight is None or data != TensorProto.UINT8 or weight.data_type != TensorProto.INT8:
-        yield _Layer(name, None, reason="the proof is of unsigned activations and signed weights")
-        return
-    values = numpy_helper.to_array(weight)
+def _reads_codes(node: onnx.NodeProto, graph: _Graph) -> bool:
+    """Whether a node is given constants that were dequantized from few bits."""
+    constants = [graph.constant_codes(name) for name in node.input]
+    return any(tensor is not None and tensor.data_type not in _WIDE for tensor in constants)
+
+
+def _multiplied(node: onnx.NodeProto, name: str, graph: _Graph) -> Iterator[_Layer]:
+    """What a convolution or a product with a matrix multiplies, unless it does so in float."""
+    data = graph.dequantized_types(node.input[0])
+    weight, computed = graph.constant_codes(node.input[1]), graph.dequantized_types(node.input[1])
+    if not (data | computed) - _WIDE or (weight is None and not computed):
+        return  # no codes of 8 bits, or float weights: no integer kernel takes it
+    if weight is None:
+        yield _Layer(name, None, reason="its weights are computed")
+    elif not data - _WIDE and weight.data_type in _EIGHT_BITS:
+        return  # data in float or of 16 bits
+    elif data - _WIDE != {TensorProto.UINT8} or weight.data_type != TensorProto.INT8:
+        yield _Layer(name, None, reason="the proof is of unsigned activations and signed weights of 8 bits")
+    else:
+        yield _known(node, name, numpy_helper.to_array(weight))
+
+
+def _known(node: onnx.NodeProto, name: str, values: NDArray[Any]) -> _Layer:
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type in _PRODUCTS:
         if values.ndim != 2 or attributes.get("transA", 0):
-            yield _Layer(name, None, reason="only products with a matrix of weights are known to the proof")
-        else:
-            yield _Layer(name, values if attributes.get("transB", 0) else values.T)
-        return
+            return _Layer(name, None, reason="only products with a matrix of weights are known to the proof")
+        return _Layer(name, values if attributes.get("transB", 0) else values.T)
     groups = attributes.get("group", 1)
-    yield _Layer(name, kernel_order(values), depthwise=1 < groups == len(values) and values.shape[1] == 1)
-
-
-def _codes(
-    name: str, tensors: dict[str, onnx.TensorProto], producer: dict[str, onnx.NodeProto]
-) -> onnx.TensorProto | None:
-    """The constant codes behind an input, through whatever only moves them."""
-    node = producer.get(name)
-    while node is not None and node.op_type == "Identity":
-        name, node = node.input[0], producer.get(node.input[0])
-    if node is None or node.op_type != "DequantizeLinear":
-        return None
-    name = node.input[0]
-    while (behind := producer.get(name)) is not None and behind.op_type == "Identity":
-        name = behind.input[0]
-    return tensors.get(name)
-
-
-def _is_quantized(name: str, tensors: dict[str, onnx.TensorProto], producer: dict[str, onnx.NodeProto]) -> bool:
-    return _data_type(name, tensors, producer) in _CODES
-
-
-def _data_type(name: str, tensors: dict[str, onnx.TensorProto], producer: dict[str, onnx.NodeProto]) -> int | None:
-    """Type of the codes that a layer's data was dequantized from; None for data that stays float."""
-    node = producer.get(name)
-    while node is not None and node.op_type in _MOVES:
-        node = producer.get(node.input[0])
-    if node is None or node.op_type != "DequantizeLinear":
-        return None
-    zero = tensors.get(node.input[2]) if len(node.input) > 2 else None
-    return TensorProto.UINT8 if zero is None else zero.data_type
+    return _Layer(name, kernel_order(values), depthwise=1 < groups == len(values) and values.shape[1] == 1)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from hpe_tasks.codecs.heatmap import JOINT_SCORE_THRESHOLD
 from hpe_tasks.errors import BadInputError
@@ -17,9 +17,9 @@ from hpe_tasks.smoke_test import MIN_OKS
 
 class _Joint(BaseModel):
     name: str
-    x: float
-    y: float
-    score: float
+    x: FiniteFloat
+    y: FiniteFloat
+    score: FiniteFloat
 
 
 class _Person(BaseModel):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from hpe_tasks.config import RunConfig
-from hpe_tasks.cpu import cpu_features, processor_name
+from hpe_tasks.cpu import VNNI, cpu_features, processor_name
 from hpe_tasks.errors import StorageError
 from hpe_tasks.preflight.findings import Finding
 
@@ -37,8 +37,6 @@ ACTIVATIONS_BYTES = 1_000_000_000
 """Batches of images and of activations, whose size the checkpoint's says little of."""
 
 LONG_CALIBRATION_S = 1800.0
-
-VNNI = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
 
 
 def check_disk(folders: Mapping[Path, int]) -> Finding:
@@ -84,9 +82,12 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
     available = psutil.virtual_memory().available + psutil.swap_memory().free
     try:
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # Pages of files that were read count as used; the kernel gives them up for a program that asks.
+        given_up = int(counts.get("inactive_file", 0))
     except (OSError, ValueError):  # no such file outside of containers; "max" where there is no limit
         return available
-    return min(available, max(limit - used, 0))
+    return min(available, max(limit - used + given_up, 0))
 
 
 def check_memory(needed: int, available: int) -> Finding:

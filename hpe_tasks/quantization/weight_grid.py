@@ -3,7 +3,7 @@
 Full 8-bit codes let kernels for x86-64 without VNNI clip sums of two products (`hpe_tasks.kernel_model`). One bit less
 would prevent it, at twice the step. Here a channel keeps its step where its pairs allow that. Elsewhere its step grows
 as far as it pays: each pair that is still too large gives way, both weights by the same error, and of all steps the one
-with the least squared error in the layer's output is taken.
+with the least squared error is taken.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def fit_grid(
     scale: NDArray[Any],
     zero_point: NDArray[Any],
     layer: Layer,
-    importance: NDArray[Any] | None = None,
 ) -> Grid:
     """Choose step and codes of a layer's weights.
 
@@ -64,13 +63,10 @@ def fit_grid(
         scale: Calibrated step of each output channel, or one for all.
         zero_point: Signed code of 0, of each or of all; 0 for symmetric weights.
         layer: Where its output channels are, and which weights are paired.
-        importance: For each weight of a channel, in kernel order, the mean square of the activation that it meets;
-            None counts all alike.
     """
     rows = _to_rows(weight.astype(np.float64), layer)
     channels = len(rows)
     flat = rows.reshape(channels, -1)
-    costs = np.ones(flat.shape[1]) if importance is None else np.tile(importance, flat.shape[1] // len(importance))
     per_channel = scale.size > 1
     step = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels)
     zero = np.broadcast_to(zero_point.astype(np.int64).reshape(-1), channels)
@@ -80,9 +76,9 @@ def fit_grid(
     for growth in _GROWTH:
         tried, moved = step * growth, np.rint(zero / growth).astype(np.int64)
         exact = np.clip(rows / tried[:, None, None] + moved[:, None, None], SMALLEST_CODE, _LARGEST_CODE)
-        codes = _codes(exact, costs.reshape(rows.shape[1:]), layer.kind)
+        codes = _codes(exact, layer.kind)
         values = (codes.reshape(flat.shape) - moved[:, None]) * tried[:, None]
-        error = (np.square(values - flat) * costs).sum(axis=1)
+        error = np.square(values - flat).sum(axis=1)
         gave_way = (codes != np.rint(exact)).any(axis=(1, 2))
         if not per_channel:
             error, gave_way = np.full(channels, error.sum()), np.full(channels, gave_way.any())
@@ -101,7 +97,7 @@ def fit_grid(
     )
 
 
-def _codes(exact: NDArray[np.float64], costs: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
+def _codes(exact: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
     """The nearest codes of channels × phases × K exact ones, with pairs kept in range."""
     codes = np.rint(exact)
     if kind == "free":
@@ -113,11 +109,8 @@ def _codes(exact: NDArray[np.float64], costs: NDArray[np.float64], kind: str) ->
         if not excess.any():
             continue
         a, b = (sign * exact[:, :, start:width:2] for start in (0, 1))
-        weight_a, weight_b = (np.broadcast_to(costs[:, start:width:2], a.shape) for start in (0, 1))
-        # Least weighted squared error on the line a + b = LARGEST_PAIR.
-        total = weight_a + weight_b
-        share = np.divide(weight_b, total, out=np.full_like(total, 0.5), where=total > 0)
-        given = np.clip(np.rint(a - (a + b - LARGEST_PAIR) * share), 1, _LARGEST_CODE)
+        # The nearest point on the line a + b = LARGEST_PAIR.
+        given = np.clip(np.rint(a - (a + b - LARGEST_PAIR) / 2), 1, _LARGEST_CODE)
         codes[:, :, 0:width:2] = np.where(excess, sign * given, codes[:, :, 0:width:2])
         codes[:, :, 1:width:2] = np.where(excess, sign * (LARGEST_PAIR - given), codes[:, :, 1:width:2])
     return codes

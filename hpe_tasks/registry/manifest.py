@@ -271,7 +271,10 @@ class ModelManifest(Record):
         roles = [file.role for file in self.files]
         if len(set(roles)) != len(roles) or not {MODEL_ROLE, ENCODINGS_ROLE} <= set(roles):
             raise ValueError(f"files must hold 'model' and 'encodings', and each role once; they are {roles}")
-        expected = _version(self.file(MODEL_ROLE).sha256, self.serving, self.onnx.fingerprint, self.gate)
+        model = self.file(MODEL_ROLE).sha256
+        if self.proof is not None and self.proof.model_sha256 != model:
+            raise ValueError(f"proof is of a file with the SHA-256 {self.proof.model_sha256}, the model has {model}")
+        expected = _version(model, self.serving, self.onnx.fingerprint, self.gate)
         if self.version != expected:
             raise ValueError(f"version is {self.version!r}, but the content says {expected!r}")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import yaml
@@ -19,19 +20,21 @@ _NEEDED = ("model.checkpoint", "dataset.source")
 _MAKE_PRESET = "sample"
 
 
-def command_with(config: RunConfig, setting: str, launcher: Launcher) -> str:
-    """The shell command for a run like this one with another value of one setting.
+def command_with(config: RunConfig, settings: Iterable[str], launcher: Launcher) -> str:
+    """The shell command for a run like this one with other values of some settings.
 
     Args:
         config: What the run was asked.
-        setting: The change as `--set` takes it, such as `recipe.scheme=min_max`.
+        settings: The changes as `--set` takes them, such as `recipe.scheme=min_max`.
         launcher: What starts the run.
     """
-    key, _, text = setting.partition("=")
     preset = config.preset if config.preset in PRESETS else None
-    asked = _asked(config, preset) | {key: yaml.safe_load(text)}
-    if asked[key] == _values(_usual(preset)).get(key) and key not in _needs(preset):
-        del asked[key]
+    changes = {key: yaml.safe_load(text) for key, _, text in (setting.partition("=") for setting in settings)}
+    asked = _asked(config, preset) | changes
+    usual = _values(_usual(preset))
+    for key in changes.keys() - set(_needs(preset)):
+        if asked[key] == usual.get(key):
+            del asked[key]
     return _make(preset, asked) if launcher == "make" and preset else _hpe(preset, asked)
 
 

@@ -99,6 +99,10 @@ def summary_table(
     parts += _failures(records)
     if records.below_floor is not None:
         parts.append(_Prose(Text.assemble(("What to do: ", "bold"), next_step(records.below_floor)), indent=""))
+        found = records.below_floor.diagnosis.found if records.below_floor.diagnosis else None
+        if found is not None and found.settings:
+            parts.append(Text("\nTry first", style="bold"))
+            parts.append(Text(command_with(records.config, found.settings, launcher), style="bold cyan"))
     if records.decision is not None and not records.decision.passed:
         parts += [*_reasons(records.decision), *_next_steps(records, launcher)]
     return Group(*parts)
@@ -214,7 +218,7 @@ def _next_steps(records: RunRecords, launcher: Launcher) -> Iterator[RenderableT
     setting = next((item.setting for item in advice if item.setting), "")
     if setting:
         yield Text("\nTry first", style="bold")
-        yield Text(command_with(records.config, setting, launcher), style="bold cyan")
+        yield Text(command_with(records.config, [setting], launcher), style="bold cyan")
 
 
 def _facts(records: RunRecords, report: Path | str | None) -> Text:

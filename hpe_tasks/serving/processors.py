@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.cpu import VNNI, cpu_features
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.serving.served_model import ServedModel
 
 _ARCHITECTURES = {"x86_64": {"x86_64", "amd64"}, "arm64": {"aarch64", "arm64"}, "x86_64_vnni": {"x86_64", "amd64"}}
-_VNNI = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _NAMES = {"x86_64": "x86-64", "arm64": "arm64", "x86_64_vnni": "x86-64 with VNNI"}
 
 
@@ -39,4 +38,4 @@ def fits_processor(processors: str, features: Sequence[str]) -> bool:
     machine, *has = features
     if processors == "any":
         return True
-    return machine.lower() in _ARCHITECTURES[processors] and (processors != "x86_64_vnni" or bool(_VNNI & set(has)))
+    return machine.lower() in _ARCHITECTURES[processors] and (processors != "x86_64_vnni" or bool(set(VNNI) & set(has)))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
+import processors
 import pytest
-from conftest import missing
 from quantized_networks import SHAPE, float_onnx, int8_onnx
 
 from hpe_tasks.optimized_graph import make_graph
@@ -24,26 +22,20 @@ print(hashlib.sha256(Path(sys.argv[2]).read_bytes()).hexdigest())
 """
 
 
-def graph_on(processor: str, model: Path, repository: Path) -> str:
-    """SHA-256 of what onnxruntime makes of a model on a processor, by whose kernels it is run."""
-    command = [sys.executable, str(repository / "tools" / "as_processor.py"), processor, "--"]
-    command += [sys.executable, "-c", _GRAPH, str(model), str(model.with_name(f"{processor}.onnx"))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=repository)
-    if done.returncode == 125:
-        missing(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+def graph_on(processor: str, model: Path) -> str:
+    """SHA-256 of what onnxruntime makes of a model on a processor."""
+    return processors.run_on(processor, ["-c", _GRAPH, model, model.with_name(f"{processor}.onnx")]).strip()
 
 
 @pytest.mark.parametrize("processor", ["sse4", "avx2", "avx512"])
-def test_every_processor_makes_the_same_graph(processor: str, tmp_path: Path, repository: Path) -> None:
+def test_every_processor_makes_the_same_graph(processor: str, tmp_path: Path) -> None:
     model = int8_onnx(tmp_path / "model.onnx")
     assert make_graph(model, tmp_path / "graph.onnx", [SHAPE]) is not None
     here = hashlib.sha256((tmp_path / "graph.onnx").read_bytes()).hexdigest()
-    assert graph_on(processor, model, repository) == here
+    assert graph_on(processor, model) == here
 
 
-def test_the_graph_of_layers_in_float_depends_on_the_processor(tmp_path: Path, repository: Path) -> None:
+def test_the_graph_of_layers_in_float_depends_on_the_processor(tmp_path: Path) -> None:
     """Which is why none is stored: this comparison can tell processors apart."""
     model = float_onnx(tmp_path / "model.onnx")
-    assert graph_on("avx512", model, repository) != graph_on("avx2", model, repository)
+    assert graph_on("avx512", model) != graph_on("avx2", model)

@@ -107,7 +107,7 @@ UNKNOWN = {
     "einsum": (matrix("Einsum", SAFE, equation="nchw,ochw->no"), "quantized constants of Einsum"),
     "weights before data": (
         ([dequantized(), helper.make_node("MatMul", ["w", "d"], ["y"], name="layer")], {"codes": SAFE}),
-        "quantized constants of MatMul",
+        "its weights are computed",
     ),
     "computed weights": (
         ([helper.make_node("MatMul", ["d", "d"], ["y"], name="layer")], {}),
@@ -119,11 +119,11 @@ UNKNOWN = {
             [dequantized(), helper.make_node("Conv", ["d", "w"], ["y"], name="layer", domain="com.example")],
             {"codes": SAFE},
         ),
-        "quantized constants of Conv",
+        "operators of com.example are not known to the proof",
     ),
     "integer operator": (
         ([helper.make_node("ConvInteger", ["q", "codes"], ["y"], name="layer")], {"codes": SAFE}),
-        "the sums of ConvInteger are not known",
+        "the sums of ConvInteger are not known to the proof",
     ),
     "a graph of its own": (
         (
@@ -169,11 +169,74 @@ def test_codes_in_a_constant_node_are_read(tmp_path: Path) -> None:
     assert proof_of(tmp_path, [constant, *nodes], {}).x86_64.unproved_layers == 1
 
 
-def test_data_behind_a_pooling_are_codes_still(tmp_path: Path) -> None:
-    pool = helper.make_node("MaxPool", ["d"], ["pooled"], kernel_shape=[2, 2])
+BETWEEN = {
+    "pooling": ("MaxPool", {"kernel_shape": [2, 2]}, {}),
+    "slice": ("Slice", {}, {"starts": [0], "ends": [2], "axes": [1]}),
+    "dropout": ("Dropout", {}, {}),
+    "cast": ("Cast", {"to": TensorProto.FLOAT}, {}),
+    "padding of nothing": ("Pad", {}, {"pads": [0] * 8}),
+    "product with one": ("Mul", {}, {"factor": np.float32(1)}),
+    "expand": ("Expand", {}, {"shape": [1, 2, 3, 3]}),
+    "relu": ("Relu", {}, {}),
+    "identity": ("Identity", {}, {}),
+    "sum with a float": ("Add", {}, {"other": np.float32(1)}),
+}
+
+
+@pytest.mark.parametrize(("op", "attributes", "inputs"), BETWEEN.values(), ids=BETWEEN)
+def test_codes_behind_other_operators_are_codes_still(
+    op: str, attributes: dict[str, Any], inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    """onnxruntime moves conversions across what moves data, and drops what does nothing."""
+    between = helper.make_node(op, ["d", *inputs], ["changed"], **attributes)
     nodes, constants = conv(CLIPS)
-    nodes[-1].input[0] = "pooled"
-    assert proof_of(tmp_path, [pool, *nodes], constants).x86_64.unproved_layers == 1
+    nodes[-1].input[0] = "changed"
+    proof = proof_of(tmp_path, [between, *nodes], constants | {key: np.asarray(v) for key, v in inputs.items()})
+    assert proof.x86_64.unproved == ("Conv layer: 4 of 4 channels can clip",)
+
+
+def test_data_of_the_layer_before_are_floats_unless_they_are_quantized(tmp_path: Path) -> None:
+    nodes, constants = conv(SAFE)
+    after = helper.make_node("Conv", ["y0", "w"], ["y"], name="after")
+    nodes[-1].output[0] = "y0"
+    proof = proof_of(tmp_path, [*nodes, after], constants)
+    assert (proof.layers, proof.x86_64.proved) == (1, True)
+
+
+def test_a_function_of_the_file_is_unproved_and_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.onnx", *conv(SAFE))
+    model = onnx.load(path)
+    opset = [helper.make_opsetid("", 21)]
+    inner = [helper.make_node("Conv", ["d", "w"], ["c"])]
+    model.functions.append(helper.make_function("own", "Mine", ["d", "w"], ["c"], inner, opset))
+    onnx.save(model, path)
+    assert prove_kernels(path).x86_64.unproved == (
+        "function Mine: functions of the file's own are not known to the proof",
+    )
+
+
+def test_weights_of_4_bits_are_unproved(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.onnx", *matrix("MatMul", np.ones((2, 4), np.int8)))
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.name in {"codes", "none"}:
+            tensor.CopyFrom(
+                helper.make_tensor(tensor.name, TensorProto.INT4, tensor.dims, [1] * int(np.prod(tensor.dims)))
+            )
+    onnx.save(model, path)
+    assert "signed weights of 8 bits" in prove_kernels(path).x86_64.unproved[0]
+
+
+def test_a_zero_point_that_is_computed_is_not_taken_for_unsigned(tmp_path: Path) -> None:
+    nodes, constants = conv(SAFE)
+    cast = helper.make_node("Cast", ["number"], ["sign"], to=TensorProto.INT8)
+    again = [
+        helper.make_node("QuantizeLinear", ["x", "step", "sign"], ["q2"]),
+        helper.make_node("DequantizeLinear", ["q2", "step", "sign"], ["d2"]),
+    ]
+    nodes[-1].input[0] = "d2"
+    proof = proof_of(tmp_path, [cast, *again, *nodes], constants | {"number": np.float32(0)})
+    assert "unsigned activations" in proof.x86_64.unproved[0]
 
 
 def test_many_unproved_layers_are_counted_and_the_first_are_named(tmp_path: Path) -> None:

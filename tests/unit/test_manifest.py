@@ -239,3 +239,10 @@ def test_a_manifest_of_the_time_of_reduce_range_stays_readable(
     del stored["recipe"]["saturation_free"]
     stored["recipe"]["reduce_range"] = reduced
     assert ModelManifest.model_validate_json(json.dumps(stored)).recipe.saturation_free == reduced
+
+
+def test_a_proof_of_another_file_is_refused(records: ModuleType, tmp_path: Path) -> None:
+    stored = json.loads(records.manifest(records.write_files(tmp_path)).to_bytes())
+    stored["proof"]["model_sha256"] = "9" * 64
+    with pytest.raises(ValidationError, match="proof is of a file with the SHA-256 9999"):
+        ModelManifest.model_validate_json(json.dumps(stored))

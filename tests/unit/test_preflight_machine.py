@@ -83,7 +83,9 @@ def test_memory(available: int, state: str) -> None:
 def test_a_containers_limit_counts(tmp_path: Path, limit: str | None, expected: int | None) -> None:
     if limit is not None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / "memory.current").write_text(f"{GB}\n")
+        (tmp_path / "memory.current").write_text(f"{3 * GB}\n")
+        # Two of the three are files that were read.
+        (tmp_path / "memory.stat").write_text(f"anon {GB}\nfile {2 * GB}\ninactive_file {2 * GB}\n")
     found = available_memory(tmp_path)
     assert found == expected if expected is not None else found > 0
 

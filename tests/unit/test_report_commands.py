@@ -59,7 +59,7 @@ def test_the_command_starts_the_same_run_with_one_change(
     preset: str | None, settings: dict[str, Any], launcher: Any
 ) -> None:
     config = load_config(preset, overrides=settings)
-    command = command_with(config, "recipe.calibration_images=33", launcher)
+    command = command_with(config, ["recipe.calibration_images=33"], launcher)
     read = of_make(command) if launcher == "make" and preset else of_hpe(command)
     recipe = config.recipe.model_copy(update={"calibration_images": 33})
     assert read == config.model_copy(update={"recipe": recipe})
@@ -68,15 +68,15 @@ def test_the_command_starts_the_same_run_with_one_change(
 
 def test_what_becomes_as_in_the_preset_is_left_out() -> None:
     config = load_config("sample", overrides={"evaluation.num_images": 4})
-    assert command_with(config, "evaluation.num_images=null", "make") == "make run"
-    assert command_with(config, "evaluation.num_images=null", "hpe") == "hpe run --preset sample"
+    assert command_with(config, ["evaluation.num_images=null"], "make") == "make run"
+    assert command_with(config, ["evaluation.num_images=null"], "hpe") == "hpe run --preset sample"
 
 
 def test_only_what_differs_is_named() -> None:
     config = load_config("sample", overrides={"gate.min_ap": 0.7})
-    assert command_with(config, "recipe.scheme=min_max", "hpe") == (
+    assert command_with(config, ["recipe.scheme=min_max"], "hpe") == (
         "hpe run --preset sample --set gate.min_ap=0.7 --set recipe.scheme=min_max"
     )
-    assert command_with(config, "recipe.fold_batch_norms=false", "make") == (
+    assert command_with(config, ["recipe.fold_batch_norms=false"], "make") == (
         """make run CONF='{"gate.min_ap": 0.7, "recipe.fold_batch_norms": false}'"""
     )

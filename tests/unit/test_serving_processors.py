@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import sample_records as records
 
+from hpe_tasks import config
 from hpe_tasks.config import DestinationConfig
 from hpe_tasks.errors import ConfigError, DigestError
+from hpe_tasks.serving import served_model
 from hpe_tasks.serving.processors import check_processor
 from hpe_tasks.serving.served_model import ServedModel
 
@@ -23,8 +25,8 @@ FITS = {
 
 
 def served(processors: Any, tmp_path: Path) -> ServedModel:
-    config = records.run_config(destination=DestinationConfig(processors=processors))
-    return ServedModel.from_manifest(records.manifest(records.write_files(tmp_path), config=config).to_bytes())
+    asked = records.run_config(destination=DestinationConfig(processors=processors))
+    return ServedModel.from_manifest(records.manifest(records.write_files(tmp_path), config=asked).to_bytes())
 
 
 @pytest.mark.parametrize(("processors", "fits"), FITS.items(), ids=FITS)
@@ -59,3 +61,7 @@ def test_a_processor_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 def test_where_a_model_may_be_served_is_part_of_its_version(tmp_path: Path) -> None:
     assert served("any", tmp_path).version != served("x86_64", tmp_path).version
+
+
+def test_publisher_and_function_know_the_same_processors() -> None:
+    assert get_args(config.Processors) == get_args(served_model.Processors)
