@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import airflow_home
 import pytest
 from airflow_home import pytest_sessionfinish
+
+if TYPE_CHECKING:
+    from hpe_tasks.object_store import Server
 
 __all__ = ["pytest_sessionfinish"]
 
@@ -26,18 +29,23 @@ def dag_bag() -> Any:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[str]:
-    """Address of the embedded S3 server with the bucket `hpe-models`, known to boto3 by the usual variables."""
+def object_store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Server]:
+    """The embedded S3 server with the bucket `hpe-models`."""
     from hpe_tasks.object_store import ObjectStore
 
     python = repository / ".venv-object-store/bin/python"
-    with (
-        ObjectStore(tmp_path_factory.mktemp("object-store"), python) as server,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        yield server.endpoint
+    with ObjectStore(tmp_path_factory.mktemp("object-store"), python) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(object_store: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of the embedded S3 server, known to boto3 by the usual variables for one test."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    # The session that all clients of a process share would keep these credentials for the tests of other folders.
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    return object_store.endpoint
 
 
 @pytest.fixture(scope="session")

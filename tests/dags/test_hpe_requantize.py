@@ -303,7 +303,7 @@ class TestOutcomes:
     def test_a_checkpoint_below_the_floor_stops_before_quantization(self, dag: Any, small_run: dict[str, Any]) -> None:
         state, tasks, date = run(dag, {**small_run, "gate.min_ap": 0.5})
         assert state == "failed"
-        done = ("fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "report")
+        done = ("preflight", "fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "report")
         assert tasks == {
             **dict.fromkeys(TASKS, "upstream_failed"),
             **dict.fromkeys(done, "success"),

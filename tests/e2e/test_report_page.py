@@ -84,10 +84,11 @@ def test_quiet_offline_and_without_horizontal_scroll(
     state: str, width: int, visit: OpenPage, pages: dict[str, Path]
 ) -> None:
     seen = visit(state, width=width)
-    for summary in seen.page.locator("summary").all():
-        summary.click()
-    opened = seen.page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
-    assert opened or state == "only_config"  # its configuration was open and is closed now
+    for details in seen.page.locator("details").all():
+        # Where a run has no data set and no checkpoint, its configuration is open already.
+        if details.get_attribute("open") is None:
+            details.locator("> summary").click()
+    assert seen.page.evaluate("[...document.querySelectorAll('details')].every(d => d.open)")
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     assert seen.messages == []
     own = {pages[state].as_uri(), "about:srcdoc"}

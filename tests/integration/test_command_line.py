@@ -36,6 +36,11 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
+def bottom_up(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return tiny_bottom_up_settings(tmp_path_factory.mktemp("bottom-up"))
+
+
+@pytest.fixture(scope="module")
 def hpe_environment(folder: Path, s3_server: Server) -> dict[str, str]:
     places = {"HPE_WORKSPACE": str(folder / "workspace"), "HPE_CACHE": str(folder / "cache")}
     return os.environ | places | dict(s3_server.environment) | {"OMP_NUM_THREADS": "2", "COLUMNS": "200"}
@@ -177,12 +182,24 @@ def test_a_checkpoint_below_the_floor_is_a_failed_gate_that_says_why(hpe: Hpe, s
 
 
 @pytest.mark.slow
-def test_bottom_up_network_that_finds_nobody(hpe: Hpe, tmp_path: Path) -> None:
-    settings = tiny_bottom_up_settings(tmp_path)
+def test_bottom_up_network_that_finds_nobody_is_not_quantized(hpe: Hpe, bottom_up: dict[str, Any]) -> None:
+    done = hpe("run", *options(bottom_up))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "FP32 AP 0.000 is below 0.400 (gate.min_ap), on 14 persons in 4 images of val" in done.stdout
+    told = json.loads(hpe("show", "--json").stdout)
+    assert told["fp32"]["stats"]["ap"] == 0
+    assert [told[step] for step in ("quantized", "decision", "published", "promoted")] == [None] * 4
+
+
+@pytest.mark.slow
+def test_bottom_up_network_that_finds_nobody(hpe: Hpe, bottom_up: dict[str, Any]) -> None:
+    """Where nothing is asked of its accuracy it goes all the way to the gate, which finds it too large."""
+    settings = bottom_up | {"gate.min_ap": 0.0, "gate.max_size_mb": 0.001}
     done = hpe("run", *options(settings))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "ONNX AP 0.000 is below 0.400 (14 persons)" in done.stdout
+    assert "MB is above" in done.stdout
     told = json.loads(hpe("show", "--json").stdout)
+    assert "ONNX AP 0.000 is at least 0.000 (14 persons)" in [check["reason"] for check in told["decision"]["checks"]]
     assert [told[step] for step in ("published", "smoke_test", "promoted")] == [None, None, None]
     assert told["fp32"]["fingerprint"]["box_source"] == "whole_image"
     assert [output["name"] for output in told["exported"]["outputs"]] == ["pafs", "heatmaps"]

@@ -32,11 +32,12 @@ from signing_keys import key_pem
 from hpe_tasks import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
+from hpe_tasks.kernel_proof import prove_kernels
 from hpe_tasks.lambda_emulator import MAX_REQUEST_BYTES, FunctionError, LambdaEmulator
 from hpe_tasks.object_store import Server
 from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_role
 from hpe_tasks.presets import load_config
-from hpe_tasks.registry.manifest import ModelManifest, blob_key
+from hpe_tasks.registry.manifest import ModelManifest, Serving, blob_key
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.results import PublishedModel
 from hpe_tasks.runs import Run, open_run
@@ -496,15 +497,27 @@ def test_a_model_that_cannot_be_trusted_keeps_the_function_from_starting(
         function.invoke(v2_binary(published))
 
 
-def mirrored(version: Published, model: Path) -> Published:
-    """Write the network whose heatmaps are this version's, mirrored from left to right; returns its own version."""
+def left_for_right(serving: Serving) -> list[int]:
+    """Each joint's counterpart on the other side of the body; the joint itself where it has none."""
+    counterparts = list(range(len(serving.joints)))
+    for left, right in serving.flip_pairs:
+        counterparts[left], counterparts[right] = right, left
+    return counterparts
+
+
+def swapped(version: Published, model: Path) -> Published:
+    """Write this version's network with left and right joints swapped; returns the version that it makes.
+
+    Only the order of the heatmaps changes, so the joints are found exactly where they were. Mirrored heatmaps would not
+    do: several cells of a quantized map can hold its maximum, and the first of them is taken.
+    """
     network = onnx.load(version.files["model"])
     (output,) = network.graph.output
     for node in network.graph.node:
-        node.output[:] = ["unmirrored" if name == output.name else name for name in node.output]
-    ends = {"from": -1, "to": -(2**31), "axis": 3, "step": -1}
-    network.graph.initializer.extend(numpy_helper.from_array(np.array([n]), name) for name, n in ends.items())
-    network.graph.node.append(helper.make_node("Slice", ["unmirrored", *ends], [output.name]))
+        node.output[:] = ["unswapped" if name == output.name else name for name in node.output]
+    order = np.array(left_for_right(version.manifest.serving), np.int64)
+    network.graph.initializer.append(numpy_helper.from_array(order, "left_for_right"))
+    network.graph.node.append(helper.make_node("Gather", ["unswapped", "left_for_right"], [output.name], axis=1))
     onnx.checker.check_model(network)
     onnx.save(network, model)
 
@@ -513,6 +526,7 @@ def mirrored(version: Published, model: Path) -> Published:
     limits = {check["name"]: check["limit"] for check in record["gate"]["checks"]}
     (file,) = (file for file in record["files"] if file["role"] == "model")
     file |= {"sha256": digest, "size_bytes": len(data), "blob": blob_key(digest)}
+    record["proof"] = prove_kernels(model).model_dump(mode="json")
     record["version"] = content_version(digest, record["serving"], record["onnx"]["fingerprint"], limits)
     return replace(version, manifest=ModelManifest.model_validate(record), files={**version.files, "model": model})
 
@@ -544,8 +558,8 @@ class TestRegistry:
         }
 
     @pytest.fixture
-    def mirror(self, published: Published, tmp_path: Path) -> Published:
-        return mirrored(published, tmp_path / "mirrored.onnx")
+    def successor(self, published: Published, tmp_path: Path) -> Published:
+        return swapped(published, tmp_path / "swapped.onnx")
 
     @staticmethod
     def served(function: LambdaEmulator, published: Published) -> tuple[str, list[dict[str, tuple[float, float]]]]:
@@ -565,10 +579,9 @@ class TestRegistry:
         registry: Registry,
         environment: dict[str, str],
         published: Published,
-        mirror: Published,
+        successor: Published,
     ) -> None:
-        one, two = published.manifest.version, mirror.manifest.version
-        _, _, height, width = published.manifest.serving.outputs["heatmaps"].shape
+        one, two = published.manifest.version, successor.manifest.version
         self.publish(registry, published)
         with LambdaEmulator(package_without_model, environment=environment) as function:
             version, people = self.served(function, published)
@@ -576,17 +589,16 @@ class TestRegistry:
             check_golden(people, published)
             pid = function.pid
 
-            self.publish(registry, mirror)
+            self.publish(registry, successor)
             version, others = self.served(function, published)
             assert version == two
-            for box, person, other in zip(published.boxes, people, others, strict=True):
-                # From the first pixel of the box to its last; the crop is a quarter larger, its middle between cells.
-                left, right = box[0], box[0] + box[2] - 1
-                cell = 1.25 * max((right - left) / width, (box[3] - 1) / height)
-                assert other == {
-                    name: (pytest.approx(left + right - cell - x, abs=0.03), pytest.approx(y, abs=0.03))
-                    for name, (x, y) in person.items()
-                }
+            serving = published.manifest.serving
+            counterparts = [serving.joints[joint] for joint in left_for_right(serving)]
+            assert others != people
+            assert others == [
+                {name: person[other] for name, other in zip(serving.joints, counterparts, strict=True)}
+                for person in people
+            ]
 
             registry.rollback("sample-pose", "staging")
             assert self.served(function, published) == (one, people)
@@ -598,7 +610,7 @@ class TestRegistry:
         registry: Registry,
         environment: dict[str, str],
         published: Published,
-        mirror: Published,
+        successor: Published,
         pem: bytes,
     ) -> None:
         environment["HPE_PUBLIC_KEY"] = base64_of(published.public_key)
@@ -606,7 +618,7 @@ class TestRegistry:
         self.publish(registry, published, SigningKey(pem))
         with LambdaEmulator(package_without_model, environment=environment) as function:
             assert self.served(function, published)[0] == one
-            self.publish(registry, mirror)
+            self.publish(registry, successor)
             # It has a model that it can trust, and goes on with it.
             assert self.served(function, published)[0] == one
             assert "is not signed" in function.log_text()

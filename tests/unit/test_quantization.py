@@ -295,7 +295,8 @@ def test_a_users_bottom_up_network_is_simulated_for_both_orientations(
     for images in batches:
         maps, expected = simulate(images), onnx_predictor(source, config, threads=1)(images)
         assert maps.shape == expected.shape == (2, 57, images.shape[2] // 8, images.shape[3] // 8)
-        np.testing.assert_allclose(maps, expected, atol=0.1)
+        # One scale for all weights of a layer, and that one may have grown to keep sums in range.
+        np.testing.assert_allclose(maps, expected, atol=0.15 if recipe.granularity == "per_tensor" else 0.1)
         assert not np.array_equal(maps, expected)
 
 
@@ -486,9 +487,8 @@ def test_the_simulated_weights_are_codes_of_the_grid(granularity: Any, checkpoin
         step = (high - low) / 255
         codes = layer.weight / step - 128 - torch.round(low / step)
         torch.testing.assert_close(codes, torch.round(codes), atol=2e-3, rtol=0)
-        torch.testing.assert_close(
-            quantizer(layer.weight).dequantize(), layer.weight, rtol=0, atol=1e-3 * float(step.min())
-        )
+        simulated = quantizer(layer.weight).dequantize().as_subclass(torch.Tensor)
+        torch.testing.assert_close(simulated, layer.weight.data, rtol=0, atol=1e-3 * step.min().item())
 
 
 def test_behind_a_depthwise_layer_a_relu_keeps_its_quantizer(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.results import FamilyProof, ScoreSpread
 from hpe_tasks.s3 import S3Location
 from hpe_tasks.serving.served_model import ServedModel
-from hpe_tasks.serving.verified_model import VerifiedModel
+from hpe_tasks.serving.verified_model import VerifiedModel, model_file
 from hpe_tasks.skeletons import COCO17
 
 JOINTS = COCO17.joints
@@ -78,7 +78,7 @@ def write_folder(folder: Path, manifest: ModelManifest) -> VerifiedModel:
     data = manifest.to_bytes()
     (folder / "manifest.json").write_bytes(data)
     served = ServedModel.from_manifest(data)
-    return VerifiedModel(served, folder / "model.onnx", hashlib.sha256(data).hexdigest(), "package")
+    return VerifiedModel(served, model_file(served), folder / "model.onnx", hashlib.sha256(data).hexdigest(), "package")
 
 
 def versions_of(folder: Path, manifest: ModelManifest) -> Versions:
@@ -232,7 +232,7 @@ def test_a_manifest_that_cannot_be_read_is_named(manifest: ModelManifest, tmp_pa
     record = json.loads(manifest.to_bytes()) | {"unknown": 1}
     (tmp_path / "m" / "manifest.json").write_text(json.dumps(record))
     digest = hashlib.sha256((tmp_path / "m" / "manifest.json").read_bytes()).hexdigest()
-    other = VerifiedModel(model.model, model.file, digest, "package")
+    other = VerifiedModel(model.model, model.network, model.file, digest, "package")
     with pytest.raises(DigestError, match=r"cannot be read.*publish the model again"):
         Versions(lambda: other, FolderFiles(tmp_path / "m"), origin="", threshold=0.2).describe()
 
@@ -302,13 +302,14 @@ def test_a_registry_gives_the_files_of_the_version_that_answers(
         made = with_golden(manifest, person(20))
         stored = registry.store(made, files)
         served = ServedModel.from_manifest(made.to_bytes())
-        model = VerifiedModel(served, Path("model.onnx"), stored.manifest.sha256, "s3://models")
+        network = model_file(served)
+        model = VerifiedModel(served, network, Path("model.onnx"), stored.manifest.sha256, "s3://models")
         versions = Versions(lambda: model, RegistryFiles(registry), origin="a registry", threshold=0.2)
         assert [image["role"] for image in versions.describe()["golden"]] == ["golden-1"]
         assert versions.golden(made.version, "golden-1") == PICTURE
         client.put_object(Bucket="models", Key=f"registry/{made.file('golden-1').blob}", Body=b"another")
         with pytest.raises(DigestError, match="corrupt"):
             versions.golden(made.version, "golden-1")
-        other = VerifiedModel(served, Path("model.onnx"), "0" * 64, "s3://models")
+        other = VerifiedModel(served, network, Path("model.onnx"), "0" * 64, "s3://models")
         with pytest.raises(DigestError, match="SHA-256"):
             Versions(lambda: other, RegistryFiles(registry), origin="", threshold=0.2).describe()
