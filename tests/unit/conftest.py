@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def no_aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide whatever S3 server and credentials this machine, its user or an earlier test has set up.
+@pytest.fixture(scope="module", autouse=True)
+def no_aws_account() -> Iterator[None]:
+    """Hide whatever S3 server and credentials this machine, its user or an earlier module has set up.
 
     moto answers only for addresses of AWS, so a server that the environment names would be asked instead of it.
     """
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    # The session that all clients of a process share keeps the credentials it has once found.
-    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # The session that all clients of a process share keeps the credentials that it has once found.
+        patch.setattr("boto3.DEFAULT_SESSION", None)
+        yield
 
 
 @pytest.fixture(scope="session")
