@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import processors
@@ -31,8 +30,8 @@ def graph_on(processor: str, model: Path) -> str:
 def test_every_processor_makes_the_same_graph(processor: str, tmp_path: Path) -> None:
     model = int8_onnx(tmp_path / "model.onnx")
     assert make_graph(model, tmp_path / "graph.onnx", [SHAPE]) is not None
-    here = hashlib.sha256((tmp_path / "graph.onnx").read_bytes()).hexdigest()
-    assert graph_on(processor, model) == here
+    # In a process of its own, as those on the others: what else a process has loaded may show in the file.
+    assert graph_on(processor, model) == graph_on("host", model)
 
 
 def test_the_graph_of_layers_in_float_depends_on_the_processor(tmp_path: Path) -> None:
