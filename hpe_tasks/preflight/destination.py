@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,14 +10,12 @@ from botocore.exceptions import ClientError
 
 from hpe_tasks.errors import AccessError
 from hpe_tasks.registry.objects import (
-    CONFLICT_UNDER_WAY,
-    PRECONDITION_FAILED,
     get_bytes,
     no_conditional_writes,
     put_new_bytes,
-    s3_checksum,
+    put_on_condition,
 )
-from hpe_tasks.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.s3 import S3Location, error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -64,22 +61,7 @@ def check_registry(client: S3Client, registry: S3Location) -> str:
 
 def _overwrites(client: S3Client, probe: S3Location) -> bool:
     """Whether the server writes although If-Match names other content: it would write what is there already."""
-    with s3_errors(probe, "writing"):
-        try:
-            client.put_object(
-                Bucket=probe.bucket,
-                Key=probe.key,
-                Body=_CONTENT,
-                ChecksumSHA256=s3_checksum(hashlib.sha256(_CONTENT).hexdigest()),
-                IfMatch=_OTHER_ETAG,
-            )
-        except ClientError as error:
-            if error_code(error) in PRECONDITION_FAILED | CONFLICT_UNDER_WAY:
-                return False
-            if error_code(error) == "NotImplemented":
-                raise no_conditional_writes(probe) from error
-            raise
-    return True
+    return put_on_condition(client, probe, _CONTENT, "writing", etag=_OTHER_ETAG) == "written"
 
 
 @contextmanager

@@ -6,28 +6,23 @@ writers that read the same state exactly one succeeds, whatever their order and 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal
 
-from botocore.exceptions import ClientError
 from pydantic import ValidationError
 
 from hpe_tasks.config import Frozen, Sha256, Slug
 from hpe_tasks.errors import ChannelConflictError, DigestError
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.registry.objects import (
-    CONFLICT_UNDER_WAY,
-    PRECONDITION_FAILED,
     WRITE_ATTEMPTS,
     get_bytes,
-    no_conditional_writes,
-    s3_checksum,
+    put_on_condition,
 )
 from hpe_tasks.results import Record
-from hpe_tasks.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.s3 import S3Location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,11 +31,6 @@ HISTORY_LENGTH = 20
 """Versions that a pointer remembers for rollback."""
 
 _PAUSE_S = 0.2
-
-
-class _Condition(TypedDict, total=False):
-    IfMatch: str
-    IfNoneMatch: str
 
 
 class ChannelEntry(Frozen):
@@ -147,27 +137,7 @@ def move_channel(
 
 def _swap(client: S3Client, location: S3Location, data: bytes, etag: str | None) -> bool:
     """Write the pointer on the condition that it is unchanged; False when the server refused the condition."""
-    condition: _Condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
-    with s3_errors(location, "moving the channel"):
-        try:
-            client.put_object(
-                Bucket=location.bucket,
-                Key=location.key,
-                Body=data,
-                ChecksumSHA256=s3_checksum(hashlib.sha256(data).hexdigest()),
-                ContentType="application/json",
-                **condition,
-            )
-        except ClientError as error:
-            code = error_code(error)
-            if code in PRECONDITION_FAILED | CONFLICT_UNDER_WAY:
-                return False
-            if code == "NoSuchKey":  # If-Match on a pointer that was deleted meanwhile
-                return False
-            if code == "NotImplemented":
-                raise no_conditional_writes(location) from error
-            raise
-    return True
+    return put_on_condition(client, location, data, "moving the channel", etag=etag) == "written"
 
 
 def _conflict(

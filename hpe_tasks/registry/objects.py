@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
@@ -24,14 +24,19 @@ _CHUNK_BYTES = 1024 * 1024
 # PutObject takes no more; a model for Lambda is some thousand times smaller, so there is no multipart upload here.
 _LARGEST_PUT_BYTES = 5 * 1024**3
 
-PRECONDITION_FAILED = {"PreconditionFailed", "412"}
-CONFLICT_UNDER_WAY = {"ConditionalRequestConflict", "409"}
+_PRECONDITION_FAILED = {"PreconditionFailed", "412"}
+_CONFLICT_UNDER_WAY = {"ConditionalRequestConflict", "409"}
 """AWS answers this while another conditional write to the same key is under way: nothing was decided yet."""
 
 WRITE_ATTEMPTS = 5
 _PAUSE_S = 0.2
 
 _WRONG_CHECKSUM = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+
+
+class _Condition(TypedDict, total=False):
+    IfMatch: str
+    IfNoneMatch: str
 
 
 @dataclass(frozen=True)
@@ -73,26 +78,46 @@ def put_new_bytes(client: S3Client, location: S3Location, data: bytes, doing: st
     """Create an object that must not exist yet; False, and nothing written, when it does."""
     for attempt in range(WRITE_ATTEMPTS):
         time.sleep(attempt * _PAUSE_S)
-        with s3_errors(location, doing):
-            try:
-                client.put_object(
-                    Bucket=location.bucket,
-                    Key=location.key,
-                    Body=data,
-                    ChecksumSHA256=s3_checksum(hashlib.sha256(data).hexdigest()),
-                    ContentType="application/json",
-                    IfNoneMatch="*",
-                )
-            except ClientError as error:
-                if error_code(error) in CONFLICT_UNDER_WAY:
-                    continue
-                if error_code(error) in PRECONDITION_FAILED:
-                    return False
-                if error_code(error) == "NotImplemented":
-                    raise no_conditional_writes(location) from error
-                raise
-        return True
+        outcome = put_on_condition(client, location, data, doing, etag=None)
+        if outcome != "under_way":
+            return outcome == "written"
     raise TransientError(f"{location} is being written by others all the time.", hint="Try again in a minute.")
+
+
+def put_on_condition(
+    client: S3Client, location: S3Location, data: bytes, doing: str, *, etag: str | None
+) -> Literal["written", "refused", "under_way"]:
+    """Try once to write a small object in place of the content with this ETag, or of none.
+
+    Returns:
+        `under_way` when another conditional write to the key is not decided yet.
+
+    Raises:
+        AccessError: The server offers no conditional writes.
+    """
+    condition: _Condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+    with s3_errors(location, doing):
+        try:
+            client.put_object(
+                Bucket=location.bucket,
+                Key=location.key,
+                Body=data,
+                ChecksumSHA256=s3_checksum(hashlib.sha256(data).hexdigest()),
+                ContentType="application/json",
+                **condition,
+            )
+        except ClientError as error:
+            code = error_code(error)
+            if code in _CONFLICT_UNDER_WAY:
+                return "under_way"
+            if code in _PRECONDITION_FAILED:
+                return "refused"
+            if code == "NoSuchKey" and etag is not None:  # what was to be replaced was deleted meanwhile
+                return "refused"
+            if code == "NotImplemented":
+                raise no_conditional_writes(location) from error
+            raise
+    return "written"
 
 
 def put_bytes(client: S3Client, location: S3Location, data: bytes, doing: str) -> None:
