@@ -17,8 +17,8 @@ MetricKey = Literal["ap", "pckh"]
 FEW_PERSONS = 150
 """Below this many persons the same model's figure moves by more than the usual limits from sample to sample."""
 
-# Differences of decimal fractions are off by some 1e-17.
-_SAME = 1e-9
+TOLERANCE = 1e-9
+"""Differences of decimal fractions are off by some 1e-17: 0.62 - 0.60 must still be within a limit of 0.02."""
 
 _MOST_DECIMALS = 9
 
@@ -48,7 +48,7 @@ class Unit:
         decimals = self.decimals
         while (
             decimals < _MOST_DECIMALS
-            and apart > self.factor * _SAME
+            and apart > self.factor * TOLERANCE
             and (self.text(a, decimals) == self.text(b, decimals) or float(f"{apart:.{decimals}f}") == 0)
         ):
             decimals += 1

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 
-from hpe_tasks.accuracy import METRICS, Metric, accuracy_limits, metric_of, sample_text
+from hpe_tasks.accuracy import METRICS, TOLERANCE, Metric, accuracy_limits, metric_of, sample_text
 from hpe_tasks.config import GateLimits
 from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.results import Diagnosis, EvaluationReport, Fp32Check
-
-# Differences of decimal fractions are off by some 1e-17.
-_TOLERANCE = 1e-9
 
 _STANDARD_ERRORS = 2.0
 
@@ -34,7 +31,7 @@ def check_floor(limits: GateLimits, fp32: EvaluationReport) -> Fp32Check:
     decimals = metric.unit.decimals_between(observed, limit)
     shown = f"{name} {metric.unit.text(observed, decimals)}"
     asked = f"{metric.unit.text(limit, decimals)} ({setting})"
-    if observed >= limit - _TOLERANCE:
+    if observed >= limit - TOLERANCE:
         passed, reason = True, f"{shown} is at least {asked}, on {sample}"
     elif observed > 0 and observed >= limit - _uncertainty(metric, limit, fp32):
         passed, reason = True, f"{shown} is below {asked}, but {sample} are a subset too small to tell"
@@ -84,7 +81,7 @@ def next_step(check: Fp32Check) -> str:
             f"model.input_width and model.input_height, or ask for less: gate.min_{metric.key}."
         )
     again = f"Nothing was quantized. Start again with {settings_text(found.settings)}"
-    if found.accuracy is not None and found.accuracy < check.limit - _TOLERANCE:
+    if found.accuracy is not None and found.accuracy < check.limit - TOLERANCE:
         return (
             f"{again}; since {metric.text(found.accuracy)} is still below the floor, the checkpoint may have another "
             f"fault as well, or gate.min_{metric.key} asks for too much."

@@ -12,6 +12,7 @@ from typing import Literal
 from hpe_tasks.accuracy import (
     FEW_PERSONS,
     METRICS,
+    TOLERANCE,
     UNITS,
     Metric,
     accuracy_limits,
@@ -31,20 +32,15 @@ from hpe_tasks.results import (
     QuantizedEvaluation,
 )
 
-NEEDED_PROOFS: dict[Processors, tuple[Literal["x86_64", "arm64"], ...]] = {
-    "any": ("x86_64", "arm64"),
-    "x86_64": ("x86_64",),
+_NEEDED_PROOFS: dict[Processors, tuple[str, ...]] = {
+    "any": ("x86-64", "arm64"),
+    "x86_64": ("x86-64",),
     "arm64": ("arm64",),
     "x86_64_vnni": (),
 }
-"""The families of kernels that a destination needs a proof for."""
-
-PROCESSOR_NAMES = {"x86_64": "x86-64", "arm64": "arm64"}
+"""What a destination needs of `KernelProof.families`."""
 
 _RUNTIME_NAMES = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX"}
-
-# Differences of decimal fractions are off by some 1e-17: 0.62 - 0.60 must still be within a limit of 0.02.
-_TOLERANCE = 1e-9
 
 _BYTES_PER_MB = 1e6
 
@@ -173,7 +169,7 @@ def _int8_mac_share(limit: float, exported: ExportedModel) -> GateCheck:
     if placement.total_macs <= 0:
         problem = "The int8 share is unknown: the audit found no convolution or matrix product in the exported file"
     slow = placement.float_operators[:_NAMED_FLOAT_OPERATORS]
-    too_low = placement.int8_mac_share < limit - _TOLERANCE
+    too_low = placement.int8_mac_share < limit - TOLERANCE
     return _check(
         "int8_mac_share",
         "Arithmetic that runs in int8",
@@ -189,7 +185,7 @@ def _int8_mac_share(limit: float, exported: ExportedModel) -> GateCheck:
 
 def _kernel_proof(processors: Processors, exported: ExportedModel) -> GateCheck:
     proof = exported.proof
-    needed = NEEDED_PROOFS[processors]
+    needed = _NEEDED_PROOFS[processors]
     observed, problem = 0.0, ""
     if not needed:
         reason = "No proof is needed: the model is for x86-64 with VNNI only, whose kernels add in 32 bits"
@@ -198,13 +194,11 @@ def _kernel_proof(processors: Processors, exported: ExportedModel) -> GateCheck:
     elif proof.model_sha256 != exported.model.sha256:
         problem = "The proof is of another file than the exported one: run the step export_onnx again"
     else:
-        families = {name: proof.x86_64 if name == "x86_64" else proof.arm64 for name in needed}
+        families = {name: proof.families[name] for name in needed}
         observed = max(family.unproved_layers for family in families.values())
-        named = " and ".join(PROCESSOR_NAMES[name] for name in needed)
+        named = " and ".join(needed)
         reason = f"No sum of {proof.channels:,} channels in {proof.layers} layers can leave its range on {named}"
-        unproved = [
-            f"on {PROCESSOR_NAMES[name]} {family.unproved[0]}" for name, family in families.items() if family.unproved
-        ]
+        unproved = [f"on {name} {family.unproved[0]}" for name, family in families.items() if family.unproved]
         if observed:
             reason = f"Sums may leave their range in {observed:.0f} of {proof.layers} layers: {'; '.join(unproved)}"
     return GateCheck(
@@ -236,7 +230,7 @@ def _kernel_sqnr(limit: float, kernels: KernelAgreement | None) -> GateCheck:
     observed, problem, note = None, "", ""
     if kernels is None:
         problem = "The signal-to-noise ratio of int8 kernels is unknown: they were not compared"
-    elif (observed := kernels.sqnr_db) is not None and observed < limit - _TOLERANCE:
+    elif (observed := kernels.sqnr_db) is not None and observed < limit - TOLERANCE:
         note = (
             f"in {kernels.layer}: sums of full 8-bit weights saturate on x86-64 without VNNI, see "
             f"recipe.saturation_free; this processor is {', '.join(kernels.cpu_features)}"
@@ -316,10 +310,10 @@ def _check(
         passed, observed, reason = False, None, problem
     else:
         if comparison == "at_least":
-            passed = observed >= limit - _TOLERANCE
+            passed = observed >= limit - TOLERANCE
             relation = "at least" if passed else "below"
         else:
-            passed = observed <= limit + _TOLERANCE
+            passed = observed <= limit + TOLERANCE
             relation = "at most" if passed else "above"
         shown = UNITS[unit]
         decimals = shown.decimals_between(observed, limit)

@@ -395,6 +395,11 @@ class KernelProof(Frozen):
     x86_64: FamilyProof
     arm64: FamilyProof
 
+    @property
+    def families(self) -> dict[str, FamilyProof]:
+        """The proofs by what a person calls the processors."""
+        return {"x86-64": self.x86_64, "arm64": self.arm64}
+
 
 class ExportedModel(Record):
     """The file that ships.

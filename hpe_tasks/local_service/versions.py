@@ -229,8 +229,7 @@ def _proof_text(manifest: ModelManifest) -> str:
     """On which processors the file is proved to compute the same; empty where nothing was examined."""
     if manifest.proof is None:
         return ""
-    families = (("x86-64", manifest.proof.x86_64), ("arm64", manifest.proof.arm64))
-    proved = [name for name, family in families if family.proved]
+    proved = [name for name, family in manifest.proof.families.items() if family.proved]
     if not proved:
         return "nothing is proved of its int8 kernels"
     return f"from its weights, that no int8 kernel clips a sum on {' or '.join(proved)}"
