@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,6 +61,15 @@ def lambda_python() -> Path:
         return lambda_environment.lambda_python()
     except ConfigError as error:
         missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's executable."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        missing("no Chromium is installed")
+    return found
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

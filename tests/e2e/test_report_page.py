@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hpe_tasks.report.page import render_report
-from tests.conftest import missing
 from tests.run_cases import STATES
 from tests.run_files import files_of_states
 
@@ -28,12 +26,9 @@ _QUIET = (
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        missing("no Chromium is installed")
+def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=list(_QUIET))
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(_QUIET))
         yield browser
         browser.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,16 +26,6 @@ SECTIONS = (
     "Destination",
     "Reproducibility",
 )
-
-
-@pytest.fixture(scope="module")
-def chromium(request: pytest.FixtureRequest, repository: Path) -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        # The rule for missing tools is that of tests/conftest.py, which pytest has loaded as a plugin.
-        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-        rules.missing("no Chromium is installed")
-    return str(found)
 
 
 @pytest.fixture(scope="module")
