@@ -2,9 +2,13 @@
 
 onnxruntime's CPU provider has no integer kernel for transposed convolutions. Of the 4×4 taps of such a layer each
 output pixel sees 2×2, and which ones depends on whether its row and its column are even or odd. Phase (a, b) of the
-output, rows a, a+2, … and columns b, b+2, …, is therefore an ordinary 2×2 convolution of the input. Concatenated along
-the channels the phases only need to be moved to their places, which is what DepthToSpace does. Products and sums stay
-the same, and codes, scales and zero points keep their values.
+output, rows a, a+2, … and columns b, b+2, …, is therefore an ordinary 2×2 convolution of the input. The phases only need
+to be moved to their places. Products and sums stay the same, and codes, scales and zero points keep their values.
+
+onnxruntime's integer convolutions keep the channels of a pixel together (N×H×W×C). In that layout the columns of two
+phases interleave by a concatenation along the channels, and rows by one along the width, each followed by a Reshape that
+moves nothing; the graph says it so, and the transpositions around it meet those around the convolutions and cancel. For
+floats, and where the size is not known, DepthToSpace does it, which transposes what it is given and what it gives.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from hpe_tasks.export.graph import remove_unused
 from hpe_tasks.kernel_model import PHASE_TAPS
 
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
-"""Parity of the output's row and column, in the order in which DepthToSpace (DCR) takes blocks of channels."""
+"""Parity of the output's row and column, in the order in which both ways of moving them take the phases."""
 
 _ACTIVATIONS = {"Relu", "Clip"}
 
@@ -34,11 +38,11 @@ def split_deconvolutions(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     layers = [node for node in graph.node if node.op_type == "ConvTranspose"]
-    sizes = _static_sizes(model) if any(_attributes(node).get("output_shape") for node in layers) else {}
+    sizes = _static_sizes(model) if layers else {}
     for node in layers:
         weight = _find_weight(graph, node)
         if weight is not None and _doubles_its_input(node, sizes):
-            _split(graph, node, weight)
+            _split(graph, node, weight, sizes.get(node.input[0]))
             remove_unused(graph)
 
 
@@ -120,7 +124,7 @@ def _static_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> None:
+def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight, size: tuple[int, ...] | None) -> None:
     tail = _moved_along(graph, node)
     result = (tail or [node])[-1].output[0]
     added, phases = [], []
@@ -151,15 +155,46 @@ def _split(graph: onnx.GraphProto, node: onnx.NodeProto, weight: _Weight) -> Non
         for step in tail:
             added.append(_copy(step, f"{step.output[0]}_phase{a}{b}", added[-1].output[0]))
         phases.append(added[-1].output[0])
-    joined = f"{result}_phases"
-    added.append(helper.make_node("Concat", phases, [joined], name=joined, axis=1))
-    added.append(helper.make_node("DepthToSpace", [joined], [result], name=result, blocksize=2, mode="DCR"))
+    if size is not None and tail and tail[-1].op_type == "QuantizeLinear":
+        channels = weight.taps.shape[0 if weight.depthwise else 1]
+        added += _interleaved(graph, phases, result, (*size, channels))
+    else:
+        joined = f"{result}_phases"
+        added.append(helper.make_node("Concat", phases, [joined], name=joined, axis=1))
+        added.append(helper.make_node("DepthToSpace", [joined], [result], name=result, blocksize=2, mode="DCR"))
     # What the last of the replaced nodes needs, the new ones need as well.
     place = list(graph.node).index((tail or [node])[-1])
     for old in (node, *tail):
         graph.node.remove(old)
     for offset, new in enumerate(added):
         graph.node.insert(place - len(tail) + offset, new)
+
+
+def _interleaved(
+    graph: onnx.GraphProto, phases: list[str], result: str, size: tuple[int, int, int]
+) -> list[onnx.NodeProto]:
+    """Nodes that interleave four phases N×C×H×W, each of `size` (H, W, C), to `result` N×C×2H×2W."""
+    height, width, channels = size
+    nodes = []
+
+    def moved(source: str, name: str, order: list[int]) -> str:
+        nodes.append(helper.make_node("Transpose", [source], [name], name=name, perm=order))
+        return name
+
+    def joined(sources: list[str], name: str, axis: int, rows: int) -> str:
+        shape = f"{name}_shape"
+        # The batch stays as it is.
+        graph.initializer.append(
+            numpy_helper.from_array(np.array([0, rows, 2 * width, channels], dtype=np.int64), shape)
+        )
+        nodes.append(helper.make_node("Concat", sources, [f"{name}_parts"], name=f"{name}_parts", axis=axis))
+        nodes.append(helper.make_node("Reshape", [f"{name}_parts", shape], [name], name=name))
+        return name
+
+    last = [moved(phase, f"{phase}_nhwc", [0, 2, 3, 1]) for phase in phases]
+    rows = [joined(last[:2], f"{result}_even_rows", 3, height), joined(last[2:], f"{result}_odd_rows", 3, height)]
+    moved(joined(rows, f"{result}_nhwc", 2, 2 * height), result, [0, 3, 1, 2])
+    return nodes
 
 
 def _moved_along(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -210,7 +210,7 @@ def test_codes_scales_and_zero_points_only_move(depthwise: bool) -> None:
     assert before.keys() - after.keys() == {"w"}
     for name in before.keys() & after.keys():
         np.testing.assert_array_equal(after[name], before[name])
-    added = [after[name] for name in sorted(after.keys() - before.keys())]
+    added = [after[name] for name in sorted(after.keys() - before.keys()) if after[name].dtype != np.int64]
     assert [taps.dtype for taps in added] == [np.int8] * 4
     assert {taps.shape for taps in added} == {(6, 1, 2, 2) if depthwise else (4, 6, 2, 2)}
     moved = added if depthwise else [taps.swapaxes(0, 1) for taps in added]
@@ -223,24 +223,48 @@ def test_codes_scales_and_zero_points_only_move(depthwise: bool) -> None:
     assert [n.input[2] for n in rewritten.graph.node if n.op_type == "Conv"] == ["bd"] * 4
 
 
-def test_between_codes_nothing_is_float() -> None:
+@pytest.mark.parametrize(("size_is_known", "mover"), [(True, "Reshape"), (False, "DepthToSpace")])
+def test_between_codes_nothing_is_float(size_is_known: bool, mover: str) -> None:
+    model = _layer(quantized="per_channel")
+    if not size_is_known:
+        for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dim.ClearField("dim_value")
     for level in (EXACT, FAST):
-        types = _types(_split(_layer(quantized="per_channel")), level)
-        assert types["Concat"] == types["DepthToSpace"] == {TensorProto.UINT8}
-    fast = _types(_split(_layer(quantized="per_channel")), FAST)
+        types = _types(_split(model), level)
+        assert types["Concat"] == types[mover] == {TensorProto.UINT8}
+    fast = _types(_split(model), FAST)
     assert "Conv" not in fast
     assert fast["QLinearConv"] == {TensorProto.UINT8}
+    assert fast.keys() & {"DepthToSpace", "Reshape"} == {mover}
 
 
-def _types(model: onnx.ModelProto, level: ort.GraphOptimizationLevel) -> dict[str, set[int]]:
-    """Types of all results by operator, in the graph that onnxruntime runs."""
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_phases_are_interleaved_without_a_transposition(batch: int | None) -> None:
+    """Nothing is transposed but what comes in, and what goes out to those who want channels first."""
+    model = _layer(quantized="per_channel")
+    dim = model.graph.input[0].type.tensor_type.shape.dim[0]
+    dim.ClearField("dim_value") if batch is None else setattr(dim, "dim_value", batch)
+    rewritten = _split(model)
+    images = np.resize(_images(model), (batch or 2, *_images(model).shape[1:]))
+    for level in (EXACT, FAST):
+        np.testing.assert_array_equal(_run(rewritten, images, level)[0], _run(model, images, level)[0])
+    assert _operators(_optimized(rewritten, FAST)).count("Transpose") == 2
+
+
+def _optimized(model: onnx.ModelProto, level: ort.GraphOptimizationLevel) -> onnx.ModelProto:
+    """The graph that onnxruntime runs."""
     with TemporaryDirectory() as folder:
         options = ort.SessionOptions()
         options.graph_optimization_level = level
         options.log_severity_level = 3
         options.optimized_model_filepath = f"{folder}/optimized.onnx"
         ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        optimized = onnx.load(options.optimized_model_filepath)
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _types(model: onnx.ModelProto, level: ort.GraphOptimizationLevel) -> dict[str, set[int]]:
+    """Types of all results by operator, in the graph that onnxruntime runs."""
+    optimized = _optimized(model, level)
     probe = onnx.ModelProto()
     probe.CopyFrom(optimized)
     known = {o.name for o in probe.graph.output}
@@ -503,7 +527,8 @@ def _assert_same_file_but_faster(plain: Path, phases: Path, images: np.ndarray) 
     assert audit.int8_mac_share == 1
     assert audit.total_macs <= audit_placement(plain).total_macs
     types = _types(after, FAST)
-    assert types["Concat"] == types["DepthToSpace"] == types["QLinearConv"] == {TensorProto.UINT8}
+    assert types["Concat"] == types["Reshape"] == types["QLinearConv"] == {TensorProto.UINT8}
+    assert "DepthToSpace" not in types
     assert types.keys() & {"Conv", "FusedConv", "ConvTranspose"} == set()
     assert [op for op, kinds in types.items() if TensorProto.FLOAT in kinds] == ["DequantizeLinear"]
 
