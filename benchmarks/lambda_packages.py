@@ -108,7 +108,7 @@ def fitted_resnet(picture: Picture, folder: Path) -> Path:
 def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedModel:
     """What the pipeline would publish: its steps up to the gate, and the manifest of their results.
 
-    No destination is asked, and weights that are random need not find anybody.
+    Nothing is published: no destination is asked.
     """
     from hpe_tasks.optimized_graph import make_graph
     from hpe_tasks.presets import load_config
@@ -133,7 +133,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     cache = Settings.from_environment().cache
     run = open_run(config, workspace=workspace, cache=cache, name="benchmark", s3=make_client)
     for name, step in STEPS.items():
-        if name not in {"preflight", "check_fp32"}:
+        if name != "preflight":
             step.execute(run)
         if name == "gate":
             break
@@ -191,8 +191,8 @@ def kept(folder: Path) -> dict[str, Unpacked]:
 
 
 def resnet_package(checkpoint: Path, folder: Path) -> Unpacked:
-    """Ours with pose_resnet_50."""
-    overrides = {**_RESNET, **_NO_SMOKE_TEST, "model.checkpoint": str(checkpoint)}
+    """Ours with pose_resnet_50, whose weights need not find anybody."""
+    overrides = {**_RESNET, **_NO_SMOKE_TEST, "model.checkpoint": str(checkpoint), "gate.min_ap": 0.0}
     return own_package(own_model("pose_resnet_50", overrides, folder), folder / "resnet")
 
 
