@@ -39,7 +39,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
-STORE := $(BIN)/python -m hpe_tasks.object_store
+STORE := $(BIN)/python -m hpe_tasks.local.object_store
 LOCK := $(UV) pip compile --quiet --generate-hashes --no-header
 LOCK_311 := $(LOCK) --python-version 3.11
 # The Lambda package takes wheels only, in the versions that the tests run with.

@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe, RunConfig
-from hpe_tasks.cpu import cpu_features, processor_name
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe, RunConfig
+from hpe_tasks.contract.cpu import cpu_features, processor_name
 from hpe_tasks.preflight.machine import forward_seconds
 from hpe_tasks.quantization import quantize_model
 

@@ -94,7 +94,7 @@ def drawn_results(rng: np.random.Generator, persons: Rows, image_ids: list[int],
 
 def report_parts() -> dict[str, tuple[list[int], list[float]]]:
     from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_sigmas
-    from hpe_tasks.skeletons import COCO17
+    from hpe_tasks.pose.skeletons import COCO17
 
     sigmas = coco_sigmas()
     parts = JOINT_GROUPS | {joint: (joint,) for joint in COCO17.joints}

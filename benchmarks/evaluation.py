@@ -65,7 +65,7 @@ def prepare(folder: Path, split: str, checkpoint: Path | None, out: Path) -> Pat
     import torch
     from safetensors.torch import save_file
 
-    from hpe_tasks.config import QuantizationRecipe
+    from hpe_tasks.config.run import QuantizationRecipe
     from hpe_tasks.export import export_onnx
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.models import build_model

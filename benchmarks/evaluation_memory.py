@@ -73,12 +73,12 @@ class ResidentMemory:
 def measure(folder: Path, input_size: tuple[int, int], threads: int) -> dict[str, float]:
     import torch
 
-    from hpe_tasks.config import EvaluationConfig, ModelConfig
+    from hpe_tasks.config.run import EvaluationConfig, ModelConfig
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.evaluation import evaluate
     from hpe_tasks.inference import fp32_predictor
     from hpe_tasks.models import build_model
-    from hpe_tasks.results import Artifact
+    from hpe_tasks.records import Artifact
 
     torch.set_num_threads(threads)
     weights = folder / "network.pth"

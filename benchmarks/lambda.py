@@ -43,11 +43,11 @@ import lambda_packages as packages
 import numpy as np
 import psutil
 
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.sample import SampleSpec, draw_picture
 from hpe_tasks.data.sample.dataset import Picture
-from hpe_tasks.lambda_emulator import LambdaEmulator
-from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.local.emulator import LambdaEmulator
+from hpe_tasks.local.environment import lambda_python
 
 ROUNDS, INVOCATIONS, WARM_UP = 8, 40, 5
 QUICK_ROUNDS, QUICK_INVOCATIONS = 2, 10

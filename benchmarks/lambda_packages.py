@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 
 import hpe_tasks.packaging
-from hpe_tasks.codecs import box_to_center_scale, crop_matrix, encode_heatmaps, input_levels, transform_points
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.sample.dataset import Picture
-from hpe_tasks.lambda_environment import PYTHON_VERSION
+from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging import PackagedModel, build_package
 from hpe_tasks.packaging.dependencies import compile_folder
+from hpe_tasks.pose.codecs import box_to_center_scale, crop_matrix, encode_heatmaps, input_levels, transform_points
 
 REFERENCE = Path(__file__).with_name("reference_function")
 SERVING = "hpe_tasks/serving"
@@ -110,10 +110,11 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
 
     Nothing is published: no destination is asked.
     """
-    from hpe_tasks.optimized_graph import make_graph
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.onnx_runtime.optimized_graph import make_graph
+    from hpe_tasks.pipeline.steps import STEPS, open_run
     from hpe_tasks.presets import load_config
-    from hpe_tasks.registry.manifest import build_manifest
-    from hpe_tasks.results import (
+    from hpe_tasks.records import (
         Artifact,
         EvaluationReport,
         ExportedModel,
@@ -123,10 +124,9 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
         QuantizedEvaluation,
         QuantizedModel,
     )
-    from hpe_tasks.s3 import make_client
-    from hpe_tasks.settings import Settings
-    from hpe_tasks.steps import STEPS, open_run
-    from hpe_tasks.workspace import sha256_file
+    from hpe_tasks.registry.manifest import build_manifest
+    from hpe_tasks.storage.s3 import make_client
+    from hpe_tasks.storage.workspace import sha256_file
 
     config = load_config(preset, overrides=overrides)
     workspace = (folder / "workspace").absolute().as_uri()

@@ -71,7 +71,7 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from safetensors.torch import save_file
 
-    from hpe_tasks.config import ModelConfig
+    from hpe_tasks.config.run import ModelConfig
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.data.sample import SampleSpec, make_sample
     from hpe_tasks.export import export_onnx
@@ -228,7 +228,7 @@ def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every file of every network on this processor."""
     import onnxruntime
 
-    from hpe_tasks.cpu import cpu_features, processor_name
+    from hpe_tasks.contract.cpu import cpu_features, processor_name
 
     results: dict[str, Any] = {}
     for model in arguments.models:

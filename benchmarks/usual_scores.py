@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hpe_tasks.command_options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY
+from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.registry.manifest import MODEL_ROLE
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.s3 import S3Location, make_client
 from hpe_tasks.serving.images import decode_image
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.served_model import ServedModel
+from hpe_tasks.storage.s3 import S3Location, make_client
 
 _MAX_PIXELS = 25_000_000
 _MIN_AREA = 32**2

@@ -1,6 +1,6 @@
 """The DAG `hpe_requantize`: from a pose checkpoint to a published int8 ONNX model.
 
-Composition only: what a step does is in `hpe_tasks.steps`, what ties it to Airflow in `plugins/hpe_airflow`.
+Composition only: what a step does is in `hpe_tasks.pipeline.steps`, what ties it to Airflow in `plugins/hpe_airflow`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from hpe_airflow.links import ReportLink, VersionLink, with_links
 from hpe_airflow.params_form import form_params
 from hpe_airflow.runs import open_run_from_context
 
-from hpe_tasks import steps
-from hpe_tasks.results import GateDecision
+from hpe_tasks.pipeline import steps
+from hpe_tasks.records import GateDecision
 
 PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
 """Changes when a channel serves a published version; its events carry `name`, `version`, `channel` and `registry`."""

@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hpe_tasks.config import RECIPES, SAMPLE, Frozen, RunConfig
+from hpe_tasks.config.help import setting_schema
+from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, RunConfig
+from hpe_tasks.config.training import AIMET_POSE_INPUT, SCHEDULES, TrainingConfig
+from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.references import PublishedFigure, Reference
-from hpe_tasks.setting_help import setting_schema
-from hpe_tasks.setting_values import typed_value
-from hpe_tasks.training.config import AIMET_POSE_INPUT, SCHEDULES, TrainingConfig
+from hpe_tasks.gate.references import PublishedFigure, Reference
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import airflow_home
 import pytest
 import requests
 
-from hpe_tasks.object_store import ObjectStore
+from hpe_tasks.local.object_store import ObjectStore
 
 START_S = 240.0
 

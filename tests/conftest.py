@@ -54,8 +54,8 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def lambda_python() -> Path:
     """Python of the environment that holds Lambda's emulator, SAM and cfn-lint."""
-    from hpe_tasks import lambda_environment
     from hpe_tasks.errors import ConfigError
+    from hpe_tasks.local import environment as lambda_environment
 
     try:
         return lambda_environment.lambda_python()

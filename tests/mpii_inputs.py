@@ -11,7 +11,7 @@ import numpy as np
 
 from hpe_tasks.data.coco import CocoKeypoints, Person, load_coco
 from hpe_tasks.data.mpii import CENTER_SHIFT, FIRST_PIXEL
-from hpe_tasks.skeletons import MPII16
+from hpe_tasks.pose.skeletons import MPII16
 
 
 def write_mpii_of_photographs(test_data: Path, root: Path) -> Path:

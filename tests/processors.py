@@ -29,7 +29,7 @@ from types import ModuleType
 import arm64_python
 import pytest
 
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.contract.cpu import cpu_features
 from tests.conftest import missing
 
 _TOOL = Path(__file__).parents[1] / "tools" / "as_processor.py"
@@ -216,7 +216,7 @@ def _interpreter(processor: Processor, python: Path | None) -> tuple[list[str], 
 def arm64_libraries() -> Path:
     """The libraries of the function's arm64 package, from its lock file, unpacked."""
     from hpe_tasks.errors import ConfigError
-    from hpe_tasks.lambda_environment import lambda_python
+    from hpe_tasks.local.environment import lambda_python
     from hpe_tasks.packaging.dependencies import dependency_layer
 
     try:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from hpe_tasks.config import RECIPES, GateLimits, ModelConfig, QuantizationRecipe, RunConfig
-from hpe_tasks.gates import decide
+from hpe_tasks.config.run import RECIPES, GateLimits, ModelConfig, QuantizationRecipe, RunConfig
+from hpe_tasks.gate.decision import decide
+from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.presets import load_config
-from hpe_tasks.report.records import RunRecords
-from hpe_tasks.results import (
+from hpe_tasks.records import (
     Artifact,
     CocoStats,
     DatasetProblem,
@@ -45,7 +45,7 @@ from hpe_tasks.results import (
     TensorSpec,
     TriedMistake,
 )
-from hpe_tasks.skeletons import COCO17, MPII16
+from hpe_tasks.report.records import RunRecords
 
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 HOSTILE = '<script>alert("x")</script>'

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import FIRST_PIXEL, MpiiKeypoints, load_mpii
 from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
+from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.report.page import ReportFiles
-from hpe_tasks.skeletons import COCO17, MPII16
 
 # A standing figure in a box of 1 × 1, in COCO17 order.
 _FIGURE = np.array(

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hpe_tasks.config import GateLimits, ModelConfig, RunConfig
-from hpe_tasks.gates import decide
-from hpe_tasks.registry.manifest import ModelManifest, build_manifest
-from hpe_tasks.results import (
+from hpe_tasks.config.run import GateLimits, ModelConfig, RunConfig
+from hpe_tasks.contract.version import content_version
+from hpe_tasks.gate.decision import decide
+from hpe_tasks.records import (
     Artifact,
     CocoStats,
     EvaluationReport,
@@ -32,7 +32,7 @@ from hpe_tasks.results import (
     SpeedUp,
     TensorSpec,
 )
-from hpe_tasks.serving.version import content_version
+from hpe_tasks.registry.manifest import ModelManifest, build_manifest
 
 CPU = ("x86_64", "avx2", "avx512_vnni")
 

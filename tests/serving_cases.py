@@ -18,12 +18,12 @@ from paf_scenes import STANDING, ideal_maps
 from PIL import Image
 from tiny_networks import pose_onnx
 
-from hpe_tasks.frozen import replace
+from hpe_tasks.contract.frozen import replace
+from hpe_tasks.pose.skeletons import COCO17, Skeleton
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.verified_model import VerifiedModel, model_file
-from hpe_tasks.skeletons import COCO17, Skeleton
 
 STICK = Skeleton(
     name="stick",

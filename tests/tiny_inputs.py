@@ -37,7 +37,7 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
     """Make the inputs in `folder`; returns the run's settings by the trigger form's keys, with limits that all pass."""
     from tiny_networks import write_checkpoint
 
-    from hpe_tasks.config import ModelConfig
+    from hpe_tasks.config.run import ModelConfig
     from hpe_tasks.data.sample import SampleSpec, make_sample
 
     make_sample(folder / "data", SampleSpec(train=1, calibration=3, val=4, width=200, height=150))

@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.models import build_model
-from hpe_tasks.network_interface import input_sizes
+from hpe_tasks.models.interface import input_sizes
 
 
 def mobilenet_config(**fields: Any) -> ModelConfig:

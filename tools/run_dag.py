@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import BadInputError, HpeError
-from hpe_tasks.steps import STEPS
+from hpe_tasks.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
     from hpe_airflow.run_log import RunLog
 
-    from hpe_tasks.runs import Run
+    from hpe_tasks.pipeline.runs import Run
 
 DAG_ID = "hpe_requantize"
 
@@ -54,9 +54,9 @@ def prepare_run(conf: dict[str, Any], logical_date: datetime) -> Run:
     from hpe_airflow.params_form import config_from_params
     from hpe_airflow.runs import run_name
 
-    from hpe_tasks.runs import open_run
-    from hpe_tasks.s3 import make_client
-    from hpe_tasks.settings import Settings
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.pipeline.runs import open_run
+    from hpe_tasks.storage.s3 import make_client
 
     places = Settings.from_environment()
     name = run_name({"logical_date": logical_date})
@@ -138,7 +138,7 @@ def main() -> int:
 
 def conclude(run: Run, status: int, said: RunLog, log: Path) -> int:
     """Print what the run has come to and, where that does not say it, why it ended; the exit status."""
-    from hpe_tasks.run_summary import print_summary
+    from hpe_tasks.cli.run_summary import print_summary
 
     reached = any(run.pointer(step) or run.failure(step) for step in STEPS)
     passed = print_summary(run, looking_back=True, launcher="make") if reached else False

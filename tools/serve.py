@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hpe_tasks.command_options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY
+from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY
 from hpe_tasks.errors import HpeError
 
 PRESET = "sample"
@@ -23,7 +23,7 @@ PRESET = "sample"
 def is_served(name: str, channel: str, registry: str) -> bool:
     """Whether a channel of the registry serves a version of the model; raises HpeError where that cannot be asked."""
     from hpe_tasks.registry.publishing import Registry
-    from hpe_tasks.s3 import S3Location, make_client
+    from hpe_tasks.storage.s3 import S3Location, make_client
 
     return channel in Registry(make_client(), S3Location.parse(registry)).channels(name)
 

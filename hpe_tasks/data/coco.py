@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hpe_tasks.data.json_files import read_json
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 
 LEFT_OUT = "images_left_out"
 """Key of an annotation file's top level: ids of the split's images that were cut from it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpe_tasks.config import DatasetKind
+from hpe_tasks.config.run import DatasetKind
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
 

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
-from hpe_tasks.accuracy import Metric
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.mpii import MpiiKeypoints
 from hpe_tasks.diagnosis.bottom_up import read_images, try_images
@@ -20,9 +19,10 @@ from hpe_tasks.diagnosis.hypotheses import Mistake, input_mistakes
 from hpe_tasks.diagnosis.people import cut_persons
 from hpe_tasks.diagnosis.top_down import try_crops
 from hpe_tasks.diagnosis.trials import Trial, explanation, ranked
+from hpe_tasks.gate.accuracy import Metric
 from hpe_tasks.inference import Predict
 from hpe_tasks.progress import track
-from hpe_tasks.results import Diagnosis, TriedMistake
+from hpe_tasks.records import Diagnosis, TriedMistake
 
 __all__ = ["diagnose"]
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.paf import People
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.diagnosis.hypotheses import Mistake
@@ -21,6 +20,7 @@ from hpe_tasks.errors import CheckpointError, DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import Predict, PreparedImage, Unreadable, decode_image, predict_maps, prepare_image
 from hpe_tasks.metrics.oks import coco_breakdown, coco_sigmas
+from hpe_tasks.pose.codecs.paf import People
 
 _LONGEST_TRIAL_S = 12.0
 """Maps of a network that is fed with nonsense are full of peaks, which take long to join to people."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
-from hpe_tasks.config import ModelConfig
-from hpe_tasks.skeletons import COCO17, OPENPOSE18, SKELETONS
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.pose.skeletons import COCO17, OPENPOSE18, SKELETONS
 
 _RIGHT_ARM = ("right_shoulder", "right_elbow", "right_wrist")
 _LEFT_ARM = ("left_shoulder", "left_elbow", "left_wrist")

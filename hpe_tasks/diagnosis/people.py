@@ -10,9 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.heatmap import person_score
-from hpe_tasks.codecs.pixels import input_levels
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, Person
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
@@ -21,7 +19,9 @@ from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import CropBatch, Unreadable, mpii_batches, person_batches
 from hpe_tasks.metrics.oks import coco_breakdown, coco_sigmas
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, THRESHOLD, pckh_stats
-from hpe_tasks.skeletons import MPII16
+from hpe_tasks.pose.codecs.heatmap import person_score
+from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.skeletons import MPII16
 
 Floats = NDArray[np.float64]
 

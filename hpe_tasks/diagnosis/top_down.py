@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.heatmap import PIXEL_STD, decode_heatmaps
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.diagnosis.hypotheses import AS_CONFIGURED, Mistake
 from hpe_tasks.diagnosis.joint_orders import joint_settings, other_orders
 from hpe_tasks.diagnosis.people import Floats, LabelledPersons, as_input
 from hpe_tasks.diagnosis.trials import Trial
 from hpe_tasks.inference import Predict
+from hpe_tasks.pose.codecs.heatmap import PIXEL_STD, decode_heatmaps
 
 _HALF_CELLS = (
     (0.5, "to the right and down"),

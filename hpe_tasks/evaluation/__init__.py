@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.mpii import MpiiKeypoints
 from hpe_tasks.errors import ConfigError
@@ -20,8 +20,8 @@ from hpe_tasks.evaluation import bottom_up, coco, top_down
 from hpe_tasks.evaluation.mpii import evaluate_mpii
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import Predict
-from hpe_tasks.results import Artifact, EvaluationReport, ProtocolFingerprint, Runtime
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.records import Artifact, EvaluationReport, ProtocolFingerprint, Runtime
+from hpe_tasks.storage.workspace import sha256_file
 
 __all__ = ["evaluate"]
 

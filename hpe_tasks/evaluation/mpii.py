@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config import ModelConfig
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import FailedImages, JointMap, Request
 from hpe_tasks.inference import find_poses, mpii_batches
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh_stats
+from hpe_tasks.pose.skeletons import MPII16, common_joints
 from hpe_tasks.progress import track
-from hpe_tasks.results import EvaluationReport, ProtocolFingerprint
-from hpe_tasks.skeletons import MPII16, common_joints
-from hpe_tasks.workspace import write_atomically
+from hpe_tasks.records import EvaluationReport, ProtocolFingerprint
+from hpe_tasks.storage.workspace import write_atomically
 
 DECODER = f"heatmap argmax with a quarter-pixel shift; head size: {HEAD_FACTOR} of the head box's diagonal"
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import Predict, Unreadable
-from hpe_tasks.results import Artifact, FailedImage, Runtime
+from hpe_tasks.records import Artifact, FailedImage, Runtime
 
 RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from hpe_tasks import inference
-from hpe_tasks.codecs.heatmap import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
@@ -19,6 +18,7 @@ from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
+from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
 from hpe_tasks.progress import track
 
 NMS_THRESHOLD = 0.9

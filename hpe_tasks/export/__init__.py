@@ -16,8 +16,7 @@ from typing import Any
 
 import onnx
 
-from hpe_tasks.codecs import OUTPUT_NAMES
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.export.deconvolution import split_deconvolutions
 from hpe_tasks.export.integer_kernels import (
@@ -27,6 +26,7 @@ from hpe_tasks.export.integer_kernels import (
     sign_weights,
 )
 from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
+from hpe_tasks.pose.codecs import OUTPUT_NAMES
 
 __all__ = ["ENCODINGS_FILE", "INPUT_NAME", "MODEL_FILE", "check_onnx", "export_onnx"]
 

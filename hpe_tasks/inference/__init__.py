@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.mpii import MpiiKeypoints
 from hpe_tasks.inference.crops import (

@@ -14,8 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps, flip_back
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, crop_region
 from hpe_tasks.errors import DatasetError
@@ -30,6 +29,7 @@ from hpe_tasks.inference.images import (
     wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
+from hpe_tasks.pose.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps, flip_back
 
 PersonT = TypeVar("PersonT")
 

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.pixels import input_levels
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoImage
 from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.pose.codecs.pixels import input_levels
 
 __all__ = [
     "OnUnreadable",

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.onnx_session import onnx_predictor
+from hpe_tasks.onnx_runtime.session import onnx_predictor
 
 __all__ = ["Predict", "check_maps", "fp32_predictor", "onnx_predictor"]
 

@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS, People, decode_people
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.inference.images import (
@@ -31,6 +30,7 @@ from hpe_tasks.inference.images import (
     wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
+from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, People, decode_people
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
-from hpe_tasks.codecs.heatmap import JOINT_SCORE_THRESHOLD
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.golden import is_clear, similarity
+from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
-from hpe_tasks.smoke_test import MIN_OKS
+from hpe_tasks.release.golden import is_clear, similarity
+from hpe_tasks.release.smoke_test import MIN_OKS
 
 
 class _Joint(BaseModel):

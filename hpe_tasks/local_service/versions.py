@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import ValidationError
 
-from hpe_tasks.accuracy import METRICS, metric_of
-from hpe_tasks.codecs.heatmap import person_score
-from hpe_tasks.config import SAMPLE, QuantizationRecipe
+from hpe_tasks.config.run import SAMPLE, QuantizationRecipe
 from hpe_tasks.errors import AccessError, DigestError
-from hpe_tasks.golden import is_clear
+from hpe_tasks.gate.accuracy import METRICS, metric_of
+from hpe_tasks.gate.references import BOX_SOURCES
 from hpe_tasks.local_service.comparison import compare, read_people
-from hpe_tasks.references import BOX_SOURCES
+from hpe_tasks.pose.codecs.heatmap import person_score
 from hpe_tasks.registry.manifest import GoldenImage, ManifestFile, ModelManifest
 from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.release.golden import is_clear
 from hpe_tasks.serving.sources import MANIFEST
 from hpe_tasks.serving.verified_model import VerifiedModel
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.storage.workspace import sha256_file
 
 _NO_GOLDEN = (
     "This version was published without golden images, because destination.smoke_test was off. Versions that are "

@@ -14,7 +14,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 
 Rows = Sequence[Mapping[str, Any]]
 Floats = NDArray[np.float64]

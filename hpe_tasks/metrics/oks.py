@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools.cocoeval import Params
 
 from hpe_tasks.metrics.coco_ap import KeypointComparison
-from hpe_tasks.results import CocoStats
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.records import CocoStats
 
 JOINT_GROUPS: dict[str, tuple[str, ...]] = {
     "head": ("nose", "left_eye", "right_eye", "left_ear", "right_ear"),

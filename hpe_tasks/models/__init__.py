@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.pose_mobilenet import PoseMobileNet

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from hpe_tasks.codecs import OUTPUT_NAMES
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.pose.codecs import OUTPUT_NAMES
 
 INPUT_NAME = "image"
 

@@ -12,10 +12,10 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import version_converter
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.network_interface import input_sizes, join_outputs, map_outputs, shape_text
-from hpe_tasks.results import TensorSpec
+from hpe_tasks.models.interface import input_sizes, join_outputs, map_outputs, shape_text
+from hpe_tasks.records import TensorSpec
 
 MIN_OPSET = 13
 """First opset whose DequantizeLinear knows one scale for each channel."""
@@ -85,7 +85,7 @@ def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
 
 
 def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> tuple[str, ...]:
-    """Outputs of the graph that hold the maps; see `hpe_tasks.network_interface.map_outputs`."""
+    """Outputs of the graph that hold the maps; see `hpe_tasks.models.interface.map_outputs`."""
     shapes = {output.name: _tensor_spec(output).shape for output in model.graph.output}
     return map_outputs(shapes, config, source)
 

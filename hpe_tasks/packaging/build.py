@@ -10,14 +10,14 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpe_tasks.config.environment import Settings
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
-from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.local.environment import lambda_python
 from hpe_tasks.packaging.archive import append_bytes, append_file, append_folder
 from hpe_tasks.packaging.dependencies import Architecture, compile_folder, dependency_layer, packaged_graph_role
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.stored_graph import GRAPH
-from hpe_tasks.settings import Settings
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.storage.workspace import sha256_file
 
 UNZIPPED_LIMIT_BYTES = 250 * 1024**2
 """Lambda takes no more, layers included (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)."""
@@ -25,16 +25,8 @@ DIRECT_UPLOAD_LIMIT_BYTES = 50 * 1024**2
 """Larger archives reach Lambda through S3 only (same source)."""
 
 # All of this project that ships: folders without what lies below them, and modules.
-_OWN_FOLDERS = ("serving", "codecs")
-_OWN_MODULES = (
-    "__init__.py",
-    "cpu.py",
-    "drawing.py",
-    "errors.py",
-    "frozen.py",
-    "instruction_sets.py",
-    "skeletons.py",
-)
+_OWN_FOLDERS = ("serving", "contract", "pose", "pose/codecs")
+_OWN_MODULES = ("__init__.py", "errors.py")
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 

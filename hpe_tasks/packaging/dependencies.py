@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpe_tasks.errors import ConfigError, StorageError, TransientError
-from hpe_tasks.lambda_environment import PYTHON_VERSION
+from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging.archive import append_folder
 from hpe_tasks.serving.stored_graph import graph_role
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from hpe_tasks.errors import BadInputError, ConfigError
-from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.local.environment import lambda_python
 from hpe_tasks.packaging.dependencies import Architecture
 
 _TEMPLATE = importlib.resources.files("hpe_tasks.packaging") / "template.yaml"

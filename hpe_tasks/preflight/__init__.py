@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config import SAMPLE, RunConfig
+from hpe_tasks.config.run import SAMPLE, RunConfig
 from hpe_tasks.errors import ConfigError, PreflightError, TransientError
 from hpe_tasks.preflight.findings import Check, Finding
-from hpe_tasks.results import Preflight, PreflightCheck
-from hpe_tasks.s3 import S3Location
-from hpe_tasks.workspace import Workspace, megabytes, path_of
+from hpe_tasks.records import Preflight, PreflightCheck
+from hpe_tasks.storage.s3 import S3Location
+from hpe_tasks.storage.workspace import Workspace, megabytes, path_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -144,7 +144,7 @@ class _Looks:
         return Finding(check_registry(self.s3(), S3Location.parse(self.config.destination.registry)))
 
     def _signing_key(self) -> Finding:
-        from hpe_tasks.signing import open_signing_key
+        from hpe_tasks.registry.signing import open_signing_key
 
         key = open_signing_key(self.signing_key(), required_because=signature_required_by(self.config))
         if key is None:
@@ -152,8 +152,8 @@ class _Looks:
         return Finding(f"Ed25519, public key with the SHA-256 {key.public_sha256[:16]}…")
 
     def _smoke_test(self) -> Finding:
-        from hpe_tasks.cpu import cpu_features
-        from hpe_tasks.lambda_environment import lambda_python
+        from hpe_tasks.contract.cpu import cpu_features
+        from hpe_tasks.local.environment import lambda_python
         from hpe_tasks.serving.processors import fits_processor
 
         processors, features = self.config.destination.processors, cpu_features()

@@ -15,7 +15,7 @@ from hpe_tasks.registry.objects import (
     put_new_bytes,
     put_on_condition,
 )
-from hpe_tasks.s3 import S3Location, error_code
+from hpe_tasks.storage.s3 import S3Location, error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from hpe_tasks.config import RunConfig
-from hpe_tasks.cpu import VNNI, cpu_features, processor_name
+from hpe_tasks.config.run import RunConfig
+from hpe_tasks.contract.cpu import VNNI, cpu_features, processor_name
 from hpe_tasks.errors import StorageError
 from hpe_tasks.preflight.findings import Finding
 

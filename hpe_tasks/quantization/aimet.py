@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from jsonschema.exceptions import ValidationError
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import ConfigError, QuantizationError
-from hpe_tasks.network_interface import input_sizes
+from hpe_tasks.models.interface import input_sizes
 
 REFUSALS = (
     AssertionError,

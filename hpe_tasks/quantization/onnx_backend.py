@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.onnx_model import output_names, prepare_onnx
 from hpe_tasks.quantization.aimet import (

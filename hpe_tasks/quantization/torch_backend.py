@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
@@ -28,7 +28,7 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.weight_grid import Layer, fit_grid
-from hpe_tasks.workspace import sha256_file, write_atomically
+from hpe_tasks.storage.workspace import sha256_file, write_atomically
 
 MODEL_FILE = "model.safetensors"
 ENCODINGS_FILE = "encodings.json"

@@ -1,9 +1,9 @@
 """8-bit weights whose products no int8 kernel can clip: the codes are chosen so that pairs of them stay in range.
 
-Full 8-bit codes let kernels for x86-64 without VNNI clip sums of two products (`hpe_tasks.kernel_model`). One bit less
-would prevent it, at twice the step. Here a channel keeps its step where its pairs allow that. Elsewhere its step grows
-as far as it pays: each pair that is still too large gives way, both weights by the same error, and of all steps the one
-with the least squared error is taken.
+Full 8-bit codes let kernels for x86-64 without VNNI clip sums of two products
+(`hpe_tasks.onnx_runtime.kernel_model`). One bit less would prevent it, at twice the step. Here a channel keeps its
+step where its pairs allow that. Elsewhere its step grows as far as it pays: each pair that is still too large gives
+way, both weights by the same error, and of all steps the one with the least squared error is taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.kernel_model import LARGEST_PAIR, PHASE_TAPS, SMALLEST_CODE, kernel_order
+from hpe_tasks.onnx_runtime.kernel_model import LARGEST_PAIR, PHASE_TAPS, SMALLEST_CODE, kernel_order
 
 _LARGEST_CODE = 127
 _GROWTH = np.linspace(1.0, 2.0, 41)

@@ -29,11 +29,12 @@ from pydantic import (
     model_validator,
 )
 
-from hpe_tasks.codecs import OUTPUT_NAMES
-from hpe_tasks.config import Frozen, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
+from hpe_tasks.config.run import Frozen, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
+from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.network_interface import input_sizes, map_outputs
-from hpe_tasks.results import (
+from hpe_tasks.models.interface import input_sizes, map_outputs
+from hpe_tasks.pose.codecs import OUTPUT_NAMES
+from hpe_tasks.records import (
     Artifact,
     CocoStats,
     EvaluationReport,
@@ -53,7 +54,6 @@ from hpe_tasks.results import (
     ScoreSpread,
     TensorSpec,
 )
-from hpe_tasks.serving.version import content_version
 
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
-from hpe_tasks.config import Slug
+from hpe_tasks.config.run import Slug
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,
@@ -35,17 +35,17 @@ from hpe_tasks.errors import (
     DigestError,
     NotApprovedError,
 )
+from hpe_tasks.records import Artifact, PromotedModel, PublishedModel, ServedBefore
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
 from hpe_tasks.registry.objects import download, get_bytes, is_stored, put_bytes, put_new_bytes, upload
-from hpe_tasks.results import Artifact, PromotedModel, PublishedModel, ServedBefore
-from hpe_tasks.s3 import S3Location, s3_errors
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.storage.workspace import sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from hpe_tasks.signing import SigningKey
+    from hpe_tasks.registry.signing import SigningKey
 
 _SLUG: TypeAdapter[str] = TypeAdapter(Slug)
 _VERSION: TypeAdapter[str] = TypeAdapter(Version)

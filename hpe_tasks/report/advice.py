@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
-from hpe_tasks.accuracy import FEW_PERSONS, accuracy_limits, unreadable_text
-from hpe_tasks.config import Processors
+from hpe_tasks.config.run import Processors
+from hpe_tasks.gate.accuracy import FEW_PERSONS, accuracy_limits, unreadable_text
+from hpe_tasks.records import EvaluationReport, GateCheck
 from hpe_tasks.report.records import RunRecords, megabytes_text
-from hpe_tasks.results import EvaluationReport, GateCheck
 
 # A limit below this share of the metric's maximum would be none.
 _USEFUL_SHARE = 0.05

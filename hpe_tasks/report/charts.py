@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hpe_tasks.accuracy import UNITS, Metric
-from hpe_tasks.results import GateCheck
+from hpe_tasks.gate.accuracy import UNITS, Metric
+from hpe_tasks.records import GateCheck
 
 
 @dataclass(frozen=True)

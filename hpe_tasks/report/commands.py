@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hpe_tasks.accuracy import UNITS, accuracy_limits, sample_text
-from hpe_tasks.drawing import CENTRE, LEFT, RIGHT
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.fp32_floor import next_step
-from hpe_tasks.references import BOX_SOURCES, ComparedFigure
+from hpe_tasks.gate.accuracy import UNITS, accuracy_limits, sample_text
+from hpe_tasks.gate.floor import next_step
+from hpe_tasks.gate.references import BOX_SOURCES, ComparedFigure
+from hpe_tasks.pose.drawing import CENTRE, LEFT, RIGHT
+from hpe_tasks.records import FailedImage, GateCheck, LatencyComparison, ProtocolFingerprint
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.records import (
@@ -45,8 +46,7 @@ from hpe_tasks.report.side_by_side import (
     score_threshold,
 )
 from hpe_tasks.report.subjects import read_predictions, read_truth
-from hpe_tasks.results import FailedImage, GateCheck, LatencyComparison, ProtocolFingerprint
-from hpe_tasks.workspace import write_atomically
+from hpe_tasks.storage.workspace import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from hpe_tasks.accuracy import METRICS, UNITS, Metric, metric_of
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import BelowFloorError
-from hpe_tasks.fp32_floor import diagnosis_text
+from hpe_tasks.gate.accuracy import METRICS, UNITS, Metric, metric_of
+from hpe_tasks.gate.floor import diagnosis_text
+from hpe_tasks.gate.references import ComparedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
-from hpe_tasks.references import ComparedFigure, Reference, compare
-from hpe_tasks.results import (
+from hpe_tasks.records import (
     DatasetValidation,
     EvaluationReport,
     ExportedModel,

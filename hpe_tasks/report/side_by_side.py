@@ -15,10 +15,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from hpe_tasks.data.image_files import Unreadable, read_image
-from hpe_tasks.drawing import Stroke, draw_pose, draw_poses
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.pose.drawing import Stroke, draw_pose, draw_poses
+from hpe_tasks.records import ProtocolFingerprint
 from hpe_tasks.report.subjects import PredictedPose, Predictions, Subject, Truth, agreement_text
-from hpe_tasks.results import ProtocolFingerprint
 
 # (W, H) of a picture: somewhat larger than it is shown, so that it is sharp on dense screens as well.
 PICTURE_SIZE = (320, 400)

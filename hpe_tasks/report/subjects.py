@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.config import DatasetKind
+from hpe_tasks.config.run import DatasetKind
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.mpii import FIRST_PIXEL, MpiiKeypoints, load_truth
 from hpe_tasks.data.splits import load_split
 from hpe_tasks.metrics.oks import oks
 from hpe_tasks.metrics.pckh import HEAD_FACTOR
-from hpe_tasks.results import ProtocolFingerprint
-from hpe_tasks.skeletons import COCO17, MPII16, Skeleton
+from hpe_tasks.pose.skeletons import COCO17, MPII16, Skeleton
+from hpe_tasks.records import ProtocolFingerprint
 
 ImageKey = int | str
 """COCO's image id, or MPII's file name."""

@@ -12,10 +12,21 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from hpe_tasks.accuracy import Metric, metric_of, sample_text
-from hpe_tasks.config import Frozen
-from hpe_tasks.fp32_floor import next_step
-from hpe_tasks.references import Reference
+from hpe_tasks.config.run import Frozen
+from hpe_tasks.gate.accuracy import Metric, metric_of, sample_text
+from hpe_tasks.gate.floor import next_step
+from hpe_tasks.gate.references import Reference
+from hpe_tasks.records import (
+    Artifact,
+    Diagnosis,
+    EvaluationReport,
+    Fp32Check,
+    GateCheck,
+    GateDecision,
+    LatencyComparison,
+    Preflight,
+    Record,
+)
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.commands import Launcher, command_with
 from hpe_tasks.report.preflight_table import attention_table, preflight_table
@@ -33,17 +44,6 @@ from hpe_tasks.report.records import (
     speed_rows,
     stat_rows,
     verdict_of,
-)
-from hpe_tasks.results import (
-    Artifact,
-    Diagnosis,
-    EvaluationReport,
-    Fp32Check,
-    GateCheck,
-    GateDecision,
-    LatencyComparison,
-    Preflight,
-    Record,
 )
 
 _QUICK_LOOK = "quick look"

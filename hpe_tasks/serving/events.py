@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hpe_tasks.frozen import frozen
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.serving.errors import RequestError, too_large
 
 EventForm = Literal["1.0", "2.0", "direct"]

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from hpe_tasks.frozen import frozen
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.serving.errors import RequestError
 
 Pixels = npt.NDArray[np.uint8]

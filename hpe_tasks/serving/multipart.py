@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from hpe_tasks.frozen import frozen
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.serving.errors import RequestError
 
 _MAX_PARTS = 32

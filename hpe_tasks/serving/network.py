@@ -10,8 +10,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from hpe_tasks.codecs.paf import HEATMAPS, PAF_CHANNELS
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS
 from hpe_tasks.serving.processors import check_processor
 from hpe_tasks.serving.served_model import ServedModel
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.codecs import (
+from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.errors import BadInputError, CheckpointError, DatasetError
+from hpe_tasks.pose.codecs import (
     box_to_center_scale,
     decode_heatmaps,
     decode_people,
@@ -17,8 +19,6 @@ from hpe_tasks.codecs import (
     input_levels,
     person_score,
 )
-from hpe_tasks.errors import BadInputError, CheckpointError, DatasetError
-from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.preprocessing import Pixels, crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpe_tasks.cpu import VNNI, cpu_features
+from hpe_tasks.contract.cpu import VNNI, cpu_features
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.serving.served_model import ServedModel
 

@@ -22,8 +22,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.errors import AccessError, DigestError, StorageError
-from hpe_tasks.frozen import frozen
 from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
 from hpe_tasks.serving.sources import MANIFEST, SIGNATURE
 from hpe_tasks.serving.verified_model import NetworkFile, VerifiedModel, is_network, network_file, verified_manifest

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.frozen import frozen
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.serving.errors import RequestError, too_large
 from hpe_tasks.serving.events import Request
 from hpe_tasks.serving.multipart import read_parts

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from hpe_tasks.pose.skeletons import Skeleton
 from hpe_tasks.serving.pose_finder import FoundPeople
-from hpe_tasks.skeletons import Skeleton
 
 MAX_RESPONSE_BYTES = 6_291_556
 """Payload of a synchronous invocation's answer, the envelope and its base64 included."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.drawing import draw_poses
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.errors import BadInputError, CheckpointError
-from hpe_tasks.frozen import frozen
+from hpe_tasks.pose.drawing import draw_poses
 from hpe_tasks.serving import responses
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.events import Request, read_event

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.frozen import frozen
 
 # A function with this much memory has one vCPU.
 _VCPU_MB = 1769

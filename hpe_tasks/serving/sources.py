@@ -9,8 +9,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from hpe_tasks.contract.digests import FileDigest
 from hpe_tasks.errors import AccessError, DigestError
-from hpe_tasks.serving.digests import FileDigest
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.stored_graph import GRAPH
 

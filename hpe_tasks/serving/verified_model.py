@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpe_tasks.frozen import frozen
-from hpe_tasks.serving.digests import FileDigest
+from hpe_tasks.contract.digests import FileDigest
+from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.contract.version import check_version
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.signature import check_signature
 from hpe_tasks.serving.stored_graph import graph_role
-from hpe_tasks.serving.version import check_version
 
 
 @frozen

@@ -2,8 +2,8 @@
 
 Top-down, as Simple Baselines does it: crops of persons, and a Gaussian at a quarter of the input's resolution for each
 joint; the loss is the mean squared error over the labelled joints. Bottom-up, as OpenPose does it: whole images, with
-the heatmaps and part-affinity fields of `hpe_tasks.codecs.paf.encode_people` as targets of both stages; the loss leaves
-out places where people are without labels.
+the heatmaps and part-affinity fields of `hpe_tasks.pose.codecs.paf.encode_people` as targets of both stages; the loss
+leaves out places where people are without labels.
 
 Every random choice follows from the seed, and with it the crops, so that a training can be repeated. (The weights
 still depend on the machine: sums run in another order elsewhere, and in another precision where `bfloat16` is left to
@@ -27,7 +27,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from hpe_tasks.config import EvaluationConfig
+from hpe_tasks.config.run import EvaluationConfig
+from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
@@ -37,13 +38,12 @@ from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.progress import track
-from hpe_tasks.results import Artifact, CocoStats
-from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.records import Artifact, CocoStats
+from hpe_tasks.storage.workspace import write_atomically
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.images import Batch
 from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
 from hpe_tasks.training.scenes import TrainingScenes
-from hpe_tasks.workspace import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
     Between the stages the weights lie beside `out` under `<name>.stage<number>.safetensors`.
 
     Args:
-        stages: At least one; see `hpe_tasks.training.config.SCHEDULES`.
+        stages: At least one; see `hpe_tasks.config.training.SCHEDULES`.
         root: Folder of a COCO keypoint data set.
         out: The file to write, `*.safetensors`.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.config.environment import Settings
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.s3 import make_client
-from hpe_tasks.settings import Settings
+from hpe_tasks.storage.s3 import make_client
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from hpe_tasks.errors import HpeError, TransientError
-from hpe_tasks.runs import failure_message
+from hpe_tasks.pipeline.runs import failure_message
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -15,12 +15,12 @@ from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from hpe_airflow.connections import s3_client
+from hpe_tasks.config.environment import Settings
 from hpe_tasks.errors import AccessError, HpeError, MissingInputError
-from hpe_tasks.results import PublishedModel
-from hpe_tasks.runs import Run, find_run
-from hpe_tasks.s3 import S3Location, s3_errors
-from hpe_tasks.settings import Settings
-from hpe_tasks.steps import STEPS
+from hpe_tasks.pipeline.runs import Run, find_run
+from hpe_tasks.pipeline.steps import STEPS
+from hpe_tasks.records import PublishedModel
+from hpe_tasks.storage.s3 import S3Location, s3_errors
 
 DAG_ID = "hpe_requantize"
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from hpe_tasks.config import RECIPES, RunConfig
+from hpe_tasks.config.help import describe_setting, setting_schema
+from hpe_tasks.config.run import RECIPES, RunConfig
+from hpe_tasks.config.values import BOOLEANS, INTEGER, JSON_ARRAY, NUMBER, typed_value
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
-from hpe_tasks.setting_help import describe_setting, setting_schema
-from hpe_tasks.setting_values import BOOLEANS, INTEGER, JSON_ARRAY, NUMBER, typed_value
 
 DEFAULT_PRESET = "sample"
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_airflow.connections import s3_client, signing_key
 from hpe_airflow.params_form import config_from_params
-from hpe_tasks.runs import Run, open_run
-from hpe_tasks.settings import Settings
+from hpe_tasks.config.environment import Settings
+from hpe_tasks.pipeline.runs import Run, open_run
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -11,7 +11,7 @@ import pytest
 from airflow_home import pytest_sessionfinish
 
 if TYPE_CHECKING:
-    from hpe_tasks.object_store import Server
+    from hpe_tasks.local.object_store import Server
 
 __all__ = ["pytest_sessionfinish"]
 
@@ -31,7 +31,7 @@ def dag_bag() -> Any:
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Server]:
     """The embedded S3 server with the bucket `hpe-models`."""
-    from hpe_tasks.object_store import ObjectStore
+    from hpe_tasks.local.object_store import ObjectStore
 
     python = repository / ".venv-object-store/bin/python"
     with ObjectStore(tmp_path_factory.mktemp("object-store"), python) as server:

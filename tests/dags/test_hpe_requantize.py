@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.s3 import S3Location, make_client
+from hpe_tasks.storage.s3 import S3Location, make_client
 
 REGISTRY = S3Location.parse("s3://hpe-models/registry")
 HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_expectations", "numpy", "cv2", "pandas")
@@ -106,7 +106,7 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
 
 
 def test_every_step_of_the_pipeline_has_a_task() -> None:
-    from hpe_tasks.steps import STEPS
+    from hpe_tasks.pipeline.steps import STEPS
 
     assert set(STEPS) == TASKS
 

@@ -23,8 +23,8 @@ from playwright.sync_api import FilePayload, Locator, Page, Position, expect
 from serve_browser import OpenPage, Service, browser, open_page
 
 from hpe_tasks.data.sample import SampleSpec, draw_picture
-from hpe_tasks.object_store import ObjectStore, Server
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.local.object_store import ObjectStore, Server
+from hpe_tasks.pose.skeletons import COCO17
 from tests.conftest import missing
 
 __all__ = ["browser", "open_page"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.object_store import ObjectStore, Server
+from hpe_tasks.local.object_store import ObjectStore, Server
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import pytest
 import tiny_networks as tiny
 import torch
 
-from hpe_tasks.config import RECIPES
+from hpe_tasks.config.run import RECIPES
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.onnx_session import onnx_predictor
-from hpe_tasks.placement import audit_placement
+from hpe_tasks.onnx_runtime.placement import audit_placement
+from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import load_quantsim, quantize_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]

@@ -15,7 +15,7 @@ import pytest
 from airflow_server import airflow, prepare_home
 from tiny_inputs import tiny_settings
 
-from hpe_tasks.object_store import Server
+from hpe_tasks.local.object_store import Server
 
 pytestmark = [
     pytest.mark.integration,

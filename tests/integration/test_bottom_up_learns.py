@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpe_tasks.config.training import SCHEDULES
 from hpe_tasks.data.sample import SampleSpec, make_sample
-from hpe_tasks.object_store import Server
+from hpe_tasks.local.object_store import Server
+from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.pipeline.steps import STEPS, records_of
 from hpe_tasks.presets import load_config
+from hpe_tasks.records import CocoStats, RunReport
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import CocoStats, RunReport
-from hpe_tasks.runs import Run, open_run
-from hpe_tasks.s3 import S3Location
-from hpe_tasks.steps import STEPS, records_of
-from hpe_tasks.training.config import SCHEDULES
+from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.training.regression import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from tiny_inputs import tiny_bottom_up_settings, tiny_settings
 
-from hpe_tasks.object_store import Server
+from hpe_tasks.local.object_store import Server
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("command-line")]
 
@@ -474,7 +474,7 @@ def test_registry_out_of_reach(hpe: Hpe, environment: dict[str, str], code: int,
 
 def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys, hpe_tasks.__main__ as m\n"
+        "import sys, hpe_tasks.cli.app as m\n"
         "try: m.app(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'pydantic', 'boto3', 'airflow', 'great_expectations'}\n"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from efficientpose import efficientpose
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
-from hpe_tasks.results import Artifact, CocoStats, EvaluationReport, ProtocolFingerprint
+from hpe_tasks.records import Artifact, CocoStats, EvaluationReport, ProtocolFingerprint
 
 pytestmark = pytest.mark.integration
 

@@ -23,15 +23,15 @@ import numpy as np
 import pytest
 from processors import PROCESSORS, need, run_on
 
-from hpe_tasks.codecs.heatmap import PIXEL_STD, box_to_center_scale
-from hpe_tasks.config import DestinationConfig
-from hpe_tasks.cpu import cpu_features
-from hpe_tasks.object_store import Server
+from hpe_tasks.config.run import DestinationConfig
+from hpe_tasks.contract.cpu import cpu_features
+from hpe_tasks.local.object_store import Server
 from hpe_tasks.packaging import Architecture, PackagedModel, build_package
+from hpe_tasks.pose.codecs.heatmap import PIXEL_STD, box_to_center_scale
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.s3 import S3Location
-from hpe_tasks.smoke_test import check_answer, function_url_event
+from hpe_tasks.release.smoke_test import check_answer, function_url_event
+from hpe_tasks.storage.s3 import S3Location
 
 pytestmark = [
     pytest.mark.integration,
@@ -45,12 +45,12 @@ PUBLISH = """
 import json, sys
 from pathlib import Path
 
-from hpe_tasks import steps
+from hpe_tasks.pipeline import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import PublishedModel, QuantizedEvaluation
-from hpe_tasks.runs import open_run
-from hpe_tasks.s3 import make_client
+from hpe_tasks.records import PublishedModel, QuantizedEvaluation
+from hpe_tasks.pipeline.runs import open_run
+from hpe_tasks.storage.s3 import make_client
 
 folder, registry = Path(sys.argv[1]), sys.argv[2]
 make_sample(folder / "data", SampleSpec(train=1, calibration=12, val=14))

@@ -15,10 +15,10 @@ from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx
 from hpe_tasks.inference import Predict, calibration_batches, onnx_predictor
 from hpe_tasks.models.checkpoint import sample_checkpoint
-from hpe_tasks.placement import audit_placement
+from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import load_quantsim, quantize_model
-from hpe_tasks.results import Artifact, CocoStats, Runtime
+from hpe_tasks.records import Artifact, CocoStats, Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

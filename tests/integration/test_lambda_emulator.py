@@ -29,22 +29,22 @@ from PIL import Image
 from serving_cases import base64_of, form, http_v1, http_v2
 from signing_keys import key_pem
 
-from hpe_tasks import steps
+from hpe_tasks.contract.version import content_version
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
-from hpe_tasks.kernel_proof import prove_kernels
-from hpe_tasks.lambda_emulator import MAX_REQUEST_BYTES, FunctionError, LambdaEmulator
-from hpe_tasks.object_store import Server
+from hpe_tasks.local.emulator import MAX_REQUEST_BYTES, FunctionError, LambdaEmulator
+from hpe_tasks.local.object_store import Server
+from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_role
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
+from hpe_tasks.records import PublishedModel
 from hpe_tasks.registry.manifest import ModelManifest, Serving, blob_key
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import PublishedModel
-from hpe_tasks.runs import Run, open_run
-from hpe_tasks.s3 import S3Location
-from hpe_tasks.serving.version import content_version
-from hpe_tasks.signing import SigningKey
-from hpe_tasks.smoke_test import SmokeTestError, smoke_test
+from hpe_tasks.registry.signing import SigningKey
+from hpe_tasks.release.smoke_test import SmokeTestError, smoke_test
+from hpe_tasks.storage.s3 import S3Location
 
 pytestmark = [
     pytest.mark.integration,
@@ -136,7 +136,7 @@ class TestEmulator:
     def test_without_mount_namespaces_it_works_and_says_what_it_lacks(
         self, misbehaving: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr("hpe_tasks.lambda_emulator.shutil.which", lambda _: None)
+        monkeypatch.setattr("hpe_tasks.local.emulator.shutil.which", lambda _: None)
         with LambdaEmulator(misbehaving, environment={}) as function:
             assert function.invoke({})["environment"]["LAMBDA_TASK_ROOT"] == str(misbehaving)
         assert "The function can write its package here" in caplog.text
@@ -195,7 +195,7 @@ class TestEmulator:
         code = f"""
             import time
             from pathlib import Path
-            from hpe_tasks.lambda_emulator import LambdaEmulator
+            from hpe_tasks.local.emulator import LambdaEmulator
             with LambdaEmulator(Path({str(misbehaving)!r}), environment={{}}) as function:
                 function.invoke({{}})
                 print(function.pid, flush=True)
@@ -426,7 +426,7 @@ class TestPackage:
         code = f"""
             import fcntl, json, socket, struct
             from pathlib import Path
-            from hpe_tasks.lambda_emulator import LambdaEmulator
+            from hpe_tasks.local.emulator import LambdaEmulator
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as loopback:
                 fcntl.ioctl(loopback, 0x8914, struct.pack("16sh22x", b"lo", 1))  # SIOCSIFFLAGS: IFF_UP
             assert [name for _, name in socket.if_nameindex()] == ["lo"]
@@ -654,7 +654,7 @@ class TestSmokeTest:
         registry = Registry(s3_server.client(), S3Location.parse(REGISTRY))
         with pytest.raises(MissingInputError, match="has not passed the smoke test"):
             steps.promote(run)
-        monkeypatch.setattr("hpe_tasks.smoke_test.MIN_OKS", 1.1)
+        monkeypatch.setattr("hpe_tasks.release.smoke_test.MIN_OKS", 1.1)
         with pytest.raises(SmokeTestError, match=r"golden-.: a person is found with an OKS"):
             steps.smoke_test_lambda(run)
         with pytest.raises(MissingInputError, match="has not passed the smoke test"):

@@ -23,7 +23,7 @@ from PIL import Image
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.packaging import Architecture, Package, PackagedModel, build_package
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.storage.s3 import S3Location
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -215,7 +215,7 @@ def test_everything_that_ships_imports_alone(run: Callable[..., Any], unpacked: 
         "json.dump({'names': names, 'outside': outside, 'cached': cached,\n"
         "           'boto3': 'boto3' in sys.modules, 'cffi': 'cffi' in sys.modules}, sys.stdout)\n"
     )
-    assert {"hpe_tasks.serving.service", "hpe_tasks.codecs.paf", "hpe_tasks.drawing"} <= set(told["names"])
+    assert {"hpe_tasks.serving.service", "hpe_tasks.pose.codecs.paf", "hpe_tasks.pose.drawing"} <= set(told["names"])
     assert told["outside"] == told["cached"] == []
     assert not told["boto3"]
 
@@ -224,16 +224,12 @@ def test_of_this_project_only_what_serves_is_inside(unpacked: Path, repository: 
     inside = {f.relative_to(unpacked).as_posix() for f in (unpacked / "hpe_tasks").rglob("*.py")}
     assert {name.split("/")[1] for name in inside} == {
         "__init__.py",
-        "codecs",
-        "cpu.py",
-        "drawing.py",
+        "contract",
         "errors.py",
-        "frozen.py",
-        "instruction_sets.py",
+        "pose",
         "serving",
-        "skeletons.py",
     }
-    for folder in ("serving", "codecs"):
+    for folder in ("serving", "contract", "pose"):
         wanted = {f.relative_to(repository).as_posix() for f in (repository / "hpe_tasks" / folder).rglob("*.py")}
         assert wanted <= inside
 

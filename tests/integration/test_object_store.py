@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpe_tasks.errors import ConfigError, StorageError
-from hpe_tasks.object_store import ObjectStore, Server, ensure_running, main
+from hpe_tasks.local.object_store import ObjectStore, Server, ensure_running, main
 
 pytestmark = pytest.mark.integration
 
@@ -98,7 +98,7 @@ def test_data_versions_and_port_survive_the_end_of_the_process(store: ObjectStor
 
 
 def test_a_server_that_hangs_is_replaced(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpe_tasks.object_store._STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("hpe_tasks.local.object_store._STOP_TIMEOUT_S", 1.0)
     server = store.start()
     os.kill(server.pid, signal.SIGSTOP)
     again = store.start()
@@ -166,7 +166,7 @@ def test_the_shell_command(object_store_python: Path, tmp_path: Path, capsys: py
 
 
 LIST_BUCKETS = (
-    "import json; from hpe_tasks.s3 import make_client; "
+    "import json; from hpe_tasks.storage.s3 import make_client; "
     'print(json.dumps([b["Name"] for b in make_client().list_buckets()["Buckets"]]))'
 )
 

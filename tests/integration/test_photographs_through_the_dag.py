@@ -13,9 +13,9 @@ import airflow_server
 import pytest
 from mpii_inputs import write_mpii_of_photographs
 
-from hpe_tasks.object_store import Server
+from hpe_tasks.local.object_store import Server
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.storage.s3 import S3Location
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("photographs")]
 

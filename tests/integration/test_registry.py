@@ -14,11 +14,11 @@ import pytest
 from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
-from hpe_tasks.object_store import HOST, ObjectStore, Server
+from hpe_tasks.local.object_store import HOST, ObjectStore, Server
+from hpe_tasks.records import PublishedModel
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import PublishedModel
-from hpe_tasks.s3 import S3Location, make_client
-from hpe_tasks.signing import SigningKey
+from hpe_tasks.registry.signing import SigningKey
+from hpe_tasks.storage.s3 import S3Location, make_client
 
 pytestmark = pytest.mark.integration
 

@@ -15,16 +15,16 @@ import pytest
 import sample_records as records
 from processors import PROCESSORS, need, run_on
 
-from hpe_tasks.config import GateLimits
+from hpe_tasks.config.run import GateLimits
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.export import export_onnx
-from hpe_tasks.gates import decide
+from hpe_tasks.gate.decision import decide
 from hpe_tasks.inference import calibration_batches
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
-from hpe_tasks.results import GateCheck, KernelAgreement, QuantizedEvaluation
+from hpe_tasks.records import GateCheck, KernelAgreement, QuantizedEvaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
@@ -34,8 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpe_tasks.config import ModelConfig
-from hpe_tasks.kernels import compare_kernels
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.onnx_runtime.kernels import compare_kernels
 
 model, config, images = sys.argv[1:]
 agreement = compare_kernels(Path(model), ModelConfig.model_validate_json(config), [np.load(images)], num_images=2)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.local.environment import lambda_python
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -26,13 +26,13 @@ from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.serving import service as service_module
 from hpe_tasks.serving.s3 import s3_client
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
-from hpe_tasks.signing import SigningKey
+from hpe_tasks.storage.s3 import S3Location
 
 pytestmark = pytest.mark.integration
 

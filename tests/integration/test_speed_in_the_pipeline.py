@@ -9,11 +9,11 @@ import pytest
 from sample_records import latency
 from tiny_inputs import tiny_settings
 
-from hpe_tasks import steps
-from hpe_tasks.cpu import processor_name
+from hpe_tasks.contract.cpu import processor_name
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import GateDecision, QuantizedEvaluation
-from hpe_tasks.runs import Run, open_run
+from hpe_tasks.records import GateDecision, QuantizedEvaluation
 
 pytestmark = [pytest.mark.integration]
 
@@ -60,7 +60,7 @@ def test_a_noisy_measurement_fails_and_is_made_again(tmp_path: Path, monkeypatch
             tried.append(arguments)
             return latency(*found)
 
-        monkeypatch.setattr("hpe_tasks.latency.compare_latency", compare)
+        monkeypatch.setattr("hpe_tasks.evaluation.latency.compare_latency", compare)
 
     # This limit lies inside of the noise of what is stored, so that it is measured again: once more in vain.
     limit = measured.one_thread.ratio

@@ -18,16 +18,16 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_inputs import tiny_settings
 
-from hpe_tasks import steps
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BelowFloorError, DatasetError, MissingInputError
 from hpe_tasks.models.checkpoint import sample_checkpoint
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.pipeline.steps import records_of
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import EvaluationReport, Fp32Check, PckhStats
-from hpe_tasks.runs import Run, open_run
-from hpe_tasks.steps import records_of
+from hpe_tasks.records import EvaluationReport, Fp32Check, PckhStats
 
 pytestmark = [pytest.mark.integration]
 

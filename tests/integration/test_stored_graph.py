@@ -8,14 +8,14 @@ import processors
 import pytest
 from quantized_networks import SHAPE, float_onnx, int8_onnx
 
-from hpe_tasks.optimized_graph import make_graph
+from hpe_tasks.onnx_runtime.optimized_graph import make_graph
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 _GRAPH = """
 import hashlib, sys
 from pathlib import Path
-from hpe_tasks.onnx_session import open_session
+from hpe_tasks.onnx_runtime.session import open_session
 open_session(Path(sys.argv[1]), threads=1, save_graph=Path(sys.argv[2]))
 print(hashlib.sha256(Path(sys.argv[2]).read_bytes()).hexdigest())
 """

@@ -9,7 +9,7 @@ from hpe_airflow.connections import client_options, key_of, s3_client, signing_k
 from signing_keys import key_pem
 
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.signing import SigningKey
+from hpe_tasks.registry.signing import SigningKey
 
 
 def connection(**fields: Any) -> Any:

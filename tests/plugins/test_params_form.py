@@ -7,10 +7,10 @@ import pytest
 from airflow.sdk.exceptions import ParamValidationError
 from hpe_airflow.params_form import config_from_params, form_params
 
-from hpe_tasks.config import RECIPES, RunConfig
+from hpe_tasks.config.help import setting_schema
+from hpe_tasks.config.run import RECIPES, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
-from hpe_tasks.setting_help import setting_schema
 
 PARAMS = form_params()
 

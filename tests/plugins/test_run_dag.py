@@ -15,10 +15,10 @@ import pytest
 from hpe_airflow.params_form import form_params
 
 from hpe_tasks.errors import ConfigError, StorageError
+from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.steps import open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.runs import Run
-from hpe_tasks.s3 import make_client
-from hpe_tasks.steps import open_run
+from hpe_tasks.storage.s3 import make_client
 
 
 def tool(repository: Path, name: str) -> ModuleType:
@@ -32,13 +32,13 @@ def tool(repository: Path, name: str) -> ModuleType:
 
 LOG = """\
 11:00Z [info     ] [DAG TEST] starting task_id=fetch_dataset map_index=-1 [airflow.sdk.definitions.dag]
-11:00Z [info     ] fetch_dataset: reused the result of the same inputs [hpe_tasks.runs] loc=runs.py:232
+11:00Z [info     ] fetch_dataset: reused the result of the same inputs [hpe_tasks.pipeline.runs] loc=runs.py:232
 11:00Z [info     ] Task instance state updated    [airflow.api] new_state=success rows_affected=1
 11:00Z [info     ] [DAG TEST] starting task_id=quantize map_index=-1 [airflow.sdk.definitions.dag]
 11:00Z [warning  ] No CUDA device is available.   [hpe_tasks.quantization.aimet] loc=aimet.py:1
 11:00Z [info     ] Calibrating: 16 of 80 crops, 2 crops/s, 32 s left [hpe_tasks.progress] loc=progress.py:51
 11:00Z [warning  ] Something of no interest        [py.warnings] category=UserWarning
-11:00Z [info     ] quantize: done                 [hpe_tasks.runs] loc=runs.py:232
+11:00Z [info     ] quantize: done                 [hpe_tasks.pipeline.runs] loc=runs.py:232
 11:00Z [info     ] Task instance state updated    [airflow.api] new_state=success rows_affected=1
 11:00Z [info     ] [DAG TEST] starting task_id=export_onnx map_index=-1 [airflow.sdk.definitions.dag]
 11:00Z [warning  ] No CUDA device is available.   [hpe_tasks.quantization.aimet] loc=aimet.py:1

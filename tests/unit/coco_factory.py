@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 
 CALIBRATION, EVALUATION = "train2017", "val2017"
 WIDTH, HEIGHT = 64, 48

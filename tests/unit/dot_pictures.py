@@ -12,11 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.evaluation import evaluate
-from hpe_tasks.results import Artifact, EvaluationReport
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.records import Artifact, EvaluationReport
 
 WIDTH, HEIGHT = 480, 360
 CATEGORY = 7

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import STRIDE, AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint

@@ -13,15 +13,15 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from paf_scenes import STANDING, ideal_maps
 
-from hpe_tasks.codecs import decode_people
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.evaluation.bottom_up import DECODER
 from hpe_tasks.inference import calibration_batches, find_people, prepare_image
-from hpe_tasks.results import EvaluationReport
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.codecs import decode_people
+from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.records import EvaluationReport
 from tests.unit.dot_pictures import describe
 
 CONFIG = ModelConfig(

@@ -13,7 +13,7 @@ from hpe_tasks.data.calibration import choose_calibration, draw_calibration
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
 from tests.unit.mpii_factory import edited_rows, write_mpii
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model, checkpoint
 from hpe_tasks.models.aimet_pose import AimetPose

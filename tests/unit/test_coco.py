@@ -11,7 +11,7 @@ import pytest
 
 from hpe_tasks.data.coco import find_root, load_coco, splits_present
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, annotations_file, edited, write_coco
 
 

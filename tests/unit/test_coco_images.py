@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
 from hpe_tasks.data.coco import load_coco, read_annotations
 from hpe_tasks.data.fetch import coco_images, fetch_dataset, image_pool
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.data.image_files import look_at
 from hpe_tasks.errors import DatasetError, StorageError, TransientError
-from hpe_tasks.results import FetchedDataset
+from hpe_tasks.records import FetchedDataset
 from tests.unit.dot_pictures import measure
 from tests.unit.faulty_server import Mood, Site, serve
 
@@ -527,7 +527,7 @@ def test_long_retry_after_ends_the_fetch(records: Path, cache: Path, site: Site)
 CHILD = """
 import sys
 from pathlib import Path
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.fetch import fetch_dataset
 config = DatasetConfig(source=sys.argv[1], images_by_url=True, requests_per_second=20)
 fetch_dataset(config, Path(sys.argv[2]), None, calibration_images=12, seed=0)

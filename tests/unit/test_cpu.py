@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks.cpu import available_threads, cpu_features, processor_name
+from hpe_tasks.contract.cpu import available_threads, cpu_features, processor_name
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from onnx import numpy_helper
 from paf_scenes import ideal_maps
 
 from hpe_tasks import diagnosis as package
-from hpe_tasks.accuracy import METRICS
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -29,12 +28,13 @@ from hpe_tasks.diagnosis.joint_orders import JOINT_ORDERS, joint_settings, other
 from hpe_tasks.diagnosis.people import RAW, Fit, as_input, as_pixels, cut_persons
 from hpe_tasks.diagnosis.top_down import try_crops
 from hpe_tasks.diagnosis.trials import Trial, explanation
+from hpe_tasks.gate.accuracy import METRICS
 from hpe_tasks.inference import Predict, fp32_predictor, onnx_predictor, person_batches, prepare_image
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
+from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import Diagnosis
-from hpe_tasks.skeletons import COCO17, EFFICIENTPOSE16, MPII16
+from hpe_tasks.records import Diagnosis
 
 MODEL = load_config("sample").model
 FLIPPED = tuple(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks.lambda_environment import PYTHON_VERSION
+from hpe_tasks.local.environment import PYTHON_VERSION
 
 IMAGES = ("airflow", "worker")
 # Relative to the repository's root.

@@ -8,8 +8,18 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from hpe_tasks.drawing import CENTRE, LEFT, OUTLINE, RIGHT, Stroke, draw_pose, draw_poses, joint_colour, limb_colour
-from hpe_tasks.skeletons import COCO17, EFFICIENTPOSE16, MPII16, Skeleton
+from hpe_tasks.pose.drawing import (
+    CENTRE,
+    LEFT,
+    OUTLINE,
+    RIGHT,
+    Stroke,
+    draw_pose,
+    draw_poses,
+    joint_colour,
+    limb_colour,
+)
+from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16, Skeleton
 
 GREY = np.full((120, 160, 3), 127, dtype=np.uint8)
 ARM = Skeleton("arm", ("left_elbow", "left_wrist"), (("left_elbow", "left_wrist"),))
@@ -201,7 +211,7 @@ def test_wrong_shapes_are_named(
 
 
 def test_it_imports_what_the_lambda_function_has_and_nothing_else() -> None:
-    code = "import sys, hpe_tasks.drawing; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = "import sys, hpe_tasks.pose.drawing; print(*{m.partition('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"PIL", "cv2", "torch", "scipy", "pandas", "pydantic", "matplotlib"} & set(done.stdout.split())
 

@@ -13,14 +13,14 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from hpe_tasks.codecs import person_score
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.coco import score_spread
 from hpe_tasks.evaluation.top_down import DECODER
-from hpe_tasks.results import ScoreSpread
-from hpe_tasks.skeletons import COCO17, MPII16
+from hpe_tasks.pose.codecs import person_score
+from hpe_tasks.pose.skeletons import COCO17, MPII16
+from hpe_tasks.records import ScoreSpread
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
 

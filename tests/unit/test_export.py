@@ -14,13 +14,13 @@ import tiny_networks as tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.export.integer_kernels import align_biases, drop_redundant_clips, merge_repeated_quantizers, sign_weights
 from hpe_tasks.models.onnx_model import describe_onnx
-from hpe_tasks.onnx_session import onnx_predictor
-from hpe_tasks.placement import audit_placement
+from hpe_tasks.onnx_runtime.placement import audit_placement
+from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
 
 MIN_MAX = QuantizationRecipe(scheme="min_max")

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.evaluation.request import FailedImages
 from hpe_tasks.inference import Unreadable, calibration_batches
-from hpe_tasks.results import EvaluationReport, FailedImage
+from hpe_tasks.records import EvaluationReport, FailedImage
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, describe, measure, write_dataset
 from tests.unit.mpii_factory import write_mpii
 

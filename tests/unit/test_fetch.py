@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import digests, fetch_dataset
 from hpe_tasks.data.fetch.transports import HttpPatience
@@ -29,7 +29,7 @@ from hpe_tasks.errors import (
     StorageError,
     TransientError,
 )
-from hpe_tasks.results import FetchedDataset
+from hpe_tasks.records import FetchedDataset
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
 from tests.unit.faulty_server import Mood, serve
 

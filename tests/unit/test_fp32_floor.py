@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from hpe_tasks.config import GateLimits
+from hpe_tasks.config.run import GateLimits
 from hpe_tasks.errors import BadInputError, BelowFloorError
-from hpe_tasks.fp32_floor import check_floor, next_step, refuse_below_floor
-from hpe_tasks.results import Diagnosis, Fp32Check, TriedMistake
+from hpe_tasks.gate.floor import check_floor, next_step, refuse_below_floor
+from hpe_tasks.records import Diagnosis, Fp32Check, TriedMistake
 
 AP = GateLimits(min_ap=0.6)
 PCKH = GateLimits(metric="pckh", min_pckh=80)

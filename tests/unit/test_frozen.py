@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.frozen import frozen, replace
+from hpe_tasks.contract.frozen import frozen, replace
 
 
 @frozen

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hpe_tasks.config import GateLimits
-from hpe_tasks.gates import decide, fingerprint_differences, tells_speed
-from hpe_tasks.results import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
+from hpe_tasks.config.run import GateLimits
+from hpe_tasks.gate.decision import decide, fingerprint_differences, tells_speed
+from hpe_tasks.records import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)
 

@@ -12,17 +12,17 @@ from numpy.testing import assert_allclose
 from paf_scenes import ideal_maps
 from PIL import Image
 
-from hpe_tasks.codecs.heatmap import box_to_center_scale
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import crop_region, load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample
-from hpe_tasks.golden import choose_golden, is_clear, similarity
 from hpe_tasks.inference import Predict, find_poses, fp32_predictor, onnx_predictor, person_batches, prepare_image
 from hpe_tasks.models.checkpoint import sample_checkpoint
+from hpe_tasks.pose.codecs.heatmap import box_to_center_scale
+from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.presets import load_config
 from hpe_tasks.registry.manifest import GoldenPerson
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.release.golden import choose_golden, is_clear, similarity
 
 MODEL = load_config("sample").model
 EVALUATION = EvaluationConfig()

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hpe_tasks.codecs import (
+from hpe_tasks.errors import DatasetError
+from hpe_tasks.pose.codecs import (
     Poses,
     box_to_center_scale,
     crop_matrix,
@@ -20,7 +21,6 @@ from hpe_tasks.codecs import (
     inverse_crop_matrix,
     transform_points,
 )
-from hpe_tasks.errors import DatasetError
 
 sizes = st.tuples(st.integers(8, 96), st.integers(8, 96))
 centers = st.tuples(st.floats(-500, 5000), st.floats(-500, 5000))
@@ -279,7 +279,7 @@ def test_decoding_checks_shapes(shape, centers) -> None:
 def test_the_codec_needs_numpy_alone() -> None:
     """AWS Lambda ships this module without OpenCV, SciPy or torch."""
     program = (
-        "import sys; before = set(sys.modules); import numpy; import hpe_tasks.codecs; "
+        "import sys; before = set(sys.modules); import numpy; import hpe_tasks.pose.codecs; "
         "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} & "
         "{'cv2', 'scipy', 'torch', 'pydantic', 'onnxruntime', 'PIL', 'pycocotools'}))"
     )

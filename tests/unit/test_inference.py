@@ -13,8 +13,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.codecs import box_to_center_scale, inverse_crop_matrix, transform_points
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import CheckpointError, DatasetError
@@ -28,7 +27,8 @@ from hpe_tasks.inference import (
     person_batches,
 )
 from hpe_tasks.models import build_model
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.codecs import box_to_center_scale, inverse_crop_matrix, transform_points
+from hpe_tasks.pose.skeletons import COCO17
 from tests.unit.mpii_factory import write_mpii
 
 CONFIG = ModelConfig(checkpoint="unused", architecture="onnx", input_width=64, input_height=96)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks import instruction_sets as asked
-from hpe_tasks.cpu import cpu_features
-from hpe_tasks.instruction_sets import instruction_sets
+from hpe_tasks.contract import instruction_sets as asked
+from hpe_tasks.contract.cpu import cpu_features
+from hpe_tasks.contract.instruction_sets import instruction_sets
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library tells on Linux")

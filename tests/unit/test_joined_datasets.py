@@ -16,12 +16,12 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import fetch_boxes, fetch_dataset
 from hpe_tasks.data.mpii import load_mpii, load_truth
 from hpe_tasks.errors import AccessError, ArchiveError, DatasetError, DigestError, StorageError, TransientError
-from hpe_tasks.results import FetchedDataset
+from hpe_tasks.records import FetchedDataset
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
 from tests.unit.faulty_server import Mood, serve
 from tests.unit.mpii_factory import edited_mat, edited_rows, write_mpii

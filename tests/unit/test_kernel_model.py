@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hpe_tasks.kernel_model import arm64_margin, kernel_order, pairs, x86_margin
+from hpe_tasks.onnx_runtime.kernel_model import arm64_margin, kernel_order, pairs, x86_margin
 
 
 def test_weights_are_counted_along_rows_columns_and_input_channels() -> None:

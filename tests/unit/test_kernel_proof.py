@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.kernel_proof import prove_kernels
-from hpe_tasks.results import KernelProof
+from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
+from hpe_tasks.records import KernelProof
 
 UNSIGNED = np.uint8(3)
 

@@ -9,12 +9,12 @@ import pytest
 import tiny_networks as tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import CheckpointError, QuantizationError
 from hpe_tasks.export import export_onnx
-from hpe_tasks.kernels import compare_kernels
-from hpe_tasks.onnx_session import open_session
+from hpe_tasks.onnx_runtime.kernels import compare_kernels
+from hpe_tasks.onnx_runtime.session import open_session
 from hpe_tasks.quantization import quantize_model
 
 CONFIG = ModelConfig(checkpoint="none", input_width=32, input_height=32)

@@ -17,14 +17,14 @@ from scipy.stats import binom
 from torch import nn
 
 from hpe_tasks import models
-from hpe_tasks.config import ModelConfig
-from hpe_tasks.cpu import available_threads, cpu_features, processor_name
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.contract.cpu import available_threads, cpu_features, processor_name
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.latency import LEAST_PAIRS, compare_latency, median_interval, speed_up
+from hpe_tasks.evaluation.latency import LEAST_PAIRS, compare_latency, median_interval, speed_up
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.fp32_onnx import export_fp32
-from hpe_tasks.onnx_session import onnx_predictor, single_run
-from hpe_tasks.results import LatencyComparison, SpeedUp
+from hpe_tasks.onnx_runtime.session import onnx_predictor, single_run
+from hpe_tasks.records import LatencyComparison, SpeedUp
 
 
 class Machine:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hpe_tasks.__main__ import app
+from hpe_tasks.cli.app import app
 from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, HpeError, TransientError
 from hpe_tasks.local_service.events import MAX_PAYLOAD_BYTES, Request, function_url_event, response_of
 from hpe_tasks.local_service.server import LocalServer

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hpe_tasks.config import GateLimits, ModelConfig, RunConfig
+from hpe_tasks.config.run import GateLimits, ModelConfig, RunConfig
 from hpe_tasks.errors import BadInputError, CheckpointError
+from hpe_tasks.records import PckhStats, TensorSpec
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
-from hpe_tasks.results import PckhStats, TensorSpec
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models import build_model
 

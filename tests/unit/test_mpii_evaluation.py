@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from efficientpose import efficientpose
 
-from hpe_tasks.config import EvaluationConfig, ModelConfig
-from hpe_tasks.cpu import cpu_features
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
 from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import mpii_batches, onnx_predictor
-from hpe_tasks.results import Artifact, EvaluationReport
-from hpe_tasks.skeletons import EFFICIENTPOSE16, MPII16
+from hpe_tasks.pose.skeletons import EFFICIENTPOSE16, MPII16
+from hpe_tasks.records import Artifact, EvaluationReport
 
 WIDTH, HEIGHT = 480, 360
 # RGB; each has a full channel, so that none is another one fading to black.

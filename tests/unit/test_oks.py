@@ -23,8 +23,8 @@ from hpe_tasks.metrics.oks import (
     oks,
     suppress_duplicates,
 )
-from hpe_tasks.results import CocoStats
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.records import CocoStats
 
 ALL = tuple(range(17))
 SIGMAS = tuple(coco_sigmas().values())

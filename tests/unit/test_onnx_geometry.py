@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError, ConfigError, HpeError
-from hpe_tasks.onnx_geometry import read_geometry
+from hpe_tasks.onnx_runtime.geometry import read_geometry
 
 JOINTS = 4
 NAMES = ("a", "b", "c", "d")

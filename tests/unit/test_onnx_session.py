@@ -9,9 +9,9 @@ import onnx
 import pytest
 import tiny_networks as tiny
 
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.onnx_session import onnx_predictor
+from hpe_tasks.onnx_runtime.session import onnx_predictor
 
 CONFIG = tiny.onnx_config(codec="paf", joint_names=None, input_width=64, input_height=48)
 LAST = [("pafs", 38), ("heatmaps", 19)]

@@ -12,10 +12,10 @@ import pytest
 from onnx import numpy_helper
 from quantized_networks import SHAPE, float_onnx, int8_onnx
 
-from hpe_tasks import optimized_graph
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.onnx_session import open_session
-from hpe_tasks.optimized_graph import make_graph
+from hpe_tasks.onnx_runtime import optimized_graph
+from hpe_tasks.onnx_runtime.optimized_graph import make_graph
+from hpe_tasks.onnx_runtime.session import open_session
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

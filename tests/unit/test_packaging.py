@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hpe_tasks.__main__ import app
+from hpe_tasks.cli.app import app
 from hpe_tasks.errors import BadInputError, ConfigError, DigestError
-from hpe_tasks.lambda_environment import lambda_python
+from hpe_tasks.local.environment import lambda_python
 from hpe_tasks.packaging import Package, PackagedModel, PackagePart, build_package
 from hpe_tasks.packaging.archive import append_bytes, append_folder
 from hpe_tasks.packaging.dependencies import is_removed

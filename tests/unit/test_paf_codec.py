@@ -14,14 +14,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from paf_scenes import STANDING, crowd, ideal_maps
 from scipy.ndimage import gaussian_filter
 
-from hpe_tasks.codecs import People, decode_people, encode_people
-from hpe_tasks.codecs.map_peaks import find_map_peaks, smoothing_matrix
-from hpe_tasks.codecs.paf import LIMB_CHANNELS, OFF_GRID
-from hpe_tasks.codecs.upsampling import UpsampledMaps
 from hpe_tasks.data.coco import load_coco, read_annotations
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.metrics.oks import coco_sigmas, coco_stats
-from hpe_tasks.skeletons import COCO17, OPENPOSE18
+from hpe_tasks.pose.codecs import People, decode_people, encode_people
+from hpe_tasks.pose.codecs.map_peaks import find_map_peaks, smoothing_matrix
+from hpe_tasks.pose.codecs.paf import LIMB_CHANNELS, OFF_GRID
+from hpe_tasks.pose.codecs.upsampling import UpsampledMaps
+from hpe_tasks.pose.skeletons import COCO17, OPENPOSE18
 
 SIZE = (640, 480)
 SPLITS = ("train2017", "val2017")
@@ -422,7 +422,7 @@ def test_inputs_are_left_as_they_are_and_half_precision_is_read() -> None:
 
 def test_it_needs_numpy_only() -> None:
     code = (
-        "import sys, hpe_tasks.codecs.paf\n"
+        "import sys, hpe_tasks.pose.codecs.paf\n"
         "heavy = {'cv2', 'scipy', 'torch', 'PIL', 'pydantic', 'onnxruntime'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

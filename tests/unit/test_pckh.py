@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from hpe_tasks.metrics.pckh import PCKH_GROUPS, pckh_by_joint, pckh_stats
-from hpe_tasks.results import PckhStats
-from hpe_tasks.skeletons import MPII16
+from hpe_tasks.pose.skeletons import MPII16
+from hpe_tasks.records import PckhStats
 
 JOINT = {joint: i for i, joint in enumerate(MPII16.joints)}
 GROUPS = list(PCKH_GROUPS)

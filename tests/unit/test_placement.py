@@ -9,9 +9,9 @@ import tiny_networks as tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.placement import audit_placement
+from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import torch_backend
 from hpe_tasks.quantization.aimet import import_aimet, vendor_warnings_muted
 

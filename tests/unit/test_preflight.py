@@ -20,14 +20,14 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from signing_keys import key_pem
 
-from hpe_tasks import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import CheckpointError, PreflightError, TransientError
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.pipeline.steps import records_of
 from hpe_tasks.preflight import refuse_failed
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import FetchedCheckpoint, Preflight, PreflightCheck
-from hpe_tasks.runs import Run, open_run
-from hpe_tasks.steps import records_of
+from hpe_tasks.records import FetchedCheckpoint, Preflight, PreflightCheck
 from tests.unit.faulty_server import serve
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -268,7 +268,7 @@ def test_settings_that_cannot_publish_are_a_warning(
 def test_a_function_that_would_not_start_here_fails_before_the_run(
     open_at: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpe_tasks.cpu.cpu_features", lambda: ("x86_64", "avx2"))
+    monkeypatch.setattr("hpe_tasks.contract.cpu.cpu_features", lambda: ("x86_64", "avx2"))
     asked = {"destination__processors": "x86_64_vnni", "recipe__saturation_free": False}
     with pytest.raises(PreflightError, match=r"would not start here: destination\.processors is x86_64_vnni"):
         steps.preflight(open_at(**asked, destination__smoke_test=True))

@@ -10,7 +10,7 @@ from moto import mock_aws
 
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
 from hpe_tasks.preflight.destination import PROBE, check_registry
-from hpe_tasks.s3 import S3Location, make_client
+from hpe_tasks.storage.s3 import S3Location, make_client
 
 KEYS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": "us-east-1"}
 ABSENT = (404, "NoSuchKey")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import StorageError
 from hpe_tasks.preflight import machine
 from hpe_tasks.preflight.machine import (

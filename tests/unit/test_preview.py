@@ -14,7 +14,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.fetch.preview import preview_file, preview_source
 from hpe_tasks.data.fetch.sources import Sources
 from hpe_tasks.errors import AccessError, ArchiveError, DatasetError, HpeError, TransientError

@@ -14,7 +14,7 @@ import pytest
 from processors import PROCESSORS, Absence, absence, as_processor, last_line, need, ran, run_on
 from tiny_networks import integer_product
 
-from hpe_tasks import instruction_sets
+from hpe_tasks.contract import instruction_sets
 
 # A product of two matrices whose pairs of products leave 16 bits; of the project there is one module on arm64.
 PRODUCT = """
@@ -61,7 +61,7 @@ def test_the_kernels_are_those_of_the_processor(name: str, product: Path) -> Non
 @pytest.mark.parametrize("name", ["host", "avx2"])
 def test_a_record_names_the_processor_that_the_program_saw(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processors, "ran", set())
-    code = "from hpe_tasks.cpu import cpu_features; print(*cpu_features())"
+    code = "from hpe_tasks.contract.cpu import cpu_features; print(*cpu_features())"
     features = run_on(name, ["-c", code]).split()
     assert ("avx512bw" in features) == (name == "host" and absence("avx512") is None)
     assert not processors.ran  # No int8 file was run.

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 from signing_keys import key_pem
 
-from hpe_tasks.config import GateLimits
+from hpe_tasks.config.run import GateLimits
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,
@@ -23,11 +23,11 @@ from hpe_tasks.errors import (
     StorageError,
     TransientError,
 )
+from hpe_tasks.records import PublishedModel
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import PublishedModel
-from hpe_tasks.s3 import S3Location, make_client
-from hpe_tasks.signing import SigningKey
+from hpe_tasks.registry.signing import SigningKey
+from hpe_tasks.storage.s3 import S3Location, make_client
 
 LOCATION = S3Location("models", "team/registry")
 POINTER = "team/registry/models/pose/channels/staging.json"

@@ -12,14 +12,14 @@ import pytest
 import tiny_networks as tiny
 import torch
 
-from hpe_tasks.config import RECIPES as config_recipes
-from hpe_tasks.config import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import RECIPES as config_recipes
+from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
 from hpe_tasks.export import export_onnx
-from hpe_tasks.kernel_proof import prove_kernels
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.onnx_session import onnx_predictor
+from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
+from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import (
     QuantizedFiles,
     best_device,
@@ -141,7 +141,7 @@ handler = logging.StreamHandler()
 logging.basicConfig(handlers=[handler], level=logging.INFO)
 torch.set_num_threads(1)
 import tiny_networks as tiny
-from hpe_tasks.config import QuantizationRecipe
+from hpe_tasks.config.run import QuantizationRecipe
 from hpe_tasks.quantization import load_quantsim
 model, encodings, out = map(Path, sys.argv[1:])
 config = tiny.mobilenet_config()

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.config import RECIPES, QuantizationRecipe
+from hpe_tasks.config.run import RECIPES, QuantizationRecipe
+from hpe_tasks.gate.references import PublishedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
-from hpe_tasks.references import PublishedFigure, Reference, compare
-from hpe_tasks.results import ProtocolFingerprint
+from hpe_tasks.records import ProtocolFingerprint
 
 ROWS = (
     PublishedFigure("R50", "fp32", 0.704, 0.763, architecture="pose_resnet_50"),

@@ -16,15 +16,13 @@ import pytest
 from moto import mock_aws
 from signing_keys import key_pem
 
-from hpe_tasks import runs, steps
 from hpe_tasks.errors import ChannelConflictError, ConfigError, MissingInputError
-from hpe_tasks.fp32_floor import check_floor
-from hpe_tasks.golden import is_clear
+from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
+from hpe_tasks.pipeline import runs, steps
+from hpe_tasks.pipeline.runs import Pointer, Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.registry.manifest import ModelManifest
-from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import (
+from hpe_tasks.records import (
     DatasetValidation,
     PublishedModel,
     QuantizedEvaluation,
@@ -32,9 +30,11 @@ from hpe_tasks.results import (
     Record,
     SmokeTest,
 )
-from hpe_tasks.runs import Pointer, Run, open_run
-from hpe_tasks.s3 import S3Location
-from hpe_tasks.smoke_test import SmokeTestError
+from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.release.golden import is_clear
+from hpe_tasks.release.smoke_test import SmokeTestError
+from hpe_tasks.storage.s3 import S3Location
 
 REGISTRY = S3Location("models", "registry")
 
@@ -83,7 +83,7 @@ def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("hpe_tasks.inference.onnx_predictor", lambda *_: found)
     # The model is some text, of which onnxruntime makes nothing; test_lambda_emulator.py has a real one.
-    monkeypatch.setattr("hpe_tasks.optimized_graph.make_graph", lambda *_: None)
+    monkeypatch.setattr("hpe_tasks.onnx_runtime.optimized_graph.make_graph", lambda *_: None)
 
     def open_one(name: str, content: str = "one", **destination: object) -> Run:
         settings = {"registry": str(REGISTRY), "name": "pose", "smoke_test": False, **destination}
@@ -155,7 +155,7 @@ class Function:
 @pytest.fixture
 def tested(monkeypatch: pytest.MonkeyPatch) -> Function:
     function = Function()
-    monkeypatch.setattr("hpe_tasks.smoke_test.smoke_test", function)
+    monkeypatch.setattr("hpe_tasks.release.smoke_test.smoke_test", function)
     return function
 
 

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from hpe_tasks.accuracy import METRICS, Metric
-from hpe_tasks.gates import decide
+from hpe_tasks.gate.accuracy import METRICS, Metric
+from hpe_tasks.gate.decision import decide
 from hpe_tasks.presets import load_config
+from hpe_tasks.records import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot
 from hpe_tasks.report.page import ReportFiles, render_report
@@ -21,7 +22,6 @@ from hpe_tasks.report.records import RunRecords, measured_on, quantities_of, ste
 from hpe_tasks.report.side_by_side import (
     PICTURE_SIZE,
 )
-from hpe_tasks.results import GateCheck
 from tests.run_cases import (
     HOSTILE,
     STATES,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.presets import load_config
 from hpe_tasks.report.commands import command_with
 

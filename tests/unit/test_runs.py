@@ -8,13 +8,13 @@ from typing import NoReturn
 
 import pytest
 
-from hpe_tasks import runs
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
+from hpe_tasks.pipeline import runs
+from hpe_tasks.pipeline.runs import Run, find_run, open_run, step
 from hpe_tasks.presets import load_config
-from hpe_tasks.results import DatasetValidation, FetchedDataset, GateDecision, PublishedModel, RunReport
-from hpe_tasks.runs import Run, find_run, open_run, step
-from hpe_tasks.workspace import Scratch
+from hpe_tasks.records import DatasetValidation, FetchedDataset, GateDecision, PublishedModel, RunReport
+from hpe_tasks.storage.workspace import Scratch
 
 
 def no_client() -> NoReturn:
@@ -208,8 +208,8 @@ def test_a_run_is_found_again(pipeline: Pipeline) -> None:
 
 
 def test_the_real_steps_are_in_the_order_of_the_dag_and_fit_together() -> None:
-    from hpe_tasks import steps
-    from hpe_tasks.__main__ import STEP_COMMANDS
+    from hpe_tasks.cli.app import STEP_COMMANDS
+    from hpe_tasks.pipeline import steps
 
     names = list(steps.STEPS)
     assert names == list(STEP_COMMANDS)

@@ -12,7 +12,7 @@ import pytest
 from hpe_tasks.data.coco import load_coco, splits_present
 from hpe_tasks.data.sample import SPLITS, SampleSpec, draw_picture, make_sample
 from hpe_tasks.errors import ConfigError, StorageError
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 
 SPEC = SampleSpec(train=3, calibration=4, val=12, width=240, height=180, seed=5)
 

@@ -14,16 +14,16 @@ import pytest
 from moto import mock_aws
 
 from hpe_tasks.errors import AccessError, BadInputError, DigestError
-from hpe_tasks.golden import similarity
 from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.local_service.versions import FolderFiles, RegistryFiles, Versions
+from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.records import FamilyProof, ScoreSpread
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ManifestFile, ModelManifest, blob_key
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.results import FamilyProof, ScoreSpread
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.release.golden import similarity
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.verified_model import VerifiedModel, model_file
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.storage.s3 import S3Location
 
 JOINTS = COCO17.joints
 PICTURE = b"\xff\xd8\xff a picture"

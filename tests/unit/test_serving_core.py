@@ -19,17 +19,17 @@ from onnx import TensorProto, helper, numpy_helper
 from paf_scenes import STANDING, ideal_maps
 from tiny_networks import paf_onnx, pose_onnx
 
-from hpe_tasks.codecs import box_to_center_scale, crop_matrix, input_levels
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.contract.frozen import replace
 from hpe_tasks.errors import BadInputError, CheckpointError, DigestError
-from hpe_tasks.frozen import replace
 from hpe_tasks.inference.images import normalized
-from hpe_tasks.results import TensorSpec
+from hpe_tasks.pose.codecs import box_to_center_scale, crop_matrix, input_levels
+from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, Skeleton
+from hpe_tasks.records import TensorSpec
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.preprocessing import crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel
-from hpe_tasks.skeletons import COCO17, EFFICIENTPOSE16, Skeleton
 
 # The manifest ------------------------------------------------------------------------------------------------------
 

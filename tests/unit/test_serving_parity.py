@@ -24,20 +24,20 @@ from paf_scenes import ideal_maps
 from tiny_networks import paf_onnx
 
 from hpe_tasks import inference
-from hpe_tasks.codecs import People, input_levels, person_score
-from hpe_tasks.config import EvaluationConfig, ModelConfig
+from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.contract.frozen import replace
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.data.sample import make_sample
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx
-from hpe_tasks.frozen import replace
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
-from hpe_tasks.network_interface import map_outputs
+from hpe_tasks.models.interface import map_outputs
+from hpe_tasks.pose.codecs import People, input_levels, person_score
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
-from hpe_tasks.results import Artifact, EvaluationReport, TensorSpec
+from hpe_tasks.records import Artifact, EvaluationReport, TensorSpec
 from hpe_tasks.serving.images import decode_image
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.pose_finder import PoseFinder

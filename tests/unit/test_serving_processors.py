@@ -7,8 +7,8 @@ from typing import Any, get_args
 import pytest
 import sample_records as records
 
-from hpe_tasks import config
-from hpe_tasks.config import DestinationConfig
+from hpe_tasks.config import run as run_config
+from hpe_tasks.config.run import DestinationConfig
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.serving import served_model
 from hpe_tasks.serving.processors import check_processor
@@ -64,4 +64,4 @@ def test_where_a_model_may_be_served_is_part_of_its_version(tmp_path: Path) -> N
 
 
 def test_publisher_and_function_know_the_same_processors() -> None:
-    assert get_args(config.Processors) == get_args(served_model.Processors)
+    assert get_args(run_config.Processors) == get_args(served_model.Processors)

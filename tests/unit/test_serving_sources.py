@@ -26,7 +26,7 @@ from signing_keys import key_pem
 from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
 from hpe_tasks.registry.manifest import ManifestFile, blob_key
 from hpe_tasks.registry.publishing import Registry
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.serving import registry_source
 from hpe_tasks.serving.registry_source import RegistrySource
 from hpe_tasks.serving.s3 import s3_client
@@ -34,7 +34,7 @@ from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import PackageSource, open_source
 from hpe_tasks.serving.stored_graph import graph_role
-from hpe_tasks.signing import SigningKey
+from hpe_tasks.storage.s3 import S3Location
 
 REGISTRY = S3Location("models", "team/registry")
 POINTER = "models/pose/channels/staging.json"

@@ -15,8 +15,8 @@ import pytest
 from onnx import numpy_helper
 from serving_cases import Context, OneModel, base64_of, encoded, photo, tiny_model
 
+from hpe_tasks.contract.digests import FileDigest
 from hpe_tasks.errors import CheckpointError, StorageError
-from hpe_tasks.serving.digests import FileDigest
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.verified_model import VerifiedModel

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.config import RunConfig
+from hpe_tasks.config.help import setting_schema
+from hpe_tasks.config.run import RunConfig
+from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import config_keys, load_config
-from hpe_tasks.setting_help import setting_schema
-from hpe_tasks.setting_values import typed_value
 
 OBJECT = {"type": "object"}
 

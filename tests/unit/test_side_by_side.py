@@ -13,6 +13,7 @@ from PIL import Image
 
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.metrics.oks import coco_stats
+from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.report.page import ReportFiles
 from hpe_tasks.report.side_by_side import (
     PICTURE_SIZE,
@@ -30,7 +31,6 @@ from hpe_tasks.report.subjects import (
     read_predictions,
     read_truth,
 )
-from hpe_tasks.skeletons import COCO17
 from tests.run_cases import fingerprint
 from tests.run_files import bottom_up_files, mpii_files, report_files, write_predictions
 

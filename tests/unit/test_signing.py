@@ -13,11 +13,11 @@ from nacl.signing import VerifyKey
 from signing_keys import key_pem
 from typer.testing import CliRunner
 
-from hpe_tasks.__main__ import app
+from hpe_tasks.cli.app import app
+from hpe_tasks.config.environment import Settings
 from hpe_tasks.errors import ConfigError, DigestError
+from hpe_tasks.registry.signing import SigningKey, open_signing_key
 from hpe_tasks.serving.signature import check_signature
-from hpe_tasks.settings import Settings
-from hpe_tasks.signing import SigningKey, open_signing_key
 
 MANIFEST = b'{\n  "name": "pose"\n}\n'
 

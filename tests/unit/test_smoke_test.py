@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks import smoke_test as module
 from hpe_tasks.packaging import PackagedModel
+from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
-from hpe_tasks.skeletons import COCO17
-from hpe_tasks.smoke_test import SmokeTestError, check_answer, function_url_event, smoke_test
+from hpe_tasks.release import smoke_test as module
+from hpe_tasks.release.smoke_test import SmokeTestError, check_answer, function_url_event, smoke_test
 
 Joints = Sequence[tuple[float, float, float] | None]
 

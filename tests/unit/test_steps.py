@@ -14,12 +14,12 @@ import pytest
 from safetensors.torch import load_file, save_file
 from signing_keys import key_pem
 
-from hpe_tasks import steps
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.models.checkpoint import sample_checkpoint
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.runs import Run, open_run
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.storage.workspace import sha256_file
 
 
 def no_client() -> NoReturn:

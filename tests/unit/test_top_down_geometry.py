@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hpe_tasks.codecs import crop_matrix, encode_heatmaps, flip_back, transform_points
-from hpe_tasks.config import ModelConfig
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.inference import CropBatch, find_poses, mpii_batches, person_batches
-from hpe_tasks.skeletons import COCO17, MPII16
+from hpe_tasks.pose.codecs import crop_matrix, encode_heatmaps, flip_back, transform_points
+from hpe_tasks.pose.skeletons import COCO17, MPII16
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 from tests.unit.mpii_factory import write_mpii
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpe_tasks.codecs.heatmap import find_peaks
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.codecs.heatmap import find_peaks
+from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.training.crops import TrainingCrops
 from tests.unit.training_factory import MIRRORED, STILL, top_down
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError, StorageError
@@ -19,8 +20,7 @@ from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.results import CocoStats
-from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.records import CocoStats
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.regression import train, train_stages
 from tests.unit.training_factory import STILL, bottom_up, metadata, top_down

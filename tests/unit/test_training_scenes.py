@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpe_tasks.codecs.paf import PAF_CHANNELS, People, decode_people
+from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import annotation_path, load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.pose.codecs.paf import PAF_CHANNELS, People, decode_people
 from hpe_tasks.training.scenes import TrainingScenes
 from tests.unit.training_factory import MIRRORED, STILL, bottom_up
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.validation import ValidationOutcome, validate_dataset
 from hpe_tasks.errors import StorageError
-from hpe_tasks.results import SplitCounts
+from hpe_tasks.records import SplitCounts
 from tests.unit.coco_factory import (
     CALIBRATION,
     EVALUATION,

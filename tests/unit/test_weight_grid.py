@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpe_tasks.kernel_model import PHASE_TAPS, arm64_margin, kernel_order, x86_margin
+from hpe_tasks.onnx_runtime.kernel_model import PHASE_TAPS, arm64_margin, kernel_order, x86_margin
 from hpe_tasks.quantization.weight_grid import Layer, fit_grid
 
 LAYERS = {

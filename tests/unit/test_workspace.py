@@ -11,9 +11,9 @@ import pytest
 from moto import mock_aws
 
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
-from hpe_tasks.results import Artifact, RunReport
-from hpe_tasks.s3 import S3Location, make_client
-from hpe_tasks.workspace import (
+from hpe_tasks.records import Artifact, RunReport
+from hpe_tasks.storage.s3 import S3Location, make_client
+from hpe_tasks.storage.workspace import (
     LocalWorkspace,
     S3Workspace,
     Scratch,

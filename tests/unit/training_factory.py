@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.models.training_record import TRAINING_KEY
-from hpe_tasks.skeletons import COCO17
-from hpe_tasks.training.config import TrainingConfig
+from hpe_tasks.pose.skeletons import COCO17
 
 STILL: dict[str, Any] = {
     "flip_probability": 0.0,

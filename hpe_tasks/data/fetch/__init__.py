@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config import SAMPLE, DatasetConfig
+from hpe_tasks.config.run import SAMPLE, DatasetConfig
 from hpe_tasks.data.coco import find_root
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.digests import DigestCache, coco_files, digest_content, mpii_files
@@ -17,8 +17,8 @@ from hpe_tasks.data.fetch.sources import Sources, refuse_digest
 from hpe_tasks.data.fetch.storage import make_folder
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.results import FetchedDataset
-from hpe_tasks.workspace import digest_of, sha256_file
+from hpe_tasks.records import FetchedDataset
+from hpe_tasks.storage.workspace import digest_of, sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data import calibration, coco
 from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, annotation_path, image_folder, parse_coco, read_annotations
 from hpe_tasks.data.fetch.digests import DigestCache
@@ -16,7 +16,7 @@ from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
 from hpe_tasks.data.fetch.storage import make_folder, storage_errors
 from hpe_tasks.data.fetch.transports import is_web_address, public_address
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.workspace import digest_of, link_file, sha256_file, write_atomically
+from hpe_tasks.storage.workspace import digest_of, link_file, sha256_file, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name
 from hpe_tasks.data.fetch.storage import storage_errors
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
-from hpe_tasks.workspace import sha256_file
+from hpe_tasks.storage.workspace import sha256_file
 
 _THREADS = 4
 _RACY_NS = 2 * 10**9

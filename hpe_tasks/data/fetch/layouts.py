@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hpe_tasks.config import DatasetKind
+from hpe_tasks.config.run import DatasetKind
 from hpe_tasks.data.coco import annotation_path
 from hpe_tasks.data.fetch.storage import make_folder, storage_errors
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.workspace import digest_of
+from hpe_tasks.storage.workspace import digest_of
 
 _MPII_ORIGINAL = "mpii_human_pose*.mat"
 

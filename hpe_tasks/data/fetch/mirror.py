@@ -17,7 +17,7 @@ from hpe_tasks.data.coco import is_safe_file_name
 from hpe_tasks.data.fetch.storage import check_space, locked, storage_errors
 from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
-from hpe_tasks.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.storage.s3 import S3Location, error_code, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

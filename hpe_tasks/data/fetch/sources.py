@@ -16,7 +16,7 @@ from hpe_tasks.data.fetch.mirror import mirror_prefix
 from hpe_tasks.data.fetch.storage import locked
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.errors import ArchiveError, DatasetError, DigestError
-from hpe_tasks.s3 import S3Location
+from hpe_tasks.storage.s3 import S3Location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

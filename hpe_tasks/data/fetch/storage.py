@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpe_tasks.errors import StorageError
-from hpe_tasks.workspace import megabytes, storage_errors
+from hpe_tasks.storage.workspace import megabytes, storage_errors
 
 __all__ = ["check_space", "locked", "make_folder", "storage_errors"]
 

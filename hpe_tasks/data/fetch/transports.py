@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 import requests
 
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
-from hpe_tasks.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.storage.s3 import S3Location, error_code, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.skeletons import MPII16
-from hpe_tasks.workspace import write_atomically
+from hpe_tasks.pose.skeletons import MPII16
+from hpe_tasks.storage.workspace import write_atomically
 
 MAT_JOINTS = (
     *("rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hpe_tasks.data.mpii.annotations import MpiiKeypoints, read_records
 from hpe_tasks.data.mpii.mat import MpiiMat, load_mpii_mat
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.skeletons import MPII16
+from hpe_tasks.pose.skeletons import MPII16
 
 # Both files write the same clicks, one as decimals and one as float64: they agree far better than this, in pixels.
 _SAME = 0.25

@@ -24,9 +24,9 @@ from hpe_tasks.data.sample.pose import Proportions, Rng, draw_posture, pose_body
 from hpe_tasks.data.sample.scene import develop, paint_background, paint_obstacle, paint_seat, paint_shadow
 from hpe_tasks.data.sample.style import Style
 from hpe_tasks.errors import ConfigError
+from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.progress import track
-from hpe_tasks.skeletons import COCO17
-from hpe_tasks.workspace import storage_errors, write_atomically
+from hpe_tasks.storage.workspace import storage_errors, write_atomically
 
 SPLITS = ("train", "calibration", "val")
 

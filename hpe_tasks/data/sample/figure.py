@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hpe_tasks.data.sample.canvas import Canvas, Colour, Polygon, capsule, circle, hull, shade
 from hpe_tasks.data.sample.pose import LEFT, SIDES, Body, Vector
 from hpe_tasks.data.sample.style import Style
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 
 # Numbers in the canvas's part map.
 _TORSO, _NECK, _HEAD, _HAIR_PART, _PACK = 1, 2, 3, 4, 5

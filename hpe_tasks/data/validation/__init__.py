@@ -9,7 +9,7 @@ import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 
-from hpe_tasks.config import DatasetConfig
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.mpii.validation import validate_mpii
 from hpe_tasks.data.validation.expectations import (
     Suite,
@@ -23,7 +23,7 @@ from hpe_tasks.data.validation.expectations import (
     some_rows,
 )
 from hpe_tasks.data.validation.inspection import Inspection, inspect
-from hpe_tasks.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17
 
 __all__ = ["ValidationOutcome", "validate_dataset"]
 

@@ -24,7 +24,7 @@ from great_expectations.render.view import DefaultJinjaComponentView
 from hpe_tasks.data.fetch.storage import storage_errors
 from hpe_tasks.data.validation.data_docs import SuiteTable, one_page
 from hpe_tasks.errors import HpeError
-from hpe_tasks.results import DatasetProblem, SplitCounts
+from hpe_tasks.records import DatasetProblem, SplitCounts
 
 _SHOWN = 5
 

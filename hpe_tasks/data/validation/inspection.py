@@ -19,8 +19,8 @@ import pandas as pd
 from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.progress import track
-from hpe_tasks.skeletons import COCO17
 
 _THREADS = min(8, (os.cpu_count() or 1) + 1)
 

@@ -1,0 +1,449 @@
+"""The `hpe` command: the pipeline without Airflow, step by step or as a whole.
+
+Exit codes: 0 when the model passed (or the command did its work), 1 when the gate failed or the checkpoint is below its
+floor, 2 for bad input, 3 for anything else. Only Typer is imported before a command is chosen, so that `--help` answers
+at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from hpe_tasks.cli.channels import channel_app
+from hpe_tasks.cli.lambda_function import lambda_app
+from hpe_tasks.cli.options import JsonOption
+from hpe_tasks.cli.run_summary import print_summary, step_told
+from hpe_tasks.cli.serve import serve
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from hpe_tasks.config.run import RunConfig
+    from hpe_tasks.errors import HpeError
+    from hpe_tasks.pipeline.runs import Run
+
+EXIT_GATE_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_OTHER = 3
+
+app = typer.Typer(
+    help="Turn a pose checkpoint into an int8 ONNX model that has proved itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        typer.echo(importlib.metadata.version("hpe-tasks"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+app.add_typer(channel_app, name="channel")
+app.add_typer(lambda_app, name="lambda")
+
+PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset; `hpe presets` lists them.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML or JSON file with the run's settings.", dir_okay=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as gate.min_ap=0.6. Repeatable."),
+]
+RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its steps find each other under it.")]
+
+STEP_COMMANDS = {
+    "preflight": "Look at what the run needs, and keep what was found in the run; `check` does the same without a run.",
+    "fetch_checkpoint": "Bring the checkpoint into the workspace.",
+    "fetch_dataset": "Bring the data set to this machine.",
+    "validate_dataset": "Hold the data set against its expectations.",
+    "evaluate_fp32": "Measure the checkpoint as it came.",
+    "check_fp32": "Hold the checkpoint against the gate's floor, and find out why where it stays below.",
+    "quantize": "Calibrate QuantSim.",
+    "export_onnx": "Write the int8 ONNX file and audit where its arithmetic runs.",
+    "evaluate_quantized": "Measure QuantSim and the exported file.",
+    "gate": "Decide whether the exported file may be published.",
+    "publish": "Put the model into the registry.",
+    "smoke_test_lambda": "Run the built Lambda package with the published version's golden images.",
+    "promote": "Point the channel to the published version.",
+    "report": "Write the run's HTML report.",
+}
+
+
+def _values(settings: list[str] | None) -> dict[str, Any]:
+    """Read KEY=VALUE settings; values are YAML, so that numbers, lists and null can be given."""
+    import yaml
+
+    from hpe_tasks.errors import ConfigError
+
+    values: dict[str, Any] = {}
+    for setting in settings or ():
+        key, separator, value = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r} has no value.", hint="Write it as --set KEY=VALUE.")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {setting!r} cannot be read: {error}") from error
+    return values
+
+
+def _config(preset: str | None, file: Path | None, settings: list[str] | None, **extra: Any) -> RunConfig:
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.presets import load_config
+
+    overrides = {**extra, **_values(settings)}
+    if preset is None and file is None and "model.checkpoint" not in overrides:
+        raise ConfigError("Nothing was asked for.", hint="Give --preset NAME or --config FILE.")
+    return load_config(preset, file, overrides)
+
+
+def _open(preset: str | None, file: Path | None, settings: list[str] | None, name: str) -> Run:
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.pipeline.steps import open_run
+    from hpe_tasks.storage.s3 import make_client
+
+    places = Settings.from_environment()
+    config = _config(preset, file, settings)
+    return open_run(
+        config,
+        workspace=places.workspace,
+        cache=places.cache,
+        name=name,
+        s3=make_client,
+        signing_key=places.read_signing_key,
+    )
+
+
+def _print_json(record: BaseModel) -> None:
+    typer.echo(record.model_dump_json(indent=1))
+
+
+VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
+
+
+def _be_verbose(verbose: bool) -> None:
+    if verbose:
+        logging.getLogger("hpe_tasks").setLevel(logging.INFO)
+
+
+@app.command("run")
+def run_all(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    name: RunOption = "local",
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run every step, publish the model if it passes, and print what came out."""
+    from hpe_tasks.errors import HpeError
+    from hpe_tasks.pipeline.steps import STEPS
+    from hpe_tasks.records import GateDecision
+
+    _be_verbose(verbose)
+    run = _open(preset, config, settings, name)
+    try:
+        for step, info in STEPS.items():
+            if step == "report" or (step == "smoke_test_lambda" and not run.config.destination.smoke_test):
+                continue
+            if step == "publish":
+                decision = run.get(GateDecision)
+                if not decision.passed:
+                    break
+            with nullcontext() if as_json else step_told(run, step):
+                info.execute(run)
+    except BaseException as error:
+        try:
+            STEPS["report"].execute(run)
+            print_summary(run, as_json=as_json)
+        except HpeError as second:
+            logging.getLogger(__name__).warning("There is no report: %s", second)
+            raise error from None
+        if as_json or not isinstance(error, HpeError) or error.message not in {f.message for f in run.failures()}:
+            raise
+        # The table has said it.
+        raise typer.Exit(_exit_code(error)) from error
+    STEPS["report"].execute(run)
+    if not print_summary(run, as_json=as_json):
+        raise typer.Exit(EXIT_GATE_FAILED)
+
+
+@app.command()
+def check(
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at everything that a run would need, in seconds; exits with 2 when it could not end well."""
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.errors import HpeError
+    from hpe_tasks.preflight import preflight, refuse_failed
+    from hpe_tasks.storage.s3 import make_client
+    from hpe_tasks.storage.workspace import open_workspace
+
+    places = Settings.from_environment()
+    asked = _config(preset, config, settings)
+    record = preflight(
+        asked,
+        workspace=open_workspace(places.workspace, s3=make_client, cache=places.cache),
+        cache=places.cache,
+        s3=make_client,
+        signing_key=places.read_signing_key,
+    )
+    if as_json:
+        _print_json(record)
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.report.preflight_table import preflight_table
+
+        Console().print(preflight_table(record))
+    try:
+        refuse_failed(record)
+    except HpeError as error:
+        # The table has said it.
+        raise typer.Exit(_exit_code(error)) from error
+
+
+def _step_command(step: str, summary: str) -> None:
+    def command(
+        preset: PresetOption = None,
+        config: ConfigOption = None,
+        settings: SetOption = None,
+        name: RunOption = "local",
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        from hpe_tasks.pipeline.steps import STEPS
+        from hpe_tasks.records import GateDecision
+
+        _be_verbose(verbose)
+        run = _open(preset, config, settings, name)
+        record = STEPS[step].execute(run)
+        if as_json:
+            _print_json(record)
+        else:
+            from rich.console import Console
+
+            from hpe_tasks.report.summary import record_table
+
+            Console().print(record_table(step, record))
+        if isinstance(record, GateDecision) and not record.passed:
+            raise typer.Exit(EXIT_GATE_FAILED)
+
+    app.command(step.replace("_", "-"), help=summary, rich_help_panel="Steps")(command)
+
+
+for _step, _summary in STEP_COMMANDS.items():
+    _step_command(_step, _summary)
+
+
+@app.command()
+def show(
+    name: Annotated[str | None, typer.Option("--run", help="Name or folder of the run; by default the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a run has come to; exits with 1 when its gate failed."""
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.pipeline.runs import find_run
+    from hpe_tasks.storage.s3 import make_client
+
+    places = Settings.from_environment()
+    run = find_run(name, workspace=places.workspace, cache=places.cache, s3=make_client)
+    if not print_summary(run, as_json=as_json, looking_back=True):
+        raise typer.Exit(EXIT_GATE_FAILED)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A checkpoint or ONNX file, or its address.")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Data set: a folder, an archive, its address, or `sample`.")
+    ],
+    split: Annotated[str | None, typer.Option("--split", help="Split to measure on.")] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the predictions in this file: for COCO a results file. By default it lies in HPE_CACHE.",
+            dir_okay=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh.
+
+    Of an ONNX file, input size and layouts are read from the file where it states them.
+    """
+    from hpe_tasks.cli.standalone import evaluate_file
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.presets import given_keys
+    from hpe_tasks.storage.s3 import make_client
+
+    extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
+    if model.endswith(".onnx"):
+        extra["model.architecture"] = "onnx"
+    given = _values(settings)
+    if given.get("dataset.kind") == "mpii":
+        extra["gate.metric"] = "pckh"
+    asked = _config(preset, config, settings, **extra)
+    by_user, by_preset = given_keys(preset, config, given)
+    split = split or ("val" if dataset == "sample" else None)
+    if split is not None:
+        chosen = asked.dataset.model_copy(update={"evaluation_split": split})
+        asked = asked.model_copy(update={"dataset": chosen})
+    cache = Settings.from_environment().cache
+    record = evaluate_file(asked, cache, make_client, predictions, asked=by_user, usual=by_preset)
+    if as_json:
+        _print_json(record)
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.report.summary import record_table
+
+        Console().print(record_table("evaluate", record))
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="File to write, *.safetensors.", dir_okay=False)],
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="COCO-layout folder, archive or address; or `sample`.")
+    ] = "sample",
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", help="A built-in schedule in place of settings, such as aimet_pose_sample."),
+    ] = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a network on its ideal maps; without a schedule or settings, as the sample checkpoint was trained."""
+    from hpe_tasks.cli.standalone import train_network
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.presets import load_training
+    from hpe_tasks.storage.s3 import make_client
+
+    logging.getLogger("hpe_tasks").setLevel(logging.INFO)
+    stages, cache = load_training(_values(settings), schedule), Settings.from_environment().cache
+    result = train_network(stages, dataset, cache, make_client, out)
+    told = {"checkpoint": str(result.checkpoint), "ap": result.ap, "persons": result.persons, "seconds": result.seconds}
+    if as_json:
+        typer.echo(json.dumps({**told, "losses": result.losses}, indent=1))
+    else:
+        measured = "" if result.ap is None else f", COCO AP {result.ap:.3f} on the validation split"
+        typer.echo(f"{result.checkpoint}: {result.persons:,} persons, {result.seconds / 60:.1f} minutes{measured}")
+
+
+@app.command()
+def presets(
+    show_one: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print one preset as YAML.")] = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List the keys that --set takes.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the ready-made configurations."""
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.presets import PRESETS, config_keys
+
+    if keys:
+        from hpe_tasks.config.help import describe_setting
+
+        described = {key: describe_setting(key, choices=True) for key in config_keys()}
+        typer.echo(json.dumps(described, indent=1) if as_json else "\n".join(f"{k}  {d}" for k, d in described.items()))
+    elif show_one is not None:
+        import yaml
+
+        if show_one not in PRESETS:
+            raise ConfigError(f"There is no preset {show_one!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
+        shown = PRESETS[show_one]
+        if shown.needs:
+            typer.echo(f"# Add {' and '.join(shown.needs)}.")
+        typer.echo(yaml.safe_dump({"preset": show_one, **json.loads(json.dumps(shown.values))}), nl=False)
+    elif as_json:
+        listed = {name: {"description": p.description, "needs": p.needs} for name, p in PRESETS.items()}
+        typer.echo(json.dumps(listed, indent=1))
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("preset", "what it is", "settings that you add")
+        for name, preset in PRESETS.items():
+            table.add_row(name, preset.description, "\n".join(preset.needs) or "none")
+        Console().print(table)
+
+
+@app.command("public-key")
+def public_key() -> None:
+    """Print the public key of HPE_SIGNING_KEY, as the Lambda function's HPE_PUBLIC_KEY takes it."""
+    import base64
+
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.registry.signing import SigningKey
+
+    pem = Settings.from_environment().read_signing_key()
+    if pem is None:
+        raise ConfigError("HPE_SIGNING_KEY is not set.", hint="Set it to the file of the private key.")
+    typer.echo(base64.b64encode(SigningKey(pem).public_bytes).decode())
+
+
+app.command()(serve)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.secho(message, fg=typer.colors.RED, err=True)
+    sys.exit(code)
+
+
+def _exit_code(error: HpeError) -> int:
+    from hpe_tasks.errors import BadInputError, BelowFloorError
+
+    if isinstance(error, BelowFloorError):
+        return EXIT_GATE_FAILED
+    return EXIT_BAD_INPUT if isinstance(error, BadInputError) else EXIT_OTHER
+
+
+def main() -> None:
+    """Entry point of the `hpe` command."""
+    from hpe_tasks.errors import HpeError
+
+    # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # On a terminal a running step's line stands there without an end.
+    clear = "\r\033[K" if sys.stderr.isatty() else ""
+    logging.basicConfig(level=logging.WARNING, format=f"{clear}%(message)s")
+    logging.getLogger("hpe_tasks.progress").setLevel(logging.INFO)
+
+    try:
+        app()
+    except HpeError as error:
+        _fail(f"Error: {error}", _exit_code(error))
+    except Exception as error:  # noqa: BLE001 - the program's edge: shown whole, and told apart by its exit code
+        import traceback
+
+        traceback.print_exc()
+        _fail(f"Error: {error!r} was not foreseen: the trace above belongs in a bug report.", EXIT_OTHER)

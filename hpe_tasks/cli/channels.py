@@ -1,0 +1,103 @@
+"""The `hpe channel` commands: see and move what a channel of the registry points to."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_REGISTRY, JsonOption, RegistryOption
+
+if TYPE_CHECKING:
+    from hpe_tasks.registry.channels import ChannelPointer
+    from hpe_tasks.registry.publishing import Registry
+
+channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model in the registry.")]
+ChannelOption = Annotated[str, typer.Option("--channel", help="Channel of the model.")]
+
+
+def _registry(uri: str) -> Registry:
+    from hpe_tasks.pipeline.provenance import user
+    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.storage.s3 import S3Location, make_client
+
+    return Registry(make_client(), S3Location.parse(uri), actor=user())
+
+
+def _print_channel(pointer: ChannelPointer, as_json: bool) -> None:
+    if as_json:
+        typer.echo(pointer.model_dump_json(indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("version", "manifest SHA-256", "", title=f"{pointer.name}: channel {pointer.channel}")
+    moved = f"served since {pointer.moved_at:%Y-%m-%d %H:%M} UTC, by {pointer.moved_by or 'unknown'} ({pointer.reason})"
+    table.add_row(pointer.version, pointer.manifest_sha256[:16], moved)
+    for entry in pointer.history:
+        table.add_row(entry.version, entry.manifest_sha256[:16], "before")
+    Console().print(table)
+
+
+@channel_app.command("show")
+def channel_show(
+    name: NameArgument,
+    channel: ChannelOption = DEFAULT_CHANNEL,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which version a channel serves, and what it served before."""
+    _print_channel(_registry(registry).show(name, channel), as_json)
+
+
+@channel_app.command("versions")
+def channel_versions(
+    name: NameArgument, registry: RegistryOption = DEFAULT_REGISTRY, as_json: JsonOption = False
+) -> None:
+    """List the versions of a model, and the channels that serve them."""
+    from hpe_tasks.errors import AccessError
+
+    stored = _registry(registry).versions(name)
+    if not stored:
+        raise AccessError(f"There is no model {name!r} in {registry}.", hint="Check the name and --registry.")
+    if as_json:
+        listed = [
+            {"version": v.version, "published_at": v.published_at.isoformat(), "channels": v.channels} for v in stored
+        ]
+        typer.echo(json.dumps(listed, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("version", "published", "served by", title=name)
+    for version in stored:
+        table.add_row(version.version, f"{version.published_at:%Y-%m-%d %H:%M} UTC", ", ".join(version.channels))
+    Console().print(table)
+
+
+@channel_app.command("promote")
+def channel_promote(
+    name: NameArgument,
+    version: Annotated[str, typer.Argument(help="Version to serve.")],
+    channel: ChannelOption = DEFAULT_CHANNEL,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a channel serve a version that is in the registry."""
+    stored = _registry(registry)
+    stored.promote(name, version, channel)
+    _print_channel(stored.show(name, channel), as_json)
+
+
+@channel_app.command("rollback")
+def channel_rollback(
+    name: NameArgument,
+    channel: ChannelOption = DEFAULT_CHANNEL,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a channel serve what it served before."""
+    _print_channel(_registry(registry).rollback(name, channel), as_json)

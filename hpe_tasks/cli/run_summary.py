@@ -1,0 +1,61 @@
+"""What a run does and what it has come to, printed: for people as lines and tables, for programs as one JSON object."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpe_tasks.pipeline.runs import Run
+    from hpe_tasks.report.commands import Launcher
+
+
+@contextmanager
+def step_told(run: Run, step: str) -> Iterator[None]:
+    """Tell on stderr how a step ended and how long it took; on a terminal also that it runs."""
+    terminal = sys.stderr.isatty()
+    if terminal:
+        print(f"  {step} …", end="", flush=True, file=sys.stderr)
+    began, state = time.monotonic(), "failed"
+    try:
+        yield
+        pointer = run.pointer(step)
+        state = "reused" if pointer is not None and pointer.reused else "done"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    finally:
+        # A bar may have been drawn over a terminal's line.
+        again = "\r\033[K" if terminal else ""
+        print(f"{again}  {step:20}{state:10}{time.monotonic() - began:6.1f} s", flush=True, file=sys.stderr)
+
+
+def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False, launcher: Launcher = "hpe") -> bool:
+    """Print what the run has come to; returns whether its gate passed.
+
+    Args:
+        run: The run.
+        as_json: As JSON: all records of the run, its verdict, and what to try next.
+        looking_back: Show what is recorded, also when inputs or code have changed since.
+        launcher: What starts runs here, for the command to try next.
+    """
+    from hpe_tasks.pipeline.steps import records_of
+    from hpe_tasks.records import RunReport
+
+    records = records_of(run, looking_back=looking_back)
+    html = run.recorded(RunReport)
+    report = html.html.uri if html else None
+    if as_json:
+        from hpe_tasks.report.as_json import summary_json
+
+        print(summary_json(records, report=report, launcher=launcher))
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.report.summary import summary_table
+
+        Console().print(summary_table(records, report=report, launcher=launcher), soft_wrap=True)
+    return records.decision is not None and records.decision.passed

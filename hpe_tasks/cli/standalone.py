@@ -1,0 +1,109 @@
+"""What the command line does outside of a run: measuring one model file, and training a network."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpe_tasks.config.run import DatasetConfig, RunConfig
+from hpe_tasks.pipeline.steps import checkpoint_file
+from hpe_tasks.records import Artifact, EvaluationReport
+from hpe_tasks.storage.workspace import LocalWorkspace, sha256_file, storage_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.config.training import TrainingConfig
+    from hpe_tasks.training.regression import TrainingResult
+
+
+def evaluate_file(
+    config: RunConfig,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    predictions: Path | None = None,
+    *,
+    asked: Collection[str] | None = None,
+    usual: Collection[str] = (),
+) -> EvaluationReport:
+    """Measure one model file outside of a run, exactly as the runs do.
+
+    Args:
+        config: Its `model.checkpoint` is the file and its `dataset` the images.
+        cache: Folder of this machine for downloads, and for what addresses gave when they were first used.
+        s3: Makes the S3 client, when one is needed.
+        predictions: Where to keep the predictions; by default in the cache's folder `predictions`, by their digest.
+        asked: Dotted keys of `config` that the user has set. With them, input size and layouts of an ONNX file are
+            read from it, and must not contradict it; without, `config` alone says them.
+        usual: Dotted keys that a preset has set: they count where the file leaves something open.
+    """
+    from hpe_tasks.data.fetch import fetch_boxes
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.data.splits import load_split
+    from hpe_tasks.evaluation import evaluate
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    # Nothing is calibrated here: the split that is measured is all that the data set must hold.
+    one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
+    root, fetched = fetch(one_split, cache, s3)
+    checkpoint = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache))
+    model = config.model
+    if model.architecture == "onnx" and asked is not None:
+        from hpe_tasks.onnx_runtime.geometry import read_geometry
+
+        model = read_geometry(model, checkpoint, asked=_of_model(asked), usual=_of_model(usual))
+    kept = cache / "predictions"
+    with storage_errors(kept):
+        kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept) as folder:
+        file = predictions or Path(folder) / "predictions.json"
+        return evaluate(
+            load_split(config.dataset.kind, root, config.dataset.evaluation_split),
+            fp32_predictor(model, checkpoint, best_device()),
+            model,
+            config.evaluation,
+            images=config.dataset.evaluation_images,
+            boxes=fetch_boxes(config.dataset, cache, s3),
+            runtime="onnxruntime" if model.architecture == "onnx" else "fp32",
+            dataset_digest=fetched.digest,
+            seed=config.seed,
+            predictions_file=file,
+            artifact=_described if predictions is not None else lambda path: _kept(path, kept),
+        )
+
+
+def _of_model(keys: Collection[str]) -> set[str]:
+    return {key.removeprefix("model.") for key in keys if key.startswith("model.")}
+
+
+def _described(path: Path) -> Artifact:
+    return Artifact(uri=path.absolute().as_uri(), sha256=sha256_file(path), size_bytes=path.stat().st_size)
+
+
+def _kept(path: Path, folder: Path) -> Artifact:
+    """The file, moved where it stays: equal predictions are one file."""
+    return _described(path.replace(folder / f"{sha256_file(path)}{path.suffix}"))
+
+
+def train_network(
+    stages: Sequence[TrainingConfig], dataset: str, cache: Path, s3: Callable[[], S3Client], out: Path
+) -> TrainingResult:
+    """Train a network, stage by stage.
+
+    Args:
+        stages: Each starts from the weights of the one before.
+        dataset: Address of a COCO-layout data set, as `dataset.source` of a run.
+        cache: Folder of this machine for downloads.
+        s3: Makes the S3 client, when one is needed.
+        out: The file to write, `*.safetensors`.
+    """
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.training.regression import train_stages
+
+    first = stages[0]
+    splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}
+    root, _ = fetch(DatasetConfig(source=dataset, **splits), cache, s3)
+    return train_stages(stages, root, out)

@@ -1,0 +1,140 @@
+"""What a training is asked to do: light enough for `hpe --help`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hpe_tasks.config.run import Frozen, ModelConfig
+
+AIMET_POSE_INPUT: dict[str, Any] = {"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
+"""How aimet_pose and OpenPose take images, x / 256 − 0.5 of values up to 255, and how its maps are read."""
+
+
+class TrainingConfig(Frozen):
+    """Network, schedule and augmentation of a training."""
+
+    architecture: Literal[
+        "pose_resnet_18",
+        "pose_resnet_34",
+        "pose_resnet_50",
+        "pose_resnet_101",
+        "pose_resnet_152",
+        "pose_mobilenet",
+        "aimet_pose",
+    ] = Field(default="pose_mobilenet", description="Network to train.")
+    skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
+        default="coco17", description="Joints that the network learns; those that the data set lacks have no target."
+    )
+    input_width: int = Field(default=96, ge=32, le=1024, description="Width of the network's input in pixels.")
+    input_height: int = Field(
+        default=128,
+        ge=32,
+        le=1024,
+        description="Height of the network's input in pixels. For aimet_pose both are for images that are wider than "
+        "high; the others are presented with the two swapped.",
+    )
+    width_multiplier: float = Field(default=0.5, gt=0, le=2, description="Channel multiplier of pose_mobilenet.")
+    initial_weights: str | None = Field(
+        default=None, min_length=1, description="Checkpoint to start from; random weights where there is none."
+    )
+    train_split: str = Field(default="train", min_length=1, description="Split to learn from.")
+    val_split: str | None = Field(default="val", description="Split to measure AP on; none to leave that out.")
+    epochs: int = Field(
+        default=26, ge=1, description="Passes over the persons of the split (aimet_pose: the images with persons)."
+    )
+    warm_up_epochs: float = Field(default=1.0, ge=0, description="Epochs in which the learning rate rises.")
+    batch_size: int = Field(default=32, ge=2, le=1024, description="Persons (aimet_pose: images) in one step.")
+    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of AdamW.")
+    weight_decay: float = Field(default=0.02, ge=0, description="Weight decay of AdamW.")
+    beta2: float = Field(
+        default=0.999, gt=0, lt=1, description="Decay of AdamW's mean of squares; less suits a training of few steps."
+    )
+    sigma: float = Field(default=1.25, gt=0, description="Standard deviation of a target, in heatmap pixels.")
+    flip_probability: float = Field(default=0.5, ge=0, le=1, description="Share of crops that are mirrored.")
+    rotation_degrees: float = Field(default=15.0, ge=0, le=180, description="Largest turn of a crop.")
+    scale_range: float = Field(default=0.15, ge=0, lt=1, description="Largest change of a crop's size, as a share.")
+    shift_range: float = Field(default=0.04, ge=0, lt=1, description="Largest shift of a crop, as a share of its size.")
+    colour_jitter: float = Field(default=0.2, ge=0, lt=1, description="Largest change of brightness and contrast.")
+    bfloat16: bool | None = Field(
+        default=False,
+        description="Compute in bfloat16 where that is safe; weights stay float32. Twice as fast on processors with "
+        "instructions for it (AVX512_BF16, AMX) and slower on others: null decides by that.",
+    )
+    evaluate_every: int = Field(default=4, ge=1, description="Measure AP after every so many epochs.")
+    save_every: int = Field(default=2, ge=1, description="Save interim weights after every so many epochs.")
+    cache_mb: int = Field(default=2000, ge=0, description="Memory for decoded images, in MB (1e6 bytes).")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")
+    seed: int = Field(default=0, ge=0, description="Seed of the weights, the order and the augmentation.")
+
+    def model_config_for(self, checkpoint: str) -> ModelConfig:
+        """Describe the network that is trained, with its weights in `checkpoint`."""
+        return ModelConfig(
+            architecture=self.architecture,
+            checkpoint=checkpoint,
+            skeleton=self.skeleton,
+            input_width=self.input_width,
+            input_height=self.input_height,
+            width_multiplier=self.width_multiplier,
+            **(AIMET_POSE_INPUT if self.architecture == "aimet_pose" else {}),
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.model_config_for("unused")
+        if self.train_split == self.val_split:
+            raise ValueError(f"train_split and val_split are both {self.train_split!r}")
+        return self
+
+
+SAMPLE_STAGES: tuple[TrainingConfig, ...] = (
+    # Small crops cost half as much, and teach the network most of what it needs.
+    TrainingConfig(),
+    TrainingConfig(
+        input_width=128,
+        input_height=192,
+        sigma=1.5,
+        epochs=8,
+        warm_up_epochs=0.3,
+        learning_rate=1.5e-3,
+        evaluate_every=2,
+        save_every=1,
+    ),
+)
+"""How the shipped sample checkpoint was trained, on the sample data set: each stage starts from the one before."""
+
+_AIMET_POSE = TrainingConfig(
+    architecture="aimet_pose",
+    # Half of the pictures' size costs a quarter, and most people are still a dozen cells high.
+    input_width=200,
+    input_height=152,
+    epochs=5,
+    warm_up_epochs=0.2,
+    batch_size=8,
+    learning_rate=2e-3,
+    weight_decay=0.01,
+    beta2=0.99,
+    sigma=0.875,
+    rotation_degrees=6.0,
+    scale_range=0.25,
+    shift_range=0.08,
+    colour_jitter=0.12,
+    bfloat16=None,
+    evaluate_every=1,
+    save_every=1,
+)
+
+AIMET_POSE_SAMPLE_STAGES: tuple[TrainingConfig, ...] = (
+    _AIMET_POSE,
+    _AIMET_POSE.model_copy(
+        update={"input_width": 248, "input_height": 184, "epochs": 2, "warm_up_epochs": 0.1, "learning_rate": 5e-4}
+    ),
+)
+"""A bottom-up network that finds the people of the sample data set after some minutes on two cores."""
+
+SCHEDULES: dict[str, tuple[TrainingConfig, ...]] = {
+    "sample": SAMPLE_STAGES,
+    "aimet_pose_sample": AIMET_POSE_SAMPLE_STAGES,
+}
+"""What `hpe train --schedule NAME` does."""

@@ -1,0 +1,206 @@
+"""Running an ONNX pose model in onnxruntime on the CPU, whatever its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.errors import CheckpointError
+from hpe_tasks.models.interface import input_sizes, join_outputs, map_outputs, shape_text
+from hpe_tasks.serving.network import REFUSALS
+
+_LOG_ERRORS_ONLY = 3
+
+_Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = None) -> _Forward:
+    """Load an ONNX model and present it as a network from N×3×H×W float32 to its maps N×C×h×w float32.
+
+    The maps are heatmaps of the J joints, or with codec `paf` 38 channels of part-affinity fields and 19 heatmaps. A
+    model with a fixed batch is run in pieces of that size.
+
+    Args:
+        path: The model.
+        config: Its layouts, its outputs, its input size, its codec and its joints.
+        threads: Threads of one operator; None leaves the choice to onnxruntime.
+
+    Raises:
+        CheckpointError: The file is no model that onnxruntime runs, or its input or output is not what `config` says;
+            with codec `paf` also that it takes images of one orientation only.
+    """
+    session = open_session(path, threads=threads)
+    input_name, fixed_batch = _check_input(session, path, config)
+    output_names = _choose_outputs(session, path, config)
+    channels_last_in = config.input_layout == "nhwc"
+    channels_last_out = config.output_layout == "nhwc"
+
+    def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        outputs = _run(session, path, output_names, {input_name: batch})
+        if len(outputs) == 1:
+            return np.asarray(outputs[0])
+        return join_outputs(dict(zip(output_names, outputs, strict=True)), config, path)
+
+    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        batch = np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last_in else images)
+        maps = forward(batch) if fixed_batch is None else _run_in_pieces(forward, batch, fixed_batch)
+        result: NDArray[np.float32] = np.asarray(maps, dtype=np.float32)
+        # A wrong rank is left for the caller's check, which names the shape.
+        return result.transpose(0, 3, 1, 2) if channels_last_out and result.ndim == 4 else result
+
+    return run
+
+
+def single_run(
+    path: Path, config: ModelConfig, image: NDArray[np.float32], *, threads: int
+) -> tuple[Callable[[], object], tuple[int, ...]]:
+    """Load an ONNX model and give one forward pass of an image as a function, with nothing around it, to be timed.
+
+    Args:
+        path: The model.
+        config: As for `onnx_predictor`.
+        image: 3×H×W float32. A model with a fixed batch is given copies.
+        threads: Threads of one operator.
+
+    Returns:
+        The function, and the shape of its input.
+
+    Raises:
+        CheckpointError: As from `onnx_predictor`, and, when the function is called, that the model fails on the image.
+    """
+    session = open_session(path, threads=threads)
+    input_name, fixed_batch = _check_input(session, path, config)
+    output_names = _choose_outputs(session, path, config)
+    shown = image.transpose(1, 2, 0) if config.input_layout == "nhwc" else image
+    batch = np.repeat(shown[None], fixed_batch or 1, axis=0)
+    return partial(_run, session, path, output_names, {input_name: batch}), batch.shape
+
+
+def _run(
+    session: onnxruntime.InferenceSession, path: Path, names: Sequence[str], feeds: Mapping[str, NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    try:
+        outputs: list[NDArray[np.float32]] = session.run(names, feeds)
+    except REFUSALS as error:
+        shapes = ", ".join(shape_text(batch.shape) for batch in feeds.values())
+        raise CheckpointError(
+            f"{path} fails on an input of {shapes}: {_first_line(error)}",
+            hint="A model whose inner shapes are fixed must say so: export it with a fixed batch of 1.",
+        ) from error
+    return outputs
+
+
+def _run_in_pieces(forward: _Forward, batch: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    pieces = []
+    for start in range(0, len(batch), size):
+        piece = batch[start : start + size]
+        count = len(piece)
+        if count < size:
+            piece = np.concatenate([piece, np.zeros((size - count, *piece.shape[1:]), dtype=piece.dtype)])
+        pieces.append(forward(piece)[:count])
+    return np.concatenate(pieces)
+
+
+def open_session(
+    path: Path,
+    content: bytes | None = None,
+    *,
+    threads: int | None = None,
+    optimized: bool = True,
+    save_graph: Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """Load an ONNX model on the CPU.
+
+    Args:
+        path: The model.
+        content: What is loaded in its place, when it was changed after it was read.
+        threads: Threads of one operator; None leaves the choice to onnxruntime.
+        optimized: Let onnxruntime rewrite the graph; otherwise every node runs as it is written, which is slow.
+        save_graph: Write the graph there as it was rewritten.
+
+    Raises:
+        CheckpointError: There is no such file, or it is no model that onnxruntime runs.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"The ONNX model {path} does not exist.", hint="Check model.checkpoint.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save_graph is not None:
+        options.optimized_model_filepath = str(save_graph)
+    # Threads that spin while they wait make a shared core two to three times slower.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content or path, options, providers=["CPUExecutionProvider"])
+    except REFUSALS as error:
+        raise CheckpointError(
+            f"{path} is not a model that onnxruntime runs: {_first_line(error)}",
+            hint="Export the model again, or fetch it again.",
+        ) from error
+
+
+def _check_input(session: onnxruntime.InferenceSession, path: Path, config: ModelConfig) -> tuple[str, int | None]:
+    """The input's name, and its batch size where that is fixed."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        names = ", ".join(i.name for i in inputs)
+        raise CheckpointError(
+            f"{path} has {len(inputs)} inputs ({names}); a pose model has one.", hint="Export it with the image only."
+        )
+    only = inputs[0]
+    shape = tuple(only.shape)
+    sizes = input_sizes(config)
+    wanted = [(h, w, 3) if config.input_layout == "nhwc" else (3, h, w) for w, h in sizes]
+    fits = [
+        len(shape) == 4
+        and all(not isinstance(has, int) or has == want for has, want in zip(shape[1:], dims, strict=True))
+        for dims in wanted
+    ]
+    if any(fits) and not all(fits):
+        raise CheckpointError(
+            f"The input {only.name!r} of {path} is {shape_text(shape)}, for images of one orientation; codec 'paf' "
+            f"presents wide ones as {shape_text(('N', *wanted[0]))} and high ones as {shape_text(('N', *wanted[1]))}.",
+            hint="Export the model with a free height and width.",
+        )
+    if not all(fits) or only.type != "tensor(float)":
+        raise CheckpointError(
+            f"The input {only.name!r} of {path} is {only.type} {shape_text(shape)}; the configuration says "
+            f"tensor(float) {shape_text(('N', *wanted[0]))} ({config.input_layout}).",
+            hint="Set model.input_width, model.input_height and model.input_layout to the model's.",
+        )
+    return only.name, shape[0] if isinstance(shape[0], int) else None
+
+
+def _choose_outputs(session: onnxruntime.InferenceSession, path: Path, config: ModelConfig) -> tuple[str, ...]:
+    shapes = {o.name: tuple(o.shape) for o in session.get_outputs()}
+    names = map_outputs(shapes, config, path)
+    if config.codec == "heatmap":
+        _check_heatmaps(names[0], shapes[names[0]], path, config)
+    return names
+
+
+def _check_heatmaps(name: str, shape: tuple[int | str | None, ...], path: Path, config: ModelConfig) -> None:
+    joints = len(config.joints.joints)
+    channel = 3 if config.output_layout == "nhwc" else 1
+    # onnxruntime gives no dimensions at all where the file states none.
+    if shape and (len(shape) != 4 or (isinstance(shape[channel], int) and shape[channel] != joints)):
+        wanted = ("N", "height", "width", joints) if channel == 3 else ("N", joints, "height", "width")
+        raise CheckpointError(
+            f"The output {name!r} of {path} is {shape_text(shape)}; heatmaps of {joints} joints "
+            f"({config.joints.name}) are {shape_text(wanted)} ({config.output_layout}).",
+            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, "
+            "and model.output_layout and model.output_name to where the heatmaps are.",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
