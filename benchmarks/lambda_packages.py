@@ -125,8 +125,8 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
         QuantizedModel,
     )
     from hpe_tasks.registry.manifest import build_manifest
+    from hpe_tasks.storage.files import sha256_file
     from hpe_tasks.storage.s3 import make_client
-    from hpe_tasks.storage.workspace import sha256_file
 
     config = load_config(preset, overrides=overrides)
     workspace = (folder / "workspace").absolute().as_uri()

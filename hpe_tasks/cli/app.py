@@ -201,8 +201,8 @@ def check(
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.errors import HpeError
     from hpe_tasks.preflight import preflight, refuse_failed
+    from hpe_tasks.storage.opening import open_workspace
     from hpe_tasks.storage.s3 import make_client
-    from hpe_tasks.storage.workspace import open_workspace
 
     places = Settings.from_environment()
     asked = _config(preset, config, settings)

@@ -14,7 +14,7 @@ from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from hpe_tasks.evaluation.mpii import evaluate_mpii
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import Predict
 from hpe_tasks.records import Artifact, EvaluationReport, ProtocolFingerprint, Runtime
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 
 __all__ = ["evaluate"]
 

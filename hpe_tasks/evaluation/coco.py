@@ -22,7 +22,7 @@ from hpe_tasks.evaluation.request import JointMap, Request
 from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_breakdown, coco_sigmas, coco_stats, match_poses
 from hpe_tasks.pose.skeletons import Skeleton, common_joints
 from hpe_tasks.records import CocoStats, ScoreSpread
-from hpe_tasks.storage.workspace import write_atomically
+from hpe_tasks.storage.files import write_atomically
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.
 _DIGITS = 3

@@ -26,7 +26,7 @@ from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh
 from hpe_tasks.pose.skeletons import MPII16, common_joints
 from hpe_tasks.progress import track
 from hpe_tasks.records import EvaluationReport, ProtocolFingerprint
-from hpe_tasks.storage.workspace import write_atomically
+from hpe_tasks.storage.files import write_atomically
 
 DECODER = f"heatmap argmax with a quarter-pixel shift; head size: {HEAD_FACTOR} of the head box's diagonal"
 

@@ -23,7 +23,7 @@ from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.golden import is_clear
 from hpe_tasks.serving.sources import MANIFEST
 from hpe_tasks.serving.verified_model import VerifiedModel
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 
 _NO_GOLDEN = (
     "This version was published without golden images, because destination.smoke_test was off. Versions that are "

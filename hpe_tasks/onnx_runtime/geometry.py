@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.models.interface import Shape, input_sizes, map_outputs, shape_text
 from hpe_tasks.onnx_runtime.session import open_session
-from hpe_tasks.serving.network import REFUSALS
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -1,4 +1,4 @@
-"""The graph that onnxruntime makes of an exported file, to be published beside it: see `serving.stored_graph`.
+"""The graph that onnxruntime makes of an exported file, to be published beside it: see `contract.stored_graph`.
 
 What onnxruntime rewrites depends on its version and on the kind of machine; only the blocked layout of layers in float
 depends on the processor. So a graph without such a layer is the same, byte for byte, on every x86-64 (shown by
@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.onnx_runtime.session import open_session
-from hpe_tasks.serving.stored_graph import graph_role
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 
 MACHINES = ("x86_64",)
 

@@ -11,9 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import input_sizes, join_outputs, map_outputs, shape_text
-from hpe_tasks.serving.network import REFUSALS
 
 _LOG_ERRORS_ONLY = 3
 

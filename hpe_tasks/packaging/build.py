@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.config.environment import Settings
+from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
 from hpe_tasks.local.environment import lambda_python
 from hpe_tasks.packaging.archive import append_bytes, append_file, append_folder
 from hpe_tasks.packaging.dependencies import Architecture, compile_folder, dependency_layer, packaged_graph_role
 from hpe_tasks.serving.served_model import ServedModel
-from hpe_tasks.serving.stored_graph import GRAPH
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 
 UNZIPPED_LIMIT_BYTES = 250 * 1024**2
 """Lambda takes no more, layers included (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)."""

@@ -12,10 +12,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.errors import ConfigError, StorageError, TransientError
 from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging.archive import append_folder
-from hpe_tasks.serving.stored_graph import graph_role
 
 Architecture = Literal["x86_64", "arm64"]
 
@@ -90,7 +90,7 @@ _EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py"
 
 
 def packaged_graph_role(model_sha256: str, architecture: Architecture) -> str:
-    """Role of the graph of a model that the package's onnxruntime can use: see `serving.stored_graph`."""
+    """Role of the graph of a model that the package's onnxruntime can use: see `contract.stored_graph`."""
     version = re.search(r"^onnxruntime==(\S+)", _lock(architecture).decode(), re.MULTILINE)
     if version is None:
         raise ConfigError(f"The lock file for {architecture} has no onnxruntime.", hint="Lock it anew.")

@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from hpe_tasks.config.run import Frozen, RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, HpeError, MissingInputError
 from hpe_tasks.records import FetchedDataset, Record, StepFailure
-from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, digest_of, open_workspace
+from hpe_tasks.storage.files import digest_of
+from hpe_tasks.storage.opening import open_workspace
+from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -41,7 +41,8 @@ from hpe_tasks.records import (
     SmokeTest,
 )
 from hpe_tasks.report.records import RunRecords
-from hpe_tasks.storage.workspace import Scratch, Workspace, digest_of, sha256_file
+from hpe_tasks.storage.files import digest_of, sha256_file
+from hpe_tasks.storage.workspace import Scratch, Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

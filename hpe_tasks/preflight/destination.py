@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from hpe_tasks.errors import AccessError
-from hpe_tasks.registry.objects import (
+from hpe_tasks.storage.s3 import S3Location, error_code
+from hpe_tasks.storage.s3_objects import (
     get_bytes,
     no_conditional_writes,
     put_new_bytes,
     put_on_condition,
 )
-from hpe_tasks.storage.s3 import S3Location, error_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

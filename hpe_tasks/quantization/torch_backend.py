@@ -28,7 +28,7 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.weight_grid import Layer, fit_grid
-from hpe_tasks.storage.workspace import sha256_file, write_atomically
+from hpe_tasks.storage.files import sha256_file, write_atomically
 
 MODEL_FILE = "model.safetensors"
 ENCODINGS_FILE = "encodings.json"

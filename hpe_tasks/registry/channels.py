@@ -17,12 +17,12 @@ from hpe_tasks.config.run import Frozen, Sha256, Slug
 from hpe_tasks.errors import ChannelConflictError, DigestError
 from hpe_tasks.records import Record
 from hpe_tasks.registry.manifest import Version
-from hpe_tasks.registry.objects import (
+from hpe_tasks.storage.s3 import S3Location
+from hpe_tasks.storage.s3_objects import (
     WRITE_ATTEMPTS,
     get_bytes,
     put_on_condition,
 )
-from hpe_tasks.storage.s3 import S3Location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

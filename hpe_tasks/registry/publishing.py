@@ -38,9 +38,9 @@ from hpe_tasks.errors import (
 from hpe_tasks.records import Artifact, PromotedModel, PublishedModel, ServedBefore
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
-from hpe_tasks.registry.objects import download, get_bytes, is_stored, put_bytes, put_new_bytes, upload
+from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.s3 import S3Location, s3_errors
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.s3_objects import download, get_bytes, is_stored, put_bytes, put_new_bytes, upload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

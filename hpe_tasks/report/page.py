@@ -46,7 +46,7 @@ from hpe_tasks.report.side_by_side import (
     score_threshold,
 )
 from hpe_tasks.report.subjects import read_predictions, read_truth
-from hpe_tasks.storage.workspace import write_atomically
+from hpe_tasks.storage.files import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
 

@@ -8,25 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS
 from hpe_tasks.serving.processors import check_processor
 from hpe_tasks.serving.served_model import ServedModel
 
 Arrays = NDArray[np.float32]
-
-REFUSALS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-"""What onnxruntime raises for a file or an input that it does not run: its errors share no base but Exception."""
 
 _HINT = "Export the model again and publish it, or serve another version."
 _LOG_ERRORS_ONLY = 3

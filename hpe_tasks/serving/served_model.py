@@ -7,10 +7,10 @@ import re
 from typing import Any, Literal, NoReturn, TypeVar
 
 from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.contract.stored_graph import ROLE_PREFIX
 from hpe_tasks.errors import DigestError
 from hpe_tasks.pose.codecs import OUTPUT_NAMES, Codec
 from hpe_tasks.pose.skeletons import COCO17, Skeleton
-from hpe_tasks.serving.stored_graph import ROLE_PREFIX
 
 Layout = Literal["nchw", "nhwc"]
 Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hpe_tasks.contract.digests import FileDigest
+from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.serving.settings import ServingSettings
-from hpe_tasks.serving.stored_graph import GRAPH
 
 if TYPE_CHECKING:
     from hpe_tasks.serving.verified_model import VerifiedModel

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from hpe_tasks.contract.digests import FileDigest
 from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.contract.version import check_version
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.signature import check_signature
-from hpe_tasks.serving.stored_graph import graph_role
 
 
 @frozen

@@ -39,7 +39,7 @@ from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.progress import track
 from hpe_tasks.records import Artifact, CocoStats
-from hpe_tasks.storage.workspace import write_atomically
+from hpe_tasks.storage.files import write_atomically
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.images import Batch
 from hpe_tasks.training.norms import add_batch_norms, without_batch_norms

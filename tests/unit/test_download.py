@@ -20,9 +20,9 @@ from botocore.config import Config
 from moto import mock_aws
 
 from hpe_tasks.data.fetch.download import fetch_file
-from hpe_tasks.data.fetch.storage import locked
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, HpeError, StorageError, TransientError
+from hpe_tasks.storage.folders import locked
 from tests.unit.faulty_server import Mood, Site, serve
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from moto import mock_aws
 from serving_cases import Context, ask, base64_of, encoded, photo, tiny_model
 from signing_keys import key_pem
 
+from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
 from hpe_tasks.registry.manifest import ManifestFile, blob_key
 from hpe_tasks.registry.publishing import Registry
@@ -33,7 +34,6 @@ from hpe_tasks.serving.s3 import s3_client
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import PackageSource, open_source
-from hpe_tasks.serving.stored_graph import graph_role
 from hpe_tasks.storage.s3 import S3Location
 
 REGISTRY = S3Location("models", "team/registry")

@@ -13,7 +13,7 @@ from hpe_tasks.cli.standalone import evaluate_file
 from hpe_tasks.errors import DatasetError, DigestError
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.presets import load_config
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 from tests.unit.coco_factory import EVALUATION, write_coco
 from tests.unit.faulty_server import serve
 

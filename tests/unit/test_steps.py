@@ -19,7 +19,7 @@ from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file
 
 
 def no_client() -> NoReturn:

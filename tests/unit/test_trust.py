@@ -12,7 +12,7 @@ import pytest
 from hpe_tasks.data.fetch.download import fetch
 from hpe_tasks.data.fetch.trust import check_trusted
 from hpe_tasks.errors import DigestError
-from hpe_tasks.storage.workspace import LocalWorkspace
+from hpe_tasks.storage.local_workspace import LocalWorkspace
 from tests.unit.faulty_server import Site, serve
 
 

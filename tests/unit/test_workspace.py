@@ -12,16 +12,12 @@ from moto import mock_aws
 
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
 from hpe_tasks.records import Artifact, RunReport
+from hpe_tasks.storage.files import path_of, write_atomically
+from hpe_tasks.storage.local_workspace import LocalWorkspace
+from hpe_tasks.storage.opening import open_workspace
 from hpe_tasks.storage.s3 import S3Location, make_client
-from hpe_tasks.storage.workspace import (
-    LocalWorkspace,
-    S3Workspace,
-    Scratch,
-    Workspace,
-    open_workspace,
-    path_of,
-    write_atomically,
-)
+from hpe_tasks.storage.s3_workspace import S3Workspace
+from hpe_tasks.storage.workspace import Scratch, Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

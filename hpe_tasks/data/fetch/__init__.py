@@ -14,11 +14,11 @@ from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.digests import DigestCache, coco_files, digest_content, mpii_files
 from hpe_tasks.data.fetch.download import FetchedFile, fetch_file
 from hpe_tasks.data.fetch.sources import Sources, refuse_digest
-from hpe_tasks.data.fetch.storage import make_folder
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.records import FetchedDataset
-from hpe_tasks.storage.workspace import digest_of, sha256_file
+from hpe_tasks.storage.files import digest_of, sha256_file
+from hpe_tasks.storage.folders import make_folder
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from hpe_tasks.data.fetch.storage import check_space, storage_errors
 from hpe_tasks.errors import ArchiveError, StorageError
 from hpe_tasks.progress import track
+from hpe_tasks.storage.files import storage_errors
+from hpe_tasks.storage.folders import check_space
 
 MAX_RATIO = 100
 """Largest growth on unpacking: photographs hardly shrink and annotation files shrink to a fifth, so 100 is a bomb."""

@@ -13,10 +13,10 @@ from hpe_tasks.data import calibration, coco
 from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, annotation_path, image_folder, parse_coco, read_annotations
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
-from hpe_tasks.data.fetch.storage import make_folder, storage_errors
 from hpe_tasks.data.fetch.transports import is_web_address, public_address
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.storage.workspace import digest_of, link_file, sha256_file, write_atomically
+from hpe_tasks.storage.files import digest_of, link_file, sha256_file, storage_errors, write_atomically
+from hpe_tasks.storage.folders import make_folder
 
 log = logging.getLogger(__name__)
 

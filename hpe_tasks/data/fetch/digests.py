@@ -13,10 +13,9 @@ from pathlib import Path
 
 from hpe_tasks.data import mpii
 from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name
-from hpe_tasks.data.fetch.storage import storage_errors
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
-from hpe_tasks.storage.workspace import sha256_file
+from hpe_tasks.storage.files import sha256_file, storage_errors
 
 _THREADS = 4
 _RACY_NS = 2 * 10**9

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
-from hpe_tasks.data.fetch.storage import check_space, locked, storage_errors
 from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3File, Transport, Version, split_address
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError, TransientError
 from hpe_tasks.progress import track
+from hpe_tasks.storage.files import digest_of, sha256_file, storage_errors
+from hpe_tasks.storage.folders import check_space, locked
 from hpe_tasks.storage.s3 import S3Location
-from hpe_tasks.storage.workspace import digest_of, sha256_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -14,11 +14,12 @@ from typing import Any
 
 import requests
 
-from hpe_tasks.data.fetch.storage import check_space, locked, storage_errors
 from hpe_tasks.data.fetch.transports import HttpFile, HttpPatience, public_address, retry_after_s
 from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.errors import AccessError, DatasetError, HpeError, TransientError
 from hpe_tasks.progress import track
+from hpe_tasks.storage.files import storage_errors
+from hpe_tasks.storage.folders import check_space, locked
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import NoReturn
 
 from hpe_tasks.config.run import DatasetKind
 from hpe_tasks.data.coco import annotation_path
-from hpe_tasks.data.fetch.storage import make_folder, storage_errors
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.storage.workspace import digest_of
+from hpe_tasks.storage.files import digest_of, storage_errors
+from hpe_tasks.storage.folders import make_folder
 
 _MPII_ORIGINAL = "mpii_human_pose*.mat"
 

@@ -18,8 +18,8 @@ from hpe_tasks.data.fetch.sources import Sources, is_matlab_file, is_prefix, ref
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.data.mpii import truth_path
 from hpe_tasks.errors import ArchiveError, DatasetError
+from hpe_tasks.storage.files import megabytes
 from hpe_tasks.storage.s3 import S3Location
-from hpe_tasks.storage.workspace import megabytes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -13,9 +13,9 @@ from hpe_tasks.data.fetch.archive import extract_archive, remove_unfinished
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.download import FetchedFile, Offer, fetch, forget, local_path, look
 from hpe_tasks.data.fetch.mirror import mirror_prefix
-from hpe_tasks.data.fetch.storage import locked
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.errors import ArchiveError, DatasetError, DigestError
+from hpe_tasks.storage.folders import locked
 from hpe_tasks.storage.s3 import S3Location
 
 if TYPE_CHECKING:

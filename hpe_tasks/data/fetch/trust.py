@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hpe_tasks.data.fetch.transports import public_address
 from hpe_tasks.errors import DigestError
-from hpe_tasks.storage.workspace import digest_of
+from hpe_tasks.storage.files import digest_of
 
 log = logging.getLogger(__name__)
 

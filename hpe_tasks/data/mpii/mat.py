@@ -15,7 +15,7 @@ from scipy.io.matlab import MatReadError
 
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import MPII16
-from hpe_tasks.storage.workspace import write_atomically
+from hpe_tasks.storage.files import write_atomically
 
 MAT_JOINTS = (
     *("rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head"),

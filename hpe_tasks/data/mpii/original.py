@@ -21,7 +21,7 @@ from hpe_tasks.data.mpii.annotations import annotation_path, truth_path
 from hpe_tasks.data.mpii.mat import MpiiMat, read_mat, write_mpii_mat
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import MPII16
-from hpe_tasks.storage.workspace import write_atomically
+from hpe_tasks.storage.files import write_atomically
 
 TRAIN, VALID = "train", "valid"
 

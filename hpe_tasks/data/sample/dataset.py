@@ -26,7 +26,7 @@ from hpe_tasks.data.sample.style import Style
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.progress import track
-from hpe_tasks.storage.workspace import storage_errors, write_atomically
+from hpe_tasks.storage.files import storage_errors, write_atomically
 
 SPLITS = ("train", "calibration", "val")
 

@@ -21,10 +21,10 @@ from great_expectations.expectations.expectation import Expectation
 from great_expectations.render.renderer.content_block import ValidationResultsTableContentBlockRenderer
 from great_expectations.render.view import DefaultJinjaComponentView
 
-from hpe_tasks.data.fetch.storage import storage_errors
 from hpe_tasks.data.validation.data_docs import SuiteTable, one_page
 from hpe_tasks.errors import HpeError
 from hpe_tasks.records import DatasetProblem, SplitCounts
+from hpe_tasks.storage.files import storage_errors
 
 _SHOWN = 5
 

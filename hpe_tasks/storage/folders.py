@@ -1,4 +1,4 @@
-"""Writing to the local disk: free space, errors that name the path, and one writer at a time."""
+"""Folders of this machine: their free space, and one writer at a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpe_tasks.errors import StorageError
-from hpe_tasks.storage.workspace import megabytes, storage_errors
-
-__all__ = ["check_space", "locked", "make_folder", "storage_errors"]
+from hpe_tasks.storage.files import megabytes, storage_errors
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,109 @@
+"""A workspace in a folder of this machine or of a shared file system."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from typing_extensions import override
+
+from hpe_tasks.errors import AccessError
+from hpe_tasks.records import Artifact
+from hpe_tasks.storage.files import link_file, path_of, storage_errors, write_atomically
+from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
+
+
+class LocalWorkspace(Workspace):
+    """A workspace in a folder of this machine or of a shared file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.uri = self.root.as_uri()
+
+    @override
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    @override
+    def write(self, name: str, data: bytes) -> None:
+        write_atomically(self.root / name, data)
+
+    @override
+    def folders(self, name: str) -> tuple[str, ...]:
+        parent = self.root / name
+        return tuple(sorted(p.name for p in parent.iterdir() if p.is_dir())) if parent.is_dir() else ()
+
+    @override
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    @override
+    def attach(self, prefix: str, stored: str | None, pointer: bytes) -> None:
+        folder = self.root / prefix
+        if stored is not None:
+            source = self.root / stored
+            with storage_errors(folder):
+                for file in (p for p in source.rglob("*") if p.is_file() and p.name != RESULT):
+                    shown = folder / file.relative_to(source)
+                    shown.parent.mkdir(parents=True, exist_ok=True)
+                    link_file(file, shown)
+        self.write(f"{prefix}/{RESULT}", pointer)
+
+    @override
+    def local(self, artifact: Artifact) -> Path:
+        path = path_of(artifact.uri)
+        if not path.is_file():
+            raise AccessError(f"{path} is gone.", hint="Run the step that makes it again.")
+        return verified(path, artifact)
+
+    @override
+    def _scratch_parent(self) -> Path:
+        parent = self.root / "scratch"
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        return parent
+
+    @override
+    @contextmanager
+    def _scratch(self, prefix: str) -> Iterator[Scratch]:
+        with self._scratch_at(prefix) as scratch:
+            inner = scratch.path / "files"
+            inner.mkdir()
+            yield Scratch(inner, scratch.uri)
+
+    @override
+    def _keep(self, prefix: str, scratch: Scratch, record: bytes) -> None:
+        final = self.root / prefix
+        final.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(scratch.path / RESULT, record)
+        try:
+            scratch.path.rename(final)
+        except OSError as error:
+            # Somebody else stored the same step's result first: theirs counts.
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+
+    @override
+    def _put(self, name: str, file: Path) -> None:
+        final = self.root / name
+        final.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(final)
+
+    @override
+    def _intact(self, artifact: Artifact) -> bool:
+        path = path_of(artifact.uri)
+        return path.is_file() and path.stat().st_size == artifact.size_bytes
+
+    @override
+    def _drop(self, prefix: str) -> None:
+        aside = self._scratch_parent() / f"dropped-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):  # another step has just done the same
+            (self.root / prefix).rename(aside)
+            shutil.rmtree(aside)

@@ -1,0 +1,142 @@
+"""A workspace under an S3 prefix, for workers that share nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from hpe_tasks.errors import AccessError
+from hpe_tasks.records import Artifact
+from hpe_tasks.storage.files import sha256_file, storage_errors
+from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class S3Workspace(Workspace):
+    """A workspace under an S3 prefix, for workers that share nothing else.
+
+    Args:
+        location: Bucket and prefix.
+        client: S3 client.
+        cache: Local folder for files on their way in and out.
+    """
+
+    def __init__(self, location: S3Location, client: S3Client, cache: Path) -> None:
+        self.location = location
+        self.uri = str(location)
+        self.client = client
+        self.cache = cache
+
+    @override
+    def read(self, name: str) -> bytes | None:
+        from botocore.exceptions import ClientError
+
+        where = self.location / name
+        with s3_errors(where, "reading"):
+            try:
+                return self.client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                    return None
+                raise
+
+    @override
+    def write(self, name: str, data: bytes) -> None:
+        where = self.location / name
+        with s3_errors(where, "writing"):
+            self.client.put_object(Bucket=where.bucket, Key=where.key, Body=data, ChecksumAlgorithm="SHA256")
+
+    @override
+    def folders(self, name: str) -> tuple[str, ...]:
+        where = self.location / name
+        with s3_errors(where, "listing"):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=where.bucket, Prefix=f"{where.key}/", Delimiter="/"
+            )
+            found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", ())]
+        return tuple(sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found))
+
+    @override
+    def remove(self, name: str) -> None:
+        where = self.location / name
+        with s3_errors(where, "removing"):
+            self.client.delete_object(Bucket=where.bucket, Key=where.key)
+
+    @override
+    def attach(self, prefix: str, stored: str | None, pointer: bytes) -> None:
+        self.write(f"{prefix}/{RESULT}", pointer)
+
+    @override
+    def local(self, artifact: Artifact) -> Path:
+        path = self.cache / "files" / artifact.sha256 / Path(artifact.uri).name
+        if path.is_file() and sha256_file(path) == artifact.sha256:
+            return path
+        where = S3Location.parse(artifact.uri)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        with storage_errors(path), s3_errors(where, "reading"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.client.download_file(where.bucket, where.key, str(temporary))
+                verified(temporary, artifact).replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+
+    @override
+    def _scratch_parent(self) -> Path:
+        parent = self.cache / "scratch"
+        with storage_errors(parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        return parent
+
+    @override
+    @contextmanager
+    def _scratch(self, prefix: str) -> Iterator[Scratch]:
+        # Each attempt has its own folder: two makers of one result cannot mix their files.
+        with self._scratch_at(f"{prefix}/{uuid.uuid4().hex[:12]}") as scratch:
+            yield scratch
+
+    @override
+    def _keep(self, prefix: str, scratch: Scratch, record: bytes) -> None:
+        for file in sorted(p for p in scratch.path.rglob("*") if p.is_file()):
+            self._put_at(S3Location.parse(scratch.uri) / file.relative_to(scratch.path).as_posix(), file)
+        from botocore.exceptions import ClientError
+
+        where = self.location / prefix / RESULT
+        with s3_errors(where, "writing"):
+            try:
+                self.client.put_object(Bucket=where.bucket, Key=where.key, Body=record, IfNoneMatch="*")
+            except ClientError as error:
+                # Somebody else stored the same step's result first: theirs counts.
+                if error.response.get("Error", {}).get("Code") not in {"PreconditionFailed", "412"}:
+                    raise
+
+    @override
+    def _put(self, name: str, file: Path) -> None:
+        self._put_at(self.location / name, file)
+
+    def _put_at(self, where: S3Location, file: Path) -> None:
+        with s3_errors(where, "writing"):
+            self.client.upload_file(str(file), where.bucket, where.key, ExtraArgs={"ChecksumAlgorithm": "SHA256"})
+
+    @override
+    def _intact(self, artifact: Artifact) -> bool:
+        where = S3Location.parse(artifact.uri)
+        try:
+            with s3_errors(where, "reading"):
+                head = self.client.head_object(Bucket=where.bucket, Key=where.key)
+        except AccessError:
+            return False
+        return head["ContentLength"] == artifact.size_bytes
+
+    @override
+    def _drop(self, prefix: str) -> None:
+        self.remove(f"{prefix}/{RESULT}")
