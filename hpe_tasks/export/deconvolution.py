@@ -2,13 +2,14 @@
 
 onnxruntime's CPU provider has no integer kernel for transposed convolutions. Of the 4×4 taps of such a layer each
 output pixel sees 2×2, and which ones depends on whether its row and its column are even or odd. Phase (a, b) of the
-output, rows a, a+2, … and columns b, b+2, …, is therefore an ordinary 2×2 convolution of the input. The phases only need
-to be moved to their places. Products and sums stay the same, and codes, scales and zero points keep their values.
+output, rows a, a+2, … and columns b, b+2, …, is therefore an ordinary 2×2 convolution of the input. The phases only
+need to be moved to their places. Products and sums stay the same, and codes, scales and zero points keep their values.
 
 onnxruntime's integer convolutions keep the channels of a pixel together (N×H×W×C). In that layout the columns of two
-phases interleave by a concatenation along the channels, and rows by one along the width, each followed by a Reshape that
-moves nothing; the graph says it so, and the transpositions around it meet those around the convolutions and cancel. For
-floats, and where the size is not known, DepthToSpace does it, which transposes what it is given and what it gives.
+phases interleave by a concatenation along the channels, and rows by one along the width, each followed by a Reshape
+that moves nothing; the graph says it so, and the transpositions around it meet those around the convolutions and
+cancel. For floats, and where the size is not known, DepthToSpace does it, which transposes what it is given and what
+it gives.
 """
 
 from __future__ import annotations
