@@ -10,9 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from hpe_tasks.config.run import GateLimits, ModelConfig, RunConfig
+from hpe_tasks.contract.version import check_version
 from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.records import PckhStats, TensorSpec
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
+from hpe_tasks.serving.served_model import ServedModel
 
 
 @pytest.fixture
@@ -228,6 +230,18 @@ def test_a_manifest_of_the_version_before_is_read(records: ModuleType, files: di
     assert records.manifest(files).recipe.four_phase_deconvolution
     # Read and written once more it says the same.
     assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest
+
+
+def test_a_manifest_that_an_earlier_release_published_keeps_its_version() -> None:
+    """Byte for byte as it was published: written by that release, not by a helper of today's."""
+    stored = (Path(__file__).parent / "manifests" / "pose_mobilenet_before_saturation_free.json").read_bytes()
+    manifest = ModelManifest.model_validate_json(stored)
+    assert manifest.version == "328f68a9a7ea0141"
+    model = next(file for file in manifest.files if file.role == "model")
+    check_version(stored, manifest.version, model.sha256)
+    served = ServedModel.from_manifest(stored)
+    assert (served.codec, served.input_sizes, served.processors) == ("heatmap", ((128, 192),), "any")
+    assert served.graphs == ()
 
 
 @pytest.mark.parametrize("reduced", [True, False])
