@@ -52,7 +52,7 @@ else
 WITH_S3 =
 endif
 
-.PHONY: help setup run test ui env stop lint format lock clean
+.PHONY: help setup run test ui env stop lint format docs lock clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"; echo
@@ -98,6 +98,10 @@ lint: .venv/ready ## Check style, types and the direction of imports
 format: .venv/ready ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix-only --quiet .
+
+docs: .venv/ready ## Build the documentation into .cache/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "$(CURDIR)/.cache/site/index.html"
 
 lock: $(UV) ## Resolve the dependencies anew into the hashed requirements.txt files
 	@$(LOCK_311) --all-extras --group lambda pyproject.toml -o requirements.txt

@@ -425,7 +425,7 @@ class DestinationConfig(Frozen):
     )
     require_signature: bool = Field(
         default=False,
-        description="Publish only with an Ed25519 signature over the manifest: see the README on signing keys.",
+        description="Publish only with an Ed25519 signature over the manifest: see docs/registry.md on signing keys.",
     )
 
 

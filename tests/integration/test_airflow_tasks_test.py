@@ -1,4 +1,4 @@
-"""`airflow tasks test` for one task after the other, as the README shows it.
+"""`airflow tasks test` for one task after the other, as docs/pipeline.md shows it.
 
 The command ends with status 0 even when the task fails, so the artefacts tell.
 """
