@@ -12,7 +12,7 @@ FOLDER holds `coco-mini/`; all photographs of its split with people in them are 
 
 Every path runs in processes of its own, in turns; the rate is the median of the rounds. Each runs the network on every
 photograph, and then decodes the ideal maps of the people who are annotated in it in place of the network's own: without
-a checkpoint the weights are random, and decoding would find nobody. Times of single stages are of one after the other,
+a checkpoint the weights are random, and decoding would find nothing. Times of single stages are of one after the other,
 decoding on one core; in the product's paths they run beside each other. `--memory` measures the resident memory of the
 int8 path's process, before and at its peak, for so many images: the photographs over and over.
 """

@@ -42,7 +42,7 @@ def watch(ran: Callable[[], None]) -> None:
 
 
 def main(note: Path, arguments: list[str]) -> None:
-    """Run a program as `python ARGUMENTS` does, but for the first of `sys.path`, which is no folder of the caller's."""
+    """Run a program as `python ARGUMENTS` does, but for the first of `sys.path`: the caller's folder is not on it."""
     watch(note.touch)
     first, rest = arguments[0], arguments[1:]
     del sys.path[0]

@@ -33,7 +33,7 @@ DAG_ID = "hpe_requantize"
 
 
 class BadConf(ValueError):
-    """The configuration is no JSON object."""
+    """The configuration is not a JSON object."""
 
 
 def read_conf(preset: str, text: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _fault(
         return f"{kind.__name__} takes {len(names)} values, not {count}"
     for what, wrong in (
         ("is given twice", sorted(given.keys() & named.keys())),
-        ("is no field", sorted(fields.keys() - set(names))),
+        ("is not a field", sorted(fields.keys() - set(names))),
         ("is missing", [name for name in names if name not in fields]),
     ):
         if wrong:

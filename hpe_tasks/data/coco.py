@@ -169,12 +169,14 @@ def read_annotations(path: Path) -> dict[str, Any]:
     """
     content = read_json(path, if_missing=_LAYOUT_HINT)
     if not isinstance(content, dict):
-        raise DatasetError(f"{path} is not a COCO annotation file: its top level is no object.", hint=_LAYOUT_HINT)
+        raise DatasetError(
+            f"{path} is not a COCO annotation file: its top level is not a JSON object.", hint=_LAYOUT_HINT
+        )
     for name in ("images", "annotations", "categories"):
         rows = content.get(name, [] if name == "categories" else None)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DatasetError(
-                f"{path} is not a COCO annotation file: {name!r} is missing or is no list of objects.",
+                f"{path} is not a COCO annotation file: {name!r} is missing or is not a list of objects.",
                 hint="Give the person_keypoints_<split>.json file of the data set.",
             )
         content[name] = rows
@@ -247,7 +249,7 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str) -> CocoKeypoi
 def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
     ids = content.get(LEFT_OUT, [])
     if not isinstance(ids, list) or not all(isinstance(image_id, int) for image_id in ids):
-        raise DatasetError(f"{path}: {LEFT_OUT!r} is no list of image ids.", hint="Remove it.")
+        raise DatasetError(f"{path}: {LEFT_OUT!r} is not a list of image ids.", hint="Remove it.")
     return frozenset(ids)
 
 

@@ -54,13 +54,13 @@ def load_boxes(path: Path, dataset: CocoKeypoints, category_id: int) -> dict[int
 def _read_list(path: Path) -> list[Any]:
     content = read_json(path, if_missing="Check dataset.boxes.")
     if not isinstance(content, list):
-        raise DatasetError(f"{path} is no list of detections.", hint=_HINT)
+        raise DatasetError(f"{path} is not a list of detections.", hint=_HINT)
     return content
 
 
 def _person(entry: Any, images: Mapping[int, CocoImage | None], category_id: int) -> DetectedPerson | None:
     if not isinstance(entry, dict):
-        raise ValueError("it is no object.")  # noqa: TRY004
+        raise ValueError("it is not an object.")  # noqa: TRY004
     missing = [field for field in ("image_id", "category_id", "bbox", "score") if field not in entry]
     if missing:
         raise ValueError(f"{missing[0]!r} is missing.")

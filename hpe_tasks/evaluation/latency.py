@@ -64,7 +64,7 @@ def compare_latency(
         clock: Tells the time.
 
     Raises:
-        CheckpointError: The weights cannot be written as ONNX, or a file is no model that onnxruntime runs, or it
+        CheckpointError: The weights cannot be written as ONNX, or a file is not a model that onnxruntime runs, or it
             takes or gives something else than `config` says.
     """
     from hpe_tasks.models.fp32_onnx import export_fp32

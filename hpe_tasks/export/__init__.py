@@ -52,7 +52,7 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
         out: Existing folder.
 
     Raises:
-        QuantizationError: The files do not belong together, `out` is their own folder, or the result is no valid
+        QuantizationError: The files do not belong together, `out` is their own folder, or the result is not a valid
             self-contained ONNX file.
     """
     if out.resolve() == model.resolve().parent:

@@ -74,7 +74,7 @@ def next_step(check: Fp32Check) -> str:
     found = None if check.diagnosis is None else check.diagnosis.found
     metric = METRICS[check.metric]
     if check.observed is None:
-        return "Check dataset.evaluation_split: nobody in it has a joint labelled that counts."
+        return "Check dataset.evaluation_split: no person in it has a labelled joint that counts."
     if found is None or not found.settings:
         return (
             "Nothing was quantized. Check that the checkpoint is the right one and belongs to model.architecture, "

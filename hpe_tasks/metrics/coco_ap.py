@@ -155,7 +155,7 @@ def _check_finite(poses: Floats, scores: Floats, results: Rows) -> None:
     if not finite.all():
         first = int(finite.argmin())
         raise ValueError(
-            f"result {first} (image {results[first]['image_id']}) has a joint or a score that is no finite number"
+            f"result {first} (image {results[first]['image_id']}) has a joint or a score that is not a finite number"
         )
 
 

@@ -131,7 +131,7 @@ def _unpickle(source: Path | BinaryIO, path: Path) -> object:
                 hint="Unpickling such a file can run any code, so it is refused. "
                 "Save the state dict alone: torch.save(model.state_dict(), file).",
             ) from error
-        raise _broken(path, "it is no file that torch.save wrote") from error
+        raise _broken(path, "it is not a file that torch.save wrote") from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
         raise _broken(path, _first_line(error)) from error
 

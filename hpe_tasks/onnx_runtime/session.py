@@ -32,7 +32,7 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
         threads: Threads of one operator; None leaves the choice to onnxruntime.
 
     Raises:
-        CheckpointError: The file is no model that onnxruntime runs, or its input or output is not what `config` says;
+        CheckpointError: onnxruntime does not run the file, or its input or output is not what `config` says;
             with codec `paf` also that it takes images of one orientation only.
     """
     session = open_session(path, threads=threads)
@@ -125,7 +125,7 @@ def open_session(
         save_graph: Write the graph there as it was rewritten.
 
     Raises:
-        CheckpointError: There is no such file, or it is no model that onnxruntime runs.
+        CheckpointError: There is no such file, or it is not a model that onnxruntime runs.
     """
     if not path.is_file():
         raise CheckpointError(f"The ONNX model {path} does not exist.", hint="Check model.checkpoint.")

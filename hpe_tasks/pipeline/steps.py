@@ -167,7 +167,7 @@ def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
     """Bring the data set to this machine.
 
     Raises:
-        ConfigError: The run could not publish: a signature is required and there is no key, or it is no key.
+        ConfigError: The run could not publish: a signature is required and there is no key, or it is not a key.
     """
     _root, fetched = run.dataset
     return fetched
@@ -516,7 +516,7 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     before without golden images keeps its manifest, and is tested with those of this run.
 
     Raises:
-        SmokeTestError: The function cannot serve the version, or there is nobody to compare in the golden images.
+        SmokeTestError: The function cannot serve the version, or the golden images hold no person to compare.
         ConfigError: The version is signed and the key is not at hand, or the emulator is not installed here.
     """
     from hpe_tasks.packaging import PackagedModel, packaged_graph_role

@@ -151,7 +151,7 @@ EFFICIENTPOSE16 = Skeleton(
 
 OPENPOSE18 = Skeleton(
     name="openpose18",
-    # The joint heatmaps of OpenPose, which a heatmap of the background follows. The neck is no COCO joint: it lies
+    # The joint heatmaps of OpenPose, which a heatmap of the background follows. The neck is not a COCO joint: it lies
     # midway between the shoulders.
     joints=(
         "nose",

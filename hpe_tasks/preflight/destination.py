@@ -66,7 +66,7 @@ def _overwrites(client: S3Client, probe: S3Location) -> bool:
 
 @contextmanager
 def _refusals(registry: S3Location, rights: str, problem: str) -> Iterator[None]:
-    """Name the right that is missing, and what else a server may say that is no S3 server as we need it."""
+    """Name the right that is missing, and what else a server may say that is not an S3 server as we need it."""
     bucket = registry.bucket
     try:
         yield

@@ -75,7 +75,7 @@ def decode_padded(data: bytes, max_pixels: int) -> Pixels:
     kind = _kind(data)
     if kind is None:
         raise RequestError(
-            415, "The file is no image of a kind that is accepted.", hint="Send a JPEG, PNG, WebP or GIF."
+            415, "The file is not an image of a kind that is accepted.", hint="Send a JPEG, PNG, WebP or GIF."
         )
     try:
         if kind.format == "WEBP":

@@ -53,7 +53,7 @@ def read_request(request: Request, max_image_bytes: int, read_stored: Callable[[
 
     Raises:
         RequestError: The body is malformed (400), the image too large (413), its type is not accepted (415), or there
-            is no image or an option cannot be used (422).
+            is not an image or an option cannot be used (422).
     """
     image, fields = _contents(request)
     stored = isinstance(image, str) and image.startswith("s3://")

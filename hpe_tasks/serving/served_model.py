@@ -24,7 +24,7 @@ _NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
 _VERSION = r"[0-9a-f]{16}"
 _SHA256 = r"[0-9a-f]{64}"
 _SHOWN = 60
-# Far beyond any network: what is not below it is no size and no normalization, but a broken manifest.
+# Far beyond any network: what is not below it is neither a size nor a normalization, but a broken manifest.
 _LARGEST = 1e6
 
 ChoiceT = TypeVar("ChoiceT", bound=str)

@@ -165,7 +165,8 @@ class _Variables:
         for origin in origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
-                    f"{name} holds {origin!r}, which is no origin.", hint="Write https://host, https://host:port or *."
+                    f"{name} holds {origin!r}, which is not an origin.",
+                    hint="Write https://host, https://host:port or *.",
                 )
         return origins
 
@@ -187,7 +188,7 @@ def _address(name: str, text: str) -> str:
     trimmed = text.rstrip("/")
     match = _ADDRESS.fullmatch(trimmed)
     if match is None or any(segment in ("", ".", "..") for segment in trimmed[5:].split("/")):
-        raise ConfigError(f"{name} holds {text!r}, which is no S3 address.", hint="Write it as s3://bucket/prefix.")
+        raise ConfigError(f"{name} holds {text!r}, which is not an S3 address.", hint="Write it as s3://bucket/prefix.")
     return trimmed
 
 

@@ -11,7 +11,7 @@ _MAX_KEY_BYTES = 1024
 
 
 def is_allowed(address: str, prefixes: tuple[str, ...]) -> bool:
-    """Whether an address lies below one of the prefixes, by whole path segments: `s3://b/in` is no prefix of `in-2`."""
+    """Whether an address lies below one of the prefixes, by whole path segments: `s3://b/in` does not hold `in-2`."""
     segments = address.removeprefix("s3://").split("/")
     if not address.startswith("s3://") or len(segments) < 2 or not address.isprintable():
         return False

@@ -279,7 +279,7 @@ def test_check_tells_everything_at_once(hpe: Hpe, settings: dict[str, Any], fold
     failed = {check["name"]: check for check in json.loads(machine.stdout)["checks"] if check["state"] == "failed"}
     assert list(failed) == ["destination", "signing_key", "checkpoint", "dataset"]
     assert all(check["advice"] for check in failed.values())
-    # It is no run.
+    # It is not a run.
     assert set((folder / "workspace").glob("runs/*")) == before
 
 
@@ -380,7 +380,7 @@ def test_a_killed_step_leaves_nothing_that_counts(
 
 def corrupt_archive(folder: Path) -> Path:
     file = folder / "broken.zip"
-    file.write_bytes(b"PK\x03\x04 this is no archive")
+    file.write_bytes(b"PK\x03\x04 this is not an archive")
     return file
 
 

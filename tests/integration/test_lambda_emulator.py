@@ -218,7 +218,7 @@ class TestEmulator:
             LambdaEmulator(misbehaving, environment={}, python=Path(sys.executable)),
         ):
             pass
-        with pytest.raises(BadInputError, match="is no folder"), LambdaEmulator(Path("/nowhere"), environment={}):
+        with pytest.raises(BadInputError, match="is not a folder"), LambdaEmulator(Path("/nowhere"), environment={}):
             pass
 
 

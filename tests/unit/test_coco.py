@@ -105,10 +105,10 @@ def _without(key: str) -> Callable[[dict[str, Any]], None]:
     [
         pytest.param(_without("images"), "'images' is missing", id="no images"),
         pytest.param(_without("annotations"), "'annotations' is missing", id="no annotations"),
-        pytest.param(lambda c: c.update(annotations=[1]), "'annotations' is missing or is no list", id="odd rows"),
+        pytest.param(lambda c: c.update(annotations=[1]), "'annotations' is missing or is not a list", id="odd rows"),
         pytest.param(lambda c: c.update(categories=7), "'categories'", id="odd categories"),
         pytest.param(
-            lambda c: c.update(images_left_out=["7"]), "'images_left_out' is no list", id="odd images left out"
+            lambda c: c.update(images_left_out=["7"]), "'images_left_out' is not a list", id="odd images left out"
         ),
         pytest.param(lambda c: c["images"][0].pop("id"), "image with id None .* 'id' is missing", id="no image id"),
         pytest.param(lambda c: c["images"][0].update(width=None), "image with id 200", id="no width"),

@@ -139,8 +139,8 @@ def test_detected_boxes_are_not_clipped_as_annotated_ones_are(make_dataset, tmp_
     ("content", "says"),
     [
         pytest.param("[{", "is not JSON", id="not-json"),
-        pytest.param({"annotations": []}, "is no list of detections", id="no-list"),
-        pytest.param([[1, 2]], "entry number 0: it is no object", id="no-object"),
+        pytest.param({"annotations": []}, "is not a list of detections", id="no-list"),
+        pytest.param([[1, 2]], "entry number 0: it is not an object", id="no-object"),
         *(
             pytest.param(
                 [detection(BOX_ONE), {k: v for k, v in detection(BOX_ONE).items() if k != field}],

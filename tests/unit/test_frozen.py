@@ -48,7 +48,7 @@ def test_fields_are_given_by_place_or_by_name(point: Point) -> None:
     [
         ((1,), {}, "y is missing"),
         ((1, 2, "a", 3), {}, "takes 3 values, not 4"),
-        ((1, 2), {"z": 3}, "z is no field"),
+        ((1, 2), {"z": 3}, "z is not a field"),
         ((1, 2), {"y": 3}, "y is given twice"),
         ((), {}, "x, y is missing"),
     ],

@@ -113,7 +113,9 @@ def without_size(boxes: np.ndarray) -> np.ndarray:
         pytest.param(
             change("dataset_joints", lambda a: a[:, ::-1]), "dataset_joints names lwri, .*order is rank", id="order"
         ),
-        pytest.param(change("dataset_joints", lambda a: np.ones((1, 16))), "is no list of names", id="joints-numbers"),
+        pytest.param(
+            change("dataset_joints", lambda a: np.ones((1, 16))), "is not a list of names", id="joints-numbers"
+        ),
         pytest.param(change("pos_gt_src", lambda a: np.array(["x"])), "pos_gt_src holds no numbers", id="text"),
         pytest.param(
             change("pos_gt_src", with_value((3, 0, 2), np.nan)), "of person number 2 is not finite", id="nan-joint"
@@ -231,8 +233,8 @@ def test_other_labels_for_everybody_are_logged(root: Path, caplog) -> None:
         pytest.param({"image": "../../etc/passwd"}, "image is not a file name inside images/", id="path"),
         pytest.param({"center": [1.0]}, "center is not two numbers", id="center"),
         pytest.param({"center": [float("nan"), 1.0]}, "center is not two numbers", id="nan-center"),
-        pytest.param({"scale": 0}, "scale is no positive number", id="scale-0"),
-        pytest.param({"scale": "big"}, "scale is no positive number", id="scale-text"),
+        pytest.param({"scale": 0}, "scale is not a positive number", id="scale-0"),
+        pytest.param({"scale": "big"}, "scale is not a positive number", id="scale-text"),
         pytest.param({"joints": [[1.0, 2.0]] * 15}, "joints are not 16 pairs of numbers", id="15-joints"),
         pytest.param({"joints": [[1.0, 2.0, 1.0]] * 16}, "joints are not 16 pairs", id="triples"),
         pytest.param({"joints_vis": [2] * 16}, "16 numbers that are 0 or 1", id="coco-visibility"),
@@ -253,7 +255,7 @@ def test_a_record_that_cannot_be_used_is_named(root: Path, change, message: str)
         pytest.param("[{", "is not JSON", id="cut-off"),
         pytest.param("{}", "no list of persons", id="object"),
         pytest.param("[]", "lists nobody", id="empty"),
-        pytest.param("[7]", "person number 0 cannot be read: it is no object", id="numbers"),
+        pytest.param("[7]", "person number 0 cannot be read: it is not an object", id="numbers"),
         pytest.param('[{"image": "a.jpg"}]', "'center' is missing", id="field"),
     ],
 )

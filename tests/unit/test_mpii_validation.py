@@ -129,7 +129,9 @@ def nobody(root: Path) -> None:
             "person 1 of valid (../annot/valid.json): image is not a file name inside images/",
             id="path",
         ),
-        pytest.param(rows_with(3, scale=-1), "annotation_records_complete", "scale is no positive number", id="scale"),
+        pytest.param(
+            rows_with(3, scale=-1), "annotation_records_complete", "scale is not a positive number", id="scale"
+        ),
         pytest.param(rows_with(0, joints=None), "annotation_records_complete", "16 pairs of numbers", id="joints"),
         pytest.param(
             joint_outside, "keypoints_inside_image", "person 2 of train (0000002.jpg): by 12 px", id="outside"
@@ -155,7 +157,7 @@ def test_damage_is_found_and_named(root: Path, damage: Callable[[Path], object],
 def test_a_few_more_joints_at_pixel_0_are_only_warned_of(
     root: Path, at_zero: int, at_end: int, stops: bool | None
 ) -> None:
-    """Some joints are labelled a little outside their image: that is no sign of another count."""
+    """Some joints are labelled a little outside their image: that is not a sign of another count."""
     with edited_rows(root, "train") as rows:
         for number in range(at_zero + at_end):
             joint, person = divmod(number, 3)  # All joints of the first three persons are labelled.

@@ -195,7 +195,7 @@ def test_a_stored_configuration_can_be_read_back_as_a_file(tmp_path: Path) -> No
         pytest.param("sample", {"model.std": [1.02, 1, 1]}, "model.std: ", id="std above what a pixel spans"),
         pytest.param("sample", {"model.mean": [123.675, 116.28, 103.53]}, "model.mean: .* by 255", id="mean of 0-255"),
         pytest.param("sample", {"model.mean": [-0.1, 0, 0]}, "model.mean: ", id="negative mean"),
-        pytest.param("sample", {"model.mean": [float("nan"), 0, 0]}, "model.mean", id="mean that is no number"),
+        pytest.param("sample", {"model.mean": [float("nan"), 0, 0]}, "model.mean", id="mean that is not a number"),
         pytest.param("sample", {"model.channel_order": "grb"}, "model.channel_order: .*'rgb' or 'bgr'", id="channels"),
         pytest.param("sample", {"model.architecture": "pose_resnet_18"}, "needs model.checkpoint", id="other network"),
         pytest.param(

@@ -207,7 +207,7 @@ def test_other_files(site: Site, tmp_path: Path) -> None:
     assert preview_file(remote, cache, no_s3, option="dataset.boxes", unpacked=False).missing_bytes == 3_000_000
     with pytest.raises(DatasetError, match=r"dataset\.boxes: .* does not exist"):
         preview_file(str(tmp_path / "boxes.json"), cache, no_s3, option="dataset.boxes", unpacked=False)
-    (tmp_path / "no.zip").write_bytes(b"PK\x03\x04 this is no archive")
+    (tmp_path / "no.zip").write_bytes(b"PK\x03\x04 this is not an archive")
     with pytest.raises(ArchiveError, match="neither"):
         preview_file(str(tmp_path / "no.zip"), cache, no_s3, option=option, unpacked=True)
 

@@ -132,7 +132,7 @@ def _x25519_pem() -> str:
         pytest.param(REGISTRY | {"HPE_MODEL_DIR": "/opt/model"}, "HPE_MODEL_DIR", id="two sources"),
         pytest.param(REGISTRY | {"HPE_MODEL": "../pose"}, "HPE_MODEL", id="model that is a path"),
         pytest.param(REGISTRY | {"HPE_CHANNEL": "", "HPE_VERSION": "latest"}, "HPE_VERSION", id="version"),
-        pytest.param({"HPE_REFRESH_SECONDS": "soon"}, "HPE_REFRESH_SECONDS", id="refresh is no number"),
+        pytest.param({"HPE_REFRESH_SECONDS": "soon"}, "HPE_REFRESH_SECONDS", id="refresh is not a number"),
         pytest.param({"HPE_REFRESH_SECONDS": "-1"}, "HPE_REFRESH_SECONDS", id="refresh is negative"),
         pytest.param({"HPE_THRESHOLD": "nan"}, "HPE_THRESHOLD", id="threshold NaN"),
         pytest.param({"HPE_THRESHOLD": "20"}, "HPE_THRESHOLD", id="threshold in percent"),
@@ -148,7 +148,7 @@ def _x25519_pem() -> str:
         pytest.param({"HPE_METRICS_NAMESPACE": "AWS/Lambda"}, "HPE_METRICS_NAMESPACE", id="namespace of AWS"),
         pytest.param({"HPE_METRICS_NAMESPACE": "a b"}, "HPE_METRICS_NAMESPACE", id="namespace with a blank"),
         pytest.param({"HPE_PUBLIC_KEY": "c2hvcnQ="}, "HPE_PUBLIC_KEY", id="short key"),
-        pytest.param({"HPE_PUBLIC_KEY": "not base64"}, "HPE_PUBLIC_KEY", id="key that is no base64"),
+        pytest.param({"HPE_PUBLIC_KEY": "not base64"}, "HPE_PUBLIC_KEY", id="key that is not base64"),
         pytest.param({"HPE_PUBLIC_KEY": _x25519_pem()}, "HPE_PUBLIC_KEY", id="key of another kind"),
     ],
 )

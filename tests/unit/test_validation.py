@@ -127,9 +127,9 @@ def on_image(**fields: Any) -> Callable[[Target], None]:
 # What is planted, the check that finds it, what is named: {file}, {image} and {annotation} are those of the target.
 RECORD_FAULTS: dict[str, tuple[Callable[[Target], object], str, str]] = {
     "image record without width": (lambda t: t.image.pop("width"), "image_records_complete",
-                                   "val2017/{file} (image {image}): width is no positive whole number"),
+                                   "val2017/{file} (image {image}): width is not a positive whole number"),
     "image id is text": (lambda t: give_id(t.image, t.annotations, "five"), "image_records_complete",
-                         "(image 'five'): id is no whole number"),
+                         "(image 'five'): id is not a whole number"),
     "image record without name": (lambda t: t.image.pop("file_name"), "image_records_complete",
                                   "(image {image}): file_name is missing"),
     "image id twice": (lambda t: give_id(t.image, t.annotations, 200), "image_ids_unique",
@@ -154,9 +154,9 @@ RECORD_FAULTS: dict[str, tuple[Callable[[Target], object], str, str]] = {
     "annotation without box": (lambda t: t.annotation.pop("bbox"), "annotation_records_complete",
                                "annotation {annotation} (image {image}, val2017): bbox is not four numbers"),
     "keypoints are null": (on_person(keypoints=None), "annotation_records_complete",
-                           "annotation {annotation} (image {image}, val2017): keypoints is no list of numbers"),
+                           "annotation {annotation} (image {image}, val2017): keypoints is not a list of numbers"),
     "keypoint is NaN": (on_person(keypoints=keypoints(_3=float("nan"))), "annotation_records_complete",
-                        "annotation {annotation} (image {image}, val2017): keypoints is no list of numbers"),
+                        "annotation {annotation} (image {image}, val2017): keypoints is not a list of numbers"),
     "annotation id twice": (on_person(id=2001), "annotation_ids_unique", "annotation 2001 (image {image}, val2017)"),
     "annotation of an unknown image": (on_person(image_id=777), "annotations_refer_to_images",
                                        "annotation {annotation} (image 777, val2017)"),

@@ -93,7 +93,7 @@ class MpiiKeypoints:
         wanted = set(images)
         unknown = sorted(wanted - set(self.images))
         if unknown:
-            raise DatasetError(f"The split {self.split!r} has nobody in the image {unknown[0]}.")
+            raise DatasetError(f"The split {self.split!r} has no person in the image {unknown[0]}.")
         return replace(self, persons=tuple(person for person in self.persons if person.image in wanted))
 
 
@@ -136,7 +136,7 @@ def load_mpii(root: Path, split: str) -> MpiiKeypoints:
     path = annotation_path(root, split)
     persons = tuple(_person(row, index, path) for index, row in enumerate(read_records(path)))
     if not persons:
-        raise DatasetError(f"{path} lists nobody.", hint="Give the annotation file of a split with persons.")
+        raise DatasetError(f"{path} lists no persons.", hint="Give the annotation file of a split with persons.")
     if counts_from_zero(np.stack([p.joints for p in persons]), np.stack([p.visible for p in persons])):
         log.warning(
             "%s has joints at pixel 0 and none below: it may count pixels from 0, where MPII counts from 1. "
@@ -155,7 +155,7 @@ def read_records(path: Path) -> list[Any]:
     rows = read_json(path, if_missing=_LAYOUT_HINT)
     if not isinstance(rows, list):
         raise DatasetError(
-            f"{path} is not an MPII annotation file: its top level is no list of persons.", hint=_LAYOUT_HINT
+            f"{path} is not an MPII annotation file: its top level is not a list of persons.", hint=_LAYOUT_HINT
         )
     return rows
 
@@ -200,7 +200,7 @@ def as_person(row: dict[str, Any], index: int) -> MpiiPerson:
 def record_fault(row: Any) -> str:
     """What is wrong with a record of an annotation file; empty when it can be used."""
     if not isinstance(row, dict):
-        return "it is no object"
+        return "it is not an object"
     for field, (usable, fault) in _FIELDS.items():
         if field not in row:
             return f"{field!r} is missing"
@@ -230,7 +230,7 @@ def _are_flags(values: object) -> bool:
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "image": (is_safe_file_name, "image is not a file name inside images/"),
     "center": (lambda value: _are_numbers(value, 2), "center is not two numbers"),
-    "scale": (lambda value: _are_numbers([value], 1) and value > 0, "scale is no positive number"),
+    "scale": (lambda value: _are_numbers([value], 1) and value > 0, "scale is not a positive number"),
     "joints": (_are_joints, f"joints are not {_JOINTS} pairs of numbers"),
     "joints_vis": (_are_flags, f"joints_vis is not {_JOINTS} numbers that are 0 or 1"),
 }

@@ -173,5 +173,5 @@ def _names(cells: NDArray[Any], path: Path) -> tuple[str, ...]:
     """A cell array of strings; each cell is an array around its string."""
     names = [np.asarray(cell).ravel() for cell in cells.ravel()]
     if not all(len(name) == 1 and isinstance(name[0], str) for name in names):
-        raise DatasetError(f"{path}: dataset_joints is no list of names.", hint=_HINT)
+        raise DatasetError(f"{path}: dataset_joints is not a list of names.", hint=_HINT)
     return tuple(str(name[0]) for name in names)

@@ -98,7 +98,7 @@ def convert_original(source: Path, root: Path, *, valid_images: Collection[str] 
     for split, members in splits.items():
         if not members:
             raise DatasetError(
-                f"{source} would give the split {split!r} nobody: it has {len(people)} annotated persons.",
+                f"{source} would give the split {split!r} no persons: it has {len(people)} annotated persons.",
                 hint="Name the images that validate, some of several.",
             )
     for split, members in splits.items():

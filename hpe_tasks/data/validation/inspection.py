@@ -138,10 +138,10 @@ def _image_row(row: Mapping[str, Any], split: str) -> dict[str, Any]:
     values = {name: row.get(name) if _is_int(row.get(name)) else None for name in ("id", "width", "height")}
     name = row.get("file_name")
     faults = [
-        (_is_int(row.get("id")), "id is no whole number"),
+        (_is_int(row.get("id")), "id is not a whole number"),
         (isinstance(name, str) and name != "", "file_name is missing"),
-        (_is_int(row.get("width")) and row["width"] > 0, "width is no positive whole number"),
-        (_is_int(row.get("height")) and row["height"] > 0, "height is no positive whole number"),
+        (_is_int(row.get("width")) and row["width"] > 0, "width is not a positive whole number"),
+        (_is_int(row.get("height")) and row["height"] > 0, "height is not a positive whole number"),
     ]
     file_name = name if isinstance(name, str) and name else None
     return {
@@ -161,12 +161,12 @@ def _annotation_row(
     given = row.get("num_keypoints", 0 if crowd else None)
     image_id = row.get("image_id") if _is_int(row.get("image_id")) else None
     faults = [
-        (_is_int(row.get("id")), "id is no whole number"),
-        (image_id is not None, "image_id is no whole number"),
+        (_is_int(row.get("id")), "id is not a whole number"),
+        (image_id is not None, "image_id is not a whole number"),
         (_are_numbers(box, 4), "bbox is not four numbers"),
-        (_is_number(row.get("area")), "area is no number"),
-        (_is_int(given), "num_keypoints is no whole number"),
-        (_are_numbers(keypoints), "keypoints is no list of numbers"),
+        (_is_number(row.get("area")), "area is not a number"),
+        (_is_int(given), "num_keypoints is not a whole number"),
+        (_are_numbers(keypoints), "keypoints is not a list of numbers"),
     ]
     result: dict[str, Any] = {
         "label": f"annotation {_short(repr(row.get('id')))} (image {_short(repr(row.get('image_id')))}, {split})",

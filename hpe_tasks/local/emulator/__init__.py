@@ -93,7 +93,7 @@ class LambdaEmulator:
 
     def __enter__(self) -> Self:
         if not self._package.is_dir():
-            raise BadInputError(f"The package {self._package} is no folder.", hint="Unpack the .zip first.")
+            raise BadInputError(f"The package {self._package} is not a folder.", hint="Unpack the .zip first.")
         emulator = _find_emulator(self._python)
         self._folder = Path(tempfile.mkdtemp(prefix="hpe-lambda-"))
         try:

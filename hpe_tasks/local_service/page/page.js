@@ -84,7 +84,7 @@ async function send() {
   if (state.boxes.length) query.set("boxes", JSON.stringify(state.boxes));
   let response, answer;
   try {
-    // Of anything else the function shall say that it is no image, not that its type is unknown.
+    // Of anything else the function shall say that it is not an image, not that its type is unknown.
     const kind = state.file.type.startsWith("image/") ? state.file.type : "application/octet-stream";
     const headers = { "Content-Type": kind, "Accept": "application/json" };
     response = await fetch(`/pose?${query}`, { method: "POST", body: state.file, headers });

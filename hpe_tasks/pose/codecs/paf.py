@@ -49,7 +49,7 @@ would be found twice."""
 
 _LIMB_ENDS = OPENPOSE18.limb_indices()
 _LIMBS = np.array(_LIMB_ENDS)
-# The neck is no COCO joint; behind COCO's joints it would be the 18th.
+# The neck is not a COCO joint; behind COCO's joints it would be the 18th.
 _FROM_COCO = [COCO17.joints.index(joint) if joint != "neck" else len(COCO17.joints) for joint in OPENPOSE18.joints]
 _TO_COCO = tuple(joint if joint < len(COCO17.joints) else None for joint in _FROM_COCO)
 _SHOULDERS = [COCO17.joints.index("left_shoulder"), COCO17.joints.index("right_shoulder")]
