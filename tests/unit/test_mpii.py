@@ -61,7 +61,7 @@ def test_a_subset_keeps_the_rows_of_the_truth(root: Path) -> None:
     dataset = load_mpii(root, "valid").subset([f"1{NAMES[0]}", f"1{NAMES[2]}"])
     assert [person.index for person in dataset.persons] == [0, 1, 3]
     assert np.array_equal(load_truth(dataset).joints, people()[0][[0, 1, 3]])
-    with pytest.raises(DatasetError, match=r"nobody in the image x\.jpg"):
+    with pytest.raises(DatasetError, match=r"no person in the image x\.jpg"):
         dataset.subset(["x.jpg"])
 
 
@@ -254,7 +254,7 @@ def test_a_record_that_cannot_be_used_is_named(root: Path, change, message: str)
         pytest.param(None, "does not exist", id="missing"),
         pytest.param("[{", "is not JSON", id="cut-off"),
         pytest.param("{}", "no list of persons", id="object"),
-        pytest.param("[]", "lists nobody", id="empty"),
+        pytest.param("[]", "lists no persons", id="empty"),
         pytest.param("[7]", "person number 0 cannot be read: it is not an object", id="numbers"),
         pytest.param('[{"image": "a.jpg"}]', "'center' is missing", id="field"),
     ],

@@ -152,8 +152,8 @@ def test_another_structure_is_refused(tmp_path: Path, variables: dict[str, Any],
         pytest.param(
             ["x.jpg", "a.jpg"], r"1 of the 2 images .* are no training images of .*first 'x\.jpg'", id="unknown"
         ),
-        pytest.param(["a.jpg", "b.jpg"], "would give the split 'train' nobody", id="all"),
-        pytest.param([], "would give the split 'valid' nobody", id="none"),
+        pytest.param(["a.jpg", "b.jpg"], "would give the split 'train' no persons", id="all"),
+        pytest.param([], "would give the split 'valid' no persons", id="none"),
     ],
 )
 def test_images_that_cannot_validate_are_refused(tmp_path: Path, valid_images: list[str], message: str) -> None:
