@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_used_is_named(root: Path, change, message: str)
     [
         pytest.param(None, "does not exist", id="missing"),
         pytest.param("[{", "is not JSON", id="cut-off"),
-        pytest.param("{}", "no list of persons", id="object"),
+        pytest.param("{}", "not a list of persons", id="object"),
         pytest.param("[]", "lists no persons", id="empty"),
         pytest.param("[7]", "person number 0 cannot be read: it is not an object", id="numbers"),
         pytest.param('[{"image": "a.jpg"}]', "'center' is missing", id="field"),
