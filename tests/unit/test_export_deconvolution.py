@@ -76,7 +76,8 @@ def _layer(
         constants |= {
             "xs": np.array(scale, np.float32),
             "xz": np.array(117, np.uint8),
-            "w": rng.integers(-128, 128, (c_in, per_group, 4, 4)).astype(np.int8),
+            # Two products of such codes stay in 16 bits, whatever the kernel adds them in.
+            "w": rng.integers(-64, 65, (c_in, per_group, 4, 4)).astype(np.int8),
             "ws": scales,
             "wz": np.zeros(scales.shape, np.int8),
             "b": rng.integers(-5000, 5000, c_out).astype(np.int32),
