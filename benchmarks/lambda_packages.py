@@ -112,18 +112,11 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     """
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.onnx_runtime.optimized_graph import make_graph
-    from hpe_tasks.pipeline.steps import STEPS, open_run
+    from hpe_tasks.pipeline import steps
+    from hpe_tasks.pipeline.requantize import REQUANTIZE
+    from hpe_tasks.pipeline.runs import open_run
     from hpe_tasks.presets import load_config
-    from hpe_tasks.records import (
-        Artifact,
-        EvaluationReport,
-        ExportedModel,
-        FetchedCheckpoint,
-        FetchedDataset,
-        GateDecision,
-        QuantizedEvaluation,
-        QuantizedModel,
-    )
+    from hpe_tasks.records import Artifact
     from hpe_tasks.registry.manifest import build_manifest
     from hpe_tasks.storage.files import sha256_file
     from hpe_tasks.storage.s3 import make_client
@@ -132,25 +125,25 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     workspace = (folder / "workspace").absolute().as_uri()
     cache = Settings.from_environment().cache
     run = open_run(config, workspace=workspace, cache=cache, name="benchmark", s3=make_client)
-    for name, step in STEPS.items():
-        if name != "preflight":
-            step.execute(run)
-        if name == "gate":
+    for step in REQUANTIZE.ordered:
+        if step is not steps.preflight:
+            step(run)
+        if step is steps.gate:
             break
-    exported = run.get(ExportedModel)
+    exported = run.result(steps.export_onnx)
     model, graph = run.workspace.local(exported.model), folder / f"{preset}-graph.onnx"
     role = make_graph(model, graph, [tuple(size if isinstance(size, int) else 1 for size in exported.inputs[0].shape)])
     if role is None:
         raise SystemExit("The exported file has layers in float: no graph would be stored for it.")
     manifest = build_manifest(
         config,
-        dataset=run.get(FetchedDataset),
-        checkpoint=run.get(FetchedCheckpoint),
-        quantized=run.get(QuantizedModel),
+        dataset=run.result(steps.fetch_dataset),
+        checkpoint=run.result(steps.fetch_checkpoint),
+        quantized=run.result(steps.quantize),
         exported=exported,
-        fp32=run.get(EvaluationReport),
-        evaluation=run.get(QuantizedEvaluation),
-        gate=run.get(GateDecision),
+        fp32=run.result(steps.evaluate_fp32),
+        evaluation=run.result(steps.evaluate_quantized),
+        gate=run.result(steps.gate),
         run=run.name,
         created_by="benchmark",
         created_at=datetime.now(UTC),

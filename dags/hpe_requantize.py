@@ -1,23 +1,22 @@
 """The DAG `hpe_requantize`: from a pose checkpoint to a published int8 ONNX model.
 
-Composition only: what a step does is in `hpe_tasks.pipeline.steps`, what ties it to Airflow in `plugins/hpe_airflow`.
+Composition only: the steps and their order are those of `hpe_tasks.pipeline.requantize`, and what ties them to Airflow
+is in `plugins/hpe_airflow`. Here is when and where they run.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
-from typing import Any
 
-from airflow.sdk import Asset, dag, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk import Asset, dag
 from hpe_airflow.failures import RETRIES, log_reason
-from hpe_airflow.links import ReportLink, VersionLink, with_links
+from hpe_airflow.links import ReportLink, VersionLink
 from hpe_airflow.params_form import form_params
-from hpe_airflow.runs import open_run_from_context
+from hpe_airflow.tasks import TaskRules, add_tasks
 
 from hpe_tasks.pipeline import steps
-from hpe_tasks.records import GateDecision
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 
 PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
 """Changes when a channel serves a published version; its events carry `name`, `version`, `channel` and `registry`."""
@@ -68,7 +67,30 @@ holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50
 """
 
 
+PUBLICATION = (ReportLink(), VersionLink())
+ONE_HOUR = {"execution_timeout": timedelta(hours=1)}
+
+RULES = {
+    steps.preflight: TaskRules({"execution_timeout": timedelta(minutes=30)}),
+    steps.check_fp32: TaskRules(links=(ReportLink(),)),
+    # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.
+    steps.quantize: TaskRules({"queue": "gpu", "pool": "gpu_pool"}),
+    steps.gate: TaskRules({"execution_timeout": timedelta(minutes=10)}, links=(ReportLink(),)),
+    steps.publish: TaskRules(ONE_HOUR, links=PUBLICATION),
+    steps.smoke_test_lambda: TaskRules(ONE_HOUR, links=PUBLICATION),
+    steps.promote: TaskRules(
+        ONE_HOUR,
+        links=PUBLICATION,
+        asset=PUBLISHED_MODEL,
+        event=frozenset({"name", "version", "channel", "registry"}),
+    ),
+    steps.report: TaskRules(ONE_HOUR, links=(ReportLink(),)),
+}
+"""Where a task is not as all others."""
+
+
 @dag(
+    dag_id=REQUANTIZE.name,
     schedule=SCHEDULE,
     start_date=datetime(2026, 1, 1),
     catchup=False,
@@ -83,114 +105,7 @@ holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50
 )
 def hpe_requantize() -> None:
     """From a checkpoint to a published version."""
-
-    @task(execution_timeout=timedelta(minutes=30))
-    def preflight() -> str:
-        """Look at everything that the run needs, before anything long begins."""
-        record = steps.preflight(open_run_from_context())
-        return f"{len(record.checks)} checks, {len(record.warnings)} to look at"
-
-    @task
-    def fetch_dataset() -> str:
-        """Bring the data set to this machine."""
-        return steps.fetch_dataset(open_run_from_context()).digest
-
-    @task
-    def fetch_checkpoint() -> str:
-        """Bring the checkpoint into the workspace."""
-        return steps.fetch_checkpoint(open_run_from_context()).file.sha256
-
-    @task
-    def validate_dataset() -> str:
-        """Hold the data set against its expectations."""
-        return steps.validate_dataset(open_run_from_context()).data_docs.uri
-
-    @task
-    def evaluate_fp32() -> str:
-        """Measure the checkpoint as it came."""
-        return steps.evaluate_fp32(open_run_from_context()).predictions.uri
-
-    @task
-    def check_fp32() -> str:
-        """Stop here, with a diagnosis, where the checkpoint is below the gate's floor."""
-        return steps.check_fp32(open_run_from_context()).reason
-
-    # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.
-    @task(queue="gpu", pool="gpu_pool")
-    def quantize() -> str:
-        """Calibrate AIMET's quantization simulation."""
-        return steps.quantize(open_run_from_context()).encodings.uri
-
-    @task
-    def export_onnx() -> str:
-        """Write the file that ships, and read back where it runs in int8."""
-        return steps.export_onnx(open_run_from_context()).model.uri
-
-    @task
-    def evaluate_quantized() -> str:
-        """Measure the simulation and the exported file on the same persons."""
-        return steps.evaluate_quantized(open_run_from_context()).onnx.predictions.uri
-
-    @task(execution_timeout=timedelta(minutes=10))
-    def gate() -> str:
-        """Decide whether the model may be published."""
-        decision = steps.gate(open_run_from_context())
-        return "passed" if decision.passed else decision.reason
-
-    @task(execution_timeout=timedelta(hours=1))
-    def publish(*, ti: Any = None) -> str:
-        """Put the model into the registry, or skip with the reason why not."""
-        run = open_run_from_context()
-        decision = run.load(GateDecision)
-        if decision is not None and not decision.passed:
-            ti.xcom_push("reason", decision.reason)
-            raise AirflowSkipException(f"Not published: {decision.reason}")
-        return steps.publish(run).manifest.uri
-
-    @task(execution_timeout=timedelta(hours=1))
-    def smoke_test_lambda() -> str:
-        """Run the Lambda package with the published version, unless that is switched off."""
-        run = open_run_from_context()
-        if not run.config.destination.smoke_test:
-            raise AirflowSkipException("No smoke test: destination.smoke_test is off.")
-        return steps.smoke_test_lambda(run).package_sha256
-
-    # A smoke test that is switched off is no reason not to promote; nothing published is.
-    @task(outlets=[PUBLISHED_MODEL], trigger_rule="none_failed_min_one_success", execution_timeout=timedelta(hours=1))
-    def promote(*, outlet_events: Any = None) -> str:
-        """Let the channel serve the published version."""
-        promoted = steps.promote(open_run_from_context())
-        outlet_events[PUBLISHED_MODEL].extra = promoted.model_dump(include={"name", "version", "channel", "registry"})
-        return promoted.version
-
-    @task(execution_timeout=timedelta(hours=1))
-    def report() -> str:
-        """Write the report, whatever the run has come to."""
-        return steps.report(open_run_from_context()).html.uri
-
-    checked, dataset, checkpoint, validated = preflight(), fetch_dataset(), fetch_checkpoint(), validate_dataset()
-    decided, reported = with_links(gate(), ReportLink()), with_links(report(), ReportLink())
-    published = with_links(publish(), ReportLink(), VersionLink())
-    tested = with_links(smoke_test_lambda(), ReportLink(), VersionLink())
-    promoted = with_links(promote(), ReportLink(), VersionLink())
-
-    # Only an order: every task works without the preflight's record, as `airflow tasks test` runs them.
-    checked >> [dataset, checkpoint]
-    dataset >> validated
-    (
-        [validated, checkpoint]
-        >> evaluate_fp32()
-        >> with_links(check_fp32(), ReportLink())
-        >> quantize()
-        >> export_onnx()
-        >> evaluate_quantized()
-        >> decided
-    )
-    decided >> published >> tested
-    [published, tested] >> promoted
-    # A teardown runs after all the others, failed or not, and leaves the run's state to them. (With
-    # on_failure_fail_dagrun Airflow takes the report's success for the run's.)
-    [validated, checkpoint, promoted] >> reported.as_teardown()
+    add_tasks(REQUANTIZE, RULES)
 
 
 hpe_requantize()

@@ -632,3 +632,20 @@ class StepFailure(Record):
     message: str
     hint: str
     failed_at: datetime
+
+
+StepState = Literal["done", "failed", "refused", "skipped", "not_run"]
+
+
+class StepOutcome(Frozen):
+    """How one step of a run went.
+
+    Attributes:
+        title: What it does, in two or three words.
+        failure: Why its last attempt failed.
+    """
+
+    name: str
+    title: str
+    state: StepState
+    failure: StepFailure | None = None

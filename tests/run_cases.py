@@ -6,9 +6,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, ParamSpec
 
 from hpe_tasks.config.run import RECIPES, GateLimits, ModelConfig, QuantizationRecipe, RunConfig
 from hpe_tasks.gate.decision import decide
+from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import (
@@ -46,6 +50,8 @@ from hpe_tasks.records import (
     TriedMistake,
 )
 from hpe_tasks.report.records import RunRecords
+
+P = ParamSpec("P")
 
 NOON = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
 HOSTILE = '<script>alert("x")</script>'
@@ -105,6 +111,29 @@ PREFLIGHT = Preflight(
         ),
     )
 )
+
+
+class Shown:
+    """Collected records, by the handles of their steps."""
+
+    def __init__(self, records: RunRecords) -> None:
+        self.config = records.config
+        self.find: Callable[[Step[Any]], Any] = lambda step: getattr(records, step.shown_as)
+
+
+def judged(records: RunRecords) -> RunRecords:
+    """The records with how each step went by them, as they are collected of a run."""
+    return replace(records, steps=REQUANTIZE.outcomes(Shown(records), records.failures))
+
+
+def with_steps(make: Callable[P, RunRecords]) -> Callable[P, RunRecords]:
+    """Let a function give judged records."""
+
+    @wraps(make)
+    def call(*args: P.args, **kwargs: P.kwargs) -> RunRecords:
+        return judged(make(*args, **kwargs))
+
+    return call
 
 
 def digest(text: str) -> str:
@@ -169,6 +198,7 @@ def evaluation(runtime: str, ap: float | None, protocol: ProtocolFingerprint) ->
     )
 
 
+@with_steps
 def complete(
     config: RunConfig | None = None,
     *,
@@ -313,6 +343,7 @@ def gate_failed() -> RunRecords:
     )
 
 
+@with_steps
 def step_failed() -> RunRecords:
     """The export failed: there is an FP32 baseline and a QuantSim, nothing later."""
     failure = StepFailure(
@@ -334,6 +365,7 @@ def step_failed() -> RunRecords:
     )
 
 
+@with_steps
 def below_floor() -> RunRecords:
     """The checkpoint takes BGR, and the run was not told: it stopped before quantization."""
     run = complete()
@@ -393,6 +425,7 @@ def below_floor() -> RunRecords:
     )
 
 
+@with_steps
 def broken_dataset() -> RunRecords:
     """The data set did not meet its expectations; the run ended there."""
     problems = (
@@ -427,6 +460,7 @@ def broken_dataset() -> RunRecords:
     )
 
 
+@with_steps
 def unfit() -> RunRecords:
     """The preflight found two things that cannot work; nothing ran after it."""
     failed = (
@@ -463,6 +497,7 @@ def unfit() -> RunRecords:
     )
 
 
+@with_steps
 def only_config() -> RunRecords:
     """Nothing but what was asked, with values that try to break out of the page."""
     model = ModelConfig(architecture="onnx", checkpoint=HOSTILE, skeleton="efficientpose16")
@@ -491,6 +526,7 @@ def pckh_evaluation(runtime: str, mean: float | None, protocol: ProtocolFingerpr
     )
 
 
+@with_steps
 def _remeasured(config: RunConfig, reports: dict[str, EvaluationReport], shape: tuple[int | str, ...]) -> RunRecords:
     """A complete run with other measurements, judged anew."""
     run = complete(config)

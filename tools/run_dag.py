@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import BadInputError, HpeError
-from hpe_tasks.pipeline.steps import STEPS
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 
 if TYPE_CHECKING:
     from hpe_airflow.run_log import RunLog
 
     from hpe_tasks.pipeline.runs import Run
 
-DAG_ID = "hpe_requantize"
+DAG_ID = REQUANTIZE.name
 
 
 class BadConf(ValueError):
@@ -140,11 +140,11 @@ def conclude(run: Run, status: int, said: RunLog, log: Path) -> int:
     """Print what the run has come to and, where that does not say it, why it ended; the exit status."""
     from hpe_tasks.cli.run_summary import print_summary
 
-    reached = any(run.pointer(step) or run.failure(step) for step in STEPS)
+    reached = any(run.pointer(step.name) or run.failure(step.name) for step in REQUANTIZE.steps)
     passed = print_summary(run, looking_back=True, launcher="make") if reached else False
     if status == 0:
         return 0 if passed else 1
-    kept = {failure.step for failure in run.failures()}
+    kept = {failure.step for failure in REQUANTIZE.failures(run)}
     untold = [
         f"{task} failed: {reason or 'for no reason that is in the log'}"
         for task, reason in said.failures.items()

@@ -11,28 +11,28 @@ import json
 import logging
 import os
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from hpe_tasks.cli.channels import channel_app
 from hpe_tasks.cli.lambda_function import lambda_app
-from hpe_tasks.cli.options import JsonOption
-from hpe_tasks.cli.run_summary import print_summary, step_told
+from hpe_tasks.cli.options import (
+    EXIT_GATE_FAILED,
+    EXIT_OTHER,
+    ConfigOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+    exit_code,
+    print_json,
+    read_config,
+    read_values,
+)
+from hpe_tasks.cli.pipelines import add_pipeline_commands
+from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.cli.serve import serve
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
-
-    from hpe_tasks.config.run import RunConfig
-    from hpe_tasks.errors import HpeError
-    from hpe_tasks.pipeline.runs import Run
-
-EXIT_GATE_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_OTHER = 3
 
 app = typer.Typer(
     help="Turn a pose checkpoint into an int8 ONNX model that has proved itself.",
@@ -62,132 +62,7 @@ def _options(
 
 app.add_typer(channel_app, name="channel")
 app.add_typer(lambda_app, name="lambda")
-
-PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset; `hpe presets` lists them.")]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML or JSON file with the run's settings.", dir_okay=False)
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as gate.min_ap=0.6. Repeatable."),
-]
-RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its steps find each other under it.")]
-
-STEP_COMMANDS = {
-    "preflight": "Look at what the run needs, and keep what was found in the run; `check` does the same without a run.",
-    "fetch_checkpoint": "Bring the checkpoint into the workspace.",
-    "fetch_dataset": "Bring the data set to this machine.",
-    "validate_dataset": "Hold the data set against its expectations.",
-    "evaluate_fp32": "Measure the checkpoint as it came.",
-    "check_fp32": "Hold the checkpoint against the gate's floor, and find out why where it stays below.",
-    "quantize": "Calibrate QuantSim.",
-    "export_onnx": "Write the int8 ONNX file and audit where its arithmetic runs.",
-    "evaluate_quantized": "Measure QuantSim and the exported file.",
-    "gate": "Decide whether the exported file may be published.",
-    "publish": "Put the model into the registry.",
-    "smoke_test_lambda": "Run the built Lambda package with the published version's golden images.",
-    "promote": "Point the channel to the published version.",
-    "report": "Write the run's HTML report.",
-}
-
-
-def _values(settings: list[str] | None) -> dict[str, Any]:
-    """Read KEY=VALUE settings; values are YAML, so that numbers, lists and null can be given."""
-    import yaml
-
-    from hpe_tasks.errors import ConfigError
-
-    values: dict[str, Any] = {}
-    for setting in settings or ():
-        key, separator, value = setting.partition("=")
-        if not separator:
-            raise ConfigError(f"--set {setting!r} has no value.", hint="Write it as --set KEY=VALUE.")
-        try:
-            values[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting!r} cannot be read: {error}") from error
-    return values
-
-
-def _config(preset: str | None, file: Path | None, settings: list[str] | None, **extra: Any) -> RunConfig:
-    from hpe_tasks.errors import ConfigError
-    from hpe_tasks.presets import load_config
-
-    overrides = {**extra, **_values(settings)}
-    if preset is None and file is None and "model.checkpoint" not in overrides:
-        raise ConfigError("Nothing was asked for.", hint="Give --preset NAME or --config FILE.")
-    return load_config(preset, file, overrides)
-
-
-def _open(preset: str | None, file: Path | None, settings: list[str] | None, name: str) -> Run:
-    from hpe_tasks.config.environment import Settings
-    from hpe_tasks.pipeline.steps import open_run
-    from hpe_tasks.storage.s3 import make_client
-
-    places = Settings.from_environment()
-    config = _config(preset, file, settings)
-    return open_run(
-        config,
-        workspace=places.workspace,
-        cache=places.cache,
-        name=name,
-        s3=make_client,
-        signing_key=places.read_signing_key,
-    )
-
-
-def _print_json(record: BaseModel) -> None:
-    typer.echo(record.model_dump_json(indent=1))
-
-
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
-
-
-def _be_verbose(verbose: bool) -> None:
-    if verbose:
-        logging.getLogger("hpe_tasks").setLevel(logging.INFO)
-
-
-@app.command("run")
-def run_all(
-    preset: PresetOption = None,
-    config: ConfigOption = None,
-    settings: SetOption = None,
-    name: RunOption = "local",
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
-) -> None:
-    """Run every step, publish the model if it passes, and print what came out."""
-    from hpe_tasks.errors import HpeError
-    from hpe_tasks.pipeline.steps import STEPS
-    from hpe_tasks.records import GateDecision
-
-    _be_verbose(verbose)
-    run = _open(preset, config, settings, name)
-    try:
-        for step, info in STEPS.items():
-            if step == "report" or (step == "smoke_test_lambda" and not run.config.destination.smoke_test):
-                continue
-            if step == "publish":
-                decision = run.get(GateDecision)
-                if not decision.passed:
-                    break
-            with nullcontext() if as_json else step_told(run, step):
-                info.execute(run)
-    except BaseException as error:
-        try:
-            STEPS["report"].execute(run)
-            print_summary(run, as_json=as_json)
-        except HpeError as second:
-            logging.getLogger(__name__).warning("There is no report: %s", second)
-            raise error from None
-        if as_json or not isinstance(error, HpeError) or error.message not in {f.message for f in run.failures()}:
-            raise
-        # The table has said it.
-        raise typer.Exit(_exit_code(error)) from error
-    STEPS["report"].execute(run)
-    if not print_summary(run, as_json=as_json):
-        raise typer.Exit(EXIT_GATE_FAILED)
+add_pipeline_commands(app)
 
 
 @app.command()
@@ -205,7 +80,7 @@ def check(
     from hpe_tasks.storage.s3 import make_client
 
     places = Settings.from_environment()
-    asked = _config(preset, config, settings)
+    asked = read_config(preset, config, settings)
     record = preflight(
         asked,
         workspace=open_workspace(places.workspace, s3=make_client, cache=places.cache),
@@ -214,7 +89,7 @@ def check(
         signing_key=places.read_signing_key,
     )
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         from rich.console import Console
 
@@ -225,40 +100,7 @@ def check(
         refuse_failed(record)
     except HpeError as error:
         # The table has said it.
-        raise typer.Exit(_exit_code(error)) from error
-
-
-def _step_command(step: str, summary: str) -> None:
-    def command(
-        preset: PresetOption = None,
-        config: ConfigOption = None,
-        settings: SetOption = None,
-        name: RunOption = "local",
-        as_json: JsonOption = False,
-        verbose: VerboseOption = False,
-    ) -> None:
-        from hpe_tasks.pipeline.steps import STEPS
-        from hpe_tasks.records import GateDecision
-
-        _be_verbose(verbose)
-        run = _open(preset, config, settings, name)
-        record = STEPS[step].execute(run)
-        if as_json:
-            _print_json(record)
-        else:
-            from rich.console import Console
-
-            from hpe_tasks.report.summary import record_table
-
-            Console().print(record_table(step, record))
-        if isinstance(record, GateDecision) and not record.passed:
-            raise typer.Exit(EXIT_GATE_FAILED)
-
-    app.command(step.replace("_", "-"), help=summary, rich_help_panel="Steps")(command)
-
-
-for _step, _summary in STEP_COMMANDS.items():
-    _step_command(_step, _summary)
+        raise typer.Exit(exit_code(error)) from error
 
 
 @app.command()
@@ -308,10 +150,10 @@ def evaluate(
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
-    given = _values(settings)
+    given = read_values(settings)
     if given.get("dataset.kind") == "mpii":
         extra["gate.metric"] = "pckh"
-    asked = _config(preset, config, settings, **extra)
+    asked = read_config(preset, config, settings, **extra)
     by_user, by_preset = given_keys(preset, config, given)
     split = split or ("val" if dataset == "sample" else None)
     if split is not None:
@@ -320,7 +162,7 @@ def evaluate(
     cache = Settings.from_environment().cache
     record = evaluate_file(asked, cache, make_client, predictions, asked=by_user, usual=by_preset)
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         from rich.console import Console
 
@@ -349,7 +191,7 @@ def train(
     from hpe_tasks.storage.s3 import make_client
 
     logging.getLogger("hpe_tasks").setLevel(logging.INFO)
-    stages, cache = load_training(_values(settings), schedule), Settings.from_environment().cache
+    stages, cache = load_training(read_values(settings), schedule), Settings.from_environment().cache
     result = train_network(stages, dataset, cache, make_client, out)
     told = {"checkpoint": str(result.checkpoint), "ap": result.ap, "persons": result.persons, "seconds": result.seconds}
     if as_json:
@@ -419,14 +261,6 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _exit_code(error: HpeError) -> int:
-    from hpe_tasks.errors import BadInputError, BelowFloorError
-
-    if isinstance(error, BelowFloorError):
-        return EXIT_GATE_FAILED
-    return EXIT_BAD_INPUT if isinstance(error, BadInputError) else EXIT_OTHER
-
-
 def main() -> None:
     """Entry point of the `hpe` command."""
     from hpe_tasks.errors import HpeError
@@ -441,7 +275,7 @@ def main() -> None:
     try:
         app()
     except HpeError as error:
-        _fail(f"Error: {error}", _exit_code(error))
+        _fail(f"Error: {error}", exit_code(error))
     except Exception as error:  # noqa: BLE001 - the program's edge: shown whole, and told apart by its exit code
         import traceback
 

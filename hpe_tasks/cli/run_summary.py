@@ -42,11 +42,11 @@ def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False
         looking_back: Show what is recorded, also when inputs or code have changed since.
         launcher: What starts runs here, for the command to try next.
     """
-    from hpe_tasks.pipeline.steps import records_of
-    from hpe_tasks.records import RunReport
+    from hpe_tasks.pipeline import steps
+    from hpe_tasks.pipeline.collected import records_of
 
     records = records_of(run, looking_back=looking_back)
-    html = run.recorded(RunReport)
+    html = run.recorded(steps.report)
     report = html.html.uri if html else None
     if as_json:
         from hpe_tasks.report.as_json import summary_json

@@ -1,37 +1,37 @@
-"""A run of the pipeline and the rules that all its steps share: checked inputs, reuse by content, stored failures."""
+"""A run of a pipeline: what it was asked, and what its steps have left in its folder of the workspace."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property, partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from hpe_tasks.config.run import Frozen, RunConfig
-from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, HpeError, MissingInputError
-from hpe_tasks.records import FetchedDataset, Record, StepFailure
+from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
+from hpe_tasks.records import Record, StepFailure
 from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.opening import open_workspace
-from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace
+from hpe_tasks.storage.workspace import RESULT, Workspace
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from hpe_tasks.data.coco import CocoKeypoints
-    from hpe_tasks.data.mpii import MpiiKeypoints
+    from hpe_tasks.pipeline.step import Step
 
 R = TypeVar("R", bound=Record)
 
 FAILURE = "failure.json"
 CONFIG = "run.json"
 LATEST = "latest.json"
+
+FIRST_PIPELINE = "hpe_requantize"
+"""The pipeline of a run that names none: there was no other."""
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,11 @@ class Pointer(Frozen):
 
 
 class RunFile(Frozen):
-    """What `run.json` holds: what the run was asked, and when."""
+    """What `run.json` holds: what the run was asked, when, and of which pipeline."""
 
     started: datetime
     config: RunConfig
+    pipeline: str = FIRST_PIPELINE
 
 
 def _no_key() -> bytes | None:
@@ -61,11 +62,16 @@ def _no_key() -> bytes | None:
 class Run:
     """One run: what it was asked, and where its steps find each other's results.
 
+    What it has once read or checked it keeps, so that no step asks a workspace on S3 twice for the same. Open the run
+    again, or make a copy with `dataclasses.replace`, to see what other processes have done since.
+
     Attributes:
         name: Folder of the run in the workspace.
         cache: Folder of this machine for downloads and data sets.
         s3: Makes the client for data, checkpoints and the registry.
         signing_key: Gives the private key that manifests are signed with, in PEM; None without one.
+        pipeline: Name of the pipeline whose steps make up the run.
+        at_hand: What steps have fetched to this machine, for the steps after them in the same process.
     """
 
     config: RunConfig
@@ -74,6 +80,10 @@ class Run:
     cache: Path
     s3: Callable[[], S3Client]
     signing_key: Callable[[], bytes | None] = _no_key
+    pipeline: str = FIRST_PIPELINE
+    at_hand: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _pointers: dict[str, Pointer | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def prefix(self) -> str:
@@ -88,43 +98,58 @@ class Run:
 
     def pointer(self, step: str) -> Pointer | None:
         """What a step left in this run, be it current or not."""
-        data = self.workspace.read(f"{self.prefix}/{step}/{RESULT}")
-        return None if data is None else Pointer.model_validate_json(data)
+        if step not in self._pointers:
+            data = self.workspace.read(f"{self.prefix}/{step}/{RESULT}")
+            self._pointers[step] = None if data is None else Pointer.model_validate_json(data)
+        return self._pointers[step]
 
-    def load(self, kind: type[R]) -> R | None:
+    def keep(self, pointer: Pointer, *, stored: str | None = None) -> None:
+        """Let this be what a step has left in the run.
+
+        Args:
+            pointer: Its record, and what it was made from.
+            stored: Folder of the workspace with its files, where they are not in the step's own.
+        """
+        self.workspace.attach(f"{self.prefix}/{pointer.step}", stored, pointer.model_dump_json(indent=1).encode())
+        self._pointers[pointer.step] = pointer
+        self._keys.clear()
+
+    def key(self, step: Step[Any]) -> str:
+        """Digest of everything that decides the outcome of a step; raises as `Step.key`."""
+        if step.name not in self._keys:
+            self._keys[step.name] = step.key(self)
+        return self._keys[step.name]
+
+    def result(self, step: Step[R]) -> R:
+        """The record of a step that the caller needs.
+
+        Raises:
+            MissingInputError: There is none, or it was made from other inputs or by another version of the code.
+            BadInputError: An input of it is refused now, as a data set whose validation failed.
+        """
+        return step.read(step.require(self, wanted_by="the caller"))
+
+    def find(self, step: Step[R]) -> R | None:
         """The record that a step left in this run; None when there is none or its inputs have changed since.
 
         "Changed" includes an input that is refused now, as a data set whose validation failed.
         """
-        info = _step_of(kind)
         try:
-            return _record_of(require(self, info.name, wanted_by="the reader"), kind)
+            return self.result(step)
         except BadInputError:
             return None
 
-    def recorded(self, kind: type[R]) -> R | None:
+    def recorded(self, step: Step[R]) -> R | None:
         """The record that a step left in this run, whatever has changed since: for looking back.
 
         One that another version of the code left, and that this one cannot read, is None and said in the log.
         """
-        pointer = self.pointer(_step_of(kind).name)
+        pointer = self.pointer(step.name)
         try:
-            return None if pointer is None else _record_of(pointer, kind)
+            return None if pointer is None else step.read(pointer)
         except MissingInputError as error:
             log.warning("In %s: %s", self.name, error.message)
             return None
-
-    def get(self, kind: type[R]) -> R:
-        """The record of a step that this one needs."""
-        record = self.load(kind)
-        if record is None:
-            raise MissingInputError(f"{_step_of(kind).name} has no result in {self.name}.", hint="Run it first.")
-        return record
-
-    def failures(self) -> tuple[StepFailure, ...]:
-        """Why steps failed, in the order of the steps; without those that an earlier step's new result has outdated."""
-        failures = (self.failure(step) for step in STEPS)
-        return tuple(failure for failure in failures if failure is not None and not self._outdated(failure))
 
     def failure(self, step: str) -> StepFailure | None:
         """Why the last attempt at a step failed, whatever has changed since; None when it succeeded."""
@@ -145,37 +170,6 @@ class Run:
         except HpeError as second:
             log.warning("The reason of the failure could not be kept for the report: %s", second)
 
-    def _outdated(self, failure: StepFailure) -> bool:
-        info = STEPS[failure.step]
-        inputs = (self.pointer(name) for name in (*info.needs, *info.after))
-        return any(pointer is not None and pointer.finished_at > failure.failed_at for pointer in inputs)
-
-    @cached_property
-    def dataset(self) -> tuple[Path, FetchedDataset]:
-        """The data set's folder on this machine, fetched if it is not there yet, and what it holds."""
-        from hpe_tasks.data.fetch import fetch_dataset
-
-        return fetch_dataset(
-            self.config.dataset,
-            self.cache,
-            self.s3,
-            calibration_images=self.config.recipe.calibration_images,
-            seed=self.config.seed,
-        )
-
-    def split(self, name: str) -> CocoKeypoints | MpiiKeypoints:
-        """One split of the data set, on whichever worker this is; raises DatasetError when it has changed."""
-        from hpe_tasks.data.splits import load_split
-
-        root, fetched = self.dataset
-        recorded = self.get(FetchedDataset)
-        if (recorded.digest, recorded.boxes_sha256) != (fetched.digest, fetched.boxes_sha256):
-            raise DatasetError(
-                f"The data set {fetched.source} has changed since this run fetched it.",
-                hint="Start again from fetch_dataset.",
-            )
-        return load_split(self.config.dataset.kind, root, name)
-
 
 def open_run(
     config: RunConfig,
@@ -185,16 +179,19 @@ def open_run(
     name: str,
     s3: Callable[[], S3Client],
     signing_key: Callable[[], bytes | None] = _no_key,
+    pipeline: str = FIRST_PIPELINE,
 ) -> Run:
     """Open a run, new or known.
 
     Args:
-        config: What the run is asked. Runs of one name with different configurations do not meet.
+        config: What the run is asked. Runs of one name with different configurations do not meet, nor do runs of
+            different pipelines.
         workspace: `file://` or `s3://` address that all workers share.
         cache: Folder of this machine for downloads.
         name: Name of the run, as Airflow or the user calls it.
         s3: Makes the S3 client, when one is needed.
         signing_key: Gives the private key for manifests in PEM, when the run publishes.
+        pipeline: Name of its pipeline.
     """
     if not name:
         raise ConfigError("The run's name is empty.", hint="Give it one, such as --run local.")
@@ -202,15 +199,21 @@ def open_run(
     run = Run(
         config=config,
         workspace=open_workspace(workspace, s3=s3, cache=cache),
-        name=f"{safe}-{digest_of(config.model_dump(mode='json'))[:8]}",
+        name=f"{safe}-{_asked_digest(config, pipeline)[:8]}",
         cache=cache,
         s3=s3,
         signing_key=signing_key,
+        pipeline=pipeline,
     )
     if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
-        file = RunFile(started=datetime.now(UTC), config=config)
+        file = RunFile(started=datetime.now(UTC), config=config, pipeline=pipeline)
         run.workspace.write(f"{run.prefix}/{CONFIG}", file.model_dump_json(indent=1).encode())
     return run
+
+
+def _asked_digest(config: RunConfig, pipeline: str) -> str:
+    asked = config.model_dump(mode="json")
+    return digest_of(asked if pipeline == FIRST_PIPELINE else [pipeline, asked])
 
 
 def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], S3Client]) -> Run:
@@ -235,7 +238,7 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
         name = folders[0]
         asked = place.read(f"runs/{name}/{CONFIG}") or b""
     try:
-        config = RunFile.model_validate_json(asked).config
+        file = RunFile.model_validate_json(asked)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
@@ -243,161 +246,7 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
             f"The run {name} in {workspace} was made by another version of this project: {where}: {problem['msg']}.",
             hint="Use that version to look at it, or start the run again.",
         ) from error
-    return Run(config=config, workspace=place, name=name, cache=cache, s3=s3)
-
-
-@dataclass(frozen=True)
-class StepInfo(Generic[R]):
-    """What the pipeline knows of a step.
-
-    Attributes:
-        kind: Type of the step's record.
-        needs: Steps whose results it reads.
-        after: Steps whose results must be there and accepted, though it does not read them.
-        settings: The part of the configuration that changes its outcome.
-        accept: Raises when a record must stop the run, as a failed validation does.
-        execute: Runs the step.
-    """
-
-    name: str
-    kind: type[R]
-    needs: tuple[str, ...]
-    after: tuple[str, ...]
-    settings: Callable[[RunConfig], Any]
-    accept: Callable[[R], None]
-    execute: Callable[[Run], R]
-
-
-STEPS: dict[str, StepInfo[Any]] = {}
-"""All steps by name, in the order in which they run; filled by `step`."""
-
-Body = Callable[[Run, Scratch], R]
-
-
-def _nothing(_: Any) -> None:
-    """Accept any record; or depend on no setting."""
-
-
-def _always(_: RunConfig, __: Any) -> bool:
-    """Any stored record may stand in."""
-    return True
-
-
-def step(
-    kind: type[R],
-    *,
-    needs: tuple[str, ...] = (),
-    after: tuple[str, ...] = (),
-    settings: Callable[[RunConfig], Any] = _nothing,
-    accept: Callable[[R], None] = _nothing,
-    found: Callable[[Run], str] | None = None,
-    reuse: bool = True,
-    reusable: Callable[[RunConfig, R], bool] = _always,
-) -> Callable[[Body[R]], Callable[[Run], R]]:
-    """Make a step of a function that fills a scratch folder and returns a record.
-
-    Args:
-        kind: Type of the record.
-        needs: Steps whose results it reads: they must be there, and made from the inputs of this run.
-        after: Steps that must have had a result that is accepted, which does not change the outcome of this one.
-        settings: The part of the configuration that changes the outcome.
-        accept: Raises when the record, once stored, must stop the run.
-        found: For a step that reads from outside the workspace: digest of what lies there now.
-        reuse: Whether an earlier result from the same inputs may stand in; otherwise the step always runs.
-        reusable: Whether this one may; otherwise it is made again, as a measurement that was too noisy.
-    """
-
-    def decorate(body: Body[R]) -> Callable[[Run], R]:
-        name = body.__name__
-
-        def execute(run: Run) -> R:
-            key = found(run)[:32] if found is not None else _key(run, info)
-            if reuse:
-                good = partial(reusable, run.config)
-                record, reused = run.workspace.once(name, key, kind, lambda scratch: body(run, scratch), reusable=good)
-            else:
-                record = run.workspace.renew(f"{run.prefix}/{name}", lambda scratch: body(run, scratch))
-                reused = False
-            pointer = Pointer(
-                step=name, key=key, reused=reused, finished_at=datetime.now(UTC), record=record.model_dump(mode="json")
-            )
-            stored = f"store/{name}/{key}" if reuse else None
-            run.workspace.attach(f"{run.prefix}/{name}", stored, pointer.model_dump_json(indent=1).encode())
-            log.info("%s: %s", name, "reused the result of the same inputs" if reused else "done")
-            accept(record)
-            return record
-
-        recorded = wraps(body)(_keeping_failures(name, execute))
-        info = StepInfo(name, kind, needs, after, settings, accept, recorded)
-        STEPS[name] = info
-        return recorded
-
-    return decorate
-
-
-def require(run: Run, name: str, *, wanted_by: str) -> Pointer:
-    """The result of a step in a run.
-
-    Raises:
-        MissingInputError: There is none, or it was made from other inputs or by another version of the code.
-    """
-    info = STEPS[name]
-    pointer = run.pointer(name)
-    if pointer is None:
-        raise MissingInputError(
-            f"{wanted_by} needs the result of {name}, which has not run yet in {run.name}.",
-            hint=f"Run {name} first, with the same configuration.",
-        )
-    if info.needs and pointer.key != _key(run, info):
-        raise MissingInputError(
-            f"The result of {name} in {run.name} was made from other inputs or by another version of the code.",
-            hint=f"Run {name} again before {wanted_by}.",
-        )
-    return pointer
-
-
-def _record_of(pointer: Pointer, kind: type[R]) -> R:
-    """The record that a pointer holds; raises MissingInputError where another version of the code wrote it."""
-    try:
-        return kind.model_validate(pointer.record)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise MissingInputError(
-            f"The result of {pointer.step} was made by another version of the code and cannot be read ({where}).",
-            hint=f"Run {pointer.step} again.",
-        ) from error
-
-
-def _key(run: Run, info: StepInfo[Any]) -> str:
-    """Digest of everything that decides the outcome of a step."""
-    inputs: dict[str, str] = {}
-    for name in (*info.needs, *info.after):
-        pointer = require(run, name, wanted_by=info.name)
-        STEPS[name].accept(_record_of(pointer, STEPS[name].kind))
-        if name in info.needs:
-            inputs[name] = pointer.key
-    code, settings = _code_version(), info.settings(run.config)
-    return digest_of({"step": info.name, "code": code, "settings": settings, "inputs": inputs})[:32]
-
-
-_DECIDING_LIBRARIES = {
-    *("aimet-torch", "aimet-onnx", "torch", "torchvision", "onnx", "onnxruntime"),
-    *("numpy", "scipy", "opencv-python-headless", "pillow", "faster-coco-eval", "pycocotools", "great_expectations"),
-}
-"""Libraries whose code decides results: names as their distributions have them."""
-
-
-@cache
-def _code_version() -> str:
-    """Digest of this package's source and of the libraries that decide results: other code, other keys."""
-    package = Path(__file__).parents[1]
-    sources = {str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))}
-    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _DECIDING_LIBRARIES}
-    return digest_of([sources, installed])
-
-
-def _step_of(kind: type[R]) -> StepInfo[R]:
-    return next(info for info in STEPS.values() if info.kind is kind)
+    return Run(config=file.config, workspace=place, name=name, cache=cache, s3=s3, pipeline=file.pipeline)
 
 
 def failure_message(error: BaseException | str) -> str:
@@ -405,18 +254,3 @@ def failure_message(error: BaseException | str) -> str:
     if isinstance(error, HpeError):
         return error.message
     return error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
-def _keeping_failures(name: str, execute: Callable[[Run], R]) -> Callable[[Run], R]:
-    """Keep the reason of a failure in the run, where the report finds it, and raise on."""
-
-    def call(run: Run) -> R:
-        try:
-            record = execute(run)
-        except Exception as error:
-            run.keep_failure(name, error)
-            raise
-        run.workspace.remove(f"{run.prefix}/{name}/{FAILURE}")
-        return record
-
-    return call

@@ -1,7 +1,8 @@
-"""The pipeline's steps, one function for each task of the DAG, in the order in which they run.
+"""The steps of pipelines, one function for each task of a DAG.
 
 Every step takes a `Run`, finds its inputs in the run's workspace, and leaves its record there; nothing else is passed
-between steps. Heavy libraries are imported inside the bodies, because DAG files and `hpe --help` import this module.
+between steps. Their order is in `requantize`. Heavy libraries are imported inside the bodies, because DAG files import
+this module.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.config.run import SAMPLE, ModelConfig, RunConfig
 from hpe_tasks.errors import DatasetError, HpeError, MissingInputError, NotApprovedError
 from hpe_tasks.gate.floor import check_floor, refuse_below_floor
-from hpe_tasks.pipeline.runs import LATEST, STEPS, Run, open_run, step
+from hpe_tasks.pipeline.runs import LATEST, Run
+from hpe_tasks.pipeline.step import Results, step
 from hpe_tasks.preflight import refuse_failed, signature_required_by
 from hpe_tasks.progress import track
 from hpe_tasks.records import (
@@ -40,7 +42,6 @@ from hpe_tasks.records import (
     Runtime,
     SmokeTest,
 )
-from hpe_tasks.report.records import RunRecords
 from hpe_tasks.storage.files import digest_of, sha256_file
 from hpe_tasks.storage.workspace import Scratch, Workspace
 
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from hpe_tasks.inference import Predict
     from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.release.golden import ChosenImage
-
-__all__ = ["STEPS", "Run", "open_run"]
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +81,16 @@ def _measured(config: RunConfig) -> list[Any]:
     return [dataset, config.evaluation.model_dump(), config.seed]
 
 
-@step(Preflight, accept=refuse_failed, reuse=False)
+@step(
+    Preflight,
+    "Preflight",
+    accept=refuse_failed,
+    reuse=False,
+    tell=lambda record: f"{len(record.checks)} checks, {len(record.warnings)} to look at",
+    shown_as="preflight",
+)
 def preflight(run: Run, _: Scratch) -> Preflight:
-    """Look at everything that the run needs, before anything long begins; no other step reads its record.
+    """Look at what the run needs and keep what was found; `hpe check` does the same without a run.
 
     Raises:
         PreflightError: Something that was given cannot be used; all that was found is in the record.
@@ -135,7 +141,14 @@ def _checkpoint_digest(run: Run) -> str:
     return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
 
 
-@step(FetchedCheckpoint, found=_checkpoint_digest)
+@step(
+    FetchedCheckpoint,
+    "Checkpoint",
+    follows=(preflight,),
+    found=_checkpoint_digest,
+    tell=lambda record: record.file.sha256,
+    shown_as="checkpoint",
+)
 def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     """Bring the checkpoint into the workspace.
 
@@ -153,24 +166,57 @@ def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     )
 
 
+def dataset_of(run: Run) -> tuple[Path, FetchedDataset]:
+    """The data set's folder on this machine, fetched if it is not there yet, and what it holds."""
+    from hpe_tasks.data.fetch import fetch_dataset as fetch
+
+    if "dataset" not in run.at_hand:
+        config = run.config
+        images, seed = config.recipe.calibration_images, config.seed
+        run.at_hand["dataset"] = fetch(config.dataset, run.cache, run.s3, calibration_images=images, seed=seed)
+    found: tuple[Path, FetchedDataset] = run.at_hand["dataset"]
+    return found
+
+
 def _dataset_digest(run: Run) -> str:
     from hpe_tasks.registry.signing import open_signing_key
 
     # What publishing would refuse hours later, for those who begin here and not at the preflight.
     open_signing_key(run.signing_key(), required_because=signature_required_by(run.config))
-    _, fetched = run.dataset
+    _, fetched = dataset_of(run)
     return digest_of(fetched.model_dump(mode="json"))
 
 
-@step(FetchedDataset, found=_dataset_digest)
+@step(
+    FetchedDataset,
+    "Data set",
+    follows=(preflight,),
+    found=_dataset_digest,
+    tell=lambda record: record.digest,
+    shown_as="dataset",
+)
 def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
     """Bring the data set to this machine.
 
     Raises:
         ConfigError: The run could not publish: a signature is required and there is no key, or it is not a key.
     """
-    _root, fetched = run.dataset
+    _root, fetched = dataset_of(run)
     return fetched
+
+
+def split_of(run: Run, name: str) -> CocoKeypoints | MpiiKeypoints:
+    """One split of the data set, on whichever worker this is; raises DatasetError when it has changed."""
+    from hpe_tasks.data.splits import load_split
+
+    root, fetched = dataset_of(run)
+    recorded = run.result(fetch_dataset)
+    if (recorded.digest, recorded.boxes_sha256) != (fetched.digest, fetched.boxes_sha256):
+        raise DatasetError(
+            f"The data set {fetched.source} has changed since this run fetched it.",
+            hint="Start again from fetch_dataset.",
+        )
+    return load_split(run.config.dataset.kind, root, name)
 
 
 def _refuse_broken(validation: DatasetValidation) -> None:
@@ -184,23 +230,26 @@ def _refuse_broken(validation: DatasetValidation) -> None:
 
 @step(
     DatasetValidation,
-    needs=("fetch_dataset",),
+    "Validation",
+    needs=(fetch_dataset,),
     settings=lambda c: [
         c.dataset.model_dump(include={"kind", "calibration_split", "evaluation_split", "min_persons"}),
         c.evaluation.max_failed_images,
     ],
     accept=_refuse_broken,
+    tell=lambda record: record.data_docs.uri,
+    shown_as="validation",
 )
 def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
     """Hold the data set against its expectations."""
     from hpe_tasks.data.validation import validate_dataset as validate
 
-    root, _ = run.dataset
+    root, _ = dataset_of(run)
     outcome = validate(
         root,
         run.config.dataset,
         scratch.path,
-        run.get(FetchedDataset).digest,
+        run.result(fetch_dataset).digest,
         max_failed=run.config.evaluation.max_failed_images,
     )
     for warning in outcome.warnings:
@@ -221,14 +270,14 @@ def _evaluate(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) ->
 
     config = run.config
     return evaluate(
-        run.split(config.dataset.evaluation_split),
+        split_of(run, config.dataset.evaluation_split),
         predict,
         config.model,
         config.evaluation,
         images=config.dataset.evaluation_images,
         boxes=fetch_boxes(config.dataset, run.cache, run.s3),
         runtime=runtime,
-        dataset_digest=run.get(FetchedDataset).digest,
+        dataset_digest=run.result(fetch_dataset).digest,
         seed=config.seed,
         predictions_file=scratch.path / f"predictions_{runtime}.json",
         artifact=scratch.artifact,
@@ -237,15 +286,18 @@ def _evaluate(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) ->
 
 @step(
     EvaluationReport,
-    needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
+    "FP32 accuracy",
+    needs=(fetch_dataset, fetch_checkpoint, validate_dataset),
     settings=lambda c: [_network(c), _measured(c)],
+    tell=lambda record: record.predictions.uri,
+    shown_as="fp32",
 )
 def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the checkpoint as it came: the baseline that int8 is compared with."""
     from hpe_tasks.inference import fp32_predictor
     from hpe_tasks.quantization import best_device
 
-    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     return _evaluate(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
 
 
@@ -257,9 +309,13 @@ def _floor(config: RunConfig) -> list[Any]:
 
 @step(
     Fp32Check,
-    needs=("fetch_dataset", "fetch_checkpoint", "evaluate_fp32"),
+    "FP32 floor",
+    needs=(fetch_dataset, fetch_checkpoint, evaluate_fp32),
     settings=_floor,
     accept=refuse_below_floor,
+    refused=lambda record: not record.passed,
+    tell=lambda record: record.reason,
+    shown_as="fp32_check",
 )
 def check_fp32(run: Run, _: Scratch) -> Fp32Check:
     """Hold the checkpoint against the gate's floor, and find out why where it stays below.
@@ -273,14 +329,14 @@ def check_fp32(run: Run, _: Scratch) -> Fp32Check:
     from hpe_tasks.quantization import best_device
 
     config = run.config
-    check = check_floor(config.gate, run.get(EvaluationReport))
+    check = check_floor(config.gate, run.result(evaluate_fp32))
     if check.passed or check.observed is None:
         if check.passed and check.observed is not None and check.observed < check.limit:
             log.warning("%s.", check.reason)
         return check
-    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     diagnosis = diagnose(
-        run.split(config.dataset.evaluation_split),
+        split_of(run, config.dataset.evaluation_split),
         fp32_predictor(config.model, checkpoint, best_device()),
         config.model,
         METRICS[check.metric],
@@ -297,14 +353,17 @@ def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoint
     from hpe_tasks.data.calibration import draw_calibration
 
     dataset = run.config.dataset
-    judged = run.split(dataset.evaluation_split)
-    return draw_calibration(run.split(dataset.calibration_split), judged, num_images=num_images, seed=run.config.seed)
+    judged = split_of(run, dataset.evaluation_split)
+    return draw_calibration(
+        split_of(run, dataset.calibration_split), judged, num_images=num_images, seed=run.config.seed
+    )
 
 
 @step(
     QuantizedModel,
-    needs=("fetch_dataset", "fetch_checkpoint", "validate_dataset"),
-    after=("check_fp32",),
+    "Quantization",
+    needs=(fetch_dataset, fetch_checkpoint, validate_dataset),
+    after=(check_fp32,),
     settings=lambda c: [
         _network(c),
         [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split],
@@ -312,6 +371,8 @@ def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoint
         c.evaluation.batch_size,
         c.seed,
     ],
+    tell=lambda record: record.encodings.uri,
+    shown_as="quantized",
 )
 def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     """Calibrate QuantSim on images that no metric is measured on."""
@@ -329,7 +390,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         unit="images" if whole_images else "crops",
         count=len,
     )
-    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
     return QuantizedModel(
         recipe=config.recipe,
@@ -342,7 +403,14 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     )
 
 
-@step(ExportedModel, needs=("fetch_checkpoint", "quantize"), settings=lambda c: [_network(c), _recipe(c)])
+@step(
+    ExportedModel,
+    "ONNX export",
+    needs=(fetch_checkpoint, quantize),
+    settings=lambda c: [_network(c), _recipe(c)],
+    tell=lambda record: record.model.uri,
+    shown_as="exported",
+)
 def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     """Write the file that ships, read back where onnxruntime will run its arithmetic, and prove that it cannot clip."""
     from hpe_tasks.export import ENCODINGS_FILE
@@ -351,7 +419,7 @@ def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
     from hpe_tasks.onnx_runtime.placement import audit_placement
 
-    config, quantized = run.config, run.get(QuantizedModel)
+    config, quantized = run.config, run.result(quantize)
     local = run.workspace.local
     model = export(config.model, config.recipe, local(quantized.model), local(quantized.encodings), scratch.path)
     described = describe_onnx(model)
@@ -376,9 +444,12 @@ def _tells_speed(config: RunConfig, evaluation: QuantizedEvaluation) -> bool:
 
 @step(
     QuantizedEvaluation,
-    needs=("fetch_dataset", "fetch_checkpoint", "quantize", "export_onnx"),
+    "int8 accuracy",
+    needs=(fetch_dataset, fetch_checkpoint, quantize, export_onnx),
     settings=_measured,
     reusable=_tells_speed,
+    tell=lambda record: record.onnx.predictions.uri,
+    shown_as="quantized_evaluation",
 )
 def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     """Measure QuantSim and the exported file on FP32's persons, its speed against FP32's, and check its kernels."""
@@ -387,11 +458,11 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     from hpe_tasks.onnx_runtime.kernels import compare_kernels
     from hpe_tasks.quantization import best_device, load_quantsim
 
-    config, quantized = run.config, run.get(QuantizedModel)
-    exported = run.workspace.local(run.get(ExportedModel).model)
+    config, quantized = run.config, run.result(quantize)
+    exported = run.workspace.local(run.result(export_onnx).model)
     drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
     batches = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
-    checkpoint = run.workspace.local(run.get(FetchedCheckpoint).file)
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     # First, while little else is in memory, and because it takes seconds to find that a file cannot be run.
     latency = compare_latency(config.model, checkpoint, exported, next(batches())[0])
     simulation = load_quantsim(
@@ -411,10 +482,14 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
 
 @step(
     GateDecision,
-    needs=("evaluate_fp32", "export_onnx", "evaluate_quantized"),
+    "Gate",
+    needs=(evaluate_fp32, export_onnx, evaluate_quantized),
     settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.min_persons],
     # The speed may have been measured again, for the same inputs.
     reusable=lambda c, _: c.gate.min_speedup is None,
+    refused=lambda record: not record.passed,
+    tell=lambda record: "passed" if record.passed else record.reason,
+    shown_as="decision",
 )
 def gate(run: Run, _: Scratch) -> GateDecision:
     """Decide whether the exported file may be published."""
@@ -422,19 +497,29 @@ def gate(run: Run, _: Scratch) -> GateDecision:
 
     return decide(
         run.config.gate,
-        run.get(EvaluationReport),
-        run.get(QuantizedEvaluation),
-        run.get(ExportedModel),
+        run.result(evaluate_fp32),
+        run.result(evaluate_quantized),
+        run.result(export_onnx),
         run.config.destination.processors,
         min_persons=run.config.dataset.min_persons,
     )
 
 
+def _not_approved(results: Results) -> str:
+    """Nothing is published that the gate has refused."""
+    decision = results.find(gate)
+    return "" if decision is None or decision.passed else decision.reason
+
+
 @step(
     PublishedModel,
-    needs=("fetch_dataset", "fetch_checkpoint", "quantize", "gate"),
+    "Publishing",
+    needs=(fetch_dataset, fetch_checkpoint, quantize, gate),
     settings=lambda c: c.destination.model_dump(),
+    skip=_not_approved,
     reuse=False,
+    tell=lambda record: record.manifest.uri,
+    shown_as="published",
 )
 def publish(run: Run, scratch: Scratch) -> PublishedModel:
     """Put the model into the registry, and, if there is a key, sign it; no channel moves.
@@ -449,7 +534,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE, build_manifest
     from hpe_tasks.registry.signing import open_signing_key
 
-    config, decision, exported = run.config, run.get(GateDecision), run.get(ExportedModel)
+    config, decision, exported = run.config, run.result(gate), run.result(export_onnx)
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
     key = open_signing_key(run.signing_key(), required_because=signature_required_by(config))
@@ -461,12 +546,12 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     graphs = _graphs(run, files[MODEL_ROLE], scratch.path)
     manifest = build_manifest(
         config,
-        dataset=run.get(FetchedDataset),
-        checkpoint=run.get(FetchedCheckpoint),
-        quantized=run.get(QuantizedModel),
+        dataset=run.result(fetch_dataset),
+        checkpoint=run.result(fetch_checkpoint),
+        quantized=run.result(quantize),
         exported=exported,
-        fp32=run.get(EvaluationReport),
-        evaluation=run.get(QuantizedEvaluation),
+        fp32=run.result(evaluate_fp32),
+        evaluation=run.result(evaluate_quantized),
         gate=decision,
         run=run.name,
         created_by=user(),
@@ -495,7 +580,7 @@ def _golden(run: Run, model: Path) -> tuple[ChosenImage, ...]:
     from hpe_tasks.release.golden import choose_golden
 
     config = run.config
-    dataset = run.split(config.dataset.evaluation_split)
+    dataset = split_of(run, config.dataset.evaluation_split)
     predict = onnx_predictor(model, config.model)
     return choose_golden(dataset, predict, config.model, config.evaluation, seed=config.seed)
 
@@ -508,7 +593,20 @@ def _registry(run: Run) -> Registry:
     return Registry(run.s3(), S3Location.parse(run.config.destination.registry), actor=user())
 
 
-@step(SmokeTest, needs=("publish",), reuse=False)
+def _not_asked_for(results: Results) -> str:
+    """A smoke test is the user's choice."""
+    return "" if results.config.destination.smoke_test else "destination.smoke_test is off."
+
+
+@step(
+    SmokeTest,
+    "Smoke test",
+    needs=(publish,),
+    skip=_not_asked_for,
+    reuse=False,
+    tell=lambda record: record.package_sha256,
+    shown_as="smoke_test",
+)
 def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     """Run the built Lambda package with the published version, and compare what it finds in the golden images.
 
@@ -524,7 +622,7 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     from hpe_tasks.registry.signing import open_signing_key
     from hpe_tasks.release.smoke_test import local_architecture, smoke_test
 
-    published, registry = run.get(PublishedModel), _registry(run)
+    published, registry = run.result(publish), _registry(run)
     name, version = published.name, published.version
     stored = registry.stored(name, version, sha256=published.manifest.sha256)
     # An unsigned version is served without a key, whatever lies here by now.
@@ -549,7 +647,16 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
         )
 
 
-@step(PromotedModel, needs=("publish",), settings=lambda c: c.destination.model_dump(), reuse=False)
+@step(
+    PromotedModel,
+    "Promotion",
+    needs=(publish,),
+    follows=(smoke_test_lambda,),
+    settings=lambda c: c.destination.model_dump(),
+    reuse=False,
+    tell=lambda record: record.version,
+    shown_as="promoted",
+)
 def promote(run: Run, _: Scratch) -> PromotedModel:
     """Point the channel to the published version.
 
@@ -557,8 +664,8 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
         MissingInputError: A smoke test was asked for, and the published version has not passed it.
         ChannelConflictError: Somebody else moved the channel since the version was published.
     """
-    destination, published = run.config.destination, run.get(PublishedModel)
-    if destination.smoke_test and not _smoke_tested(run, published):
+    destination, published = run.config.destination, run.result(publish)
+    if not _not_asked_for(run) and not _smoke_tested(run, published):
         raise MissingInputError(
             f"Version {published.version} of {published.name!r} has not passed the smoke test.",
             hint="Run smoke_test_lambda, or set destination.smoke_test=false.",
@@ -568,62 +675,16 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
 
 def _smoke_tested(run: Run, published: PublishedModel) -> bool:
     """Whether the last smoke test passed, and was of what was published."""
-    tested = run.load(SmokeTest)
-    if tested is None or run.failure("smoke_test_lambda") is not None:
+    tested = run.find(smoke_test_lambda)
+    if tested is None or run.failure(smoke_test_lambda.name) is not None:
         return False
     return (tested.version, tested.manifest_sha256) == (published.version, published.manifest.sha256)
 
 
-def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
-    """What the run's steps have produced so far, for the report and the table.
-
-    Args:
-        run: The run.
-        looking_back: Show what is recorded, also when inputs or code have changed since.
-    """
-    from hpe_tasks.data.fetch.transports import shown_address
-    from hpe_tasks.pipeline.provenance import git_commit
-
-    load = run.recorded if looking_back else run.load
-    model, dataset = run.config.model, run.config.dataset
-    # Addresses may hold passwords and signatures; what is shown must not.
-    shown = run.config.model_copy(
-        update={
-            "model": model.model_copy(update={"checkpoint": shown_address(model.checkpoint)}),
-            "dataset": dataset.model_copy(
-                update={
-                    "source": shown_address(dataset.source),
-                    "image_archives": dataset.image_archives and tuple(map(shown_address, dataset.image_archives)),
-                    "boxes": dataset.boxes and shown_address(dataset.boxes),
-                }
-            ),
-        }
-    )
-    return RunRecords(
-        config=shown,
-        run=run.name,
-        started=run.started,
-        git_commit=git_commit(),
-        preflight=load(Preflight),
-        dataset=load(FetchedDataset),
-        checkpoint=load(FetchedCheckpoint),
-        validation=load(DatasetValidation),
-        fp32=load(EvaluationReport),
-        fp32_check=load(Fp32Check),
-        quantized=load(QuantizedModel),
-        exported=load(ExportedModel),
-        quantized_evaluation=load(QuantizedEvaluation),
-        decision=load(GateDecision),
-        published=load(PublishedModel),
-        smoke_test=load(SmokeTest),
-        promoted=load(PromotedModel),
-        failures=run.failures(),
-    )
-
-
-@step(RunReport, reuse=False)
+@step(RunReport, "Report", reuse=False, tell=lambda record: record.html.uri, whatever_came=True)
 def report(run: Run, scratch: Scratch) -> RunReport:
     """Write the report that a person reads, whatever the run has come to."""
+    from hpe_tasks.pipeline.collected import records_of
     from hpe_tasks.report.page import ReportFiles, render_report
 
     records = records_of(run)
@@ -640,7 +701,7 @@ def report(run: Run, scratch: Scratch) -> RunReport:
         return at_hand(lambda: run.workspace.local(artifact))
 
     files = ReportFiles(
-        dataset_root=None if records.dataset is None else at_hand(lambda: run.dataset[0]),
+        dataset_root=None if records.dataset is None else at_hand(lambda: dataset_of(run)[0]),
         fp32_predictions=None if records.fp32 is None else local(records.fp32.predictions),
         onnx_predictions=None if records.onnx is None else local(records.onnx.predictions),
         data_docs=None if records.validation is None else local(records.validation.data_docs),

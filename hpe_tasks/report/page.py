@@ -20,7 +20,6 @@ from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.records import (
     RunRecords,
-    Step,
     Verdict,
     comparison_text,
     measured_on,
@@ -33,7 +32,6 @@ from hpe_tasks.report.records import (
     quantities_of,
     short_setting,
     stat_rows,
-    steps_of,
     threads_text,
     timed_on,
     verdict_of,
@@ -193,7 +191,6 @@ def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
 def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     """Everything that the template shows."""
     verdict: Verdict = verdict_of(records)
-    steps: tuple[Step, ...] = steps_of(records)
     groups: DotPlot | None = None
     if records.fp32 and records.onnx:
         groups = dot_plot(records.fp32.by_group, records.onnx.by_group, records.metric)
@@ -201,8 +198,8 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     return {
         "r": records,
         "verdict": verdict,
-        "steps": steps,
-        "failed": [step for step in steps if step.state == "failed"],
+        "steps": records.steps,
+        "failed": [step for step in records.steps if step.state == "failed"],
         "subset": any(report.fingerprint.subset for _, report in records.measurements if report),
         "tiles": list(_tiles(records)),
         "speed": _speed(records.latency),

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Literal
 
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.gate.accuracy import METRICS, UNITS, Metric, metric_of
 from hpe_tasks.gate.floor import diagnosis_text
 from hpe_tasks.gate.references import ComparedFigure, Reference, compare
@@ -32,40 +31,23 @@ from hpe_tasks.records import (
     SmokeTest,
     SpeedUp,
     StepFailure,
+    StepOutcome,
 )
 
-StepState = Literal["done", "failed", "refused", "skipped", "not_run"]
 VerdictKind = Literal["published", "passed", "gate_failed", "failed", "unfinished"]
 
-# (step, the field of RunRecords that it fills, what it does in two or three words), in the order of the run.
-_STEPS = (
-    ("preflight", "preflight", "Preflight"),
-    ("fetch_checkpoint", "checkpoint", "Checkpoint"),
-    ("fetch_dataset", "dataset", "Data set"),
-    ("validate_dataset", "validation", "Validation"),
-    ("evaluate_fp32", "fp32", "FP32 accuracy"),
-    ("check_fp32", "fp32_check", "FP32 floor"),
-    ("quantize", "quantized", "Quantization"),
-    ("export_onnx", "exported", "ONNX export"),
-    ("evaluate_quantized", "quantized_evaluation", "int8 accuracy"),
-    ("gate", "decision", "Gate"),
-    ("publish", "published", "Publishing"),
-    ("smoke_test_lambda", "smoke_test", "Smoke test"),
-    ("promote", "promoted", "Promotion"),
-)
-
-
 _LONGEST_SETTING = 60
-
-_AFTER_GATE = ("publish", "smoke_test_lambda", "promote")
 
 
 @dataclass(frozen=True)
 class RunRecords:
     """The results that a run's steps have stored; None for a step that stored nothing.
 
+    Each step of a pipeline names the field that holds its record.
+
     Attributes:
         failures: Of the steps whose last attempt failed.
+        steps: How each step went, in their order.
         git_commit: Of the project's code that made them; None outside a checkout.
     """
 
@@ -86,6 +68,7 @@ class RunRecords:
     smoke_test: SmokeTest | None = None
     promoted: PromotedModel | None = None
     failures: tuple[StepFailure, ...] = ()
+    steps: tuple[StepOutcome, ...] = ()
     git_commit: str | None = None
 
     @property
@@ -143,46 +126,6 @@ class RunRecords:
 
 
 @dataclass(frozen=True)
-class Step:
-    """How one step of the run went."""
-
-    name: str
-    title: str
-    state: StepState
-    failure: StepFailure | None
-
-
-def steps_of(records: RunRecords) -> tuple[Step, ...]:
-    """How each step went, in the order of the run. A failure counts more than a result of an earlier attempt."""
-    # A later step that was started all the same has been refused for the same reason, which is told once.
-    failures = {failure.step: failure for failure in records.failures if failure.error != BelowFloorError.__name__}
-    invalid = records.validation is not None and not records.validation.passed
-    unfit = records.preflight is not None and bool(records.preflight.failed)
-    refused = records.decision is not None and not records.decision.passed
-    untested = not records.config.destination.smoke_test
-    # Steps work without it: runs of older versions, and those that were begun at another step, have none.
-    begun = any(getattr(records, field) is not None for name, field, _ in _STEPS if name != "preflight")
-    steps = []
-    for name, field, title in _STEPS:
-        failure = failures.get(name)
-        state: StepState = "not_run"
-        if failure is not None or (name == "validate_dataset" and invalid) or (name == "preflight" and unfit):
-            state = "failed"
-        elif (name == "gate" and refused) or (name == "check_fp32" and records.below_floor is not None):
-            state = "refused"
-        elif getattr(records, field) is not None:
-            state = "done"
-        elif (
-            (refused and name in _AFTER_GATE)
-            or (untested and name == "smoke_test_lambda")
-            or (name == "preflight" and begun)
-        ):
-            state = "skipped"
-        steps.append(Step(name, title, state, failure))
-    return tuple(steps)
-
-
-@dataclass(frozen=True)
 class Verdict:
     """The outcome of the run: a headline and one sentence below it."""
 
@@ -198,7 +141,7 @@ class Verdict:
 
 def verdict_of(records: RunRecords) -> Verdict:
     """The run's outcome in words."""
-    failed = next((step for step in steps_of(records) if step.state == "failed"), None)
+    failed = next((step for step in records.steps if step.state == "failed"), None)
     if failed is not None:
         detail = failed.failure.message if failed.failure else "The data set does not meet its expectations."
         return Verdict("failed", f"Failed at {failed.name}", detail)
@@ -207,7 +150,7 @@ def verdict_of(records: RunRecords) -> Verdict:
         return refused
     if records.published is not None and records.promoted is not None:
         return _promoted(records.published, records.promoted)
-    following = next((step.name for step in steps_of(records) if step.state == "not_run"), "report")
+    following = next((step.name for step in records.steps if step.state == "not_run"), "report")
     if records.published is not None:
         title = f"Published {records.published.name} {records.published.version}, no channel serves it yet"
         return Verdict("passed", title, f"The next step is {following}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 _STARTED = re.compile(r"\[DAG TEST\] starting task_id=(\w+)")
 _STATE = re.compile(r"Task instance state updated .*new_state=(\w+)")
-_REUSED = re.compile(r"\w+: reused .*\[hpe_tasks\.runs\]")
+_REUSED = re.compile(r"\w+: reused .*\[hpe_tasks\.[\w.]+\]")
 _PROGRESS = re.compile(r"\[info\s*\] (.*?)\s*\[hpe_tasks\.progress\]")
 _OURS = re.compile(r"\[(?:warning|error)\s*\] (.*?)\s*\[hpe_\w+[\w.]*\]")
 _NOT_LOADED = re.compile(r"\[error\s*\] (Error loading DAG .*?)\s*\[airflow\.[\w.]+")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hpe_airflow.connections import s3_client, signing_key
 from hpe_airflow.params_form import config_from_params
 from hpe_tasks.config.environment import Settings
-from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.pipeline.listing import listed_pipelines
+from hpe_tasks.pipeline.runs import FIRST_PIPELINE, Run, open_run
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,7 +36,14 @@ def open_run_from_context(context: Context | None = None) -> Run:
         name=run_name(context),
         s3=s3_client,
         signing_key=signing_key,
+        pipeline=pipeline_name(context),
     )
+
+
+def pipeline_name(context: Mapping[str, Any] | Context) -> str:
+    """The pipeline of an Airflow run: its DAG has the same name."""
+    dag_id = getattr(context.get("dag"), "dag_id", "")
+    return dag_id if dag_id in {pipeline.name for pipeline in listed_pipelines()} else FIRST_PIPELINE
 
 
 def run_name(context: Mapping[str, Any] | Context) -> str:

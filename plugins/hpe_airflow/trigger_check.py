@@ -12,13 +12,11 @@ from typing import Any
 
 from hpe_airflow.lazy_app import Asgi, Receive, Scope, Send
 
-DAG_ID = "hpe_requantize"
-_TRIGGER = f"/api/v2/dags/{DAG_ID}/dagRuns"
 _LARGEST_BODY = 1_000_000
 
 
 class TriggerCheck:
-    """ASGI middleware that answers 400 to a trigger of the DAG with an invalid configuration.
+    """ASGI middleware that answers 400 to a trigger of a pipeline's DAG with an invalid configuration.
 
     Args:
         app: The application that gets every other request, and this one when it is valid.
@@ -41,8 +39,11 @@ class TriggerCheck:
 
 
 def _is_trigger(path: str) -> bool:
+    from hpe_tasks.pipeline.listing import listed_pipelines
+
     # A path before /api is what Airflow's base_url adds.
-    return path.rstrip("/").endswith(_TRIGGER)
+    triggers = tuple(f"/api/v2/dags/{pipeline.name}/dagRuns" for pipeline in listed_pipelines())
+    return path.rstrip("/").endswith(triggers)
 
 
 async def _read(receive: Receive) -> list[MutableMapping[str, Any]]:

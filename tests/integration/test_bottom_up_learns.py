@@ -13,10 +13,12 @@ import torch
 from hpe_tasks.config.training import SCHEDULES
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.local.object_store import Server
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.collected import records_of
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.pipeline.steps import STEPS, records_of
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import CocoStats, RunReport
+from hpe_tasks.records import CocoStats
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.training.regression import train
@@ -64,8 +66,8 @@ def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
     )
     workspace = (tmp_path / "workspace").as_uri()
     run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="short", s3=s3_server.client)
-    for step in STEPS.values():
-        step.execute(run)
+    for step in REQUANTIZE.steps:
+        step(run)
     return run
 
 
@@ -97,7 +99,7 @@ def test_people_are_found_quantized_and_published(finished: Run) -> None:
     persons = records.fp32.fingerprint.num_persons
     assert 0.3 * persons < len(known) <= persons
 
-    page = run.workspace.local(run.get(RunReport).html).read_text()
+    page = run.workspace.local(run.result(steps.report).html).read_text()
     found = [int(count) for count in re.findall(r"<b>(?:FP32|int8)</b> (\d+) persons?", page)]
     assert len(found) == 4
     assert min(found) > 0

@@ -49,6 +49,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import PublishedModel, QuantizedEvaluation
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import open_run
 from hpe_tasks.storage.s3 import make_client
 
@@ -71,11 +72,10 @@ run = open_run(
     name="r",
     s3=make_client,
 )
-names = tuple(steps.STEPS)
-for step in names[: names.index("publish") + 1]:
-    steps.STEPS[step].execute(run)
-evaluated = run.get(QuantizedEvaluation)
-print(json.dumps({"version": run.get(PublishedModel).version, "cpu": evaluated.onnx.cpu_features}))
+for step in REQUANTIZE.steps[: REQUANTIZE.steps.index(steps.publish) + 1]:
+    step(run)
+evaluated = run.result(steps.evaluate_quantized)
+print(json.dumps({"version": run.result(steps.publish).version, "cpu": evaluated.onnx.cpu_features}))
 """
 
 # The events' answers, from the function's handler in the package that stands first on the path.

@@ -37,9 +37,9 @@ from hpe_tasks.local.object_store import Server
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_role
 from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import PublishedModel
 from hpe_tasks.registry.manifest import ModelManifest, Serving, blob_key
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey
@@ -253,8 +253,8 @@ def run(s3_server: Server, pem: bytes, tmp_path_factory: pytest.TempPathFactory)
             s3=s3_server.client,
             signing_key=lambda: pem,
         )
-        for step in tuple(steps.STEPS)[: tuple(steps.STEPS).index("publish") + 1]:
-            steps.STEPS[step].execute(opened)
+        for step in REQUANTIZE.steps[: REQUANTIZE.steps.index(steps.publish) + 1]:
+            step(opened)
         yield opened
 
 
@@ -279,7 +279,7 @@ class Published:
 @pytest.fixture(scope="module")
 def published(run: Run, s3_server: Server, pem: bytes, tmp_path_factory: pytest.TempPathFactory) -> Published:
     folder = tmp_path_factory.mktemp("version")
-    registry, version = Registry(s3_server.client(), S3Location.parse(REGISTRY)), run.get(PublishedModel).version
+    registry, version = Registry(s3_server.client(), S3Location.parse(REGISTRY)), run.result(steps.publish).version
     stored = registry.stored("sample-pose", version)
     roles = [file.role for file in stored.manifest.files]
     files = {role: registry.download(stored.manifest, role, folder / role) for role in roles}

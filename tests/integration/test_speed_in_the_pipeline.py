@@ -11,9 +11,10 @@ from tiny_inputs import tiny_settings
 
 from hpe_tasks.contract.cpu import processor_name
 from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import GateDecision, QuantizedEvaluation
+from hpe_tasks.records import GateDecision
 
 pytestmark = [pytest.mark.integration]
 
@@ -28,12 +29,12 @@ def judged(tmp_path: Path, settings: dict[str, Any], min_speedup: float | None) 
     config = load_config(overrides.pop("preset"), overrides=overrides)
     workspace = (tmp_path / "workspace").as_uri()
     run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_client)
-    for name, info in steps.STEPS.items():
-        if name == "publish":
+    for step in REQUANTIZE.ordered:
+        if step is steps.publish:
             break
-        if name != "preflight":
-            info.execute(run)
-    return run, run.get(GateDecision)
+        if step is not steps.preflight:
+            step(run)
+    return run, run.result(steps.gate)
 
 
 def test_a_noisy_measurement_fails_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +42,7 @@ def test_a_noisy_measurement_fails_and_is_made_again(tmp_path: Path, monkeypatch
     run, decision = judged(tmp_path, settings, None)
     assert decision.passed, decision.reason
     assert "min_speedup" not in {check.name for check in decision.checks}
-    measured = run.get(QuantizedEvaluation).latency
+    measured = run.result(steps.evaluate_quantized).latency
     assert measured is not None
     assert measured.processor == processor_name()
     assert measured.speed_ups[0].threads == 1
@@ -51,7 +52,7 @@ def test_a_noisy_measurement_fails_and_is_made_again(tmp_path: Path, monkeypatch
     run, decision = judged(tmp_path, settings, 1000.0)
     assert [check.name for check in decision.checks if not check.passed] == ["min_speedup"]
     assert "is below 1000.00×" in decision.reason
-    assert run.get(QuantizedEvaluation).latency == measured
+    assert run.result(steps.evaluate_quantized).latency == measured
 
     tried: list[object] = []
 

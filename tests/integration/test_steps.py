@@ -24,10 +24,10 @@ from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BelowFloorError, DatasetError, MissingInputError
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.pipeline.steps import records_of
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import EvaluationReport, Fp32Check, PckhStats
+from hpe_tasks.records import EvaluationReport, PckhStats
 
 pytestmark = [pytest.mark.integration]
 
@@ -67,13 +67,13 @@ def test_detected_boxes_are_an_input_like_any_other(tmp_path: Path) -> None:
     run = open_at(tmp_path, settings, dataset__boxes=str(boxes))
     measured = measure(run)
     assert measured.fingerprint.box_source == "detector"
-    assert measured.fingerprint.boxes_digest == run.dataset[1].boxes_sha256
+    assert measured.fingerprint.boxes_digest == steps.dataset_of(run)[1].boxes_sha256
     assert measure(open_at(tmp_path, settings)).fingerprint.box_source == "ground_truth"
 
     boxes.write_text(json.dumps(found[:2]))
     later = open_at(tmp_path, settings, dataset__boxes=str(boxes))
     with pytest.raises(DatasetError, match="has changed since this run fetched it"):
-        later.split("val")
+        steps.split_of(later, "val")
     assert measure(later).fingerprint.boxes_digest != measured.fingerprint.boxes_digest
 
 
@@ -155,7 +155,7 @@ def test_a_checkpoint_below_the_floor_stops_before_quantization_and_goes_on_when
     assert re.search(r"0\.\d+ when pixel values are 0 to 255", caplog.text)
 
     # The figure and the diagnosis are results: stored, shown, and there again without another look.
-    stored = run.recorded(Fp32Check)
+    stored = run.recorded(steps.check_fp32)
     assert stored is not None
     assert stored.diagnosis is not None
     assert stored.diagnosis.found is not None
@@ -172,7 +172,7 @@ def test_a_checkpoint_below_the_floor_stops_before_quantization_and_goes_on_when
     changes = {f"model__{key}": yaml.safe_load(value) for key, value in mended.items()}
     later = open_at(tmp_path, settings, **changes)
     assert measure(later).accuracy == pytest.approx(stored.diagnosis.found.accuracy, abs=0.05)
-    assert later.get(Fp32Check).passed
+    assert later.result(steps.check_fp32).passed
 
 
 @pytest.mark.parametrize(
@@ -239,5 +239,5 @@ def test_images_by_their_own_addresses(tmp_path: Path, served: str) -> None:
     quantized = steps.quantize(run)
     chosen = choose_calibration(load_coco(tmp_path / "data", "calibration"), num_images=2, seed=0)
     assert set(quantized.calibration_image_ids) == set(chosen)
-    fetched = {path.name for path in (run.dataset[0] / "images/calibration").iterdir()}
+    fetched = {path.name for path in (steps.dataset_of(run)[0] / "images/calibration").iterdir()}
     assert fetched == {f"{image:012d}.jpg" for image in chosen}

@@ -15,8 +15,7 @@ import pytest
 from hpe_airflow.params_form import form_params
 
 from hpe_tasks.errors import ConfigError, StorageError
-from hpe_tasks.pipeline.runs import Run
-from hpe_tasks.pipeline.steps import open_run
+from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
 from hpe_tasks.storage.s3 import make_client
 

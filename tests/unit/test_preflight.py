@@ -23,11 +23,12 @@ from signing_keys import key_pem
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import CheckpointError, PreflightError, TransientError
 from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.collected import records_of
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.pipeline.steps import records_of
 from hpe_tasks.preflight import refuse_failed
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import FetchedCheckpoint, Preflight, PreflightCheck
+from hpe_tasks.records import Preflight, PreflightCheck
 from tests.unit.faulty_server import serve
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -74,7 +75,7 @@ ONNX = {"model__architecture": "onnx", "model__joint_names": ("head", "neck", "h
 
 
 def recorded(run: Run) -> Preflight:
-    record = run.load(Preflight)
+    record = run.find(steps.preflight)
     assert record is not None
     return record
 
@@ -87,7 +88,7 @@ def test_a_run_that_can_end_well(open_at: Callable[..., Run], tmp_path: Path, cl
         *("configuration", "workspace", "destination", "signing_key", "checkpoint", "dataset"),
         *("disk", "memory", "processor"),
     ]
-    assert run.recorded(Preflight) == record
+    assert run.recorded(steps.preflight) == record
     # It always looks anew, and leaves nothing but its record.
     steps.preflight(run)
     assert not (tmp_path / "cache").exists()
@@ -221,7 +222,7 @@ def test_all_failures_are_told_together(
     for check in failed.values():
         assert f"{check.title}: {check.found}" in caught.value.message
         assert check.advice in caught.value.message
-    (failure,) = run.failures()
+    (failure,) = REQUANTIZE.failures(run)
     assert (failure.step, failure.message) == ("preflight", caught.value.message)
     assert records_of(run).preflight == recorded(run)
 
@@ -246,7 +247,7 @@ def test_a_mended_run_forgets_its_failure(open_at: Callable[..., Run], client: A
         steps.preflight(run)
     client.create_bucket(Bucket="later")
     assert not steps.preflight(run).failed
-    assert run.failures() == ()
+    assert REQUANTIZE.failures(run) == ()
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_a_remote_checkpoint_is_held_against_the_architecture_when_it_is_here(
         assert not (tmp_path / "cache").exists()
         with pytest.raises(CheckpointError, match="does not fit the network"):
             steps.fetch_checkpoint(run)
-        assert run.load(FetchedCheckpoint) is None
+        assert run.find(steps.fetch_checkpoint) is None
         # Now it is here, and the preflight sees it too.
         with pytest.raises(PreflightError, match="does not fit the network"):
             steps.preflight(run)
@@ -301,7 +302,7 @@ def test_every_step_works_without_it(open_at: Callable[..., Run]) -> None:
     assert steps.fetch_checkpoint(run)
     assert steps.fetch_dataset(run)
     assert records_of(run).preflight is None
-    assert all("preflight" not in info.needs for info in steps.STEPS.values())
+    assert all(steps.preflight not in (*step.needs, *step.after) for step in REQUANTIZE.steps)
 
 
 def test_records_survive_json() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,16 +16,19 @@ import numpy as np
 import pytest
 from moto import mock_aws
 from signing_keys import key_pem
+from typing_extensions import override
 
 from hpe_tasks.errors import ChannelConflictError, ConfigError, MissingInputError
 from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
-from hpe_tasks.pipeline import runs, steps
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.collected import records_of
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Pointer, Run, open_run
+from hpe_tasks.pipeline.step import Step
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import (
     DatasetValidation,
-    PublishedModel,
     QuantizedEvaluation,
     QuantizedModel,
     Record,
@@ -34,6 +38,7 @@ from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.golden import is_clear
 from hpe_tasks.release.smoke_test import SmokeTestError
+from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.s3 import S3Location
 
 REGISTRY = S3Location("models", "registry")
@@ -54,17 +59,16 @@ def client(s3: Any) -> Iterator[Any]:
     s3.delete_bucket(Bucket="models")
 
 
-def leave(run: Run, step: str, record: Record) -> None:
+def leave(run: Run, step: Step[Any], record: Record) -> None:
     """Let a step have left this record in the run."""
-    info = steps.STEPS[step]
     pointer = Pointer(
-        step=step,
-        key=runs._key(run, info),
+        step=step.name,
+        key=run.key(step),
         reused=False,
         finished_at=datetime.now(UTC),
         record=record.model_dump(mode="json"),
     )
-    run.workspace.attach(f"{run.prefix}/{step}", None, pointer.model_dump_json().encode())
+    run.keep(pointer)
 
 
 OpenAtPublish = Callable[..., Run]
@@ -116,7 +120,7 @@ def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: py
             described.model_copy(update={"placement": described.placement.model_copy(update={"int8_mac_share": 1.0})}),
             evaluation,
         ]
-        by_kind = {info.kind: info.name for info in steps.STEPS.values()}
+        by_kind = {step.kind: step for step in REQUANTIZE.steps}
         for record in made:
             leave(run, by_kind[type(record)], record)
         assert steps.gate(run).passed
@@ -163,6 +167,57 @@ def serves(client: Any, channel: str = "staging") -> str:
     return Registry(client, REGISTRY).show("pose", channel).version
 
 
+class CountingWorkspace(LocalWorkspace):
+    """Counts how often each file is read, as a bucket would be asked for it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.reads: Counter[str] = Counter()
+
+    @override
+    def read(self, name: str) -> bytes | None:
+        self.reads[name] += 1
+        return super().read(name)
+
+
+def counted(run: Run) -> tuple[Run, Counter[str]]:
+    """The run as another process opens it, with a count of what it reads."""
+    assert isinstance(run.workspace, LocalWorkspace)
+    workspace = CountingWorkspace(run.workspace.root)
+    return replace(run, workspace=workspace), workspace.reads
+
+
+def test_every_result_is_read_once_by_a_step_and_twice_by_the_one_that_makes_it(
+    at_publish: OpenAtPublish, tested: Function
+) -> None:
+    run = at_publish("r", smoke_test=True)
+    for step in (steps.gate, steps.publish, steps.smoke_test_lambda, steps.promote, steps.report):
+        fresh, reads = counted(run)
+        assert not REQUANTIZE.skip_reason(step, fresh)
+        step(fresh)
+        results = {name: count for name, count in reads.items() if name.endswith("result.json")}
+        stored = {name for name in results if name.startswith("store/")}
+        assert all(name.startswith(f"store/{step.name}/") for name in stored)
+        assert max(results.values()) <= 2, results
+        assert {count for name, count in results.items() if name not in stored} <= {1}, results
+        assert len(results) <= len(REQUANTIZE.steps) + len(stored)
+    assert sum(results.values()) == len(REQUANTIZE.ordered), "the report reads one of each"
+
+
+def test_a_whole_process_reads_what_others_left_once(at_publish: OpenAtPublish, tested: Function) -> None:
+    """As `hpe run` does from the gate on: what a step has just written is not asked for again."""
+    run, reads = counted(at_publish("r", smoke_test=True))
+    for step in (steps.gate, steps.publish, steps.smoke_test_lambda, steps.promote):
+        step(run)
+    records_of(run)
+    records_of(run, looking_back=True)
+    steps.report(run)
+    results = {name: count for name, count in reads.items() if name.startswith("runs/") and "result" in name}
+    assert set(results.values()) == {1}
+    made = {"gate", "publish", "smoke_test_lambda", "promote"}
+    assert {name.split("/")[2] for name in results} == {step.name for step in REQUANTIZE.ordered} - made
+
+
 def test_no_image_leaves_the_data_set_without_a_smoke_test(client: Any, at_publish: OpenAtPublish) -> None:
     run = at_publish("r")
     published = steps.publish(run)
@@ -195,7 +250,7 @@ def test_a_version_that_was_published_without_golden_images_is_tested_with_those
     assert tested.manifest is not None
     assert [golden.file for golden in tested.manifest.golden] == list(tested.images)
     assert len(tested.images) == 3
-    dataset = run.split("val")
+    dataset = steps.split_of(run, "val")
     contents = {dataset.image_path(image).read_bytes() for image in dataset.images}  # type: ignore[union-attr]
     assert set(tested.images.values()) <= contents
     steps.promote(run)
@@ -211,10 +266,10 @@ def test_only_a_passed_test_of_what_was_published_promotes(
         steps.promote(run)
     passed = steps.smoke_test_lambda(run)
     for other in ({"version": "0" * 16}, {"manifest_sha256": "0" * 64}):
-        leave(run, "smoke_test_lambda", passed.model_copy(update=other))
+        leave(run, steps.smoke_test_lambda, passed.model_copy(update=other))
         with pytest.raises(MissingInputError, match="has not passed the smoke test"):
             steps.promote(run)
-    leave(run, "smoke_test_lambda", passed)
+    leave(run, steps.smoke_test_lambda, passed)
     tested.works = False
     with pytest.raises(SmokeTestError):
         steps.smoke_test_lambda(run)
@@ -236,7 +291,8 @@ def test_clocks_of_workers_do_not_matter(at_publish: OpenAtPublish, tested: Func
     pointer = Pointer.model_validate_json(run.workspace.read(file) or b"")
     late = pointer.model_copy(update={"finished_at": pointer.finished_at - timedelta(hours=1)})
     run.workspace.write(file, late.model_dump_json().encode())
-    assert steps.promote(run).version == serves(client)
+    # Another worker reads it.
+    assert steps.promote(replace(run)).version == serves(client)
 
 
 def test_clearing_promote_of_an_old_run_leaves_a_later_version_in_its_place(
@@ -253,7 +309,7 @@ def test_clearing_promote_of_an_old_run_leaves_a_later_version_in_its_place(
     assert serves(client) == served
     steps.publish(old)
     steps.promote(old)
-    recorded = old.get(PublishedModel)
+    recorded = old.result(steps.publish)
     assert recorded.before is not None
     assert (recorded.before.version, serves(client)) == (served, recorded.version)
 
@@ -266,4 +322,4 @@ def test_a_signed_version_is_tested_with_its_key_or_not_at_all(at_publish: OpenA
         steps.smoke_test_lambda(replace(run, signing_key=lambda: None))
     assert "require_signature" not in str(caught.value)
     steps.smoke_test_lambda(run)
-    assert run.failures() == ()
+    assert REQUANTIZE.failures(run) == ()

@@ -18,7 +18,7 @@ from hpe_tasks.records import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot
 from hpe_tasks.report.page import ReportFiles, render_report
-from hpe_tasks.report.records import RunRecords, measured_on, quantities_of, steps_of, verdict_of
+from hpe_tasks.report.records import RunRecords, measured_on, quantities_of, verdict_of
 from hpe_tasks.report.side_by_side import (
     PICTURE_SIZE,
 )
@@ -32,6 +32,7 @@ from tests.run_cases import (
     complete,
     detected,
     gate_failed,
+    judged,
     mpii,
     only_config,
     step_failed,
@@ -87,7 +88,7 @@ def files_by_state(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Report
 
 
 def rendered(records: RunRecords, files: ReportFiles, folder: Path) -> Page:
-    path = render_report(records, files, folder / "out" / "report.html")
+    path = render_report(judged(records), files, folder / "out" / "report.html")
     assert path == folder / "out" / "report.html"
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     assert path.stat().st_size < 4_000_000
@@ -383,8 +384,9 @@ def _untested() -> RunRecords:
     ],
 )
 def test_verdict_and_steps(records: RunRecords, kind: str, states: str) -> None:
+    records = judged(records)
     assert verdict_of(records).kind == kind
-    assert [step.state for step in steps_of(records)] == states.split()
+    assert [step.state for step in records.steps] == states.split()
 
 
 @pytest.mark.parametrize(

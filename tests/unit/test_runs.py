@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
 from hpe_tasks.pipeline import runs
-from hpe_tasks.pipeline.runs import Run, find_run, open_run, step
+from hpe_tasks.pipeline.pipeline import Pipeline
+from hpe_tasks.pipeline.runs import Run, find_run, open_run
+from hpe_tasks.pipeline.step import step
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import DatasetValidation, FetchedDataset, GateDecision, PublishedModel, RunReport
+from hpe_tasks.records import FetchedDataset, GateDecision, RunReport
 from hpe_tasks.storage.workspace import Scratch
 
 
@@ -21,7 +22,7 @@ def no_client() -> NoReturn:
     raise AssertionError("nothing here needs S3")
 
 
-class Pipeline:
+class Toy:
     """Three real steps over one outside value, which count how often their bodies run."""
 
     def __init__(self, tmp_path: Path) -> None:
@@ -30,17 +31,17 @@ class Pipeline:
         self.accepts = True
         self.ran: list[str] = []
 
-        @step(FetchedDataset, found=lambda _: runs.digest_of(self.outside))
+        @step(FetchedDataset, "Data", found=lambda _: runs.digest_of(self.outside))
         def fetch(run: Run, scratch: Scratch) -> FetchedDataset:
             self.ran.append("fetch")
             return FetchedDataset(source="outside", digest=self.outside, num_files=1, size_bytes=1)
 
-        @step(GateDecision, needs=("fetch",), settings=lambda c: c.gate.model_dump(), accept=self.check)
+        @step(GateDecision, "Verdict", needs=(fetch,), settings=lambda c: c.gate.model_dump(), accept=self.check)
         def judge(run: Run, scratch: Scratch) -> GateDecision:
-            self.ran.append(f"judge {run.get(FetchedDataset).digest}")
+            self.ran.append(f"judge {run.result(fetch).digest}")
             return GateDecision(passed=True, checks=())
 
-        @step(RunReport, needs=("judge",), reuse=False)
+        @step(RunReport, "Report", needs=(judge,), reuse=False)
         def tell(run: Run, scratch: Scratch) -> RunReport:
             self.ran.append("tell")
             file = scratch.path / "report.html"
@@ -48,6 +49,7 @@ class Pipeline:
             return RunReport(html=scratch.artifact(file))
 
         self.fetch, self.judge, self.tell = fetch, judge, tell
+        self.pipeline = Pipeline("toy", "toy", "Nothing of use.", (fetch, judge, tell))
 
     def check(self, _: GateDecision) -> None:
         if not self.accepts:
@@ -60,18 +62,17 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    monkeypatch.setattr(runs, "STEPS", {})
-    return Pipeline(tmp_path)
+def pipeline(tmp_path: Path) -> Toy:
+    return Toy(tmp_path)
 
 
-def test_a_step_before_its_input_names_the_step_to_run(pipeline: Pipeline) -> None:
+def test_a_step_before_its_input_names_the_step_to_run(pipeline: Toy) -> None:
     with pytest.raises(MissingInputError, match=r"judge needs the result of fetch.*Run fetch first"):
         pipeline.judge(pipeline.open())
     assert pipeline.ran == []
 
 
-def test_repeating_runs_no_body_again(pipeline: Pipeline) -> None:
+def test_repeating_runs_no_body_again(pipeline: Toy) -> None:
     for name in ("r", "r", "another run"):
         run = pipeline.open(name)
         pipeline.fetch(run)
@@ -79,7 +80,7 @@ def test_repeating_runs_no_body_again(pipeline: Pipeline) -> None:
     assert pipeline.ran == ["fetch", "judge data v1"]
 
 
-def test_a_setting_repeats_only_what_depends_on_it(pipeline: Pipeline) -> None:
+def test_a_setting_repeats_only_what_depends_on_it(pipeline: Toy) -> None:
     for limit in (0.1, 0.2):
         run = pipeline.open(gate__min_ap=limit)
         pipeline.fetch(run)
@@ -88,9 +89,14 @@ def test_a_setting_repeats_only_what_depends_on_it(pipeline: Pipeline) -> None:
 
 
 def test_a_result_that_may_not_stand_in_is_made_again_and_replaced(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+    pipeline: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @step(RunReport, needs=("fetch",), reusable=lambda config, told: config.seed == 0 or told.html.size_bytes > 1)
+    @step(
+        RunReport,
+        "Measurement",
+        needs=(pipeline.fetch,),
+        reusable=lambda config, told: config.seed == 0 or told.html.size_bytes > 1,
+    )
     def measure(run: Run, scratch: Scratch) -> RunReport:
         pipeline.ran.append("measure")
         file = scratch.path / "report.html"
@@ -111,8 +117,8 @@ def test_a_result_that_may_not_stand_in_is_made_again_and_replaced(
     assert choosy.workspace.local(measure(choosy).html).read_text() == "xx"
 
 
-def test_a_result_that_cannot_be_made_again_stays(pipeline: Pipeline) -> None:
-    @step(RunReport, needs=("fetch",), reusable=lambda config, _: config.seed == 0)
+def test_a_result_that_cannot_be_made_again_stays(pipeline: Toy) -> None:
+    @step(RunReport, "Measurement", needs=(pipeline.fetch,), reusable=lambda config, _: config.seed == 0)
     def measure(run: Run, scratch: Scratch) -> RunReport:
         if pipeline.ran:
             raise DatasetError("The toy is broken.")
@@ -132,11 +138,12 @@ def test_a_result_that_cannot_be_made_again_stays(pipeline: Pipeline) -> None:
     assert quiet.workspace.local(kept.html).read_text() == "x"
 
 
-def test_other_code_makes_other_keys(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_makes_other_keys(pipeline: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     run = pipeline.open()
     pipeline.fetch(run)
     pipeline.judge(run)
-    monkeypatch.setattr(runs, "_code_version", lambda: "other")
+    monkeypatch.setattr("hpe_tasks.pipeline.step.code_version", lambda _: "other")
+    run = replace(run)
     with pytest.raises(MissingInputError, match="another version of the code"):
         pipeline.tell(run)
     pipeline.judge(run)
@@ -144,41 +151,41 @@ def test_other_code_makes_other_keys(pipeline: Pipeline, monkeypatch: pytest.Mon
     assert pipeline.ran == ["fetch", "judge data v1", "judge data v1", "tell"]
 
 
-def test_changed_inputs_make_later_results_stale(pipeline: Pipeline) -> None:
+def test_changed_inputs_make_later_results_stale(pipeline: Toy) -> None:
     run = pipeline.open()
     pipeline.fetch(run)
     pipeline.judge(run)
     pipeline.tell(run)
     pipeline.outside = "data v2"
     pipeline.fetch(run)
-    assert run.load(GateDecision) is None
+    assert run.find(pipeline.judge) is None
     with pytest.raises(MissingInputError, match=r"made from other inputs.*Run judge again before tell"):
         pipeline.tell(run)
     pipeline.judge(run)
-    assert run.load(GateDecision) is not None
+    assert run.find(pipeline.judge) is not None
     assert pipeline.ran[-1] == "judge data v2"
 
 
-def test_a_refused_record_is_stored_and_stops_what_follows(pipeline: Pipeline) -> None:
+def test_a_refused_record_is_stored_and_stops_what_follows(pipeline: Toy) -> None:
     run = pipeline.open()
     pipeline.fetch(run)
     pipeline.accepts = False
     for _ in range(2):
         with pytest.raises(DatasetError, match="toy is broken"):
             pipeline.judge(run)
-    assert run.load(GateDecision) is not None, "the report shows it"
+    assert run.find(pipeline.judge) is not None, "the report shows it"
     with pytest.raises(DatasetError, match="toy is broken"):
         pipeline.tell(run)
     assert pipeline.ran == ["fetch", "judge data v1"]
 
 
-def test_failures_are_kept_until_the_step_succeeds(pipeline: Pipeline) -> None:
+def test_failures_are_kept_until_the_step_succeeds(pipeline: Toy) -> None:
     run = pipeline.open()
     pipeline.fetch(run)
     pipeline.accepts = False
     with pytest.raises(DatasetError):
         pipeline.judge(run)
-    (failure,) = run.failures()
+    (failure,) = pipeline.pipeline.failures(run)
     assert (failure.step, failure.error, failure.message, failure.hint) == (
         "judge",
         "DatasetError",
@@ -187,15 +194,15 @@ def test_failures_are_kept_until_the_step_succeeds(pipeline: Pipeline) -> None:
     )
     pipeline.accepts = True
     pipeline.judge(run)
-    assert run.failures() == ()
+    assert pipeline.pipeline.failures(run) == ()
 
 
-def test_runs_of_one_name_with_other_configurations_do_not_meet(pipeline: Pipeline) -> None:
+def test_runs_of_one_name_with_other_configurations_do_not_meet(pipeline: Toy) -> None:
     assert pipeline.open(gate__min_ap=0.1).name != pipeline.open(gate__min_ap=0.2).name
     assert pipeline.open().name == pipeline.open().name
 
 
-def test_a_run_is_found_again(pipeline: Pipeline) -> None:
+def test_a_run_is_found_again(pipeline: Toy) -> None:
     run = pipeline.open("manual__2026-01-01T00:00:00+00:00")
     workspace = (pipeline.tmp_path / "w").as_uri()
     found = find_run(run.name, workspace=workspace, cache=run.cache, s3=no_client)
@@ -207,40 +214,26 @@ def test_a_run_is_found_again(pipeline: Pipeline) -> None:
         find_run(None, workspace=workspace, cache=run.cache, s3=no_client)
 
 
-def test_the_real_steps_are_in_the_order_of_the_dag_and_fit_together() -> None:
-    from hpe_tasks.cli.app import STEP_COMMANDS
-    from hpe_tasks.pipeline import steps
-
-    names = list(steps.STEPS)
-    assert names == list(STEP_COMMANDS)
-    for i, info in enumerate(steps.STEPS.values()):
-        assert set(info.needs) <= set(names[:i])
-        kinds: list[Callable[[RunConfig], object]] = [s.kind for s in steps.STEPS.values()]
-        assert kinds.count(info.kind) == 1
-    assert steps.STEPS["publish"].kind is PublishedModel
-    assert steps.STEPS["validate_dataset"].kind is DatasetValidation
-
-
-def test_a_refused_input_hides_older_results_from_the_report_but_not_from_looking_back(pipeline: Pipeline) -> None:
+def test_a_refused_input_hides_older_results_from_the_report_but_not_from_looking_back(pipeline: Toy) -> None:
     run = pipeline.open()
     pipeline.fetch(run)
     pipeline.judge(run)
     pipeline.tell(run)
     pipeline.accepts = False
-    assert run.load(RunReport) is None
-    assert run.recorded(RunReport) is not None
+    assert run.find(pipeline.tell) is None
+    assert run.recorded(pipeline.tell) is not None
 
 
-def test_a_failure_is_outdated_once_its_input_is_made_again(pipeline: Pipeline) -> None:
+def test_a_failure_is_outdated_once_its_input_is_made_again(pipeline: Toy) -> None:
     run = pipeline.open()
     with pytest.raises(MissingInputError):
         pipeline.judge(run)
-    assert [failure.step for failure in run.failures()] == ["judge"]
+    assert [failure.step for failure in pipeline.pipeline.failures(run)] == ["judge"]
     pipeline.fetch(run)
-    assert run.failures() == ()
+    assert pipeline.pipeline.failures(run) == ()
 
 
-def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Pipeline) -> None:
+def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Toy) -> None:
     workspace, cache = (pipeline.tmp_path / "w").as_uri(), pipeline.tmp_path / "cache"
     first = pipeline.open("mine", gate__min_ap=0.1)
     assert find_run("mine", workspace=workspace, cache=cache, s3=no_client).name == first.name
@@ -249,14 +242,12 @@ def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Pipeline) -> N
         find_run("mine", workspace=workspace, cache=cache, s3=no_client)
 
 
-def test_a_run_has_a_name(pipeline: Pipeline) -> None:
+def test_a_run_has_a_name(pipeline: Toy) -> None:
     with pytest.raises(ConfigError, match="name is empty"):
         pipeline.open("")
 
 
-def test_a_record_of_another_version_of_the_code_is_no_result(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_record_of_another_version_of_the_code_is_no_result(pipeline: Toy, caplog: pytest.LogCaptureFixture) -> None:
     run = pipeline.open()
     pipeline.fetch(run)
     pipeline.judge(run)
@@ -265,11 +256,12 @@ def test_a_record_of_another_version_of_the_code_is_no_result(
         stored = json.loads(run.workspace.read(file) or b"")
         stored["record"]["channel"] = "staging"
         run.workspace.write(file, json.dumps(stored).encode())
+    run = replace(run)
     with caplog.at_level(logging.WARNING):
-        assert run.recorded(FetchedDataset) is None
+        assert run.recorded(pipeline.fetch) is None
     assert "The result of fetch was made by another version of the code" in caplog.text
-    assert run.load(FetchedDataset) is None
-    assert run.load(GateDecision) is None
+    assert run.find(pipeline.fetch) is None
+    assert run.find(pipeline.judge) is None
     with pytest.raises(MissingInputError, match=r"result of fetch was made by another version.*Run fetch again"):
         pipeline.tell(run)
     pipeline.fetch(run)
@@ -277,7 +269,7 @@ def test_a_record_of_another_version_of_the_code_is_no_result(
     pipeline.tell(run)
 
 
-def test_a_run_with_settings_of_another_version_says_so(pipeline: Pipeline) -> None:
+def test_a_run_with_settings_of_another_version_says_so(pipeline: Toy) -> None:
     run = pipeline.open()
     file = f"{run.prefix}/run.json"
     stored = json.loads(run.workspace.read(file) or b"")

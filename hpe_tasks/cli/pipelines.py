@@ -1,0 +1,147 @@
+"""Commands that are made of the pipelines: one that runs all of a pipeline, and one for each of its steps."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import typer
+
+from hpe_tasks.cli.options import (
+    EXIT_GATE_FAILED,
+    ConfigOption,
+    JsonOption,
+    PresetOption,
+    RunOption,
+    SetOption,
+    VerboseOption,
+    exit_code,
+    print_json,
+    read_config,
+)
+from hpe_tasks.cli.run_summary import print_summary, step_told
+from hpe_tasks.pipeline.listing import ListedPipeline, listed_pipelines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hpe_tasks.pipeline.pipeline import Pipeline
+    from hpe_tasks.pipeline.runs import Run
+
+
+def add_pipeline_commands(app: typer.Typer) -> None:
+    """Add the commands of all pipelines; a step that several have belongs to the first of them."""
+    known: set[str] = set()
+    for pipeline in listed_pipelines():
+        _add_run(app, pipeline)
+        for step, summary in pipeline.steps:
+            if step not in known:
+                _add_step(app, pipeline, step, summary)
+                known.add(step)
+
+
+def _add_run(app: typer.Typer, listed: ListedPipeline) -> None:
+    def command(
+        preset: PresetOption = None,
+        config: ConfigOption = None,
+        settings: SetOption = None,
+        name: RunOption = "local",
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        _be_verbose(verbose)
+        pipeline = _pipeline(listed)
+        _run_all(pipeline, _open(pipeline, preset, config, settings, name), as_json=as_json)
+
+    app.command(listed.command, help=listed.summary)(command)
+
+
+def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, summary: str) -> None:
+    def command(
+        preset: PresetOption = None,
+        config: ConfigOption = None,
+        settings: SetOption = None,
+        name: RunOption = "local",
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        _be_verbose(verbose)
+        pipeline = _pipeline(listed)
+        _run_step(pipeline, step, _open(pipeline, preset, config, settings, name), as_json=as_json)
+
+    app.command(step.replace("_", "-"), help=summary, rich_help_panel="Steps")(command)
+
+
+def _pipeline(listed: ListedPipeline) -> Pipeline:
+    from hpe_tasks.pipeline.pipelines import PIPELINES
+
+    return next(pipeline for pipeline in PIPELINES if pipeline.name == listed.name)
+
+
+def _open(pipeline: Pipeline, preset: str | None, file: Path | None, settings: list[str] | None, name: str) -> Run:
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.pipeline.runs import open_run
+    from hpe_tasks.storage.s3 import make_client
+
+    places = Settings.from_environment()
+    return open_run(
+        read_config(preset, file, settings),
+        workspace=places.workspace,
+        cache=places.cache,
+        name=name,
+        s3=make_client,
+        signing_key=places.read_signing_key,
+        pipeline=pipeline.name,
+    )
+
+
+def _be_verbose(verbose: bool) -> None:
+    if verbose:
+        logging.getLogger("hpe_tasks").setLevel(logging.INFO)
+
+
+def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
+    from hpe_tasks.errors import HpeError
+
+    try:
+        for step in pipeline.ordered:
+            if not pipeline.skip_reason(step, run):
+                with nullcontext() if as_json else step_told(run, step.name):
+                    step(run)
+    except BaseException as error:
+        try:
+            _end(pipeline, run)
+            print_summary(run, as_json=as_json)
+        except HpeError as second:
+            logging.getLogger(__name__).warning("There is no report: %s", second)
+            raise error from None
+        told = {failure.message for failure in pipeline.failures(run)}
+        if as_json or not isinstance(error, HpeError) or error.message not in told:
+            raise
+        # The table has said it.
+        raise typer.Exit(exit_code(error)) from error
+    _end(pipeline, run)
+    if not print_summary(run, as_json=as_json):
+        raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _end(pipeline: Pipeline, run: Run) -> None:
+    for step in pipeline.last:
+        step(run)
+
+
+def _run_step(pipeline: Pipeline, name: str, run: Run, *, as_json: bool) -> None:
+    step = pipeline.by_name[name]
+    record = step(run)
+    if as_json:
+        print_json(record)
+    else:
+        from rich.console import Console
+
+        from hpe_tasks.report.summary import record_table
+
+        Console().print(record_table(name, record))
+    # A check that must stop the run has raised; a gate that refuses is a result.
+    if step.refused(record):
+        raise typer.Exit(EXIT_GATE_FAILED)

@@ -1,0 +1,95 @@
+"""Commands of the pipelines and their steps, read from the source: `hpe --help` answers without importing them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_LIST = ("hpe_tasks.pipeline.pipelines", "PIPELINES")
+
+
+@dataclass(frozen=True)
+class ListedPipeline:
+    """What the command line shows of a pipeline.
+
+    Attributes:
+        steps: (name, what it does), in their order.
+    """
+
+    name: str
+    command: str
+    summary: str
+    steps: tuple[tuple[str, str], ...]
+
+
+@cache
+def listed_pipelines() -> tuple[ListedPipeline, ...]:
+    """The pipelines of `hpe_tasks.pipeline.pipelines`."""
+    module, name = _LIST
+    return tuple(_pipeline(*_origin(module, one)) for one in _elements(_value(module, name)))
+
+
+def _pipeline(module: str, name: str) -> ListedPipeline:
+    call = _value(module, name)
+    if not isinstance(call, ast.Call):
+        raise TypeError(f"{module}.{name} is not written as a call of Pipeline")
+    given = {str(keyword.arg): keyword.value for keyword in call.keywords}
+    texts = {key: _text(module, given[key]) for key in ("name", "command", "summary")}
+    return ListedPipeline(**texts, steps=tuple(_step(*_origin(module, one)) for one in _elements(given["steps"])))
+
+
+def _step(module: str, name: str) -> tuple[str, str]:
+    function = next(n for n in _tree(module).body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return name, " ".join((ast.get_docstring(function) or name).partition("\n\n")[0].split())
+
+
+def _text(module: str, node: ast.expr) -> str:
+    while not isinstance(node, ast.Constant):
+        module, name = _origin(module, node)
+        node = _value(module, name)
+    return str(node.value)
+
+
+def _elements(node: ast.expr) -> Iterator[ast.expr]:
+    if not isinstance(node, ast.Tuple):
+        raise TypeError("the pipelines and their steps are written as tuples")
+    yield from node.elts
+
+
+def _origin(module: str, node: ast.expr) -> tuple[str, str]:
+    """The module in which a name of this one, such as `steps.gate`, gets its value, and the name there."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return ".".join(_imported(module, node.value.id)), node.attr
+    if isinstance(node, ast.Name):
+        return _imported(module, node.id) or (module, node.id)
+    raise SyntaxError(f"{module} holds {ast.unparse(node)}, which is not a name")
+
+
+def _imported(module: str, name: str) -> tuple[str, str] | tuple[()]:
+    for statement in _tree(module).body:
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                if (alias.asname or alias.name) == name:
+                    return str(statement.module), alias.name
+    return ()
+
+
+def _value(module: str, name: str) -> ast.expr:
+    for statement in _tree(module).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            value: ast.expr | None = statement.value  # type: ignore[attr-defined]
+            if value is not None:
+                return value
+    raise SyntaxError(f"{module} gives {name} no value")
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(_ROOT.joinpath(*module.split(".")).with_suffix(".py").read_bytes())

@@ -1,0 +1,154 @@
+"""A pipeline: its steps in their order, and all that follows from them.
+
+The command line, the DAG, the collected records and the report are made from this object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hpe_tasks.errors import BelowFloorError, HpeError
+from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.step import Results, Step, never_skipped
+from hpe_tasks.records import StepFailure, StepOutcome, StepState
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps that make up a run.
+
+    Attributes:
+        name: Of its DAG, and of its runs.
+        command: Of the command line that runs all of it.
+        summary: What a run of it does, in a sentence.
+        steps: In the order in which a single process runs them: each after those that it needs or follows.
+    """
+
+    name: str
+    command: str
+    summary: str
+    steps: tuple[Step[Any], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse steps that could not run in this order."""
+        earlier: list[Step[Any]] = []
+        for step in self.steps:
+            if any(step.name == other.name for other in earlier):
+                raise ValueError(f"{self.name} holds two steps that are called {step.name}")
+            # What a step only follows need not be in the pipeline.
+            followed = (other for other in step.follows if other in self.steps)
+            for other in (*step.needs, *step.after, *followed):
+                if other not in earlier:
+                    raise ValueError(f"in {self.name} the step {step.name} stands before {other.name}")
+            earlier.append(step)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Step[Any]]:
+        """The steps by their names."""
+        return {step.name: step for step in self.steps}
+
+    @property
+    def ordered(self) -> tuple[Step[Any], ...]:
+        """The steps that run one after the other, without those that run at the end whatever came."""
+        return tuple(step for step in self.steps if not step.whatever_came)
+
+    @property
+    def last(self) -> tuple[Step[Any], ...]:
+        """The steps that run at the end whatever came."""
+        return tuple(step for step in self.steps if step.whatever_came)
+
+    def skip_reason(self, step: Step[Any], results: Results) -> str:
+        """Why a step is left out of a run: by its own rule or that of a step that it needs; empty where it is not."""
+        for one in (step, *self._needed_by(step)):
+            reason = one.skip(results)
+            if reason:
+                return reason
+        return ""
+
+    def may_skip(self, step: Step[Any]) -> bool:
+        """Whether a step has a rule of its own for being left out."""
+        return step.skip is not never_skipped
+
+    def _needed_by(self, step: Step[Any]) -> Iterator[Step[Any]]:
+        for other in (*step.needs, *step.after):
+            yield other
+            yield from self._needed_by(other)
+
+    def upstream(self, step: Step[Any]) -> tuple[Step[Any], ...]:
+        """The steps that a step waits for, without those that others of them wait for in any case.
+
+        A step that runs whatever came waits for the ends of all branches.
+        """
+        if step.whatever_came:
+            return self._ends()
+        hard = (*step.needs, *step.after)
+        implied = {far for near in hard for far in self._needed_by(near)}
+        wanted = {*hard, *step.follows} - implied
+        return tuple(other for other in self.steps if other in wanted)
+
+    def _ends(self) -> tuple[Step[Any], ...]:
+        """Where branches end: steps that none waits for, and the last of those that others run beside."""
+        earlier = {step: set(self._earlier(step)) for step in self.ordered}
+
+        def apart(one: Step[Any], other: Step[Any]) -> bool:
+            return one is not other and one not in earlier[other] and other not in earlier[one]
+
+        beside = {one for one in self.ordered if any(apart(one, other) for other in self.ordered)}
+        return tuple(
+            one
+            for one in self.ordered
+            if not any(one in earlier[other] and (one not in beside or other in beside) for other in self.ordered)
+        )
+
+    def _earlier(self, step: Step[Any]) -> Iterator[Step[Any]]:
+        for other in (*step.needs, *step.after, *step.follows):
+            yield other
+            yield from self._earlier(other)
+
+    def failures(self, run: Run) -> tuple[StepFailure, ...]:
+        """Why steps failed, in their order; without those that an earlier step's new result has outdated."""
+        failures = ((step, run.failure(step.name)) for step in self.steps)
+        return tuple(failure for step, failure in failures if failure is not None and not _outdated(run, step, failure))
+
+    def outcomes(self, results: Results, failures: Sequence[StepFailure]) -> tuple[StepOutcome, ...]:
+        """How each step went. A failure counts more than a result of an earlier attempt."""
+        # A later step that was started all the same has been refused for the same reason, which is told once.
+        failed = {failure.step: failure for failure in failures if failure.error != BelowFloorError.__name__}
+        records = {step: results.find(step) for step in self.ordered}
+        outcomes = []
+        for place, step in enumerate(self.ordered):
+            failure, record = failed.get(step.name), records[step]
+            state: StepState = "not_run"
+            if failure is not None:
+                state = "failed"
+            elif record is not None:
+                state = _state_of(step, record)
+            elif self.skip_reason(step, results) or self._left_out(step, place, records):
+                state = "skipped"
+            outcomes.append(StepOutcome(name=step.name, title=step.title, state=state, failure=failure))
+        return tuple(outcomes)
+
+    def _left_out(self, step: Step[Any], place: int, records: Mapping[Step[Any], Any]) -> bool:
+        """Whether the run has gone on without a step that no other needs: it was begun at a later one."""
+        others = self.ordered[place + 1 :]
+        wanted = any(step in (*other.needs, *other.after) for other in others)
+        return not wanted and any(records[other] is not None for other in others)
+
+
+def _state_of(step: Step[Any], record: Any) -> StepState:
+    """How a step went that has left a record."""
+    if step.refused(record):
+        return "refused"
+    try:
+        step.accept(record)
+    except HpeError:
+        return "failed"
+    return "done"
+
+
+def _outdated(run: Run, step: Step[Any], failure: StepFailure) -> bool:
+    inputs = (run.pointer(other.name) for other in (*step.needs, *step.after))
+    return any(pointer is not None and pointer.finished_at > failure.failed_at for pointer in inputs)

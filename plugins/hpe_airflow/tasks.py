@@ -1,0 +1,78 @@
+"""The tasks of a pipeline's DAG, made of its steps.
+
+What a step does, needs and skips is said by the pipeline; when and where it runs, and what Airflow shows of it, by the
+DAG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow.sdk import Asset, BaseOperatorLink, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from hpe_airflow.links import with_links
+from hpe_airflow.runs import open_run_from_context
+from hpe_tasks.pipeline.pipeline import Pipeline
+from hpe_tasks.pipeline.step import Step
+
+_AFTER_WHAT_MAY_BE_SKIPPED = "none_failed_min_one_success"
+
+
+@dataclass(frozen=True)
+class TaskRules:
+    """What the DAG says of one step's task.
+
+    Attributes:
+        arguments: Of `@task`, such as `queue`, `pool` and `execution_timeout`.
+        links: Buttons on the task's page.
+        asset: What changes when the task succeeds.
+        event: Fields of the step's record that the asset's event carries.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    links: tuple[BaseOperatorLink, ...] = ()
+    asset: Asset | None = None
+    event: frozenset[str] = frozenset()
+
+
+def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
+    """Add a task for each step of a pipeline to the DAG that is being made, in the order that the steps ask for.
+
+    A step that runs whatever came becomes a teardown: it leaves the run's state to the others. (With
+    on_failure_fail_dagrun Airflow takes its success for the run's.)
+
+    Args:
+        pipeline: The steps.
+        rules: For steps whose tasks are not as all others.
+    """
+    outputs = {step: _task(pipeline, step, rules.get(step, TaskRules())) for step in pipeline.steps}
+    for step, output in outputs.items():
+        upstream = [outputs[other] for other in pipeline.upstream(step)]
+        if upstream:
+            upstream >> (output.as_teardown() if step.whatever_came else output)
+
+
+def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
+    arguments = {"doc_md": step.summary, **rules.arguments}
+    # A step that is left out is no reason to leave out what only follows it.
+    if any(pipeline.may_skip(other) for other in step.follows):
+        arguments["trigger_rule"] = _AFTER_WHAT_MAY_BE_SKIPPED
+    if rules.asset is not None:
+        arguments["outlets"] = [rules.asset]
+
+    @task(task_id=step.name, **arguments)
+    def run_step(*, ti: Any = None, outlet_events: Any = None) -> str:
+        run = open_run_from_context()
+        reason = pipeline.skip_reason(step, run)
+        if reason:
+            ti.xcom_push("reason", reason)
+            raise AirflowSkipException(f"{step.name} is left out: {reason}")
+        record = step(run)
+        if rules.asset is not None:
+            outlet_events[rules.asset].extra = record.model_dump(include=set(rules.event))
+        return step.tell(record)
+
+    return with_links(run_step(), *rules.links)

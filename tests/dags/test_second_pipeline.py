@@ -1,0 +1,142 @@
+"""A second pipeline takes three files: its module, a line where pipelines are listed, and its DAG."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PIPELINE = '''"""Data and checkpoint alone: what a run would start from."""
+
+from __future__ import annotations
+
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.pipeline import Pipeline
+from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.step import Results, step
+from hpe_tasks.records import RunReport
+from hpe_tasks.storage.workspace import Scratch
+
+
+def _small(results: Results) -> str:
+    fetched = results.find(steps.fetch_dataset)
+    return "" if fetched is None or fetched.num_files > 2 else f"{fetched.num_files} files are nothing to list."
+
+
+@step(RunReport, "List", needs=(steps.fetch_dataset, steps.fetch_checkpoint), skip=_small, tell=lambda r: r.html.sha256)
+def list_inputs(run: Run, scratch: Scratch) -> RunReport:
+    """List what a run would start from."""
+    file = scratch.path / "inputs.html"
+    file.write_text(f"{run.result(steps.fetch_dataset).num_files} files")
+    return RunReport(html=scratch.artifact(file))
+
+
+INPUTS = Pipeline(
+    name="hpe_inputs",
+    command="inputs",
+    summary="Fetch what a run would start from.",
+    steps=(steps.fetch_checkpoint, steps.fetch_dataset, list_inputs),
+)
+'''
+
+DAG = '''"""The DAG `hpe_inputs`."""
+
+from airflow.sdk import dag
+from hpe_airflow.params_form import form_params
+from hpe_airflow.tasks import add_tasks
+
+from hpe_tasks.pipeline.inputs_only import INPUTS
+
+
+@dag(dag_id=INPUTS.name, params=form_params())
+def hpe_inputs() -> None:
+    add_tasks(INPUTS, {})
+
+
+hpe_inputs()
+'''
+
+LOOK = """
+import json, sys
+sys.path.insert(0, "plugins")
+from typer.main import get_command
+from hpe_tasks.cli.app import app
+from hpe_airflow.trigger_check import _is_trigger
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag("dags")
+print(json.dumps({
+    "commands": sorted(get_command(app).commands),
+    "checked": [_is_trigger(f"/api/v2/dags/{name}/dagRuns") for name in ("hpe_requantize", "hpe_inputs", "another")],
+    "errors": list(bag.import_errors.values()),
+    "tasks": {task.task_id: sorted(task.upstream_task_ids) for task in bag.dags["hpe_inputs"].tasks},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a second pipeline, in three files."""
+    tree = tmp_path_factory.mktemp("tree")
+    for name in ("hpe_tasks", "plugins", "dags"):
+        shutil.copytree(repository / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "hpe_tasks/pipeline/inputs_only.py").write_text(PIPELINE)
+    (tree / "dags/hpe_inputs.py").write_text(DAG)
+    listed = tree / "hpe_tasks/pipeline/pipelines.py"
+    text = listed.read_text().replace("= (REQUANTIZE,)", "= (REQUANTIZE, INPUTS)")
+    listed.write_text(
+        text.replace(
+            "from hpe_tasks.pipeline.requantize",
+            "from hpe_tasks.pipeline.inputs_only import INPUTS\nfrom hpe_tasks.pipeline.requantize",
+        )
+    )
+    return tree
+
+
+def python(tree: Path, *arguments: str, status: int = 0) -> str:
+    places = {"HPE_WORKSPACE": (tree / "workspace").as_uri(), "HPE_CACHE": str(tree / "cache")}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=os.environ | places | {"PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.usefixtures("dag_bag")
+def test_commands_trigger_check_and_dag_are_made_of_it(tree: Path) -> None:
+    found: dict[str, Any] = json.loads(python(tree, "-c", LOOK).splitlines()[-1])
+    assert {"run", "inputs", "list-inputs", "fetch-dataset"} <= set(found["commands"])
+    assert found["checked"] == [True, True, False]
+    assert found["errors"] == []
+    assert found["tasks"] == {
+        "fetch_checkpoint": [],
+        "fetch_dataset": [],
+        "list_inputs": ["fetch_checkpoint", "fetch_dataset"],
+    }
+
+
+def test_its_command_runs_its_steps_and_its_step_is_a_command(tree: Path, tmp_path: Path) -> None:
+    from tiny_inputs import tiny_settings
+
+    settings = tiny_settings(tmp_path)
+    preset = settings.pop("preset")
+    asked = ["--preset", preset, *(f"--set={key}={json.dumps(value)}" for key, value in settings.items())]
+    assert "List what a run would start from." in python(tree, "-m", "hpe_tasks", "list-inputs", "--help")
+    # Nothing was judged, so that its exit status is 1.
+    told = json.loads(python(tree, "-m", "hpe_tasks", "inputs", "--json", *asked, status=1))
+    assert [(step["name"], step["state"]) for step in told["steps"]] == [
+        ("fetch_checkpoint", "done"),
+        ("fetch_dataset", "done"),
+        ("list_inputs", "done"),
+    ]
+    assert told["dataset"]["num_files"] > 2
