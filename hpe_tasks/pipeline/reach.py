@@ -1,14 +1,37 @@
-"""Which code a stored result depends on."""
+"""Which of this package's code a step can reach, and a digest of it: what a stored result depends on.
+
+The source is read, nothing is imported. Of a module that a step's function imports, at the top of its own module or
+while it runs, everything counts, and so do the modules that it imports in turn, and the data files that lie beside them
+or that they name. Of a module that defines steps only what the function itself uses counts: its neighbours' bodies do
+not. What changes no result is left out: comments, docstrings, and the descriptions of settings.
+"""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib.metadata
-from collections.abc import Callable
-from functools import cache
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from hpe_tasks.storage.files import digest_of
+from hpe_tasks.storage.files import digest_of, sha256_file
+
+_PACKAGE = Path(__file__).parents[1]
+
+_MACHINERY = "hpe_tasks.pipeline.step"
+"""What runs every step: how inputs are found, and how results are kept."""
+
+_DECORATOR = "step"
+
+_RULES_THAT_DECIDE = ("settings",)
+"""Arguments of the decorator that decide the outcome; the others decide whether, when and under which name it runs."""
+
+_FINDS_MODULES = {"import_module", "__import__", "iter_modules", "walk_packages"}
 
 _DECIDING_LIBRARIES = {
     *("aimet-torch", "aimet-onnx", "torch", "torchvision", "onnx", "onnxruntime"),
@@ -18,9 +41,363 @@ _DECIDING_LIBRARIES = {
 
 
 @cache
-def code_version(_: Callable[..., Any]) -> str:
-    """Digest of this package's source and of the libraries that decide results: other code, other keys."""
-    package = Path(__file__).parents[1]
-    sources = {str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in sorted(package.rglob("*.py"))}
-    installed = {d.name: d.version for d in importlib.metadata.distributions() if d.name in _DECIDING_LIBRARIES}
-    return digest_of([sources, installed])
+def code_version(body: Callable[..., Any]) -> str:
+    """Digest of the code that a step's function can reach, and of the libraries that decide results."""
+    return digest_of([reach_of(body).parts, _libraries()])
+
+
+@cache
+def reach_of(body: Callable[..., Any]) -> Reach:
+    """What a step's function can reach."""
+    graph = _own_source()
+    module, name = body.__module__, body.__qualname__
+    if module in graph.modules and name in graph.modules[module].bound:
+        return graph.reach((module, name), whole=(_MACHINERY,))
+    # A step of another package, or one that a function has made: the whole file counts.
+    file = Path(inspect.getsourcefile(body) or sys.modules[module].__file__ or "")
+    return graph.reach_from_file(file, whole=(_MACHINERY,))
+
+
+@cache
+def _own_source() -> Source:
+    return Source(_PACKAGE)
+
+
+@cache
+def _libraries() -> dict[str, str]:
+    return {d.name: d.version for d in importlib.metadata.distributions() if d.name in _DECIDING_LIBRARIES}
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a function can reach.
+
+    Attributes:
+        parts: Digest of each part: a module by its name, a part of one as `module:name`, a data file by its path.
+        modules: The modules that these are, or are parts of.
+        files: The data files.
+    """
+
+    parts: dict[str, str]
+    modules: frozenset[str]
+    files: frozenset[Path]
+
+
+class Source:
+    """The source of a package.
+
+    Args:
+        package: Its folder.
+    """
+
+    def __init__(self, package: Path) -> None:
+        self.package = package
+        self.modules = {
+            name: Module(name, path, is_package=path.name == "__init__.py")
+            for path in sorted(package.rglob("*.py"))
+            for name in (_name_of(path, package),)
+        }
+        self.data = tuple(path for path in sorted(package.rglob("*")) if _is_data(path))
+
+    def reach(self, function: tuple[str, str], *, whole: tuple[str, ...] = ()) -> Reach:
+        """What a function, given by its module and its name there, can reach, with some whole modules."""
+        walk = _Walk(self)
+        walk.use(*function, root=True)
+        for name in whole:
+            walk.enter(name)
+        return walk.result()
+
+    def reach_from_file(self, file: Path, *, whole: tuple[str, ...] = ()) -> Reach:
+        """What a file outside of the package can reach in it, and the file itself."""
+        walk, module = _Walk(self), Module(file.stem, file, is_package=False)
+        walk.parts[file.name] = module.digest
+        for imported in module.mentions.imports:
+            walk.follow(imported)
+        for name in whole:
+            walk.enter(name)
+        return walk.result()
+
+    def has(self, name: str) -> bool:
+        """Whether there is a module of this name."""
+        return name in self.modules
+
+    def below(self, package: str) -> Iterator[str]:
+        """The modules of a package, and of those inside it."""
+        return (name for name in self.modules if name.startswith(f"{package}."))
+
+
+@dataclass
+class Module:
+    """One file, parsed when it is first asked for."""
+
+    name: str
+    path: Path
+    is_package: bool
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """Its syntax, without what changes no result."""
+        tree = ast.parse(self.path.read_bytes(), str(self.path))
+        _Bare().visit(tree)
+        return tree
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that it says."""
+        return _digest(self.tree)
+
+    @cached_property
+    def package(self) -> str:
+        """The package that relative imports start from."""
+        return self.name if self.is_package else self.name.rpartition(".")[0]
+
+    @cached_property
+    def bound(self) -> dict[str, list[ast.stmt]]:
+        """Its statements by the names that they give values to; those that give none are under the empty name."""
+        bound: dict[str, list[ast.stmt]] = {}
+        for statement in self.tree.body:
+            for name in _names_bound(statement) or [""]:
+                bound.setdefault(name, []).append(statement)
+        return bound
+
+    @cached_property
+    def defines_steps(self) -> bool:
+        """Whether it holds steps, whose bodies are looked at one by one."""
+        return any(_step_call(statement) is not None for statement in self.tree.body)
+
+    @cached_property
+    def mentions(self) -> Mentions:
+        """What all of it imports and names."""
+        return _mentions(self, self.tree)
+
+
+@dataclass(frozen=True)
+class Import:
+    """An imported module; `name` is what is taken from it, and empty where that is the module itself."""
+
+    module: str
+    name: str = ""
+    known_as: str = ""
+
+
+@dataclass(frozen=True)
+class Mentions:
+    """What a piece of a module imports and names.
+
+    Attributes:
+        texts: Its constant texts.
+        looks_for_modules: Whether it imports what only the running program knows.
+    """
+
+    imports: tuple[Import, ...]
+    texts: frozenset[str]
+    looks_for_modules: bool
+
+
+class _Walk:
+    """From a function on, everything that can be reached, each part once."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.parts: dict[str, str] = {}
+        self.entered: set[str] = set()
+
+    def use(self, module_name: str, name: str, *, root: bool = False) -> None:
+        """A name of a module that defines steps, with all that its value is made of."""
+        module, part = self.source.modules[module_name], f"{module_name}:{name}"
+        if part in self.parts or name not in module.bound:
+            return
+        if self._is_step(module, name) and not root:
+            return  # only a handle: what that step does reaches the asking one as a record
+        self.parts[part] = ""
+        self._parents(module_name)
+        digests = []
+        for statement in module.bound[name]:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                for imported in _imports(module, statement):
+                    if imported.known_as == name:
+                        self.follow(imported)
+                continue
+            nodes = _outcome_of(statement)
+            digests += [_digest(node) for node in nodes]
+            for node in nodes:
+                self._within(module, node)
+        self.parts[part] = digest_of(digests)
+        if name:
+            self.use(module_name, "")
+
+    def _within(self, module: Module, node: ast.AST) -> None:
+        self._follow_all(module, _mentions(module, node))
+        called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.Name):
+                self.use(module.name, inner.id, root=inner.id in called and self._is_step(module, inner.id))
+
+    def _is_step(self, module: Module, name: str) -> bool:
+        return any(_step_call(statement) is not None for statement in module.bound.get(name, ()))
+
+    def follow(self, imported: Import) -> None:
+        """What an import makes reachable."""
+        submodule = f"{imported.module}.{imported.name}"
+        if imported.name and self.source.has(submodule):
+            self.enter(submodule)
+        elif not self.source.has(imported.module):
+            return
+        elif imported.name and self.source.modules[imported.module].defines_steps:
+            self.use(imported.module, imported.name)
+        else:
+            self.enter(imported.module)
+
+    def enter(self, name: str) -> None:
+        """A whole module, and what it imports."""
+        if name in self.entered or not self.source.has(name):
+            return
+        self.entered.add(name)
+        module = self.source.modules[name]
+        self.parts[name] = module.digest
+        self._parents(name)
+        self._follow_all(module, module.mentions)
+
+    def _follow_all(self, module: Module, mentions: Mentions) -> None:
+        for imported in mentions.imports:
+            self.follow(imported)
+        for text in mentions.texts:
+            self.enter(text)
+        if mentions.looks_for_modules:
+            for name in tuple(self.source.below(module.package)):
+                self.enter(name)
+
+    def _parents(self, name: str) -> None:
+        """The packages that a module is in: importing it runs them.
+
+        Without the outermost: that is the public surface, which imports for its users what the modules inside have.
+        """
+        package = name.rpartition(".")[0]
+        if "." in package:
+            self.enter(package)
+
+    def result(self) -> Reach:
+        """All of it, with the data files."""
+        known = self.source.modules
+        modules = frozenset(name for name in (part.partition(":")[0] for part in self.parts) if name in known)
+        files = frozenset(file for file in self.source.data if self._reads(file, modules))
+        package = self.source.package
+        parts = self.parts | {file.relative_to(package).as_posix(): sha256_file(file) for file in files}
+        return Reach(parts, modules, files)
+
+    def _reads(self, file: Path, modules: frozenset[str]) -> bool:
+        """Whether the package that the file lies in is reached, or one of the modules names it.
+
+        What lies beside the outermost package counts where it is named, or everywhere if nothing names it.
+        """
+        owner, package = file.parent, self.source.package
+        while not (owner / "__init__.py").is_file():
+            owner = owner.parent
+        if owner != package:
+            return _name_of(owner / "__init__.py", package) in modules or self._named(file, modules)
+        return self._named(file, modules) or not self._named(file, frozenset(self.source.modules))
+
+    def _named(self, file: Path, modules: frozenset[str]) -> bool:
+        return any(file.name in self.source.modules[name].mentions.texts for name in modules)
+
+
+def _is_data(path: Path) -> bool:
+    return path.is_file() and path.suffix not in (".py", ".pyc", ".so")
+
+
+def _name_of(path: Path, package: Path) -> str:
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes away what changes no result: docstrings and other loose texts, and what settings say of themselves."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "Field":
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in ("description", "title")]
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        if _last_name(node.test) == "TYPE_CHECKING":
+            return ast.copy_location(ast.If(node.test, [ast.copy_location(ast.Pass(), node)], node.orelse), node)
+        return self.generic_visit(node)
+
+
+def _digest(node: ast.AST) -> str:
+    return hashlib.sha256(ast.dump(node).encode()).hexdigest()
+
+
+def _last_name(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _looks_for_modules(call: ast.Call) -> bool:
+    """Whether a call imports what only the running program knows."""
+    if _last_name(call.func) not in _FINDS_MODULES:
+        return False
+    first = call.args[0] if call.args else None
+    whole_name = isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith(".")
+    return not whole_name
+
+
+def _names_bound(statement: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module gives values to."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [(alias.asname or alias.name).partition(".")[0] for alias in statement.names]
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+    return []
+
+
+def _mentions(module: Module, node: ast.AST) -> Mentions:
+    imports: list[Import] = []
+    texts, looks = set(), False
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Import | ast.ImportFrom):
+            imports += _imports(module, inner)
+        elif isinstance(inner, ast.Constant):
+            texts |= {inner.value} if isinstance(inner.value, str) else set()
+        elif isinstance(inner, ast.Call):
+            looks = looks or _looks_for_modules(inner)
+    return Mentions(tuple(imports), frozenset(texts), looks)
+
+
+def _imports(module: Module, statement: ast.Import | ast.ImportFrom) -> list[Import]:
+    """What one statement imports."""
+    if isinstance(statement, ast.Import):
+        # `import a.b` gives the name `a`, and makes `a.b` reachable through it.
+        return [Import(alias.name, "", (alias.asname or alias.name).partition(".")[0]) for alias in statement.names]
+    base = statement.module or ""
+    if statement.level:
+        start = module.package.split(".")
+        above = ".".join(start[: len(start) - statement.level + 1])
+        base = f"{above}.{base}".rstrip(".")
+    names = [("" if alias.name == "*" else alias.name, alias.asname or alias.name) for alias in statement.names]
+    return [Import(base, name, known_as) for name, known_as in names]
+
+
+def _step_call(statement: ast.stmt) -> ast.Call | None:
+    """The decorator that makes a step of a function; None of any other statement."""
+    if not isinstance(statement, ast.FunctionDef):
+        return None
+    calls = [d for d in statement.decorator_list if isinstance(d, ast.Call) and _last_name(d.func) == _DECORATOR]
+    return calls[0] if calls else None
+
+
+def _outcome_of(statement: ast.stmt) -> list[ast.AST]:
+    """The parts of a definition that decide what it does: of a step its function, and some of the rules."""
+    call = _step_call(statement)
+    if call is None or not isinstance(statement, ast.FunctionDef):
+        return [statement]
+    rules = [keyword.value for keyword in call.keywords if keyword.arg in _RULES_THAT_DECIDE]
+    returns = [] if statement.returns is None else [statement.returns]
+    return [statement.args, *returns, *statement.body, *rules]
