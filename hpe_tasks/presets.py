@@ -37,6 +37,7 @@ class Preset:
 
 
 _REPLACED = {
+    "gate.metric": "Leave it out: dataset.kind says what is judged, AP of `coco` and PCKh of `mpii`.",
     "recipe.reduce_range": "Leave it out: recipe.saturation_free, on by default, keeps sums in range and costs less.",
 }
 """Settings that users may still have in their files, and what does their work now."""
@@ -223,7 +224,6 @@ PRESETS: dict[str, Preset] = {
             "dataset": {"kind": "mpii", "min_persons": 2000},
             "evaluation": {"flip_test": True},
             "gate": {
-                "metric": "pckh",
                 "min_pckh": 86.0,
                 "min_int8_mac_share": _MIN_INT8_MAC_SHARE,
                 "max_size_mb": _LARGEST_RESNET_MB,
@@ -381,6 +381,11 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"The configuration file {file} does not hold settings.", hint="See `hpe presets --show NAME`."
         )
+    for key, hint in _REPLACED.items():
+        section, _, leaf = key.partition(".")
+        values = loaded.get(section)
+        if isinstance(values, Mapping) and leaf in values:
+            raise ConfigError(f"There is no setting {key!r} any more, which is in {file}.", hint=hint)
     for name in sorted({key.partition(".")[0] for key in config_keys() if "." in key}):
         value = loaded.get(name, {})
         if not isinstance(value, Mapping) and not (name == "recipe" and isinstance(value, str)):

@@ -248,7 +248,7 @@ def complete(
             arm64=FamilyProof(unproved_layers=0, smallest_margin=255, tightest_layer="Conv /stem"),
         ),
     )
-    decision = decide(config.gate, fp32, quantized, exported)
+    decision = decide(config.gate, fp32, quantized, exported, metric=config.dataset.metric)
     published = PublishedModel(
         registry=config.destination.registry,
         name=config.destination.name,
@@ -302,7 +302,9 @@ def complete(
             data_docs=artifact("data_docs.html", 200_000),
         ),
         fp32=fp32,
-        fp32_check=Fp32Check(passed=True, metric=config.gate.metric, observed=0.681, limit=0.6, reason="It is enough"),
+        fp32_check=Fp32Check(
+            passed=True, metric=config.dataset.metric, observed=0.681, limit=0.6, reason="It is enough"
+        ),
         quantized=QuantizedModel(
             recipe=config.recipe,
             model=artifact("quantized.safetensors", 2_290_000),
@@ -535,7 +537,7 @@ def _remeasured(config: RunConfig, reports: dict[str, EvaluationReport], shape: 
     exported = run.exported.model_copy(
         update={"inputs": (TensorSpec(name="image", dtype="float32", shape=("batch", 3, *shape)),)}
     )
-    decision = decide(config.gate, reports["fp32"], quantized, exported)
+    decision = decide(config.gate, reports["fp32"], quantized, exported, metric=config.dataset.metric)
     return replace(
         run,
         exported=exported,

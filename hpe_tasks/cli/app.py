@@ -151,8 +151,6 @@ def evaluate(
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
     given = read_values(settings)
-    if given.get("dataset.kind") == "mpii":
-        extra["gate.metric"] = "pckh"
     asked = read_config(preset, config, settings, **extra)
     by_user, by_preset = given_keys(preset, config, given)
     split = split or ("val" if dataset == "sample" else None)

@@ -6,7 +6,7 @@ models, so a field's title, description and bounds are written here once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -178,6 +178,12 @@ _USUAL_SPLITS: dict[DatasetKind, tuple[str, str]] = {"coco": ("train2017", "val2
 """The splits for calibration and for evaluation that a data set of each kind usually has."""
 
 
+MetricKey = Literal["ap", "pckh"]
+"""What a model is judged by: COCO's AP in [0, 1], or MPII's mean PCKh at 0.5 in percent."""
+
+_JUDGED_BY: dict[DatasetKind, MetricKey] = {"coco": "ap", "mpii": "pckh"}
+
+
 class DatasetConfig(Frozen):
     """A data set of people with labelled joints.
 
@@ -240,6 +246,11 @@ class DatasetConfig(Frozen):
         description="Fewest persons with visible joints that the evaluation split must hold, and that a model must be "
         "measured on to pass the gate: a smaller subset never does.",
     )
+
+    @property
+    def metric(self) -> MetricKey:
+        """The figure that a model is judged by on such data."""
+        return _JUDGED_BY[self.kind]
 
     @model_validator(mode="before")
     @classmethod
@@ -350,9 +361,6 @@ class GateLimits(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    metric: Literal["ap", "pckh"] = Field(
-        default="ap", description="What is judged: COCO's AP in [0, 1], or MPII's mean PCKh at 0.5 in percent."
-    )
     min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest COCO AP of the exported file.")
     max_ap_drop: float = Field(
         default=0.02, ge=0, le=1, description="Largest loss of AP from the FP32 model to the exported file."
@@ -395,6 +403,14 @@ class GateLimits(Frozen):
         description="How many times as fast as FP32 the exported file must be in onnxruntime with one thread on the "
         "machine that measures; empty: not judged. A measurement that is too noisy to tell fails.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_metric(cls, values: Any) -> Any:
+        """The setting that repeated which figure the data set is judged by: older runs have it recorded."""
+        if isinstance(values, dict) and values.get("metric") in get_args(MetricKey):
+            return {key: value for key, value in values.items() if key != "metric"}
+        return values
 
 
 Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]
@@ -448,11 +464,6 @@ class RunConfig(Frozen):
             raise ValueError(
                 f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
                 "a model must not be calibrated on the images that judge it"
-            )
-        metric = "pckh" if self.dataset.kind == "mpii" else "ap"
-        if self.gate.metric != metric:
-            raise ValueError(
-                f"gate.metric is {self.gate.metric!r}, but a data set of kind {self.dataset.kind!r} gives {metric!r}"
             )
         if self.model.codec == "paf" and (self.dataset.kind == "mpii" or self.dataset.boxes is not None):
             raise ValueError("codec 'paf' finds people in whole images of a COCO data set: no boxes, no MPII")

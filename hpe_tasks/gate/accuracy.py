@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from hpe_tasks.config.run import GateLimits
+from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.records import CocoStats, EvaluationReport, PckhStats
-
-MetricKey = Literal["ap", "pckh"]
 
 FEW_PERSONS = 150
 """Below this many persons the same model's figure moves by more than the usual limits from sample to sample."""
@@ -159,6 +156,12 @@ UNITS: dict[str, Unit] = {
 """By the `unit` of a gate check; "AP" and "PCKh" have no unit that is worth showing."""
 
 
+def megabytes_text(size_bytes: int) -> str:
+    """A size in MB (1e6 bytes), with the decimals that its magnitude deserves."""
+    megabytes = size_bytes / 1e6
+    return f"{megabytes:.2f} MB" if megabytes < 10 else f"{megabytes:.1f} MB"
+
+
 @dataclass(frozen=True)
 class AccuracyLimits:
     """The limits of the gate that are in the judged metric's own unit."""
@@ -168,9 +171,9 @@ class AccuracyLimits:
     quantsim_gap: float
 
 
-def accuracy_limits(limits: GateLimits) -> AccuracyLimits:
+def accuracy_limits(limits: GateLimits, metric: MetricKey) -> AccuracyLimits:
     """The limits that count for the metric that is judged."""
-    if limits.metric == "ap":
+    if metric == "ap":
         return AccuracyLimits(limits.min_ap, limits.max_ap_drop, limits.max_quantsim_gap)
     return AccuracyLimits(limits.min_pckh, limits.max_pckh_drop, limits.max_quantsim_pckh_gap)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from hpe_tasks.config.run import GateLimits
+from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.gate.accuracy import METRICS, TOLERANCE, Metric, accuracy_limits, metric_of, sample_text
 from hpe_tasks.records import Diagnosis, EvaluationReport, Fp32Check
@@ -15,14 +15,19 @@ from hpe_tasks.records import Diagnosis, EvaluationReport, Fp32Check
 _STANDARD_ERRORS = 2.0
 
 
-def check_floor(limits: GateLimits, fp32: EvaluationReport) -> Fp32Check:
+def check_floor(limits: GateLimits, fp32: EvaluationReport, key: MetricKey) -> Fp32Check:
     """Judge the checkpoint's accuracy by the floor of the exported file's.
 
     What was measured on a subset of the split passes as long as the whole split may still reach the floor; an accuracy
     of zero does not, because such a checkpoint has nothing that a quantization could lose. A floor of zero asks for
     nothing but a number.
+
+    Args:
+        limits: The gate's.
+        fp32: Accuracy of the checkpoint.
+        key: The figure that is judged: `dataset.metric`.
     """
-    metric, limit = METRICS[limits.metric], accuracy_limits(limits).minimum
+    metric, limit = METRICS[key], accuracy_limits(limits, key).minimum
     setting, observed = f"gate.min_{metric.key}", fp32.accuracy
     name, sample = f"FP32 {metric.name}", sample_text(fp32)
     if observed is None or math.isnan(observed) or metric_of(fp32.stats) != metric:

@@ -303,8 +303,10 @@ def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
 
 def _floor(config: RunConfig) -> list[Any]:
     """The part of the configuration that decides what is asked of the checkpoint before quantization."""
-    limits = config.gate
-    return [limits.metric, limits.min_ap if limits.metric == "ap" else limits.min_pckh]
+    from hpe_tasks.gate.accuracy import accuracy_limits
+
+    metric = config.dataset.metric
+    return [metric, accuracy_limits(config.gate, metric).minimum]
 
 
 @step(
@@ -329,7 +331,7 @@ def check_fp32(run: Run, _: Scratch) -> Fp32Check:
     from hpe_tasks.quantization import best_device
 
     config = run.config
-    check = check_floor(config.gate, run.result(evaluate_fp32))
+    check = check_floor(config.gate, run.result(evaluate_fp32), config.dataset.metric)
     if check.passed or check.observed is None:
         if check.passed and check.observed is not None and check.observed < check.limit:
             log.warning("%s.", check.reason)
@@ -437,7 +439,7 @@ def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
 
 def _tells_speed(config: RunConfig, evaluation: QuantizedEvaluation) -> bool:
     """Whether a stored measurement of the speed tells what the gate asks; one that is too noisy is made again."""
-    from hpe_tasks.gate.decision import tells_speed
+    from hpe_tasks.gate.checks.cost import tells_speed
 
     return config.gate.min_speedup is None or tells_speed(config.gate.min_speedup, evaluation.latency)
 
@@ -484,7 +486,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     GateDecision,
     "Gate",
     needs=(evaluate_fp32, export_onnx, evaluate_quantized),
-    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.min_persons],
+    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.metric, c.dataset.min_persons],
     # The speed may have been measured again, for the same inputs.
     reusable=lambda c, _: c.gate.min_speedup is None,
     refused=lambda record: not record.passed,
@@ -501,6 +503,7 @@ def gate(run: Run, _: Scratch) -> GateDecision:
         run.result(evaluate_quantized),
         run.result(export_onnx),
         run.config.destination.processors,
+        metric=run.config.dataset.metric,
         min_persons=run.config.dataset.min_persons,
     )
 

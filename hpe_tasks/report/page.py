@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.gate.accuracy import UNITS, accuracy_limits, sample_text
+from hpe_tasks.gate.accuracy import UNITS, accuracy_limits, megabytes_text, sample_text
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import BOX_SOURCES, ComparedFigure
 from hpe_tasks.pose.drawing import CENTRE, LEFT, RIGHT
@@ -23,7 +23,6 @@ from hpe_tasks.report.records import (
     Verdict,
     comparison_text,
     measured_on,
-    megabytes_text,
     milliseconds_text,
     noise_text,
     notes_of,
@@ -243,7 +242,7 @@ def _tiles(records: RunRecords) -> Iterator[Tile]:
         )
     if records.drop is not None and fp32 is not None and onnx is not None:
         label = f"{metric.name} {'lost to' if records.drop >= 0 else 'gained by'} quantization"
-        allowed = metric.text(accuracy_limits(records.config.gate).drop)
+        allowed = metric.text(accuracy_limits(records.config.gate, metric.key).drop)
         note = f"FP32 {metric.text(fp32.accuracy)}, allowed loss {allowed}, {onnx.fingerprint.num_persons:,} persons"
         yield Tile(label, metric.text(abs(records.drop)), note, onnx.fingerprint.subset or fp32.fingerprint.subset)
     if exported is not None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.gate.accuracy import METRICS, UNITS, Metric, metric_of
+from hpe_tasks.gate.accuracy import METRICS, UNITS, Metric, megabytes_text, metric_of
 from hpe_tasks.gate.floor import diagnosis_text
 from hpe_tasks.gate.references import ComparedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
@@ -100,7 +100,7 @@ class RunRecords:
     @property
     def metric(self) -> Metric:
         """What the run is judged by."""
-        return METRICS[self.config.gate.metric]
+        return METRICS[self.config.dataset.metric]
 
     @property
     def drop(self) -> float | None:
@@ -206,12 +206,6 @@ def margin_of(check: GateCheck) -> float | None:
         return None
     room = check.observed - check.limit
     return room if check.comparison == "at_least" else -room
-
-
-def megabytes_text(size_bytes: int) -> str:
-    """A size in MB (1e6 bytes), with the decimals that its magnitude deserves."""
-    megabytes = size_bytes / 1e6
-    return f"{megabytes:.2f} MB" if megabytes < 10 else f"{megabytes:.1f} MB"
 
 
 def quantities_of(check: GateCheck) -> tuple[str, str, str]:

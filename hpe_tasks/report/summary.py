@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpe_tasks.config.run import Frozen
-from hpe_tasks.gate.accuracy import Metric, metric_of, sample_text
+from hpe_tasks.gate.accuracy import Metric, megabytes_text, metric_of, sample_text
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import Reference
 from hpe_tasks.records import (
@@ -35,7 +35,6 @@ from hpe_tasks.report.records import (
     comparison_text,
     cpu_text,
     measured_on,
-    megabytes_text,
     notes_of,
     publication_rows,
     published_text,

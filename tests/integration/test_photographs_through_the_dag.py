@@ -125,7 +125,6 @@ def test_a_real_model_is_judged_by_pckh(
         "dataset.kind": "mpii",
         "dataset.source": str(mpii),
         "dataset.min_persons": 5,
-        "gate.metric": "pckh",
         "gate.min_pckh": least,
         "gate.max_pckh_drop": 7.0,
         "gate.max_quantsim_pckh_gap": 7.0,

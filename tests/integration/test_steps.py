@@ -96,7 +96,6 @@ def test_unreadable_images_up_to_a_share(
         "dataset.source": str(root),
         "dataset.min_persons": 5,
         "evaluation.max_failed_images": share,
-        "gate.metric": "pckh",
         "gate.min_pckh": 0,
     }
     run = open_at(tmp_path, settings)

@@ -47,7 +47,6 @@ def test_an_untouched_form_is_the_sample_preset() -> None:
         pytest.param("dataset.valid_images", {"type": ["string", "null"], "minLength": 1}, id="optional text"),
         pytest.param("dataset.images_by_url", {"enum": [None, "true", "false"]}, id="yes or no"),
         pytest.param("evaluation.max_failed_images", {"minimum": 0, "exclusiveMaximum": 1}, id="share"),
-        pytest.param("gate.metric", {"enum": [None, "ap", "pckh"]}, id="metric"),
         pytest.param("destination.channel", {"section": "Destination"}, id="section"),
     ],
 )

@@ -5,13 +5,13 @@ from types import ModuleType
 
 import pytest
 
-from hpe_tasks.config.run import GateLimits
+from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.errors import BadInputError, BelowFloorError
 from hpe_tasks.gate.floor import check_floor, next_step, refuse_below_floor
 from hpe_tasks.records import Diagnosis, Fp32Check, TriedMistake
 
 AP = GateLimits(min_ap=0.6)
-PCKH = GateLimits(metric="pckh", min_pckh=80)
+PCKH = GateLimits(min_pckh=80)
 SUBSET = {"subset": True, "num_images": 20, "num_persons": 48}
 """Two standard errors of 0.6 are 0.141."""
 
@@ -39,7 +39,8 @@ SUBSET = {"subset": True, "num_images": 20, "num_persons": 48}
 def test_the_floor(
     records: ModuleType, limits: GateLimits, accuracy: float | None, protocol: dict, passed: bool, says: str
 ) -> None:
-    check = check_floor(limits, records.report("fp32", accuracy, metric=limits.metric, **protocol))
+    metric: MetricKey = "pckh" if limits is PCKH else "ap"
+    check = check_floor(limits, records.report("fp32", accuracy, metric=metric, **protocol), metric)
     assert (check.passed, says in check.reason) == (passed, True), check.reason
     if passed:
         refuse_below_floor(check)
@@ -52,7 +53,7 @@ def test_the_floor(
 
 
 def test_accuracy_in_another_metric_is_none(records: ModuleType) -> None:
-    check = check_floor(PCKH, records.report("fp32", 0.9))
+    check = check_floor(PCKH, records.report("fp32", 0.9), "pckh")
     assert not check.passed
     assert "could not be measured" in check.reason
 

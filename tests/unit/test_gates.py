@@ -7,7 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from hpe_tasks.config.run import GateLimits
-from hpe_tasks.gate.decision import decide, fingerprint_differences, tells_speed
+from hpe_tasks.gate.accuracy import METRICS, UNITS
+from hpe_tasks.gate.checks import CHECKS
+from hpe_tasks.gate.checks.accuracy import fingerprint_differences
+from hpe_tasks.gate.checks.base import Evidence
+from hpe_tasks.gate.checks.cost import tells_speed
+from hpe_tasks.gate.decision import decide
 from hpe_tasks.records import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)
@@ -158,6 +163,28 @@ def test_a_subset_may_pass_and_is_named(records: ModuleType) -> None:
     assert decision.passed
     for check in decision.checks:
         assert ("(measured on a subset: 20 images, 61 persons)" in check.reason) == (check.unit == "AP")
+
+
+def test_each_limit_belongs_to_one_check_that_says_all_of_it() -> None:
+    names = [name for check in CHECKS for name in check.names]
+    assert len(set(names)) == len(names)
+    assert all(check.title and check.unit in {"", *UNITS} for check in CHECKS)
+    assert len({check.title for check in CHECKS}) == len(CHECKS)
+
+
+def test_every_limit_is_judged_by_a_check(records: ModuleType) -> None:
+    reports = {runtime: records.report(runtime, 0.6) for runtime in ("fp32", "quantsim", "onnxruntime")}
+    quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
+
+    def asked(limits: GateLimits) -> list[float | None]:
+        both = [
+            Evidence(limits, metric, reports["fp32"], quantized, records.exported(), "any", 1)
+            for metric in METRICS.values()
+        ]
+        return [check.limit(evidence) for evidence in both for check in CHECKS]
+
+    changed = {name: asked(LIMITS.model_copy(update={name: 0.123})) for name in GateLimits.model_fields}
+    assert [name for name, limits in changed.items() if limits == asked(LIMITS)] == []
 
 
 def measured_on(
@@ -379,7 +406,7 @@ def test_a_speed_that_nothing_can_have_is_no_limit(limit: float) -> None:
         GateLimits(min_speedup=limit)
 
 
-PCKH = GateLimits(metric="pckh", min_pckh=86, max_pckh_drop=1, max_quantsim_pckh_gap=1, max_size_mb=40)
+PCKH = GateLimits(min_pckh=86, max_pckh_drop=1, max_quantsim_pckh_gap=1, max_size_mb=40)
 
 
 def judge_pckh(
@@ -394,7 +421,7 @@ def judge_pckh(
     quantized = QuantizedEvaluation(
         quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=records.kernels()
     )
-    return decide(PCKH, reports["fp32"], quantized, records.exported())
+    return decide(PCKH, reports["fp32"], quantized, records.exported(), metric="pckh")
 
 
 def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons(records: ModuleType) -> None:
@@ -437,13 +464,11 @@ def test_a_report_of_the_other_metric_fails_and_says_so(records: ModuleType) -> 
     quantized = QuantizedEvaluation(
         quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=records.kernels()
     )
-    checks = failed(decide(PCKH, reports["fp32"], quantized, records.exported()))
+    checks = failed(decide(PCKH, reports["fp32"], quantized, records.exported(), metric="pckh"))
     assert set(checks) == {"min_pckh", "max_pckh_drop", "quantsim_gap"}
-    assert checks["min_pckh"].reason == (
-        "ONNX PCKh is missing: the report in its place holds AP, but gate.metric is pckh"
-    )
+    assert checks["min_pckh"].reason == "ONNX PCKh is missing: the report in its place holds AP"
     other = judge(records, onnx=records.report("onnxruntime", 0.99, metric="pckh"))
-    assert "ONNX AP is missing: the report in its place holds PCKh, but gate.metric is ap" in other.reason
+    assert "ONNX AP is missing: the report in its place holds PCKh" in other.reason
 
 
 def test_unreadable_images_are_noted(records: ModuleType) -> None:

@@ -181,9 +181,7 @@ def test_a_bottom_up_file_that_lacks_an_output_is_refused(records: ModuleType, f
 def test_a_manifest_of_mpii_holds_pckh_and_calibration_by_file_name(
     records: ModuleType, files: dict[str, Path]
 ) -> None:
-    config = records.run_config(
-        dataset={"kind": "mpii", "source": "/data/mpii"}, gate=GateLimits(metric="pckh", min_pckh=80)
-    )
+    config = records.run_config(dataset={"kind": "mpii", "source": "/data/mpii"}, gate=GateLimits(min_pckh=80))
     manifest = records.manifest(
         files, config=config, ap=84.2, limits=config.gate, metric="pckh", calibration=("b.jpg", "a.jpg")
     )

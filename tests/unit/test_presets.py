@@ -106,10 +106,10 @@ def test_trainings_by_name_or_by_settings() -> None:
         pytest.param("aimet_pose_sample", {"evaluation.flip_test": True}, "flip_test is for codec", id="flip"),
         pytest.param("aimet_pose_coco2014", {"dataset.boxes": "b.json"}, "no boxes", id="boxes"),
         pytest.param("sample", {"model.caffe_style": True}, "caffe_style is for pose_resnet_50", id="caffe"),
-        pytest.param("sample", {"gate.metric": "pckh"}, "kind 'coco' gives 'ap'", id="metric"),
+        pytest.param("sample", {"gate.metric": "ap"}, "any more. Leave it out: dataset.kind says", id="metric"),
         pytest.param("sample", {"dataset.images_by_url": True}, "brings its own images", id="sample by url"),
         pytest.param("sample", {"dataset.valid_images": "x"}, "valid_images is for kind 'mpii'", id="valid images"),
-        pytest.param("sample", {"dataset.kind": "mpii", "gate.metric": "pckh"}, "for kind 'coco'", id="sample mpii"),
+        pytest.param("sample", {"dataset.kind": "mpii"}, "for kind 'coco'", id="sample mpii"),
         pytest.param(
             "aimet_pose_coco2014",
             {"dataset.image_archives": ["a.zip"], "dataset.images_by_url": True},
@@ -263,6 +263,32 @@ def test_a_section_is_no_setting() -> None:
         load_config("sample", overrides={"model": "sample"})
     with pytest.raises(ConfigError, match="no recipe"):
         load_config("sample", overrides={"recipe": [1]})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(
+            "gate: {metric: pckh}", "'gate.metric' any more, which is in .*run.yaml. Leave it out", id="metric"
+        ),
+        pytest.param("recipe: {reduce_range: true}", "'recipe.reduce_range' any more, which is in", id="reduce_range"),
+    ],
+)
+def test_a_file_with_a_setting_that_is_gone_is_told_what_does_its_work(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"preset: sample\n{text}\n")
+    with pytest.raises(ConfigError, match=says):
+        load_config(file=file)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("coco", "ap"), ("mpii", "pckh")])
+def test_the_data_set_says_what_is_judged_and_older_runs_that_repeat_it_stay_readable(kind: str, metric: str) -> None:
+    source = {"dataset.kind": kind, "dataset.source": "/data"}
+    config = load_config("pose_resnet_50", overrides={**source, "model.checkpoint": "/c.pth"})
+    assert config.dataset.metric == metric
+    stored = config.model_dump(mode="json")
+    stored["gate"]["metric"] = metric
+    assert RunConfig.model_validate(stored) == config
 
 
 def test_reduce_range_is_read_where_it_was_off_and_refused_otherwise() -> None:

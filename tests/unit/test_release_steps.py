@@ -107,7 +107,7 @@ def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: py
         made = [
             DatasetValidation(passed=True, checks_run=1, problems=(), splits=(), data_docs=described.encodings),
             fp32,
-            check_floor(config.gate, fp32),
+            check_floor(config.gate, fp32, config.dataset.metric),
             QuantizedModel(
                 recipe=config.recipe,
                 model=described.model,

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.accuracy import METRICS, Metric
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.presets import load_config
@@ -546,13 +547,18 @@ def test_advice_on_a_speed_that_was_not_measured() -> None:
     assert "it was not measured" in only.text
 
 
-def test_advice_on_pckh_is_in_percent() -> None:
-    run = mpii()
-    config = load_config("pose_resnet_50_mpii", overrides={"dataset.source": "/data/mpii"})
+def judged_anew(run: RunRecords, config: RunConfig) -> RunRecords:
+    """The run as it would have ended with other settings."""
     assert run.fp32 is not None
     assert run.quantized_evaluation is not None
     assert run.exported is not None
-    run = replace(run, config=config, decision=decide(config.gate, run.fp32, run.quantized_evaluation, run.exported))
+    metric = config.dataset.metric
+    decision = decide(config.gate, run.fp32, run.quantized_evaluation, run.exported, metric=metric)
+    return replace(run, config=config, decision=decision)
+
+
+def test_advice_on_pckh_is_in_percent() -> None:
+    run = judged_anew(mpii(), load_config("pose_resnet_50_mpii", overrides={"dataset.source": "/data/mpii"}))
     first, *others = next_steps(run)
     assert first.text.startswith("FP32 itself reaches only 83.3: no recipe can lift int8 above 86.0")
     assert first.setting == "gate.min_pckh=80"
@@ -560,12 +566,7 @@ def test_advice_on_pckh_is_in_percent() -> None:
 
 
 def test_advice_names_unreadable_images() -> None:
-    run = bottom_up()
-    config = load_config("aimet_pose_coco2014", overrides={"gate.min_ap": 0.4})
-    assert run.fp32 is not None
-    assert run.quantized_evaluation is not None
-    assert run.exported is not None
-    run = replace(run, config=config, decision=decide(config.gate, run.fp32, run.quantized_evaluation, run.exported))
+    run = judged_anew(bottom_up(), load_config("aimet_pose_coco2014", overrides={"gate.min_ap": 0.4}))
     assert any("1 of 156 images could not be measured" in advice.text for advice in next_steps(run))
 
 
