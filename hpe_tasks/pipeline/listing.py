@@ -43,6 +43,8 @@ def _pipeline(module: str, name: str) -> ListedPipeline:
 
 
 def _step(module: str, name: str) -> tuple[str, str]:
+    while origin := _imported(module, name):
+        module, name = origin
     function = next(n for n in _tree(module).body if isinstance(n, ast.FunctionDef) and n.name == name)
     return name, " ".join((ast.get_docstring(function) or name).partition("\n\n")[0].split())
 
@@ -92,4 +94,5 @@ def _value(module: str, name: str) -> ast.expr:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_ROOT.joinpath(*module.split(".")).with_suffix(".py").read_bytes())
+    path = _ROOT.joinpath(*module.split("."))
+    return ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_bytes())

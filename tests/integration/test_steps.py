@@ -26,6 +26,7 @@ from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.pipeline.steps.inputs import dataset_of, split_of
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import EvaluationReport, PckhStats
 
@@ -67,13 +68,13 @@ def test_detected_boxes_are_an_input_like_any_other(tmp_path: Path) -> None:
     run = open_at(tmp_path, settings, dataset__boxes=str(boxes))
     measured = measure(run)
     assert measured.fingerprint.box_source == "detector"
-    assert measured.fingerprint.boxes_digest == steps.dataset_of(run)[1].boxes_sha256
+    assert measured.fingerprint.boxes_digest == dataset_of(run)[1].boxes_sha256
     assert measure(open_at(tmp_path, settings)).fingerprint.box_source == "ground_truth"
 
     boxes.write_text(json.dumps(found[:2]))
     later = open_at(tmp_path, settings, dataset__boxes=str(boxes))
     with pytest.raises(DatasetError, match="has changed since this run fetched it"):
-        steps.split_of(later, "val")
+        split_of(later, "val")
     assert measure(later).fingerprint.boxes_digest != measured.fingerprint.boxes_digest
 
 
@@ -238,5 +239,5 @@ def test_images_by_their_own_addresses(tmp_path: Path, served: str) -> None:
     quantized = steps.quantize(run)
     chosen = choose_calibration(load_coco(tmp_path / "data", "calibration"), num_images=2, seed=0)
     assert set(quantized.calibration_image_ids) == set(chosen)
-    fetched = {path.name for path in (steps.dataset_of(run)[0] / "images/calibration").iterdir()}
+    fetched = {path.name for path in (dataset_of(run)[0] / "images/calibration").iterdir()}
     assert fetched == {f"{image:012d}.jpg" for image in chosen}

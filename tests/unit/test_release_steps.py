@@ -26,6 +26,7 @@ from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Pointer, Run, open_run
 from hpe_tasks.pipeline.step import Step
+from hpe_tasks.pipeline.steps.inputs import split_of
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import (
     DatasetValidation,
@@ -250,7 +251,7 @@ def test_a_version_that_was_published_without_golden_images_is_tested_with_those
     assert tested.manifest is not None
     assert [golden.file for golden in tested.manifest.golden] == list(tested.images)
     assert len(tested.images) == 3
-    dataset = steps.split_of(run, "val")
+    dataset = split_of(run, "val")
     contents = {dataset.image_path(image).read_bytes() for image in dataset.images}  # type: ignore[union-attr]
     assert set(tested.images.values()) <= contents
     steps.promote(run)

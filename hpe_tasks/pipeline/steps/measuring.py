@@ -1,0 +1,117 @@
+"""The steps that measure the checkpoint as it came, and hold it against the gate's floor."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from hpe_tasks.config.run import RunConfig
+from hpe_tasks.gate.floor import check_floor, refuse_below_floor
+from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.step import step
+from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
+from hpe_tasks.records import EvaluationReport, Fp32Check, Runtime
+from hpe_tasks.storage.workspace import Scratch
+
+if TYPE_CHECKING:
+    from hpe_tasks.inference import Predict
+
+log = logging.getLogger(__name__)
+
+
+def network_settings(config: RunConfig) -> dict[str, Any]:
+    """The part of the configuration that decides what the network computes, wherever its file lies."""
+    return config.model.model_dump(mode="json", exclude={"checkpoint", "checkpoint_sha256", "trained_on"})
+
+
+def measurement_settings(config: RunConfig) -> list[Any]:
+    """The part of the configuration that decides what accuracy is measured on, and how."""
+    dataset = config.dataset.model_dump(include={"kind", "evaluation_split", "evaluation_images"})
+    return [dataset, config.evaluation.model_dump(), config.seed]
+
+
+def evaluate_on_split(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) -> EvaluationReport:
+    """Measure a network, as some runtime runs it, on the evaluation split."""
+    from hpe_tasks.data.fetch import fetch_boxes
+    from hpe_tasks.evaluation import evaluate
+
+    config = run.config
+    return evaluate(
+        split_of(run, config.dataset.evaluation_split),
+        predict,
+        config.model,
+        config.evaluation,
+        images=config.dataset.evaluation_images,
+        boxes=fetch_boxes(config.dataset, run.cache, run.s3),
+        runtime=runtime,
+        dataset_digest=run.result(fetch_dataset).digest,
+        seed=config.seed,
+        predictions_file=scratch.path / f"predictions_{runtime}.json",
+        artifact=scratch.artifact,
+    )
+
+
+@step(
+    EvaluationReport,
+    "FP32 accuracy",
+    needs=(fetch_dataset, fetch_checkpoint, validate_dataset),
+    settings=lambda c: [network_settings(c), measurement_settings(c)],
+    tell=lambda record: record.predictions.uri,
+    shown_as="fp32",
+)
+def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
+    """Measure the checkpoint as it came: the baseline that int8 is compared with."""
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
+    return evaluate_on_split(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
+
+
+def _floor(config: RunConfig) -> list[Any]:
+    """The part of the configuration that decides what is asked of the checkpoint before quantization."""
+    from hpe_tasks.gate.accuracy import accuracy_limits
+
+    metric = config.dataset.metric
+    return [metric, accuracy_limits(config.gate, metric).minimum]
+
+
+@step(
+    Fp32Check,
+    "FP32 floor",
+    needs=(fetch_dataset, fetch_checkpoint, evaluate_fp32),
+    settings=_floor,
+    accept=refuse_below_floor,
+    refused=lambda record: not record.passed,
+    tell=lambda record: record.reason,
+    shown_as="fp32_check",
+)
+def check_fp32(run: Run, _: Scratch) -> Fp32Check:
+    """Hold the checkpoint against the gate's floor, and find out why where it stays below.
+
+    Raises:
+        BelowFloorError: It stays below; says what mends it, where that was found.
+    """
+    from hpe_tasks.diagnosis import diagnose
+    from hpe_tasks.gate.accuracy import METRICS
+    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    config = run.config
+    check = check_floor(config.gate, run.result(evaluate_fp32), config.dataset.metric)
+    if check.passed or check.observed is None:
+        if check.passed and check.observed is not None and check.observed < check.limit:
+            log.warning("%s.", check.reason)
+        return check
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
+    diagnosis = diagnose(
+        split_of(run, config.dataset.evaluation_split),
+        fp32_predictor(config.model, checkpoint, best_device()),
+        config.model,
+        METRICS[check.metric],
+        batch_size=config.evaluation.batch_size,
+        seed=config.seed,
+    )
+    for tried in diagnosis.tried:
+        log.info("%s when %s", METRICS[check.metric].text(tried.accuracy), tried.when)
+    return check.model_copy(update={"diagnosis": diagnosis})

@@ -1,0 +1,198 @@
+"""The steps that make the int8 file, measure it, and decide on it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpe_tasks.config.run import RunConfig
+from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.step import step
+from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
+from hpe_tasks.pipeline.steps.measuring import (
+    check_fp32,
+    evaluate_fp32,
+    evaluate_on_split,
+    measurement_settings,
+    network_settings,
+)
+from hpe_tasks.progress import track
+from hpe_tasks.records import ExportedModel, GateDecision, QuantizedEvaluation, QuantizedModel
+from hpe_tasks.storage.files import sha256_file
+from hpe_tasks.storage.workspace import Scratch
+
+if TYPE_CHECKING:
+    from hpe_tasks.data.coco import CocoKeypoints
+    from hpe_tasks.data.mpii import MpiiKeypoints
+
+_KERNEL_IMAGES = 16
+"""Images, or crops of persons, that the int8 kernels are checked on."""
+
+
+def _recipe(config: RunConfig) -> list[Any]:
+    """The recipe, and the content of the file that it names."""
+    from hpe_tasks.errors import ConfigError
+
+    file = config.recipe.aimet_config
+    if file is not None and not Path(file).is_file():
+        raise ConfigError(f"recipe.aimet_config: {file} does not exist.", hint="Give the path of an AIMET .json file.")
+    return [config.recipe.model_dump(), sha256_file(Path(file)) if file is not None else None]
+
+
+def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoints:
+    """The images that the recipe calibrates on, or the first of them."""
+    from hpe_tasks.data.calibration import draw_calibration
+
+    dataset = run.config.dataset
+    judged = split_of(run, dataset.evaluation_split)
+    return draw_calibration(
+        split_of(run, dataset.calibration_split), judged, num_images=num_images, seed=run.config.seed
+    )
+
+
+@step(
+    QuantizedModel,
+    "Quantization",
+    needs=(fetch_dataset, fetch_checkpoint, validate_dataset),
+    after=(check_fp32,),
+    settings=lambda c: [
+        network_settings(c),
+        [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split],
+        _recipe(c),
+        c.evaluation.batch_size,
+        c.seed,
+    ],
+    tell=lambda record: record.encodings.uri,
+    shown_as="quantized",
+)
+def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
+    """Calibrate QuantSim on images that no metric is measured on."""
+    from hpe_tasks.inference import calibration_batches
+    from hpe_tasks.quantization import best_device, quantize_model, tool_versions
+
+    config = run.config
+    drawn = _draw_calibration(run, config.recipe.calibration_images)
+    device = best_device()
+    whole_images = config.model.codec == "paf"
+    batches = track(
+        calibration_batches(drawn, config.model, config.evaluation.batch_size),
+        "Calibrating",
+        total=len(drawn.images) if whole_images else drawn.num_persons,
+        unit="images" if whole_images else "crops",
+        count=len,
+    )
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
+    files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
+    return QuantizedModel(
+        recipe=config.recipe,
+        model=scratch.artifact(files.model),
+        encodings=scratch.artifact(files.encodings),
+        calibration_image_ids=drawn.image_ids,
+        calibration_persons=drawn.num_persons,
+        device=device,
+        tool_versions=tool_versions(),
+    )
+
+
+@step(
+    ExportedModel,
+    "ONNX export",
+    needs=(fetch_checkpoint, quantize),
+    settings=lambda c: [network_settings(c), _recipe(c)],
+    tell=lambda record: record.model.uri,
+    shown_as="exported",
+)
+def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
+    """Write the file that ships, read back where onnxruntime will run its arithmetic, and prove that it cannot clip."""
+    from hpe_tasks.export import ENCODINGS_FILE
+    from hpe_tasks.export import export_onnx as export
+    from hpe_tasks.models.onnx_model import describe_onnx
+    from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
+    from hpe_tasks.onnx_runtime.placement import audit_placement
+
+    config, quantized = run.config, run.result(quantize)
+    local = run.workspace.local
+    model = export(config.model, config.recipe, local(quantized.model), local(quantized.encodings), scratch.path)
+    described = describe_onnx(model)
+    return ExportedModel(
+        model=scratch.artifact(model),
+        encodings=scratch.artifact(scratch.path / ENCODINGS_FILE),
+        fp32_size_bytes=quantized.model.size_bytes,
+        opset=described.opset,
+        inputs=described.inputs,
+        outputs=described.outputs,
+        placement=audit_placement(model),
+        proof=prove_kernels(model),
+    )
+
+
+def _tells_speed(config: RunConfig, evaluation: QuantizedEvaluation) -> bool:
+    """Whether a stored measurement of the speed tells what the gate asks; one that is too noisy is made again."""
+    from hpe_tasks.gate.checks.cost import tells_speed
+
+    return config.gate.min_speedup is None or tells_speed(config.gate.min_speedup, evaluation.latency)
+
+
+@step(
+    QuantizedEvaluation,
+    "int8 accuracy",
+    needs=(fetch_dataset, fetch_checkpoint, quantize, export_onnx),
+    settings=measurement_settings,
+    reusable=_tells_speed,
+    tell=lambda record: record.onnx.predictions.uri,
+    shown_as="quantized_evaluation",
+)
+def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
+    """Measure QuantSim and the exported file on FP32's persons, its speed against FP32's, and check its kernels."""
+    from hpe_tasks.evaluation.latency import compare_latency
+    from hpe_tasks.inference import calibration_batches, onnx_predictor
+    from hpe_tasks.onnx_runtime.kernels import compare_kernels
+    from hpe_tasks.quantization import best_device, load_quantsim
+
+    config, quantized = run.config, run.result(quantize)
+    exported = run.workspace.local(run.result(export_onnx).model)
+    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
+    batches = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
+    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
+    # First, while little else is in memory, and because it takes seconds to find that a file cannot be run.
+    latency = compare_latency(config.model, checkpoint, exported, next(batches())[0])
+    simulation = load_quantsim(
+        config.model,
+        config.recipe,
+        run.workspace.local(quantized.model),
+        run.workspace.local(quantized.encodings),
+        best_device(),
+    )
+    return QuantizedEvaluation(
+        quantsim=evaluate_on_split(run, scratch, "quantsim", simulation),
+        onnx=evaluate_on_split(run, scratch, "onnxruntime", onnx_predictor(exported, config.model)),
+        kernels=compare_kernels(exported, config.model, batches(), num_images=_KERNEL_IMAGES),
+        latency=latency,
+    )
+
+
+@step(
+    GateDecision,
+    "Gate",
+    needs=(evaluate_fp32, export_onnx, evaluate_quantized),
+    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.metric, c.dataset.min_persons],
+    # The speed may have been measured again, for the same inputs.
+    reusable=lambda c, _: c.gate.min_speedup is None,
+    refused=lambda record: not record.passed,
+    tell=lambda record: "passed" if record.passed else record.reason,
+    shown_as="decision",
+)
+def gate(run: Run, _: Scratch) -> GateDecision:
+    """Decide whether the exported file may be published."""
+    from hpe_tasks.gate.decision import decide
+
+    return decide(
+        run.config.gate,
+        run.result(evaluate_fp32),
+        run.result(evaluate_quantized),
+        run.result(export_onnx),
+        run.config.destination.processors,
+        metric=run.config.dataset.metric,
+        min_persons=run.config.dataset.min_persons,
+    )

@@ -1,0 +1,47 @@
+"""The step that tells what a run has come to."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from hpe_tasks.errors import HpeError
+from hpe_tasks.pipeline.runs import LATEST, Run
+from hpe_tasks.pipeline.step import step
+from hpe_tasks.pipeline.steps.inputs import dataset_of
+from hpe_tasks.records import Artifact, RunReport
+from hpe_tasks.storage.workspace import Scratch
+
+log = logging.getLogger(__name__)
+
+
+@step(RunReport, "Report", reuse=False, tell=lambda record: record.html.uri, whatever_came=True)
+def report(run: Run, scratch: Scratch) -> RunReport:
+    """Write the report that a person reads, whatever the run has come to."""
+    from hpe_tasks.pipeline.collected import records_of
+    from hpe_tasks.report.page import ReportFiles, render_report
+
+    records = records_of(run)
+
+    def at_hand(find: Callable[[], Path]) -> Path | None:
+        """What can be found; a report without its pictures is better than none, and says that they are missing."""
+        try:
+            return find()
+        except HpeError as error:
+            log.warning("The report goes without a part of it: %s", error)
+            return None
+
+    def local(artifact: Artifact) -> Path | None:
+        return at_hand(lambda: run.workspace.local(artifact))
+
+    files = ReportFiles(
+        dataset_root=None if records.dataset is None else at_hand(lambda: dataset_of(run)[0]),
+        fp32_predictions=None if records.fp32 is None else local(records.fp32.predictions),
+        onnx_predictions=None if records.onnx is None else local(records.onnx.predictions),
+        data_docs=None if records.validation is None else local(records.validation.data_docs),
+    )
+    html = render_report(records, files, scratch.path / "report.html")
+    run.workspace.write(LATEST, json.dumps({"run": run.name}).encode())
+    return RunReport(html=scratch.artifact(html))
