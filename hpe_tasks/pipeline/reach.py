@@ -263,9 +263,15 @@ class _Walk:
             self.follow(imported)
         for text in mentions.texts:
             self.enter(text)
+            if text.endswith("."):
+                # The first part of a name that is put together.
+                self._enter_all(text[:-1])
         if mentions.looks_for_modules:
-            for name in tuple(self.source.below(module.package)):
-                self.enter(name)
+            self._enter_all(module.package)
+
+    def _enter_all(self, package: str) -> None:
+        for name in tuple(self.source.below(package)):
+            self.enter(name)
 
     def _parents(self, name: str) -> None:
         """The packages that a module is in: importing it runs them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -142,6 +143,46 @@ def test_a_module_that_looks_for_others_reaches_all_beside_it(package: Path) -> 
         "import pkgutil\ndef build(*inputs):\n    return list(pkgutil.iter_modules(__path__))\n"
     )
     assert {"kit.model.layers", "kit.model.plain", "kit.model.unused"} <= reach(package, "measure").modules
+
+
+def test_a_name_that_is_put_together_reaches_all_that_it_may_name(package: Path) -> None:
+    (package / "late.py").write_text(
+        "from importlib import import_module\ndef draw(run): return import_module(f'kit.model.{run}')\n"
+    )
+    assert {"kit.model", "kit.model.layers", "kit.model.unused"} <= reach(package, "draw").modules
+
+
+@pytest.fixture(scope="module")
+def copied(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This package, to be edited."""
+    folder = tmp_path_factory.mktemp("copied") / "hpe_tasks"
+    shutil.copytree(repository / "hpe_tasks", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+OWN_EDITS = [
+    pytest.param("config/run.py", "Bit width of weights.", "Bits of weights.", False, id="help text of a setting"),
+    pytest.param("config/help.py", '"at least"', '"not below"', False, id="words of the help"),
+    pytest.param("cli/app.py", "List the ready-made", "List all", False, id="help text of a command"),
+    pytest.param("report/templates/report.html.j2", "<body>", "<body >", False, id="report"),
+    pytest.param("presets.py", '"min_ap": 0.6', '"min_ap": 0.61', False, id="preset"),
+    pytest.param("gate/checks/cost.py", "allow {size}", "take {size}", False, id="advice of the gate"),
+    pytest.param("quantization/torch_backend.py", "def quantize(", "def quantize_(", True, id="what it runs"),
+    pytest.param("config/run.py", "le=10_000", "le=20_000", True, id="bound of a setting"),
+    pytest.param("inference/crops.py", "def person_batches", "def batches", True, id="calibration crops"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "again"), OWN_EDITS)
+def test_what_quantizes_again(copied: Path, file: str, old: str, new: str, again: bool) -> None:
+    text = (copied / file).read_text()
+    assert old in text
+    asked = (steps.quantize.body.__module__, "quantize")
+    before = Source(copied).reach(asked).parts
+    (copied / file).write_text(text.replace(old, new))
+    after = Source(copied).reach(asked).parts
+    (copied / file).write_text(text)
+    assert (before != after) is again
 
 
 @pytest.mark.parametrize("step", REQUANTIZE.steps, ids=lambda step: step.name)
