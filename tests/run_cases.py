@@ -248,7 +248,7 @@ def complete(
             arm64=FamilyProof(unproved_layers=0, smallest_margin=255, tightest_layer="Conv /stem"),
         ),
     )
-    decision = decide(config.gate, fp32, quantized, exported, metric=config.dataset.metric)
+    decision = decide(config.gate, fp32, quantized, exported, metric=config.dataset.gate_metric)
     published = PublishedModel(
         registry=config.destination.registry,
         name=config.destination.name,
@@ -303,7 +303,7 @@ def complete(
         ),
         fp32=fp32,
         fp32_check=Fp32Check(
-            passed=True, metric=config.dataset.metric, observed=0.681, limit=0.6, reason="It is enough"
+            passed=True, metric=config.dataset.gate_metric, observed=0.681, limit=0.6, reason="It is enough"
         ),
         quantized=QuantizedModel(
             recipe=config.recipe,
@@ -537,7 +537,7 @@ def _remeasured(config: RunConfig, reports: dict[str, EvaluationReport], shape: 
     exported = run.exported.model_copy(
         update={"inputs": (TensorSpec(name="image", dtype="float32", shape=("batch", 3, *shape)),)}
     )
-    decision = decide(config.gate, reports["fp32"], quantized, exported, metric=config.dataset.metric)
+    decision = decide(config.gate, reports["fp32"], quantized, exported, metric=config.dataset.gate_metric)
     return replace(
         run,
         exported=exported,

@@ -203,7 +203,7 @@ def manifest(
         exported=model,
         fp32=fp32,
         evaluation=evaluation,
-        gate=decide(limits or GateLimits(), fp32, evaluation, model, metric=config.dataset.metric),
+        gate=decide(limits or GateLimits(), fp32, evaluation, model, metric=config.dataset.gate_metric),
         run=run,
         created_by=created_by,
         created_at=created_at,

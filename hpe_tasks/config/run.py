@@ -248,7 +248,7 @@ class DatasetConfig(Frozen):
     )
 
     @property
-    def metric(self) -> MetricKey:
+    def gate_metric(self) -> MetricKey:
         """The figure that a model is judged by on such data."""
         return _JUDGED_BY[self.kind]
 

@@ -34,7 +34,7 @@ def decide(
         quantized: Accuracy of QuantSim and of the exported file, and what the int8 kernels made of the file.
         exported: The exported file, its size, its placement audit, and what was proved of its kernels.
         processors: Where the file may be served, which decides what must be proved.
-        metric: The figure that is judged: `dataset.metric`.
+        metric: The figure that is judged: `dataset.gate_metric`.
         min_persons: Fewest persons that the figures must be measured on: `dataset.min_persons`.
 
     Returns:

@@ -100,7 +100,7 @@ class RunRecords:
     @property
     def metric(self) -> Metric:
         """What the run is judged by."""
-        return METRICS[self.config.dataset.metric]
+        return METRICS[self.config.dataset.gate_metric]
 
     @property
     def drop(self) -> float | None:

@@ -285,7 +285,7 @@ def test_a_file_with_a_setting_that_is_gone_is_told_what_does_its_work(tmp_path:
 def test_the_data_set_says_what_is_judged_and_older_runs_that_repeat_it_stay_readable(kind: str, metric: str) -> None:
     source = {"dataset.kind": kind, "dataset.source": "/data"}
     config = load_config("pose_resnet_50", overrides={**source, "model.checkpoint": "/c.pth"})
-    assert config.dataset.metric == metric
+    assert config.dataset.gate_metric == metric
     stored = config.model_dump(mode="json")
     stored["gate"]["metric"] = metric
     assert RunConfig.model_validate(stored) == config

@@ -108,7 +108,7 @@ def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: py
         made = [
             DatasetValidation(passed=True, checks_run=1, problems=(), splits=(), data_docs=described.encodings),
             fp32,
-            check_floor(config.gate, fp32, config.dataset.metric),
+            check_floor(config.gate, fp32, config.dataset.gate_metric),
             QuantizedModel(
                 recipe=config.recipe,
                 model=described.model,

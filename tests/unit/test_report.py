@@ -552,7 +552,7 @@ def judged_anew(run: RunRecords, config: RunConfig) -> RunRecords:
     assert run.fp32 is not None
     assert run.quantized_evaluation is not None
     assert run.exported is not None
-    metric = config.dataset.metric
+    metric = config.dataset.gate_metric
     decision = decide(config.gate, run.fp32, run.quantized_evaluation, run.exported, metric=metric)
     return replace(run, config=config, decision=decision)
 

@@ -72,7 +72,7 @@ def _floor(config: RunConfig) -> list[Any]:
     """The part of the configuration that decides what is asked of the checkpoint before quantization."""
     from hpe_tasks.gate.accuracy import accuracy_limits
 
-    metric = config.dataset.metric
+    metric = config.dataset.gate_metric
     return [metric, accuracy_limits(config.gate, metric).minimum]
 
 
@@ -98,7 +98,7 @@ def check_fp32(run: Run, _: Scratch) -> Fp32Check:
     from hpe_tasks.quantization import best_device
 
     config = run.config
-    check = check_floor(config.gate, run.result(evaluate_fp32), config.dataset.metric)
+    check = check_floor(config.gate, run.result(evaluate_fp32), config.dataset.gate_metric)
     if check.passed or check.observed is None:
         if check.passed and check.observed is not None and check.observed < check.limit:
             log.warning("%s.", check.reason)

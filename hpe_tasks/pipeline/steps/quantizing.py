@@ -176,7 +176,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     GateDecision,
     "Gate",
     needs=(evaluate_fp32, export_onnx, evaluate_quantized),
-    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.metric, c.dataset.min_persons],
+    settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.gate_metric, c.dataset.min_persons],
     # The speed may have been measured again, for the same inputs.
     reusable=lambda c, _: c.gate.min_speedup is None,
     refused=lambda record: not record.passed,
@@ -193,6 +193,6 @@ def gate(run: Run, _: Scratch) -> GateDecision:
         run.result(evaluate_quantized),
         run.result(export_onnx),
         run.config.destination.processors,
-        metric=run.config.dataset.metric,
+        metric=run.config.dataset.gate_metric,
         min_persons=run.config.dataset.min_persons,
     )
