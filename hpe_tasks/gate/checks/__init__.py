@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpe_tasks.gate.checks import accuracy, arithmetic, cost
-from hpe_tasks.gate.checks.base import Advice, Check, Situation
+from hpe_tasks.gate.checks.base import Advice, Requirement, Situation
 from hpe_tasks.records import GateCheck
 
-CHECKS: tuple[Check, ...] = (*accuracy.CHECKS, *arithmetic.CHECKS, *cost.CHECKS)
+CHECKS: tuple[Requirement, ...] = (*accuracy.CHECKS, *arithmetic.CHECKS, *cost.CHECKS)
 """In the order in which they are judged and shown."""
 
 

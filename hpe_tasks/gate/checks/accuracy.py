@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing_extensions import override
 
 from hpe_tasks.gate.accuracy import FEW_PERSONS, Metric, accuracy_limits, few_persons_text, metric_of, unreadable_text
-from hpe_tasks.gate.checks.base import Advice, Check, Evidence, Observation, Situation
+from hpe_tasks.gate.checks.base import Advice, Evidence, Observation, Requirement, Situation
 from hpe_tasks.records import EvaluationReport, GateCheck, ProtocolFingerprint, Runtime
 
 _RUNTIME_NAMES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX"}
@@ -19,7 +19,7 @@ _USEFUL_SHARE = 0.05
 _WHOLE_SPLIT = Advice("Measure on the whole split instead of a quick look.", "evaluation.num_images=null")
 
 
-class MinimumAccuracy(Check):
+class MinimumAccuracy(Requirement):
     """The accuracy of the exported file, since that is what will be served."""
 
     title = "Accuracy of the exported file"
@@ -76,7 +76,7 @@ class MinimumAccuracy(Check):
         yield from _more_persons(run)
 
 
-class AccuracyDrop(Check):
+class AccuracyDrop(Requirement):
     """What quantization cost: FP32 only says how much was lost."""
 
     title = "Accuracy lost by quantization"
@@ -106,7 +106,7 @@ class AccuracyDrop(Check):
         return _lose_less(run)
 
 
-class QuantSimGap(Check):
+class QuantSimGap(Requirement):
     """Whether the simulation tells what the exported file does."""
 
     title = "Agreement of simulation and exported file"
@@ -137,7 +137,7 @@ class QuantSimGap(Check):
         )
 
 
-CHECKS: tuple[Check, ...] = (MinimumAccuracy(), AccuracyDrop(), QuantSimGap())
+CHECKS: tuple[Requirement, ...] = (MinimumAccuracy(), AccuracyDrop(), QuantSimGap())
 
 
 def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> tuple[str, ...]:

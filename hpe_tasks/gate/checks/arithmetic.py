@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from hpe_tasks.config.run import Processors
 from hpe_tasks.gate.accuracy import TOLERANCE
-from hpe_tasks.gate.checks.base import Advice, Check, Evidence, Observation, Situation
+from hpe_tasks.gate.checks.base import Advice, Evidence, Observation, Requirement, Situation
 
 _NEEDED_PROOFS: dict[Processors, tuple[str, ...]] = {
     "any": ("x86-64", "arm64"),
@@ -22,7 +22,7 @@ _NEEDED_PROOFS: dict[Processors, tuple[str, ...]] = {
 _NAMED_FLOAT_OPERATORS = 3
 
 
-class Int8Share(Check):
+class Int8Share(Requirement):
     """How much of the arithmetic really runs in int8."""
 
     title = "Arithmetic that runs in int8"
@@ -54,7 +54,7 @@ class Int8Share(Check):
         return more_int8(run)
 
 
-class KernelProof(Check):
+class UnclippedSums(Requirement):
     """That no kernel of the destination's processors can clip a sum, whatever the image."""
 
     title = "Layers whose int8 sums could be clipped"
@@ -108,7 +108,7 @@ class KernelProof(Check):
         )
 
 
-class KernelAgreement(Check):
+class AgreeingKernels(Requirement):
     """That the int8 kernels of the processor at hand compute what the file says."""
 
     title = "Agreement of int8 kernels with the unoptimized graph"
@@ -146,7 +146,7 @@ class KernelAgreement(Check):
         yield Advice("Compare the CPU features under Provenance with those of the machine that will serve the model.")
 
 
-CHECKS: tuple[Check, ...] = (Int8Share(), KernelProof(), KernelAgreement())
+CHECKS: tuple[Requirement, ...] = (Int8Share(), UnclippedSums(), AgreeingKernels())
 
 
 def more_int8(run: Situation) -> Iterator[Advice]:

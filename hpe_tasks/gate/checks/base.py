@@ -98,7 +98,7 @@ class Observation:
     verdict: tuple[bool, str] | None = None
 
 
-class Check(ABC):
+class Requirement(ABC):
     """One requirement.
 
     Attributes:

@@ -9,13 +9,13 @@ from typing_extensions import override
 
 from hpe_tasks.gate.accuracy import UNITS, megabytes_text
 from hpe_tasks.gate.checks.arithmetic import more_int8
-from hpe_tasks.gate.checks.base import Advice, Check, Evidence, Observation, Situation
+from hpe_tasks.gate.checks.base import Advice, Evidence, Observation, Requirement, Situation
 from hpe_tasks.records import LatencyComparison
 
 _BYTES_PER_MB = 1e6
 
 
-class Size(Check):
+class FileSize(Requirement):
     """The size of the exported file."""
 
     title = "Size of the exported file"
@@ -45,7 +45,7 @@ class Size(Check):
         yield Advice(f"Use a smaller network, or allow {size}.")
 
 
-class Speed(Check):
+class SpeedAgainstFp32(Requirement):
     """Its speed with one thread: what a small Lambda function has, and least disturbed by what else a machine does."""
 
     title = "Speed against FP32"
@@ -95,7 +95,7 @@ class Speed(Check):
         )
 
 
-CHECKS: tuple[Check, ...] = (Size(), Speed())
+CHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32())
 
 
 def tells_speed(limit: float, latency: LatencyComparison | None) -> bool:
