@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from hpe_tasks.config.run import Frozen, QuantizationRecipe
+from hpe_tasks.datasets import MetricName
 
 Runtime = Literal["fp32", "quantsim", "onnxruntime"]
 """What ran a network when it was measured."""
@@ -158,11 +159,13 @@ class ProtocolFingerprint(Frozen):
     input_size: tuple[int, int]
     joint_map: tuple[tuple[str, int, int], ...]
     sigmas: tuple[float, ...]
-    metric: Literal["coco_oks_ap", "mpii_pckh"] = "coco_oks_ap"
+    metric: MetricName = "coco_oks_ap"
 
 
 class CocoStats(Frozen):
     """The ten COCO keypoint statistics in [0, 1]; None where the split holds no person of that size."""
+
+    metric: ClassVar[MetricName] = "coco_oks_ap"
 
     ap: float | None
     ap50: float | None
@@ -174,6 +177,11 @@ class CocoStats(Frozen):
     ar75: float | None
     ar_medium: float | None
     ar_large: float | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The figure that the gate judges."""
+        return self.ap
 
 
 class PckhStats(Frozen):
@@ -190,6 +198,8 @@ class PckhStats(Frozen):
         num_joints: Labelled joints that the means are over.
     """
 
+    metric: ClassVar[MetricName] = "mpii_pckh"
+
     head: float | None
     shoulder: float | None
     elbow: float | None
@@ -201,6 +211,11 @@ class PckhStats(Frozen):
     mean_at_01: float | None
     mean_at_exactly_01: float | None
     num_joints: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The figure that the gate judges."""
+        return self.mean
 
 
 class FailedImage(Frozen):
@@ -254,7 +269,7 @@ class EvaluationReport(Record):
     @property
     def accuracy(self) -> float | None:
         """The figure that the gate judges: AP in [0, 1], or mean PCKh at 0.5 in percent."""
-        return self.stats.ap if isinstance(self.stats, CocoStats) else self.stats.mean
+        return self.stats.accuracy
 
 
 class TriedMistake(Frozen):

@@ -302,6 +302,7 @@ def evaluate(
     """
     from hpe_tasks.cli.standalone import evaluate_file
     from hpe_tasks.config.environment import Settings
+    from hpe_tasks.datasets import KINDS
     from hpe_tasks.presets import given_keys
     from hpe_tasks.storage.s3 import make_client
 
@@ -309,8 +310,8 @@ def evaluate(
     if model.endswith(".onnx"):
         extra["model.architecture"] = "onnx"
     given = _values(settings)
-    if given.get("dataset.kind") == "mpii":
-        extra["gate.metric"] = "pckh"
+    if given.get("dataset.kind") in KINDS:
+        extra["gate.metric"] = KINDS[given["dataset.kind"]].gate_metric
     asked = _config(preset, config, settings, **extra)
     by_user, by_preset = given_keys(preset, config, given)
     split = split or ("val" if dataset == "sample" else None)

@@ -6,10 +6,13 @@ models, so a field's title, description and bounds are written here once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from hpe_tasks.datasets import KINDS, DatasetKind
+from hpe_tasks.datasets.kind import named
 from hpe_tasks.pose.skeletons import SKELETONS, Skeleton
 
 SAMPLE = "sample"
@@ -172,10 +175,10 @@ class ModelConfig(Frozen):
         return self
 
 
-DatasetKind = Literal["coco", "mpii"]
-
-_USUAL_SPLITS: dict[DatasetKind, tuple[str, str]] = {"coco": ("train2017", "val2017"), "mpii": ("train", "valid")}
-"""The splits for calibration and for evaluation that a data set of each kind usually has."""
+if TYPE_CHECKING:
+    KindName: TypeAlias = str
+else:
+    KindName = Literal[tuple(KINDS)]
 
 
 class DatasetConfig(Frozen):
@@ -187,7 +190,7 @@ class DatasetConfig(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    kind: DatasetKind = Field(default="coco", description="Layout and metric: COCO (OKS AP) or MPII (PCKh).")
+    kind: KindName = Field(default="coco", description="Layout and metric: COCO (OKS AP) or MPII (PCKh).")
     source: str = Field(
         min_length=1,
         description="A folder, a .zip or .tar(.gz) archive, an s3:// or http(s):// address of one; or `sample`. For "
@@ -241,11 +244,16 @@ class DatasetConfig(Frozen):
         "measured on to pass the gate: a smaller subset never does.",
     )
 
+    @property
+    def described(self) -> DatasetKind:
+        """What a data set of this kind is made of."""
+        return KINDS[self.kind]
+
     @model_validator(mode="before")
     @classmethod
     def _usual_splits(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("kind") in _USUAL_SPLITS:
-            calibration, evaluation = _USUAL_SPLITS[values["kind"]]
+        if isinstance(values, dict) and values.get("kind") in KINDS:
+            calibration, evaluation = KINDS[values["kind"]].splits
             return {"calibration_split": calibration, "evaluation_split": evaluation, **values}
         return values
 
@@ -255,11 +263,15 @@ class DatasetConfig(Frozen):
             raise ValueError("images_by_url and image_archives exclude one another: choose one")
         if self.source == SAMPLE and (self.images_by_url or self.image_archives is not None):
             raise ValueError("the sample brings its own images: leave images_by_url and image_archives out")
-        if self.kind == "mpii" and (self.source == SAMPLE or self.images_by_url or self.boxes is not None):
-            raise ValueError("source 'sample', images_by_url and boxes are for kind 'coco', not for 'mpii'")
-        if self.kind != "mpii" and self.valid_images is not None:
-            raise ValueError(f"valid_images is for kind 'mpii', not for {self.kind!r}")
+        self._refuse_unfit("source 'sample' is", self.source == SAMPLE, lambda kind: kind.is_drawn)
+        self._refuse_unfit("images_by_url is", self.images_by_url, lambda kind: kind.has_addresses)
+        self._refuse_unfit("boxes are", self.boxes is not None, lambda kind: kind.takes_detections)
+        self._refuse_unfit("valid_images is", self.valid_images is not None, lambda kind: bool(kind.layout.originals))
         return self
+
+    def _refuse_unfit(self, setting: str, given: bool, fits: Callable[[DatasetKind], bool]) -> None:
+        if given and not fits(self.described):
+            raise ValueError(f"{setting} for kind {named(filter(fits, KINDS.values()))}, not for {self.kind!r}")
 
 
 class QuantizationRecipe(Frozen):
@@ -449,12 +461,13 @@ class RunConfig(Frozen):
                 f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
                 "a model must not be calibrated on the images that judge it"
             )
-        metric = "pckh" if self.dataset.kind == "mpii" else "ap"
+        metric = self.dataset.described.gate_metric
         if self.gate.metric != metric:
             raise ValueError(
                 f"gate.metric is {self.gate.metric!r}, but a data set of kind {self.dataset.kind!r} gives {metric!r}"
             )
-        if self.model.codec == "paf" and (self.dataset.kind == "mpii" or self.dataset.boxes is not None):
+        whole_images = self.dataset.described.takes_detections and self.dataset.boxes is None
+        if self.model.codec == "paf" and not whole_images:
             raise ValueError("codec 'paf' finds people in whole images of a COCO data set: no boxes, no MPII")
         if self.model.codec == "paf" and self.evaluation.flip_test:
             raise ValueError("evaluation.flip_test is for codec 'heatmap'")

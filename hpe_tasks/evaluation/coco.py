@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from hpe_tasks.data.coco import CocoKeypoints, Person, person_category, read_annotations
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import JointMap, Request
-from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_breakdown, coco_sigmas, coco_stats, match_poses
-from hpe_tasks.pose.skeletons import Skeleton, common_joints
+from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
+from hpe_tasks.pose.skeletons import common_joints
 from hpe_tasks.records import CocoStats, ScoreSpread
 from hpe_tasks.storage.files import write_atomically
 
@@ -65,7 +65,7 @@ class Measured:
     @property
     def sigmas(self) -> tuple[float, ...]:
         """OKS sigma of each compared joint."""
-        return tuple(coco_sigmas()[joint] for joint, _, _ in self.joint_map)
+        return tuple(self.dataset.sigmas[joint] for joint, _, _ in self.joint_map)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,25 +138,25 @@ def choose(dataset: CocoKeypoints, request: Request) -> Measured:
 
 def _comparable_joints(dataset: CocoKeypoints, request: Request) -> JointMap:
     of_model = request.model.joints
-    of_dataset = Skeleton(name=dataset.split, joints=dataset.keypoint_names, limbs=())
-    common = common_joints(of_model, of_dataset)
-    known = coco_sigmas()
+    common = common_joints(of_model, dataset.skeleton)
+    known, title = dataset.sigmas, dataset.kind.title
     left_out = [joint for joint, _, _ in common if joint not in known]
     if left_out:
-        log.warning("Not compared, because COCO defines no OKS sigma for them: %s", ", ".join(left_out))
+        log.warning("Not compared, because %s defines no OKS sigma for them: %s", title, ", ".join(left_out))
     joint_map = tuple(entry for entry in common if entry[0] in known)
     if not joint_map:
         raise ConfigError(
             f"The model ({of_model.name}: {', '.join(of_model.joints)}) and the data set "
-            f"({', '.join(dataset.keypoint_names)}) have no joint in common that COCO's metric knows.",
-            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as COCO does.",
+            f"({', '.join(dataset.keypoint_names)}) have no joint in common that {title}'s metric knows.",
+            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as "
+            f"{title} does.",
         )
     return joint_map
 
 
 def read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]]:
     """The category id of persons, and all annotations of persons in the images, with those that the metric ignores."""
-    content = read_annotations(measured.annotation_file)
+    content = read_annotations(measured.annotation_file, measured.kind)
     category = person_category(content)
     ids = {image.id for image in measured.images}
     truth = tuple(
@@ -218,9 +218,9 @@ def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int 
 
 def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
     """Score COCO results over the compared joints."""
-    sigmas = coco_sigmas()
+    sigmas, known = measured.dataset.sigmas, measured.dataset.kind.groups
     entries = {joint: keypoint for joint, _, keypoint in measured.joint_map}
-    groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in JOINT_GROUPS.items()}
+    groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in known.items()}
     parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in entries}
     # One call reads the results once for all parts.
     ap = coco_breakdown(

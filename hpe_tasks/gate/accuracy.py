@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from hpe_tasks.config.run import GateLimits
+from hpe_tasks.datasets import GateMetric, MetricName
 from hpe_tasks.records import CocoStats, EvaluationReport, PckhStats
 
-MetricKey = Literal["ap", "pckh"]
+MetricKey = GateMetric
 
 FEW_PERSONS = 150
 """Below this many persons the same model's figure moves by more than the usual limits from sample to sample."""
@@ -148,6 +148,8 @@ METRICS: dict[MetricKey, Metric] = {
     ),
 }
 
+_BY_NAME: dict[MetricName, Metric] = {"coco_oks_ap": METRICS["ap"], "mpii_pckh": METRICS["pckh"]}
+
 UNITS: dict[str, Unit] = {
     **{metric.name: metric.unit for metric in METRICS.values()},
     "share": Unit(decimals=1, factor=100.0, suffix=" %", maximum=1.0),
@@ -177,7 +179,7 @@ def accuracy_limits(limits: GateLimits) -> AccuracyLimits:
 
 def metric_of(stats: CocoStats | PckhStats) -> Metric:
     """The metric that statistics belong to."""
-    return METRICS["ap" if isinstance(stats, CocoStats) else "pckh"]
+    return _BY_NAME[stats.metric]
 
 
 def sample_text(report: EvaluationReport) -> str:

@@ -24,8 +24,7 @@ from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from hpe_tasks.data.coco import CocoKeypoints
-    from hpe_tasks.data.mpii import MpiiKeypoints
+    from hpe_tasks.data.dataset import Dataset
 
 R = TypeVar("R", bound=Record)
 
@@ -163,7 +162,7 @@ class Run:
             seed=self.config.seed,
         )
 
-    def split(self, name: str) -> CocoKeypoints | MpiiKeypoints:
+    def split(self, name: str) -> Dataset:
         """One split of the data set, on whichever worker this is; raises DatasetError when it has changed."""
         from hpe_tasks.data.splits import load_split
 

@@ -47,8 +47,7 @@ from hpe_tasks.storage.workspace import Scratch, Workspace
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from hpe_tasks.data.coco import CocoKeypoints
-    from hpe_tasks.data.mpii import MpiiKeypoints
+    from hpe_tasks.data.dataset import Dataset
     from hpe_tasks.inference import Predict
     from hpe_tasks.registry.publishing import Registry
     from hpe_tasks.release.golden import ChosenImage
@@ -292,7 +291,7 @@ def check_fp32(run: Run, _: Scratch) -> Fp32Check:
     return check.model_copy(update={"diagnosis": diagnosis})
 
 
-def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoints:
+def _draw_calibration(run: Run, num_images: int) -> Dataset:
     """The images that the recipe calibrates on, or the first of them."""
     from hpe_tasks.data.calibration import draw_calibration
 
@@ -325,7 +324,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     batches = track(
         calibration_batches(drawn, config.model, config.evaluation.batch_size),
         "Calibrating",
-        total=len(drawn.images) if whole_images else drawn.num_persons,
+        total=drawn.num_images if whole_images else drawn.num_persons,
         unit="images" if whole_images else "crops",
         count=len,
     )

@@ -364,10 +364,7 @@ def _pictures(records: RunRecords, files: ReportFiles) -> Pictures:
         return Pictures(absent=f"They could not be made: {error}")
     threshold = score_threshold(protocol)
     drawn = f"joints that FP32 or int8 scores {threshold} or more" if threshold else "the joints that each model found"
-    if truth.kind == "mpii":
-        drawn += ". Beside each pose: its mean distance from the truth in sizes of the head"
-    else:
-        drawn += ". OKS is 1 where a pose equals the truth"
+    drawn += f". {truth.agreement}"
     absent = "" if persons else "Neither FP32 nor the ONNX file found an annotated person."
     return Pictures(persons, images, truth.size_name, drawn, absent)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.data import mpii
-from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name
+from hpe_tasks.data.coco import is_safe_file_name
+from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import sha256_file, storage_errors
@@ -96,21 +97,21 @@ def digest_content(root: Path, files: Iterable[tuple[str, Path]], cache: Path) -
     return Content(whole.hexdigest(), len(files), size)
 
 
-def coco_files(root: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:
+def coco_files(root: Path, splits: Iterable[str], kind: DatasetKind = COCO) -> Iterator[tuple[str, Path]]:
     """The annotation files and images of the splits.
 
     Hidden files are left out: file managers and archive programs leave them behind.
     """
+    layout = kind.layout
     for split in splits:
-        annotations = annotation_path(root, split)
-        yield f"annotations/{annotations.name}", annotations
-        images = image_folder(root, split)
+        yield layout.annotations.format(split=split), layout.annotation_path(root, split)
+        images = layout.image_folder(root, split)
         for folder, subfolders, names in os.walk(images):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             for name in names:
                 path = Path(folder, name)
                 if not name.startswith(".") and path.is_file():
-                    yield f"images/{split}/{path.relative_to(images).as_posix()}", path
+                    yield f"{layout.image_folders(split)[0]}/{path.relative_to(images).as_posix()}", path
 
 
 def mpii_files(root: Path, splits: Iterable[str], evaluation: str) -> Iterator[tuple[str, Path]]:

@@ -16,8 +16,9 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name, person_category, read_annotations
+from hpe_tasks.data.coco import is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
+from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.progress import track
@@ -44,7 +45,7 @@ class Inspection:
     annotations: pd.DataFrame
 
 
-def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
+def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str) -> Inspection:
     """Read the annotations of both splits and decode every image that they name.
 
     Images are read once, decoded by several threads, and forgotten: memory does not grow with them. JPEGs are
@@ -55,10 +56,10 @@ def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for split in (calibration, evaluation):
-        path, folder = annotation_path(root, split), image_folder(root, split)
+        path, folder = kind.layout.annotation_path(root, split), kind.layout.image_folder(root, split)
         files.append(file_row(folder, root, folder.is_dir()))
         try:
-            content = read_annotations(path)
+            content = read_annotations(path, kind)
         except DatasetError as error:
             files.append(file_row(path, root, path.is_file(), error.message))
             continue
@@ -87,7 +88,7 @@ def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
                 "category_keypoints": joints if category else 0,
             }
         )
-    look_at_files(images, {split: image_folder(root, split) for split in (calibration, evaluation)})
+    look_at_files(images, {split: kind.layout.image_folder(root, split) for split in (calibration, evaluation)})
     shared = {"id": "id_shared", "file_name": "name_shared", "digest": "content_shared"}
     mark_shared(images, calibration, evaluation, shared)
     return Inspection(
