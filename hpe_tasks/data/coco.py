@@ -18,6 +18,7 @@ import numpy.typing as npt
 from hpe_tasks.data.dataset import Box, Dataset, ImageCrops, Region, Stratum, Subject, stratum
 from hpe_tasks.data.image_files import Unreadable
 from hpe_tasks.data.json_files import read_json
+from hpe_tasks.data.own_joints import OwnJoints, read_own_joints, warn_of_derived
 from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.pose.codecs.heatmap import box_to_center_scale
@@ -37,12 +38,17 @@ _IMAGES_HINT = (
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image record; `width` and `height` are those that the annotation file claims."""
+    """An image record; `width` and `height` are those that the annotation file claims.
+
+    Attributes:
+        crowd_index: How crowded it is, in [0, 1]; None where the kind of data set does not say.
+    """
 
     id: int
     file_name: str
     width: int
     height: int
+    crowd_index: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,7 @@ class CocoKeypoints:
     persons_by_image: Mapping[int, tuple[Person, ...]] = field(repr=False)
     left_out: frozenset[int] = field(default=frozenset(), repr=False)
     kind: DatasetKind = field(default=COCO, repr=False)
+    own_joints: OwnJoints | None = field(default=None, repr=False)
 
     size_name = "person's size (√area)"
 
@@ -92,14 +99,21 @@ class CocoKeypoints:
 
     @property
     def skeleton(self) -> Skeleton:
-        """The file's joints, and those of the kind's limbs that lie between them."""
+        """The file's joints, and its own limbs or those of the kind's that lie between them."""
+        if self.own_joints is not None:
+            return self.own_joints.skeleton
         limbs = () if self.kind.skeleton is None else self.kind.skeleton.limbs
         return Skeleton(name="dataset", joints=self.keypoint_names, limbs=limbs)
 
     @property
     def sigmas(self) -> Mapping[str, float]:
         """OKS sigma by the name of the joint; a joint without one is not compared."""
-        return self.kind.sigmas
+        return self.kind.sigmas if self.own_joints is None else self.own_joints.sigmas
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Joints whose accuracy is reported together."""
+        return self.kind.groups if self.own_joints is None else self.own_joints.groups
 
     @property
     def num_images(self) -> int:
@@ -238,7 +252,8 @@ def splits_present(root: Path, kind: DatasetKind = COCO) -> tuple[str, ...]:
     before, after = kind.layout.annotation_name("\n").split("\n")
     folder = root / kind.layout.annotation_folder
     names = (path.name.removeprefix(before).removesuffix(after) for path in folder.glob(f"{before}*{after}"))
-    return tuple(sorted(name for name in names if kind.layout.image_folder(root, name).is_dir()))
+    own = Path(kind.layout.sigmas or "").stem
+    return tuple(sorted(n for n in names if n != own and kind.layout.image_folder(root, n).is_dir()))
 
 
 def find_root(folder: Path, splits: Sequence[str], kind: DatasetKind = COCO) -> Path:
@@ -291,7 +306,23 @@ def read_annotations(path: Path, kind: DatasetKind = COCO) -> dict[str, Any]:
                 hint=f"Give the {kind.layout.annotation_name('<split>')} file of the data set.",
             )
         content[name] = rows
+    _adapt(content, kind)
     return content
+
+
+def _adapt(content: Mapping[str, Any], kind: DatasetKind) -> None:
+    """Give annotations what a kind derives: areas from boxes, and one category for all with the same keypoints."""
+    if kind.area_of_box is not None:
+        for row in content["annotations"]:
+            box = row.get("bbox")
+            if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
+                row["area"] = kind.area_of_box * box[2] * box[3]
+    first = person_category(content)
+    if kind.skeleton is None and first is not None:
+        same = {category.get("id") for category in content["categories"] if _names(category) == _names(first)}
+        for row in content["annotations"]:
+            if row.get("category_id") in same:
+                row["category_id"] = first.get("id")
 
 
 def person_category(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -331,8 +362,19 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: Dataset
     """
     path = kind.layout.annotation_path(root, split)
     category = person_category(content)
+    own = None if kind.skeleton is not None else read_own_joints(category, path, kind, root)
+    if own is not None:
+        warn_of_derived(own, path)
     names = _names(category) if category else COCO17.joints
-    images = sorted((_image(row, path) for row in content["images"]), key=lambda image: image.id)
+    if kind.renames and kind.skeleton is not None:
+        if category is None or len(names) != len(kind.skeleton.joints):
+            raise DatasetError(
+                f"{path}: {kind.title} has {len(kind.skeleton.joints)} keypoints, and its category does not name as "
+                "many.",
+                hint=f"Give {kind.title}'s own annotations, or set dataset.kind to custom.",
+            )
+        names = kind.skeleton.joints
+    images = sorted((_image(row, path, kind) for row in content["images"]), key=lambda image: image.id)
     known = {image.id for image in images}
     if len(known) != len(images):
         twice = next(a.id for a, b in pairwise(images) if a.id == b.id)
@@ -354,7 +396,7 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: Dataset
             )
         persons.setdefault(person.image_id, []).append(person)
     by_image = {i: tuple(sorted(group, key=lambda person: person.annotation_id)) for i, group in persons.items()}
-    return CocoKeypoints(root, split, names, tuple(images), by_image, _left_out(content, path), kind)
+    return CocoKeypoints(root, split, names, tuple(images), by_image, _left_out(content, path), kind, own)
 
 
 def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
@@ -364,9 +406,23 @@ def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _image(row: Mapping[str, Any], path: Path) -> CocoImage:
+def crowd_index_fault(row: Mapping[str, Any], kind: DatasetKind) -> str:
+    """What is wrong with how crowded an image record says that it is; empty when nothing is."""
+    if kind.crowd_levels is None:
+        return ""
+    name = kind.crowd_levels.field
+    index = row.get(name)
+    if isinstance(index, bool) or not isinstance(index, int | float) or not 0 <= index <= 1:
+        return f"{name} is missing" if name not in row else f"{name} is no number from 0 to 1"
+    return ""
+
+
+def _image(row: Mapping[str, Any], path: Path, kind: DatasetKind) -> CocoImage:
+    if fault := crowd_index_fault(row, kind):
+        raise _bad_record(path, "image", row, ValueError(fault))
+    crowd = None if kind.crowd_levels is None else float(row[kind.crowd_levels.field])
     try:
-        image = CocoImage(int(row["id"]), row["file_name"], int(row["width"]), int(row["height"]))
+        image = CocoImage(int(row["id"]), row["file_name"], int(row["width"]), int(row["height"]), crowd)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _bad_record(path, "image", row, error) from error
     if not is_safe_file_name(image.file_name):

@@ -4,10 +4,12 @@ Everything that differs between kinds is asked of these objects: `dataset.kind` 
 """
 
 from hpe_tasks.datasets.coco import COCO
+from hpe_tasks.datasets.crowdpose import CROWDPOSE
+from hpe_tasks.datasets.custom import CUSTOM
 from hpe_tasks.datasets.kind import DatasetKind, GateMetric, Layout, MetricName
 from hpe_tasks.datasets.mpii import MPII
 
-__all__ = ["COCO", "KINDS", "MPII", "DatasetKind", "GateMetric", "Layout", "MetricName"]
+__all__ = ["COCO", "CROWDPOSE", "CUSTOM", "KINDS", "MPII", "DatasetKind", "GateMetric", "Layout", "MetricName"]
 
-KINDS: dict[str, DatasetKind] = {kind.name: kind for kind in (COCO, MPII)}
+KINDS: dict[str, DatasetKind] = {kind.name: kind for kind in (COCO, MPII, CROWDPOSE, CUSTOM)}
 """By the name that `dataset.kind` has for it."""

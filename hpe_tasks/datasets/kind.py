@@ -9,7 +9,7 @@ from typing import Literal
 
 from hpe_tasks.pose.skeletons import Skeleton
 
-MetricName = Literal["coco_oks_ap", "mpii_pckh"]
+MetricName = Literal["coco_oks_ap", "mpii_pckh", "crowdpose_oks_ap"]
 """How accuracy is measured, as a protocol fingerprint names it."""
 
 GateMetric = Literal["ap", "pckh"]
@@ -25,22 +25,19 @@ class Layout:
         images: The folders that a split's images may lie in, the usual one first.
         beside: Whether more than the splits' own files counts in the annotations' folder, which is then taken whole.
         originals: File names (a glob pattern) of annotations in another form, which are converted.
+        sigmas: A file that may say the OKS sigmas.
     """
 
     annotations: str
     images: tuple[str, ...]
     beside: bool = False
     originals: str | None = None
+    sigmas: str | None = None
 
     @property
     def annotation_folder(self) -> str:
         """Name of the annotations' folder."""
         return self.annotations.rpartition("/")[0]
-
-    @property
-    def shares_images(self) -> bool:
-        """Whether the images of all splits lie in one folder."""
-        return "{split}" not in self.images[0]
 
     def annotation_name(self, split: str) -> str:
         """File name of a split's annotations."""
@@ -70,6 +67,25 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class CrowdLevels:
+    """How crowded an image is: a number in [0, 1] of its record.
+
+    Attributes:
+        field: Name of the number.
+        medium: Images below are easy, those from here on medium.
+        hard: Images above are hard.
+    """
+
+    field: str
+    medium: float
+    hard: float
+
+    def level(self, index: float) -> Literal["easy", "medium", "hard"]:
+        """The level of an image with this number."""
+        return "easy" if index < self.medium else "hard" if index > self.hard else "medium"
+
+
+@dataclass(frozen=True)
 class DatasetKind:
     """A kind of data set: what it looks like on disk, which joints it labels, and how a model is measured on it.
 
@@ -84,6 +100,9 @@ class DatasetKind:
         metric: How accuracy is measured.
         gate_metric: What the gate judges of it.
         agreement: What stands beside a drawn pose, in the report's words.
+        area_of_box: Share of a person's box that is its area, where the annotations have none that counts.
+        crowd_levels: How its images are told apart by their crowds; None where they are not.
+        renames: Whether its joints have the skeleton's names, whatever its files call them.
         is_drawn: Whether the project can draw one: the source `sample`.
         has_addresses: Whether image records may hold their images' addresses (`images_by_url`).
         takes_detections: Whether a detector's boxes and whole images can take the place of the annotated crops.
@@ -100,6 +119,9 @@ class DatasetKind:
     agreement: str
     sigmas: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    area_of_box: float | None = None
+    crowd_levels: CrowdLevels | None = None
+    renames: bool = False
     is_drawn: bool = False
     has_addresses: bool = False
     takes_detections: bool = False

@@ -15,7 +15,6 @@ from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, Person
 from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
-from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import CropBatch, Unreadable, mpii_batches, person_batches
@@ -150,7 +149,7 @@ def cut_persons(dataset: Dataset, model: ModelConfig, *, seed: int) -> LabelledP
     Raises:
         DatasetError: The truth of an MPII split cannot be used.
     """
-    return _LABELLED[dataset.kind.metric](dataset, model, seed)
+    return _FORMATS[dataset.kind.format](dataset, model, seed)
 
 
 def _coco_persons(dataset: CocoKeypoints, model: ModelConfig, seed: int) -> LabelledPersons:
@@ -227,9 +226,9 @@ def _mpii_persons(dataset: MpiiKeypoints, model: ModelConfig, seed: int) -> Labe
     )
 
 
-_LABELLED: dict[MetricName, Callable[[Any, ModelConfig, int], LabelledPersons]] = {
-    "coco_oks_ap": _coco_persons,
-    "mpii_pckh": _mpii_persons,
+_FORMATS: dict[str, Callable[[Any, ModelConfig, int], LabelledPersons]] = {
+    "coco": _coco_persons,
+    "mpii": _mpii_persons,
 }
 
 PersonT = TypeVar("PersonT", Person, MpiiPerson)

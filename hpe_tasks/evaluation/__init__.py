@@ -15,7 +15,6 @@ from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.dataset import Dataset
-from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import bottom_up, coco, top_down
 from hpe_tasks.evaluation.mpii import evaluate_mpii
@@ -82,7 +81,7 @@ def evaluate(
         )
     if whole_images and (evaluation.flip_test or boxes is not None):
         raise ConfigError("Codec 'paf' finds people in whole images: it takes no boxes and no flip test.")
-    return _METRICS[dataset.kind.metric](dataset, request)
+    return _FORMATS[dataset.kind.format](dataset, request)
 
 
 def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport:
@@ -130,7 +129,4 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
     )
 
 
-_METRICS: dict[MetricName, Callable[[Any, Request], EvaluationReport]] = {
-    "coco_oks_ap": _evaluate_coco,
-    "mpii_pckh": evaluate_mpii,
-}
+_FORMATS: dict[str, Callable[[Any, Request], EvaluationReport]] = {"coco": _evaluate_coco, "mpii": evaluate_mpii}

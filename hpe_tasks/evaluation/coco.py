@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.data.coco import CocoKeypoints, Person, person_category, read_annotations
+from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import JointMap, Request
+from hpe_tasks.metrics.crowdpose import crowdpose_stats
 from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
 from hpe_tasks.pose.skeletons import common_joints
-from hpe_tasks.records import CocoStats, ScoreSpread
+from hpe_tasks.records import ScoreSpread, Stats
 from hpe_tasks.storage.files import write_atomically
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.
@@ -95,7 +97,7 @@ class Found:
 class Accuracy:
     """AP and AR, and AP over the joints of one group and of each joint alone."""
 
-    stats: CocoStats
+    stats: Stats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]
 
@@ -218,7 +220,7 @@ def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int 
 
 def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
     """Score COCO results over the compared joints."""
-    sigmas, known = measured.dataset.sigmas, measured.dataset.kind.groups
+    sigmas, known = measured.dataset.sigmas, measured.dataset.groups
     entries = {joint: keypoint for joint, _, keypoint in measured.joint_map}
     groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in known.items()}
     parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in entries}
@@ -229,10 +231,34 @@ def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
         {name: ([entries[j] for j in joints], [sigmas[j] for j in joints]) for name, joints in parts.items()},
     )
     return Accuracy(
-        stats=coco_stats(measured.truth, results, joints=measured.keypoints, sigmas=measured.sigmas),
+        stats=_STATS[measured.dataset.kind.metric](measured, results),
         by_group={name: ap.get(name) for name in groups},
         by_joint={joint: ap[joint] for joint in entries},
     )
+
+
+def _coco(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
+    return coco_stats(measured.truth, results, joints=measured.keypoints, sigmas=measured.sigmas)
+
+
+def _crowdpose(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
+    levels = measured.dataset.kind.crowd_levels
+    if levels is None:
+        raise ConfigError(f"{measured.dataset.kind.title} does not say how crowded its images are.")
+    return crowdpose_stats(
+        measured.truth,
+        results,
+        joints=measured.keypoints,
+        sigmas=measured.sigmas,
+        crowd_index={image.id: image.crowd_index or 0.0 for image in measured.dataset.images},
+        levels=levels,
+    )
+
+
+_STATS: dict[MetricName, Callable[[Measured, Sequence[dict[str, Any]]], Stats]] = {
+    "coco_oks_ap": _coco,
+    "crowdpose_oks_ap": _crowdpose,
+}
 
 
 def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:

@@ -337,7 +337,7 @@ def _unusable(metric: Metric, report: EvaluationReport, runtime: str) -> str:
     if report.runtime != runtime:
         return f"{name} is missing: the report in its place was measured with {_RUNTIME_NAMES[report.runtime]}"
     measured = metric_of(report.stats)
-    if measured != metric:
+    if measured.key != metric.key:
         return f"{name} is missing: the report in its place holds {measured.name}, but gate.metric is {metric.key}"
     value = report.accuracy
     if value is None or math.isnan(value):

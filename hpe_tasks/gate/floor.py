@@ -25,7 +25,7 @@ def check_floor(limits: GateLimits, fp32: EvaluationReport) -> Fp32Check:
     metric, limit = METRICS[limits.metric], accuracy_limits(limits).minimum
     setting, observed = f"gate.min_{metric.key}", fp32.accuracy
     name, sample = f"FP32 {metric.name}", sample_text(fp32)
-    if observed is None or math.isnan(observed) or metric_of(fp32.stats) != metric:
+    if observed is None or math.isnan(observed) or metric_of(fp32.stats).key != metric.key:
         reason = f"{name} could not be measured on {sample}"
         return Fp32Check(passed=False, metric=metric.key, observed=None, limit=limit, reason=reason)
     decimals = metric.unit.decimals_between(observed, limit)

@@ -13,7 +13,7 @@ from hpe_tasks.data.fetch.sources import SourceRequest, Sources
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.data.formats import format_of
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.records import FetchedDataset
+from hpe_tasks.records import DatasetSkeleton, FetchedDataset
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -69,7 +69,19 @@ def fetch_dataset(
         num_files=content.num_files,
         size_bytes=content.size_bytes,
         boxes_sha256=None if boxes is None else boxes.sha256,
+        own_joints=_own_joints(config, root),
     )
+
+
+def _own_joints(config: DatasetConfig, root: Path) -> DatasetSkeleton | None:
+    """The joints that the data set brings; None where it cannot be read: its validation says why."""
+    if config.described.skeleton is not None:
+        return None
+    try:
+        own = format_of(config.described).load(config.described, root, config.evaluation_split).skeleton
+    except DatasetError:
+        return None
+    return DatasetSkeleton(joints=own.joints, limbs=own.limbs)
 
 
 def fetch_boxes(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client]) -> Path | None:

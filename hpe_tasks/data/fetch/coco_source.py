@@ -10,6 +10,7 @@ from hpe_tasks.config.run import SAMPLE
 from hpe_tasks.data.coco import find_root
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.sources import SourceRequest, refuse_digest
+from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.storage.folders import make_folder
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def find_coco(request: SourceRequest) -> Path:
     config, splits, kind = request.config, request.splits, request.config.described
     if config.source == SAMPLE:
         refuse_digest(config.sha256, config.source, "the sample")
-        folder = _sample(request.sources.cache, splits, request.sample)
+        folder = _sample(request.sources.cache, splits, request.sample, kind)
     elif config.images_by_url:
         from hpe_tasks.data.fetch.coco_images import fetch_needed_images
 
@@ -74,13 +75,13 @@ def _joined(request: SourceRequest) -> Path:
     return layouts.join(parts, request.sources.cache / "joined")
 
 
-def _sample(cache: Path, splits: tuple[str, ...], spec: SampleSpec | None) -> Path:
+def _sample(cache: Path, splits: tuple[str, ...], spec: SampleSpec | None, kind: DatasetKind) -> Path:
     from hpe_tasks.data import sample
 
     spec = spec or sample.SampleSpec()
     # A sample drawn by other code is another sample.
     code = b"".join(path.read_bytes() for path in sorted(Path(sample.__file__).parent.glob("*.py")))
-    key = hashlib.sha256(repr((spec, sorted(splits))).encode() + code).hexdigest()[:16]
+    key = hashlib.sha256(repr((spec, sorted(splits), kind)).encode() + code).hexdigest()[:16]
     folder = cache / "samples" / key
-    make_folder(folder, lambda working: sample.make_sample(working, spec, splits=splits))
+    make_folder(folder, lambda working: sample.make_sample(working, spec, splits=splits, kind=kind))
     return folder

@@ -70,7 +70,7 @@ def _about_images(images: pd.DataFrame, max_failed: float) -> list[Expectation]:
             column="fault",
             **rule(
                 "image_records_complete",
-                "Every image record has id, file_name, width and height.",
+                "Every image record has id, file_name, width and height, and of CrowdPose crowdIndex.",
                 "Incomplete image records",
                 "{label}: {fault}",
             ),

@@ -16,8 +16,9 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from hpe_tasks.data.coco import is_safe_file_name, person_category, read_annotations
+from hpe_tasks.data.coco import crowd_index_fault, is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
+from hpe_tasks.data.own_joints import read_own_joints
 from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
@@ -63,10 +64,10 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
         except DatasetError as error:
             files.append(file_row(path, root, path.is_file(), error.message))
             continue
-        files.append(file_row(path, root, exists=True))
         category = person_category(content)
+        files.append(file_row(path, root, exists=True, fault=_joint_fault(category, path, kind, root)))
         joints = len(category["keypoints"]) if category else len(COCO17.joints)
-        image_rows = [_image_row(row, split) for row in content["images"]]
+        image_rows = [_image_row(row, split, kind) for row in content["images"]]
         person_rows = [
             row
             for row in content["annotations"]
@@ -135,7 +136,18 @@ def _first_fault(faults: Iterable[tuple[bool, str]]) -> str | None:
     return next((text for fine, text in faults if not fine), None)
 
 
-def _image_row(row: Mapping[str, Any], split: str) -> dict[str, Any]:
+def _joint_fault(category: Mapping[str, Any] | None, path: Path, kind: DatasetKind, root: Path) -> str:
+    """What is wrong with the joints of a data set that brings its own; that it names none, the splits' table says."""
+    if kind.skeleton is not None or category is None:
+        return ""
+    try:
+        read_own_joints(category, path, kind, root)
+    except DatasetError as error:
+        return error.message
+    return ""
+
+
+def _image_row(row: Mapping[str, Any], split: str, kind: DatasetKind) -> dict[str, Any]:
     values = {name: row.get(name) if _is_int(row.get(name)) else None for name in ("id", "width", "height")}
     name = row.get("file_name")
     faults = [
@@ -143,6 +155,7 @@ def _image_row(row: Mapping[str, Any], split: str) -> dict[str, Any]:
         (isinstance(name, str) and name != "", "file_name is missing"),
         (_is_int(row.get("width")) and row["width"] > 0, "width is not a positive whole number"),
         (_is_int(row.get("height")) and row["height"] > 0, "height is not a positive whole number"),
+        (not crowd_index_fault(row, kind), crowd_index_fault(row, kind)),
     ]
     file_name = name if isinstance(name, str) and name else None
     return {
