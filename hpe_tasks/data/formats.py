@@ -47,7 +47,7 @@ class CocoFormat:
 
     def check_folder(self, folder: Path, config: DatasetConfig, splits: Sequence[str], *, images: bool) -> None:
         """Raise DatasetError unless the folder has the splits' annotations, and their images if asked."""
-        from hpe_tasks.data.coco import find_root
+        from hpe_tasks.data.annotation_files import find_root
         from hpe_tasks.data.fetch import layouts
 
         kind = config.described

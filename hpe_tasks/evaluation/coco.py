@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.data.coco import CocoKeypoints, Person, person_category, read_annotations
+from hpe_tasks.data.annotation_files import person_category, read_annotations
+from hpe_tasks.data.coco import CocoKeypoints, Person
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import JointMap, Request

@@ -29,7 +29,8 @@ from torch import nn
 
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
+from hpe_tasks.data.annotation_files import read_annotations
+from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model

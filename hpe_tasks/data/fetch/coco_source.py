@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config.run import SAMPLE
-from hpe_tasks.data.coco import find_root
+from hpe_tasks.data.annotation_files import find_root
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.sources import SourceRequest, refuse_digest
 from hpe_tasks.datasets import DatasetKind

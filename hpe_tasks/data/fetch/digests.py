@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.data import mpii
-from hpe_tasks.data.coco import is_safe_file_name, read_annotations
+from hpe_tasks.data.annotation_files import is_safe_file_name, read_annotations
 from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpe_tasks.data.coco import is_safe_file_name
+from hpe_tasks.data.annotation_files import is_safe_file_name
 from hpe_tasks.data.dataset import Box, ImageCrops, Region, Stratum, Subject, stratum
 from hpe_tasks.data.json_files import read_json
 from hpe_tasks.datasets import MPII

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from hpe_tasks.data.coco import crowd_index_fault, is_safe_file_name, person_category, read_annotations
+from hpe_tasks.data.annotation_files import crowd_index_fault, is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.data.own_joints import read_own_joints
 from hpe_tasks.datasets import DatasetKind
