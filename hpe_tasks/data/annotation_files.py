@@ -74,7 +74,9 @@ def read_annotations(path: Path, kind: DatasetKind = COCO) -> dict[str, Any]:
     """
     content = read_json(path, if_missing=kind.layout_hint)
     if not isinstance(content, dict):
-        raise DatasetError(f"{path} is not a COCO annotation file: its top level is not a JSON object.", hint=kind.layout_hint)
+        raise DatasetError(
+            f"{path} is not a COCO annotation file: its top level is not a JSON object.", hint=kind.layout_hint
+        )
     for name in ("images", "annotations", "categories"):
         rows = content.get(name, [] if name == "categories" else None)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -136,5 +138,5 @@ def crowd_index_fault(row: Mapping[str, Any], kind: DatasetKind) -> str:
     name = kind.crowd_levels.field
     index = row.get(name)
     if isinstance(index, bool) or not isinstance(index, int | float) or not 0 <= index <= 1:
-        return f"{name} is missing" if name not in row else f"{name} is no number from 0 to 1"
+        return f"{name} is missing" if name not in row else f"{name} is not a number from 0 to 1"
     return ""

@@ -15,7 +15,7 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import Skeleton
 
 UNKNOWN_SIGMA = sorted(COCO.sigmas.values())[len(COCO.sigmas) // 2]
-"""OKS sigma of a joint that no known data set names: the median of COCO's joints, that of a shoulder or an elbow."""
+"""OKS sigma of a joint that no known data set names: the median of COCO's joints, that of an elbow."""
 
 _SIGMAS_HINT = "Give a list in the order of the keypoints, or an object with a number above 0 for each of their names."
 
@@ -81,7 +81,9 @@ def read_own_joints(category: Mapping[str, Any] | None, path: Path, kind: Datase
 def _limbs(category: Mapping[str, Any], joints: tuple[str, ...], path: Path) -> tuple[tuple[str, str], ...]:
     pairs = category.get("skeleton") or []
     if not isinstance(pairs, list):
-        raise DatasetError(f"{path}: the category's skeleton is no list.", hint="Give pairs of joint numbers from 1.")
+        raise DatasetError(
+            f"{path}: the category's skeleton is not a list.", hint="Give pairs of joint numbers from 1."
+        )
     limbs = []
     for pair in pairs:
         if not (
@@ -90,7 +92,7 @@ def _limbs(category: Mapping[str, Any], joints: tuple[str, ...], path: Path) -> 
             and all(isinstance(end, int) and 1 <= end <= len(joints) for end in pair)
         ):
             raise DatasetError(
-                f"{path}: the category's skeleton holds {pair!r}, which is no pair of numbers from 1 to {len(joints)}.",
+                f"{path}: the category's skeleton holds {pair!r}, which is not a pair of numbers from 1 to {len(joints)}.",
                 hint="The numbers count the category's keypoints from 1.",
             )
         limbs.append((joints[pair[0] - 1], joints[pair[1] - 1]))
@@ -110,7 +112,7 @@ def _read_sigmas(file: Path, joints: tuple[str, ...], path: Path) -> dict[str, f
         )
     for joint, sigma in content.items():
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not math.isfinite(sigma) or sigma <= 0:
-            raise DatasetError(f"{file}: the sigma of {joint} is {sigma!r}, no number above 0.", hint=_SIGMAS_HINT)
+            raise DatasetError(f"{file}: the sigma of {joint} is {sigma!r}, not a number above 0.", hint=_SIGMAS_HINT)
     return {joint: float(content[joint]) for joint in joints}
 
 

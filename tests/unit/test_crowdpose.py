@@ -167,9 +167,11 @@ def test_images_that_the_splits_share_a_folder_for_count_once_for_the_digest(dra
     ("change", "says"),
     [
         pytest.param(lambda image: image.pop("crowdIndex"), "crowdIndex is missing", id="missing"),
-        pytest.param(lambda image: image.update(crowdIndex=1.5), "crowdIndex is no number from 0 to 1", id="too large"),
-        pytest.param(lambda image: image.update(crowdIndex="0.5"), "crowdIndex is no number", id="a text"),
-        pytest.param(lambda image: image.update(crowdIndex=True), "crowdIndex is no number", id="true"),
+        pytest.param(
+            lambda image: image.update(crowdIndex=1.5), "crowdIndex is not a number from 0 to 1", id="too large"
+        ),
+        pytest.param(lambda image: image.update(crowdIndex="0.5"), "crowdIndex is not a number", id="a text"),
+        pytest.param(lambda image: image.update(crowdIndex=True), "crowdIndex is not a number", id="true"),
     ],
 )
 def test_an_image_that_does_not_say_how_crowded_it_is(drawn: Path, tmp_path: Path, change: Any, says: str) -> None:

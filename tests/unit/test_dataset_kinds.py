@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
 import pytest
 from pycocotools.cocoeval import Params
 
 import hpe_tasks
 from hpe_tasks.config.run import MODEL_SKELETONS, DatasetConfig
+from hpe_tasks.data.calibration import draw_calibration
+from hpe_tasks.data.fetch.digests import coco_files
+from hpe_tasks.data.fetch.preview import preview_source
 from hpe_tasks.data.formats import FORMATS, format_of
-from hpe_tasks.datasets import COCO, CROWDPOSE, CUSTOM, KINDS, MPII, DatasetKind
+from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.data.splits import load_split
+from hpe_tasks.datasets import COCO, CROWDPOSE, CUSTOM, KINDS, MPII, DatasetKind, Layout
+from hpe_tasks.errors import DatasetError
 from hpe_tasks.gate.accuracy import METRICS, metric_named
+from hpe_tasks.pose.skeletons import Skeleton
+from tests.unit.dot_pictures import measure
 
 ALL = [pytest.param(kind, id=kind.name) for kind in KINDS.values()]
 
@@ -93,6 +104,46 @@ def test_layouts(
 def test_settings_that_a_kind_does_not_have(settings: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         DatasetConfig.model_validate({"source": "/data"} | settings)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(CROWDPOSE, id="crowdpose"), pytest.param(CUSTOM, id="custom")])
+def test_a_folder_is_looked_at_before_anything_is_fetched(kind: DatasetKind, tmp_path: Path) -> None:
+    make_sample(tmp_path, SampleSpec(train=1, calibration=1, val=1), splits=["calibration", "val"], kind=kind)
+    splits = {"calibration_split": "calibration", "evaluation_split": "val"}
+    config = DatasetConfig.model_validate({"kind": kind.name, "source": str(tmp_path)} | splits)
+    assert "holds the splits calibration and val" in preview_source(config, tmp_path / "cache", no_client).text
+    missing = config.model_copy(update={"evaluation_split": "x"})
+    with pytest.raises(DatasetError, match=f"has no {kind.layout.annotations.format(split='x')}"):
+        preview_source(missing, tmp_path / "cache", no_client)
+    other = DatasetConfig.model_validate({"kind": "mpii", "source": str(tmp_path)})
+    with pytest.raises(DatasetError, match=r"layout of .*, not of MPII") as caught:
+        preview_source(other, tmp_path / "cache", no_client)
+    assert f"Set dataset.kind to {kind.name}" in caught.value.hint
+
+
+def no_client() -> NoReturn:
+    raise AssertionError("nothing here needs S3")
+
+
+def test_another_kind_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in the list, it is drawn, digested, read, chosen from and measured without a word elsewhere."""
+    wrists = Skeleton("wrists", ("right_wrist", "left_wrist"), (("right_wrist", "left_wrist"),))
+    kind = replace(
+        CROWDPOSE, name="wrists", title="Wrists", layout=Layout("truth/of_{split}.json", ("pictures",)), groups={},
+        skeleton=wrists, sigmas={"left_wrist": 0.05, "right_wrist": 0.05}, metric="coco_oks_ap", crowd_levels=None,
+    )  # fmt: skip
+    monkeypatch.setitem(KINDS, "wrists", kind)
+    make_sample(tmp_path, SampleSpec(train=1, calibration=2, val=3), splits=["calibration", "val"], kind=kind)
+    assert len(list(coco_files(tmp_path, ["calibration", "val"], kind))) == 2 + 5
+    dataset = load_split("wrists", tmp_path, "val")
+    drawn = draw_calibration(load_split("wrists", tmp_path, "calibration"), dataset, num_images=1, seed=0)
+    assert drawn.num_images == 1
+    noise = np.random.default_rng(0)
+    report, rows = measure(dataset, lambda images: noise.random((len(images), 17, 64, 48), np.float32))
+    assert report.fingerprint.metric == "coco_oks_ap"
+    assert [joint for joint, _, _ in report.fingerprint.joint_map] == list(wrists.joints)
+    assert report.fingerprint.sigmas == (0.05, 0.05)
+    assert all(len(row["keypoints"]) == 6 for row in rows)
 
 
 def test_no_module_tells_kinds_apart() -> None:

@@ -75,7 +75,9 @@ def test_joints_and_limbs_come_from_the_file(drawn: Path, tmp_path: Path) -> Non
     assert problems(drawn, tmp_path / "docs") == []
 
 
-def test_sigmas_that_no_file_says_are_derived_and_told(drawn: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sigmas_that_no_file_says_are_derived_and_told(
+    drawn: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for split in SPLITS:
         with edited(drawn, split) as content:
             content["categories"][0]["keypoints"][0] = "nose"
@@ -84,6 +86,11 @@ def test_sigmas_that_no_file_says_are_derived_and_told(drawn: Path, caplog: pyte
     assert sigmas == {"nose": COCO.sigmas["nose"], **dict.fromkeys(FIVE_POINTS.joints[1:], UNKNOWN_SIGMA)}
     assert UNKNOWN_SIGMA == 0.072
     assert "no OKS sigma is known for left_hand, right_hand, left_foot, right_foot: 0.072 is used" in caplog.text
+    outcome = validate_dataset(drawn, config_of(drawn), tmp_path / "docs", "0" * 64)
+    assert outcome.problems == ()
+    (warning,) = outcome.warnings
+    assert warning.message == "Splits with joints whose OKS sigma is not known (0.072 is used): 2."
+    assert warning.examples == ("calibration: 4 joints", "val: 4 joints")
 
 
 @pytest.mark.parametrize(
@@ -132,15 +139,17 @@ def _no_keypoints(root: Path) -> None:
         pytest.param(
             _sigmas(dict.fromkeys((*FIVE_POINTS.joints[:4], "tail"), 0.1)), "not those of", id="sigmas of other joints"
         ),
-        pytest.param(_sigmas([0.1, 0.1, 0, 0.1, 0.1]), "the sigma of right_hand is 0, no number above 0", id="sigma 0"),
+        pytest.param(
+            _sigmas([0.1, 0.1, 0, 0.1, 0.1]), "the sigma of right_hand is 0, not a number above 0", id="sigma 0"
+        ),
         pytest.param(_sigmas([0.1, 0.1, "a", 0.1, 0.1]), "right_hand is 'a'", id="sigma no number"),
         pytest.param(_sigmas("0.1"), "holds no sigmas", id="sigmas no list"),
         pytest.param(
-            _category(skeleton=[[1, 6]]), r"\[1, 6\], which is no pair of numbers from 1 to 5", id="limb too large"
+            _category(skeleton=[[1, 6]]), r"\[1, 6\], which is not a pair of numbers from 1 to 5", id="limb too large"
         ),
         pytest.param(_category(skeleton=[[0, 1]]), r"skeleton holds \[0, 1\]", id="limb counted from 0"),
         pytest.param(_category(skeleton=[[1, 2, 3]]), r"skeleton holds \[1, 2, 3\]", id="limb of three"),
-        pytest.param(_category(skeleton="1-2"), "skeleton is no list", id="skeleton no list"),
+        pytest.param(_category(skeleton="1-2"), "skeleton is not a list", id="skeleton no list"),
         pytest.param(_category(keypoints=["a:b", "c", "d", "e", "f"]), "'a:b' cannot be a joint's name", id="colon"),
     ],
 )

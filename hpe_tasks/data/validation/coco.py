@@ -10,6 +10,7 @@ import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 
 from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.data.own_joints import UNKNOWN_SIGMA
 from hpe_tasks.data.validation.expectations import (
     Suite,
     ValidationOutcome,
@@ -58,8 +59,23 @@ def _about_splits(config: DatasetConfig) -> list[Expectation]:
                 "Splits without a category that names its keypoints",
             ),
         ),
+        *([] if config.described.skeleton is not None else [_sigmas_given()]),
         *person_count_rules(config.min_persons),
     ]
+
+
+def _sigmas_given() -> Expectation:
+    return gxe.ExpectColumnValuesToBeBetween(
+        column="derived_sigmas",
+        max_value=0,
+        **rule(
+            "sigmas_given",
+            "A file says the OKS sigma of every joint that no known data set has.",
+            f"Splits with joints whose OKS sigma is not known ({UNKNOWN_SIGMA:g} is used)",
+            "{label}: {derived_sigmas:.0f} joints",
+            only_warns=True,
+        ),
+    )
 
 
 def _about_images(images: pd.DataFrame, max_failed: float) -> list[Expectation]:

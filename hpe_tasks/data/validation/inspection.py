@@ -18,7 +18,7 @@ import pandas as pd
 
 from hpe_tasks.data.annotation_files import crowd_index_fault, is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
-from hpe_tasks.data.own_joints import read_own_joints
+from hpe_tasks.data.own_joints import OwnJoints, read_own_joints
 from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
@@ -65,7 +65,8 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
             files.append(file_row(path, root, path.is_file(), error.message))
             continue
         category = person_category(content)
-        files.append(file_row(path, root, exists=True, fault=_joint_fault(category, path, kind, root)))
+        own = _own_joints(category, path, kind, root)
+        files.append(file_row(path, root, exists=True, fault=own if isinstance(own, str) else ""))
         joints = len(category["keypoints"]) if category else len(COCO17.joints)
         image_rows = [_image_row(row, split, kind) for row in content["images"]]
         person_rows = [
@@ -87,6 +88,7 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
                 "calibration_persons": persons if split == calibration else None,
                 "evaluation_persons": persons if split == evaluation else None,
                 "category_keypoints": joints if category else 0,
+                "derived_sigmas": len(own.derived) if isinstance(own, OwnJoints) else 0,
             }
         )
     look_at_files(images, {split: kind.layout.image_folder(root, split) for split in (calibration, evaluation)})
@@ -136,15 +138,14 @@ def _first_fault(faults: Iterable[tuple[bool, str]]) -> str | None:
     return next((text for fine, text in faults if not fine), None)
 
 
-def _joint_fault(category: Mapping[str, Any] | None, path: Path, kind: DatasetKind, root: Path) -> str:
-    """What is wrong with the joints of a data set that brings its own; that it names none, the splits' table says."""
+def _own_joints(category: Mapping[str, Any] | None, path: Path, kind: DatasetKind, root: Path) -> OwnJoints | str:
+    """The joints of a data set that brings its own, or what is wrong with them; that it names none, `splits` says."""
     if kind.skeleton is not None or category is None:
         return ""
     try:
-        read_own_joints(category, path, kind, root)
+        return read_own_joints(category, path, kind, root)
     except DatasetError as error:
         return error.message
-    return ""
 
 
 def _image_row(row: Mapping[str, Any], split: str, kind: DatasetKind) -> dict[str, Any]:
