@@ -92,7 +92,8 @@ def _limbs(category: Mapping[str, Any], joints: tuple[str, ...], path: Path) -> 
             and all(isinstance(end, int) and 1 <= end <= len(joints) for end in pair)
         ):
             raise DatasetError(
-                f"{path}: the category's skeleton holds {pair!r}, which is not a pair of numbers from 1 to {len(joints)}.",
+                f"{path}: the category's skeleton holds {pair!r}, which is not a pair of numbers from 1 to "
+                f"{len(joints)}.",
                 hint="The numbers count the category's keypoints from 1.",
             )
         limbs.append((joints[pair[0] - 1], joints[pair[1] - 1]))
