@@ -28,9 +28,10 @@ def image_folder(root: Path, split: str) -> Path:
 
 def splits_present(root: Path, kind: DatasetKind = COCO) -> tuple[str, ...]:
     """Names of the splits that have both annotations and an image folder, sorted."""
-    before, after = kind.layout.annotation_name("\n").split("\n")
-    folder = root / kind.layout.annotation_folder
-    names = (path.name.removeprefix(before).removesuffix(after) for path in folder.glob(f"{before}*{after}"))
+    folder, names = root / kind.layout.annotation_folder, set[str]()
+    for pattern in kind.layout.annotation_names("\n"):
+        before, after = pattern.split("\n")
+        names |= {path.name.removeprefix(before).removesuffix(after) for path in folder.glob(f"{before}*{after}")}
     own = Path(kind.layout.sigmas or "").stem
     return tuple(sorted(n for n in names if n != own and kind.layout.image_folder(root, n).is_dir()))
 
@@ -82,7 +83,7 @@ def read_annotations(path: Path, kind: DatasetKind = COCO) -> dict[str, Any]:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DatasetError(
                 f"{path} is not a COCO annotation file: {name!r} is missing or is not a list of objects.",
-                hint=f"Give the {kind.layout.annotation_name('<split>')} file of the data set.",
+                hint=f"Give the {kind.layout.annotation_names('<split>')[0]} file of the data set.",
             )
         content[name] = rows
     _adapt(content, kind)

@@ -15,6 +15,7 @@ CUSTOM = DatasetKind(
         ("images/{split}", "{split}", "images"),
         beside=True,
         sigmas="annotations/sigmas.json",
+        also="person_keypoints_{split}.json",
     ),
     splits=("train", "val"),
     skeleton=None,

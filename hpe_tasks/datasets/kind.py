@@ -26,6 +26,7 @@ class Layout:
         beside: Whether more than the splits' own files counts in the annotations' folder, which is then taken whole.
         originals: File names (a glob pattern) of annotations in another form, which are converted.
         sigmas: A file that may say the OKS sigmas.
+        also: Another name that annotation files may have, in the same folder.
     """
 
     annotations: str
@@ -33,19 +34,22 @@ class Layout:
     beside: bool = False
     originals: str | None = None
     sigmas: str | None = None
+    also: str | None = None
 
     @property
     def annotation_folder(self) -> str:
         """Name of the annotations' folder."""
         return self.annotations.rpartition("/")[0]
 
-    def annotation_name(self, split: str) -> str:
-        """File name of a split's annotations."""
-        return self.annotations.rpartition("/")[2].format(split=split)
+    def annotation_names(self, split: str) -> tuple[str, ...]:
+        """File names that a split's annotations may have, the usual one first."""
+        patterns = (self.annotations.rpartition("/")[2], *(() if self.also is None else (self.also,)))
+        return tuple(pattern.format(split=split) for pattern in patterns)
 
     def annotation_path(self, root: Path, split: str) -> Path:
-        """A split's annotations in a data set's folder."""
-        return root / self.annotations.format(split=split)
+        """A split's annotations in a data set's folder: of the usual name, unless only another one is there."""
+        usual, *others = (root / self.annotation_folder / name for name in self.annotation_names(split))
+        return usual if usual.is_file() else next((path for path in others if path.is_file()), usual)
 
     def image_folders(self, split: str) -> tuple[str, ...]:
         """Names of the folders that a split's images may lie in, the usual one first."""

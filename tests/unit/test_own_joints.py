@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -15,12 +15,15 @@ from hpe_tasks.config.run import DatasetConfig, ModelConfig
 from hpe_tasks.data.calibration import draw_calibration
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.fetch import fetch_dataset
+from hpe_tasks.data.fetch.preview import preview_source
 from hpe_tasks.data.own_joints import UNKNOWN_SIGMA
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.data.sample.dataset import FIVE_POINTS
 from hpe_tasks.data.validation import validate_dataset
 from hpe_tasks.datasets import COCO, CUSTOM
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.pose.skeletons import COCO17
+from tests.unit.dot_pictures import CONFIG, ONE, TWO, measure, write_dataset
 
 SPEC = SampleSpec(train=1, calibration=3, val=4, width=200, height=150)
 SPLITS = ["calibration", "val"]
@@ -42,10 +45,11 @@ def load(root: Path, split: str = "val") -> CocoKeypoints:
     return load_coco(root, split, CUSTOM)
 
 
-def fetch(source: Path | str, cache: Path) -> tuple[Path, Any]:
-    def no_client() -> Any:
-        raise AssertionError("nothing here needs S3")
+def no_client() -> NoReturn:
+    raise AssertionError("nothing here needs S3")
 
+
+def fetch(source: Path | str, cache: Path) -> tuple[Path, Any]:
     return fetch_dataset(config_of(source), cache, no_client, sample=SPEC)
 
 
@@ -195,6 +199,27 @@ def test_images_may_lie_in_one_folder(drawn: Path, tmp_path: Path) -> None:
     root, fetched = fetch(drawn, tmp_path / "cache")
     assert fetched.num_files == 2 + 3 + 4
     assert problems(root, tmp_path / "docs") == []
+
+
+def test_annotation_files_may_have_coco_s_own_name(drawn: Path, tmp_path: Path) -> None:
+    before = fetch(drawn, tmp_path / "cache")[1]
+    for split in SPLITS:
+        (drawn / "annotations" / f"{split}.json").rename(drawn / "annotations" / f"person_keypoints_{split}.json")
+    root, fetched = fetch(drawn, tmp_path / "cache")
+    assert fetched.digest == before.digest
+    assert problems(root, tmp_path / "docs") == []
+    assert preview_source(config_of(drawn), tmp_path / "cache", no_client).text.endswith("calibration and val")
+
+
+def test_joints_that_coco_knows_are_measured_as_coco_measures_them(tmp_path: Path) -> None:
+    """The same files as either kind: sigmas by name are COCO's, and so is AP."""
+    coco = write_dataset(tmp_path, [ONE, TWO], [TWO])
+    wrong = ModelConfig(**CONFIG.model_dump(exclude={"joint_names"}) | {"joint_names": COCO17.joints[::-1]})
+    for network in (CONFIG, wrong):
+        one, other = (measure(kind, config=network)[0] for kind in (coco, load_coco(tmp_path, "val", CUSTOM)))
+        assert other.stats == one.stats
+        assert other.by_joint == one.by_joint
+        assert other.fingerprint.sigmas == one.fingerprint.sigmas
 
 
 def test_the_sample_can_be_drawn_with_five_points(tmp_path: Path) -> None:

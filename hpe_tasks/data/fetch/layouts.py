@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from hpe_tasks.data.fetch.sources import SourceRequest
 from hpe_tasks.data.fetch.transports import shown_address
-from hpe_tasks.datasets import KINDS, DatasetKind
+from hpe_tasks.datasets import KINDS, DatasetKind, Layout
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.storage.files import digest_of, storage_errors
 from hpe_tasks.storage.folders import make_folder
@@ -17,9 +17,12 @@ from hpe_tasks.storage.folders import make_folder
 def find_annotations(kind: DatasetKind, folder: Path, splits: Sequence[str]) -> Path | None:
     """The folder with the annotation files of all splits: of the usual name, or `folder`, or in its only sub-folder."""
     layout = kind.layout
-    names = [layout.annotation_name(split) for split in splits]
     places = (place for base in bases(folder) for place in (base / layout.annotation_folder, base))
-    return next((place for place in places if all((place / name).is_file() for name in names)), None)
+    return next((place for place in places if all(_is_there(layout, place, split) for split in splits)), None)
+
+
+def _is_there(layout: Layout, place: Path, split: str) -> bool:
+    return any((place / name).is_file() for name in layout.annotation_names(split))
 
 
 def refuse_annotations(kind: DatasetKind, folder: Path, splits: Sequence[str]) -> NoReturn:
@@ -28,7 +31,7 @@ def refuse_annotations(kind: DatasetKind, folder: Path, splits: Sequence[str]) -
     layout = kind.layout
     usual = (base / layout.annotation_folder for base in bases(folder))
     place = next((place for place in usual if place.is_dir()), folder)
-    missing = next(split for split in splits if not (place / layout.annotation_name(split)).is_file())
+    missing = next(split for split in splits if not _is_there(layout, place, split))
     raise DatasetError(
         f"{folder} has no {layout.annotations.format(split=missing)}. {_what_is_in(place)}",
         hint="Check dataset.source, dataset.calibration_split and dataset.evaluation_split.",

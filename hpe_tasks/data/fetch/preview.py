@@ -114,7 +114,8 @@ def _check_archive(path: Path, kind: DatasetKind, splits: Sequence[str]) -> None
     names = _names_in(path)
     if not names or (kind.layout.originals and any(name.endswith(".mat") for name in names)):
         return
-    missing = [name for split in splits if (name := kind.layout.annotation_name(split)) not in names]
+    wanted = [kind.layout.annotation_names(split) for split in splits]
+    missing = [ways[0] for ways in wanted if names.isdisjoint(ways)]
     if missing:
         there = sorted(name for name in names if name.endswith(".json"))
         raise DatasetError(
