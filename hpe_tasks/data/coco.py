@@ -254,8 +254,8 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: Dataset
     path = kind.layout.annotation_path(root, split)
     category = person_category(content)
     own = None if kind.skeleton is not None else read_own_joints(category, path, kind, root)
-    if own is not None:
-        warn_of_derived(own, path)
+    if own is not None and own.derived:
+        warn_of_derived(path, own.derived)
     names = keypoint_names(category) if category else COCO17.joints
     if kind.renames and kind.skeleton is not None:
         if category is None or len(names) != len(kind.skeleton.joints):

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,13 @@ def _read_sigmas(file: Path, joints: tuple[str, ...], path: Path) -> dict[str, f
     return {joint: float(content[joint]) for joint in joints}
 
 
-def warn_of_derived(own: OwnJoints, path: Path) -> None:
-    """Say which sigmas nobody gave: AP depends on them."""
-    if own.derived:
-        log.warning(
-            "%s: no OKS sigma is known for %s: %g is used. Another figure comes of other sigmas; "
-            "annotations/sigmas.json can say them.",
-            path.name,
-            ", ".join(own.derived),
-            UNKNOWN_SIGMA,
-        )
+@cache
+def warn_of_derived(path: Path, derived: tuple[str, ...]) -> None:
+    """Say once which sigmas of an annotation file's joints nobody gave: AP depends on them."""
+    log.warning(
+        "%s: no OKS sigma is known for %s: %g is used. Another figure comes of other sigmas; annotations/sigmas.json "
+        "can say them.",
+        path.name,
+        ", ".join(derived),
+        UNKNOWN_SIGMA,
+    )
