@@ -196,7 +196,9 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     steps: tuple[Step, ...] = steps_of(records)
     groups: DotPlot | None = None
     if records.fp32 and records.onnx:
-        groups = dot_plot(records.fp32.by_group, records.onnx.by_group, records.metric)
+        # Joints without a left and a right are in no group.
+        before, after = records.fp32, records.onnx
+        groups = dot_plot(before.by_group or before.by_joint, after.by_group or after.by_joint, records.metric)
     protocol = next((report.fingerprint for _, report in reversed(records.measurements) if report), None)
     return {
         "r": records,

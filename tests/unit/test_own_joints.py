@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +24,8 @@ from hpe_tasks.data.validation import validate_dataset
 from hpe_tasks.datasets import COCO, CUSTOM
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.report.page import ReportFiles, render_report
+from tests.run_cases import complete
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, measure, write_dataset
 
 SPEC = SampleSpec(train=1, calibration=3, val=4, width=200, height=150)
@@ -240,6 +243,21 @@ def test_a_network_is_drawn_with_the_limbs_of_the_data_set() -> None:
     assert own.drawn_as(FIVE_POINTS).joints.limb_indices() == ((1, 2),)
     known = ModelConfig(checkpoint="c")
     assert known.drawn_as(FIVE_POINTS) is known
+
+
+def test_a_report_shows_joints_that_are_in_no_group(tmp_path: Path) -> None:
+    records = complete()
+    fp32, quantized = records.fp32, records.quantized_evaluation
+    assert fp32 is not None
+    assert quantized is not None
+    alone = {form: getattr(quantized, form).model_copy(update={"by_group": {}}) for form in ("quantsim", "onnx")}
+    bare = replace(
+        records,
+        fp32=fp32.model_copy(update={"by_group": {}}),
+        quantized_evaluation=quantized.model_copy(update=alone),
+    )
+    page = render_report(bare, ReportFiles(), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "AP of each joint" in page
 
 
 def test_mirrored_pairs_come_from_names_or_are_given() -> None:
