@@ -46,7 +46,8 @@ def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
     import paf_oracle
     from paf_scenes import ideal_maps
 
-    from hpe_tasks.data.coco import load_coco, read_annotations
+    from hpe_tasks.data.annotation_files import read_annotations
+    from hpe_tasks.data.coco import load_coco
     from hpe_tasks.metrics.oks import coco_sigmas, coco_stats
     from hpe_tasks.pose.codecs import decode_people
 

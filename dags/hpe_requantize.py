@@ -32,7 +32,7 @@ smoke test installs the function's packages (onnxruntime, NumPy, Pillow and a fe
 Without a network, set `destination.smoke_test=false`.
 
 **Your own model and data:** choose a preset, set `model.checkpoint` and `dataset.source` (a folder, an archive, `s3://`
-or `http(s)://`; COCO or MPII layout, see `dataset.kind`), and what the model must reach under *Gate*. An empty field
+or `http(s)://`; of COCO's layout or another `dataset.kind`), and what the model must reach under *Gate*. An empty field
 means "as in the preset".
 
 **Before anything is quantized:** `check_fp32` holds the checkpoint's own accuracy against the gate's floor. Where it

@@ -37,7 +37,7 @@ class Preset:
 
 
 _REPLACED = {
-    "gate.metric": "Leave it out: dataset.kind says what is judged, AP of `coco` and PCKh of `mpii`.",
+    "gate.metric": "Leave it out: dataset.kind says what is judged, PCKh of `mpii` and AP of all others.",
     "recipe.reduce_range": "Leave it out: recipe.saturation_free, on by default, keeps sums in range and costs less.",
 }
 """Settings that users may still have in their files, and what does their work now."""

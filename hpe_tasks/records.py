@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from hpe_tasks.config.run import Frozen, QuantizationRecipe
+from hpe_tasks.datasets import MetricName
+from hpe_tasks.pose.skeletons import Skeleton
 
 Runtime = Literal["fp32", "quantsim", "onnxruntime"]
 """What ran a network when it was measured."""
@@ -62,6 +64,18 @@ class Preflight(Record):
         return tuple(check for check in self.checks if check.state == "warning")
 
 
+class DatasetSkeleton(Frozen):
+    """The joints of a data set that brings its own, and the limbs between them."""
+
+    joints: tuple[str, ...]
+    limbs: tuple[tuple[str, str], ...]
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """As drawing takes it."""
+        return Skeleton(name="dataset", joints=self.joints, limbs=self.limbs)
+
+
 class FetchedDataset(Record):
     """A data set that is at hand.
 
@@ -70,6 +84,7 @@ class FetchedDataset(Record):
         digest: SHA-256 over the annotation files and images of the run's splits; the same bytes on any machine.
         boxes_sha256: SHA-256 of the file with detected boxes; None without one.
         num_files: Files that the digest covers.
+        own_joints: Of a data set that brings its own; None for another, and where its annotations do not say them.
     """
 
     source: str
@@ -77,6 +92,7 @@ class FetchedDataset(Record):
     num_files: int
     size_bytes: int
     boxes_sha256: str | None = None
+    own_joints: DatasetSkeleton | None = None
 
 
 class FetchedCheckpoint(Record):
@@ -158,11 +174,13 @@ class ProtocolFingerprint(Frozen):
     input_size: tuple[int, int]
     joint_map: tuple[tuple[str, int, int], ...]
     sigmas: tuple[float, ...]
-    metric: Literal["coco_oks_ap", "mpii_pckh"] = "coco_oks_ap"
+    metric: MetricName = "coco_oks_ap"
 
 
 class CocoStats(Frozen):
     """The ten COCO keypoint statistics in [0, 1]; None where the split holds no person of that size."""
+
+    metric: ClassVar[MetricName] = "coco_oks_ap"
 
     ap: float | None
     ap50: float | None
@@ -174,6 +192,38 @@ class CocoStats(Frozen):
     ar75: float | None
     ar_medium: float | None
     ar_large: float | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The figure that the gate judges."""
+        return self.ap
+
+
+class CrowdPoseStats(Frozen):
+    """The nine statistics of CrowdPose in [0, 1]; None where the split holds no person in such images.
+
+    Attributes:
+        ap_easy: AP among images with a crowd index below 0.1.
+        ap_medium: From 0.1 to 0.8.
+        ap_hard: Above 0.8.
+    """
+
+    metric: ClassVar[MetricName] = "crowdpose_oks_ap"
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ar: float | None
+    ar50: float | None
+    ar75: float | None
+    ap_easy: float | None
+    ap_medium: float | None
+    ap_hard: float | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The figure that the gate judges."""
+        return self.ap
 
 
 class PckhStats(Frozen):
@@ -190,6 +240,8 @@ class PckhStats(Frozen):
         num_joints: Labelled joints that the means are over.
     """
 
+    metric: ClassVar[MetricName] = "mpii_pckh"
+
     head: float | None
     shoulder: float | None
     elbow: float | None
@@ -201,6 +253,15 @@ class PckhStats(Frozen):
     mean_at_01: float | None
     mean_at_exactly_01: float | None
     num_joints: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The figure that the gate judges."""
+        return self.mean
+
+
+Stats = CocoStats | CrowdPoseStats | PckhStats
+"""What a metric comes to; the kind of data set says which metric."""
 
 
 class FailedImage(Frozen):
@@ -227,7 +288,7 @@ class EvaluationReport(Record):
 
     Attributes:
         runtime: What ran the network.
-        stats: COCO's AP in [0, 1], or MPII's PCKh in percent.
+        stats: COCO's or CrowdPose's AP in [0, 1], or MPII's PCKh in percent.
         by_group: The main figure (AP, or PCKh at 0.5) over the joints of one group alone ("head", "shoulders", ...);
             None where nobody has such joints.
         by_joint: The same for each compared joint.
@@ -241,7 +302,7 @@ class EvaluationReport(Record):
     """
 
     runtime: Runtime
-    stats: CocoStats | PckhStats
+    stats: Stats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]
     fingerprint: ProtocolFingerprint
@@ -254,7 +315,7 @@ class EvaluationReport(Record):
     @property
     def accuracy(self) -> float | None:
         """The figure that the gate judges: AP in [0, 1], or mean PCKh at 0.5 in percent."""
-        return self.stats.ap if isinstance(self.stats, CocoStats) else self.stats.mean
+        return self.stats.accuracy
 
 
 class TriedMistake(Frozen):

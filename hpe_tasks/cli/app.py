@@ -138,7 +138,7 @@ def evaluate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure one model file as the pipeline would: COCO's AP, or with --set dataset.kind=mpii MPII's PCKh.
+    """Measure one model file as the pipeline would: COCO's AP, or what --set dataset.kind=… is measured by.
 
     Of an ONNX file, input size and layouts are read from the file where it states them.
     """

@@ -6,16 +6,22 @@ models, so a field's title, description and bounds are written here once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from hpe_tasks.pose.skeletons import SKELETONS, Skeleton
+from hpe_tasks.datasets import KINDS, DatasetKind, GateMetric
+from hpe_tasks.datasets.kind import named
+from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16, Skeleton
 
 SAMPLE = "sample"
 """As `dataset.source` or `model.checkpoint`: the data set and checkpoint that the project itself makes."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+JointPair = Annotated[str, StringConstraints(pattern=r"^[^:]+:[^:]+$")]
+"""Two joints by their names, such as `left_ear:right_ear`."""
+
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 Architecture = Literal[
@@ -40,10 +46,29 @@ _LARGEST_STD = 1.01
 _DIVIDED = "give mean and std of values in 0 to 255 divided by 255"
 
 
+MODEL_SKELETONS: dict[str, Skeleton] = {
+    known.name: known
+    for known in (COCO17, MPII16, EFFICIENTPOSE16, *(kind.skeleton for kind in KINDS.values()))
+    if known is not None
+}
+"""Joints that a network may predict, by the name that `model.skeleton` has for them."""
+
+if TYPE_CHECKING:
+    SkeletonName: TypeAlias = str
+    KindName: TypeAlias = str
+else:
+    SkeletonName = Literal[tuple(MODEL_SKELETONS)]
+    KindName = Literal[tuple(KINDS)]
+
+
 class Frozen(BaseModel):
     """Immutable record that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _pairs(texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((text.partition(":")[0], text.partition(":")[2]) for text in texts)
 
 
 class ModelConfig(Frozen):
@@ -61,13 +86,21 @@ class ModelConfig(Frozen):
         "http(s):// address, or `sample`.",
     )
     checkpoint_sha256: Sha256 | None = Field(default=None, description="SHA-256 that the checkpoint file must have.")
-    skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
-        default="coco17", description="Joints that the network predicts, in channel order."
-    )
+    skeleton: SkeletonName = Field(default="coco17", description="Joints that the network predicts, in channel order.")
     joint_names: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
         description="Joint names in channel order, where no skeleton fits; replaces `skeleton`.",
+    )
+    limbs: tuple[JointPair, ...] | None = Field(
+        default=None,
+        description="With `joint_names`: what is drawn between joints, each as `joint:joint`. By default the limbs of "
+        "a data set of kind `custom`, or of `skeleton`.",
+    )
+    flip_pairs: tuple[JointPair, ...] | None = Field(
+        default=None,
+        description="With `joint_names`: joints that swap in a mirror image, each as `left:right`. By default those "
+        "whose names differ in `left_` and `right_`.",
     )
     input_width: int = Field(default=192, ge=32, le=1024, description="Width of the network's input in pixels.")
     input_height: int = Field(
@@ -120,10 +153,19 @@ class ModelConfig(Frozen):
     @property
     def joints(self) -> Skeleton:
         """The joints that the network predicts."""
-        known = SKELETONS[self.skeleton]
+        known = MODEL_SKELETONS[self.skeleton]
         if self.joint_names is None:
             return known
-        return Skeleton(name="custom", joints=self.joint_names, limbs=known.limbs)
+        limbs = known.limbs if self.limbs is None else _pairs(self.limbs)
+        mirrored = None if self.flip_pairs is None else _pairs(self.flip_pairs)
+        return Skeleton(name="custom", joints=self.joint_names, limbs=limbs, mirrored=mirrored)
+
+    def drawn_as(self, skeleton: Skeleton | None) -> ModelConfig:
+        """With the limbs of a data set's own joints, where this names its joints and no limbs."""
+        if skeleton is None or self.joint_names is None or self.limbs is not None:
+            return self
+        limbs = tuple(f"{a}:{b}" for a, b in skeleton.limbs if a in self.joint_names and b in self.joint_names)
+        return self.model_copy(update={"limbs": limbs})
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -155,6 +197,12 @@ class ModelConfig(Frozen):
     def _check(self) -> Self:
         if self.joint_names is not None and len(set(self.joint_names)) != len(self.joint_names):
             raise ValueError("joint_names holds a name twice")
+        for setting, pairs in (("limbs", self.limbs), ("flip_pairs", self.flip_pairs)):
+            if pairs is not None and self.joint_names is None:
+                raise ValueError(f"{setting} is for joint_names: a skeleton has its own")
+            unknown = [pair for pair in pairs or () if not set(pair.split(":")) <= set(self.joint_names or ())]
+            if unknown:
+                raise ValueError(f"{setting} holds {unknown[0]!r}, and joint_names does not hold both of it")
         stride = _STRIDES.get(self.architecture, 32)
         if self.input_width % stride or self.input_height % stride:
             raise ValueError(f"input_width and input_height must be multiples of {stride} for {self.architecture}")
@@ -172,28 +220,26 @@ class ModelConfig(Frozen):
         return self
 
 
-DatasetKind = Literal["coco", "mpii"]
-
-_USUAL_SPLITS: dict[DatasetKind, tuple[str, str]] = {"coco": ("train2017", "val2017"), "mpii": ("train", "valid")}
-"""The splits for calibration and for evaluation that a data set of each kind usually has."""
-
-
-MetricKey = Literal["ap", "pckh"]
+MetricKey = GateMetric
 """What a model is judged by: COCO's AP in [0, 1], or MPII's mean PCKh at 0.5 in percent."""
-
-_JUDGED_BY: dict[DatasetKind, MetricKey] = {"coco": "ap", "mpii": "pckh"}
 
 
 class DatasetConfig(Frozen):
     """A data set of people with labelled joints.
 
     COCO's layout is `images/<split>/` and `annotations/person_keypoints_<split>.json`; MPII's, in the form of Simple
-    Baselines, `images/`, `annot/<split>.json` and `annot/gt_<split>.mat`.
+    Baselines, `images/`, `annot/<split>.json` and `annot/gt_<split>.mat`; CrowdPose's `images/` and
+    `json/crowdpose_<split>.json`; one with joints of its own has `annotations/<split>.json`, and its images in
+    `images/<split>/` or `images/`.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    kind: DatasetKind = Field(default="coco", description="Layout and metric: COCO (OKS AP) or MPII (PCKh).")
+    kind: KindName = Field(
+        default="coco",
+        description="Layout, joints and metric: COCO (OKS AP), MPII (PCKh), CrowdPose (OKS AP, also of easy, medium "
+        "and hard images), or `custom`, COCO's layout with joints of its own.",
+    )
     source: str = Field(
         min_length=1,
         description="A folder, a .zip or .tar(.gz) archive, an s3:// or http(s):// address of one; or `sample`. For "
@@ -250,13 +296,18 @@ class DatasetConfig(Frozen):
     @property
     def gate_metric(self) -> MetricKey:
         """The figure that a model is judged by on such data."""
-        return _JUDGED_BY[self.kind]
+        return self.described.gate_metric
+
+    @property
+    def described(self) -> DatasetKind:
+        """What a data set of this kind is made of."""
+        return KINDS[self.kind]
 
     @model_validator(mode="before")
     @classmethod
     def _usual_splits(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("kind") in _USUAL_SPLITS:
-            calibration, evaluation = _USUAL_SPLITS[values["kind"]]
+        if isinstance(values, dict) and values.get("kind") in KINDS:
+            calibration, evaluation = KINDS[values["kind"]].splits
             return {"calibration_split": calibration, "evaluation_split": evaluation, **values}
         return values
 
@@ -266,11 +317,15 @@ class DatasetConfig(Frozen):
             raise ValueError("images_by_url and image_archives exclude one another: choose one")
         if self.source == SAMPLE and (self.images_by_url or self.image_archives is not None):
             raise ValueError("the sample brings its own images: leave images_by_url and image_archives out")
-        if self.kind == "mpii" and (self.source == SAMPLE or self.images_by_url or self.boxes is not None):
-            raise ValueError("source 'sample', images_by_url and boxes are for kind 'coco', not for 'mpii'")
-        if self.kind != "mpii" and self.valid_images is not None:
-            raise ValueError(f"valid_images is for kind 'mpii', not for {self.kind!r}")
+        self._refuse_unfit("source 'sample' is", self.source == SAMPLE, lambda kind: kind.is_drawn)
+        self._refuse_unfit("images_by_url is", self.images_by_url, lambda kind: kind.has_addresses)
+        self._refuse_unfit("boxes are", self.boxes is not None, lambda kind: kind.takes_detections)
+        self._refuse_unfit("valid_images is", self.valid_images is not None, lambda kind: bool(kind.layout.originals))
         return self
+
+    def _refuse_unfit(self, setting: str, given: bool, fits: Callable[[DatasetKind], bool]) -> None:
+        if given and not fits(self.described):
+            raise ValueError(f"{setting} for kind {named(filter(fits, KINDS.values()))}, not for {self.kind!r}")
 
 
 class QuantizationRecipe(Frozen):
@@ -465,7 +520,8 @@ class RunConfig(Frozen):
                 f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
                 "a model must not be calibrated on the images that judge it"
             )
-        if self.model.codec == "paf" and (self.dataset.kind == "mpii" or self.dataset.boxes is not None):
+        whole_images = self.dataset.described.takes_detections and self.dataset.boxes is None
+        if self.model.codec == "paf" and not whole_images:
             raise ValueError("codec 'paf' finds people in whole images of a COCO data set: no boxes, no MPII")
         if self.model.codec == "paf" and self.evaluation.flip_test:
             raise ValueError("evaluation.flip_test is for codec 'heatmap'")

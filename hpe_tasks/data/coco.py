@@ -1,42 +1,55 @@
-"""COCO keypoint data sets: the layout on disk, and the images and persons of a split.
+"""Data sets whose annotations have COCO's form: the images and persons of a split.
 
 Coordinates are pixels of the image as it is stored (an EXIF orientation is not applied), boxes are (x, y, w, h).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from functools import partial
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.data.json_files import read_json
-from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.data.annotation_files import (
+    crowd_index_fault,
+    is_safe_file_name,
+    keypoint_names,
+    person_category,
+    read_annotations,
+)
+from hpe_tasks.data.dataset import Box, Dataset, ImageCrops, Region, Stratum, Subject, stratum
+from hpe_tasks.data.image_files import Unreadable
+from hpe_tasks.data.own_joints import OwnJoints, read_own_joints, warn_of_derived
+from hpe_tasks.datasets import COCO, DatasetKind
+from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.pose.codecs.heatmap import box_to_center_scale
+from hpe_tasks.pose.skeletons import COCO17, Skeleton
 
 LEFT_OUT = "images_left_out"
 """Key of an annotation file's top level: ids of the split's images that were cut from it."""
 
-_LAYOUT_HINT = "A data set holds images/<split>/ and annotations/person_keypoints_<split>.json."
-
-_IMAGES_HINT = (
-    "Where the images are in archives of their own, name these in dataset.image_archives; where their records have "
-    "addresses, set dataset.images_by_url."
-)
+LARGE_AREA = 96.0**2
+"""Segment area in square pixels from which COCO counts a person as large."""
 
 
 @dataclass(frozen=True)
 class CocoImage:
-    """An image record; `width` and `height` are those that the annotation file claims."""
+    """An image record; `width` and `height` are those that the annotation file claims.
+
+    Attributes:
+        crowd_index: How crowded it is, in [0, 1]; None where the kind of data set does not say.
+    """
 
     id: int
     file_name: str
     width: int
     height: int
+    crowd_index: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +72,10 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class CocoKeypoints:
-    """One split of a COCO keypoint data set.
+    """One split of a keypoint data set whose annotation files have COCO's form.
 
     Attributes:
-        root: Folder that holds `annotations/` and `images/`.
+        root: Folder that holds the annotations and images, in the layout of the kind.
         keypoint_names: Joint names in the order of `Person.keypoints`.
         images: Sorted by id.
         left_out: Ids of the split's other images, where only a part of a split was fetched: files about the whole
@@ -75,11 +88,38 @@ class CocoKeypoints:
     images: tuple[CocoImage, ...]
     persons_by_image: Mapping[int, tuple[Person, ...]] = field(repr=False)
     left_out: frozenset[int] = field(default=frozenset(), repr=False)
+    kind: DatasetKind = field(default=COCO, repr=False)
+    own_joints: OwnJoints | None = field(default=None, repr=False)
+
+    size_name = "person's size (√area)"
 
     @property
     def annotation_file(self) -> Path:
         """The split's annotations, as pycocotools reads them."""
-        return annotation_path(self.root, self.split)
+        return self.kind.layout.annotation_path(self.root, self.split)
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The file's joints, and its own limbs or those of the kind's that lie between them."""
+        if self.own_joints is not None:
+            return self.own_joints.skeleton
+        limbs = () if self.kind.skeleton is None else self.kind.skeleton.limbs
+        return Skeleton(name="dataset", joints=self.keypoint_names, limbs=limbs)
+
+    @property
+    def sigmas(self) -> Mapping[str, float]:
+        """OKS sigma by the name of the joint; a joint without one is not compared."""
+        return self.kind.sigmas if self.own_joints is None else self.own_joints.sigmas
+
+    @property
+    def groups(self) -> Mapping[str, tuple[str, ...]]:
+        """Joints whose accuracy is reported together."""
+        return self.kind.groups if self.own_joints is None else self.own_joints.groups
+
+    @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return len(self.images)
 
     @property
     def image_ids(self) -> tuple[int, ...]:
@@ -93,7 +133,15 @@ class CocoKeypoints:
 
     def image_path(self, image: CocoImage) -> Path:
         """Where the image's file lies; it may be missing."""
-        return image_folder(self.root, self.split) / image.file_name
+        return self.kind.layout.image_folder(self.root, self.split) / image.file_name
+
+    def image_files(self) -> dict[int, Path]:
+        """Where each image lies, by its id; a file may be missing."""
+        return {image.id: self.image_path(image) for image in self.images}
+
+    def image_names(self) -> dict[str, set[Any]]:
+        """Ids and file names of the images."""
+        return {"image ids": set(self.image_ids), "file names": {image.file_name for image in self.images}}
 
     def persons(self, image_id: int) -> tuple[Person, ...]:
         """The image's persons with at least one labelled joint, crowds left out, sorted by annotation id."""
@@ -113,104 +161,89 @@ class CocoKeypoints:
         persons = {i.id: self.persons_by_image[i.id] for i in images if i.id in self.persons_by_image}
         return replace(self, images=images, persons_by_image=persons)
 
+    def strata(self) -> dict[int, Stratum]:
+        """The images that show people, each with what kind of scene it shows."""
+        return {
+            image: stratum(large=largest.area >= LARGE_AREA, joints=largest.num_keypoints, persons=len(persons))
+            for image in self.image_ids
+            if (persons := self.persons(image)) and (largest := max(persons, key=lambda person: person.area))
+        }
 
-def annotation_path(root: Path, split: str) -> Path:
-    """`annotations/person_keypoints_<split>.json` of a data set."""
-    return root / "annotations" / f"person_keypoints_{split}.json"
+    def annotated_boxes(self) -> list[tuple[Path, tuple[Box, ...]]]:
+        """The images with annotated people, and their boxes."""
+        return [
+            (self.image_path(image), tuple(person.box for person in persons))
+            for image in self.images
+            if (persons := self.persons(image.id))
+        ]
 
-
-def image_folder(root: Path, split: str) -> Path:
-    """The folder of a split's images: `images/<split>/`, or `<split>/` as COCO's own archives unpack."""
-    usual, bare = root / "images" / split, root / split
-    return bare if bare.is_dir() and not usual.is_dir() else usual
-
-
-def splits_present(root: Path) -> tuple[str, ...]:
-    """Names of the splits that have both annotations and an image folder, sorted."""
-    names = (path.stem.removeprefix("person_keypoints_") for path in root.glob("annotations/person_keypoints_*.json"))
-    return tuple(sorted(name for name in names if image_folder(root, name).is_dir()))
-
-
-def find_root(folder: Path, splits: Sequence[str]) -> Path:
-    """The folder that holds the layout: `folder`, or its only sub-folder as archives often have one.
-
-    Raises:
-        DatasetError: A split's annotations or images are missing; says what was looked for and what is there.
-    """
-    visible = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "__MACOSX")))
-    root = folder
-    if not (folder / "annotations").is_dir() and len(visible) == 1 and visible[0].is_dir():
-        root = visible[0]
-    for split in splits:
-        if not annotation_path(root, split).is_file():
-            _missing(root, f"annotations/person_keypoints_{split}.json")
-        if not image_folder(root, split).is_dir():
-            _missing(root, f"images/{split}/", _IMAGES_HINT)
-    return root
-
-
-def _missing(root: Path, what: str, more_hint: str = "") -> NoReturn:
-    complete = splits_present(root)
-    if complete:
-        there = "It has these splits: " + ", ".join(complete) + "."
-        hint = "Set dataset.calibration_split and dataset.evaluation_split to two of them, or add the missing one."
-    else:
-        names = sorted(p.name + ("/" if p.is_dir() else "") for p in root.iterdir())
-        there = "It holds: " + (", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing") + "."
-        hint = _LAYOUT_HINT
-    raise DatasetError(f"The data set in {root} has no {what}. {there}", hint=f"{hint} {more_hint}".rstrip())
-
-
-def read_annotations(path: Path) -> dict[str, Any]:
-    """The annotation file's top level: `images`, `annotations` and `categories` are lists of objects.
-
-    Raises:
-        DatasetError: The file is missing, is not JSON, or has another top level; names the file.
-    """
-    content = read_json(path, if_missing=_LAYOUT_HINT)
-    if not isinstance(content, dict):
-        raise DatasetError(
-            f"{path} is not a COCO annotation file: its top level is not a JSON object.", hint=_LAYOUT_HINT
-        )
-    for name in ("images", "annotations", "categories"):
-        rows = content.get(name, [] if name == "categories" else None)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DatasetError(
-                f"{path} is not a COCO annotation file: {name!r} is missing or is not a list of objects.",
-                hint="Give the person_keypoints_<split>.json file of the data set.",
+    def subjects(self) -> tuple[Subject, ...]:
+        """The annotated persons, in one form for every kind."""
+        return tuple(
+            Subject(
+                number=person.annotation_id,
+                image=image.id,
+                path=self.image_path(image),
+                caption=f"Image {image.id}, {image.file_name}, annotation {person.annotation_id}",
+                keypoints=person.keypoints[:, :2].astype(np.float64),
+                labelled=person.keypoints[:, 2] > 0,
+                box=person.box,
+                size=float(np.sqrt(max(person.area, 1.0))),
             )
-        content[name] = rows
-    return content
+            for image in self.images
+            for person in self.persons(image.id)
+        )
+
+    def crops(
+        self, input_size: tuple[int, int], persons: Sequence[Person] | None = None
+    ) -> Iterator[ImageCrops[Person]]:
+        """Cut persons out by their annotated boxes, clipped to their images.
+
+        Args:
+            input_size: (W, H) of the network's input.
+            persons: Whom to cut out, those of an image together; by default everybody, by image id and annotation id.
+        """
+        records = {image.id: image for image in self.images}
+        for image_id, group in groupby(self.all_persons() if persons is None else persons, key=lambda p: p.image_id):
+            image, in_image = records[image_id], tuple(group)
+            path = self.image_path(image)
+            yield ImageCrops(path, in_image, partial(_box_regions, path, image, in_image, input_size))
 
 
-def person_category(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The category whose annotations are persons with keypoints: `person`, else the first that lists keypoints."""
-    listed: list[dict[str, Any]] = [category for category in content["categories"] if _names(category)]
-    named = [category for category in listed if category.get("name") == "person"]
-    return next(iter(named or listed), None)
+def in_whole_images(dataset: Dataset) -> CocoKeypoints:
+    """The split of a kind whose images can be shown whole; raises ConfigError for one that is measured in crops."""
+    if not isinstance(dataset, CocoKeypoints):
+        raise ConfigError(f"{dataset.kind.title} is measured in crops by its own annotations.")
+    return dataset
 
 
-def _names(category: Mapping[str, Any]) -> tuple[str, ...]:
-    names = category.get("keypoints")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        return ()
-    return tuple(names)
+def wrong_size(path: Path, image: CocoImage, size: tuple[int, int]) -> Unreadable | None:
+    """Say what is wrong when an image's (W, H) is not that of its record, which its annotations refer to."""
+    if size == (image.width, image.height):
+        return None
+    return Unreadable(path, f"is {size[0]}×{size[1]} pixels, but its record says {image.width}×{image.height}")
 
 
-def is_safe_file_name(name: object) -> bool:
-    """Whether an image's `file_name` stays inside its folder."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
+def _box_regions(
+    path: Path, image: CocoImage, persons: Sequence[Person], input_size: tuple[int, int], size: tuple[int, int]
+) -> list[Region] | Unreadable:
+    if fault := wrong_size(path, image, size):
+        return fault
+    regions = []
+    for person in persons:
+        try:
+            regions.append(box_to_center_scale(person.box, size, input_size))
+        except DatasetError as error:
+            return Unreadable(path, f"does not fit annotation {person.annotation_id}: {error.message.rstrip('.')}")
+    return regions
 
 
-def load_coco(root: Path, split: str) -> CocoKeypoints:
+def load_coco(root: Path, split: str, kind: DatasetKind = COCO) -> CocoKeypoints:
     """Read a split's annotations; raises DatasetError as `read_annotations` and `parse_coco` do."""
-    return parse_coco(read_annotations(annotation_path(root, split)), root, split)
+    return parse_coco(read_annotations(kind.layout.annotation_path(root, split), kind), root, split, kind)
 
 
-def parse_coco(content: Mapping[str, Any], root: Path, split: str) -> CocoKeypoints:
+def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: DatasetKind = COCO) -> CocoKeypoints:
     """The split whose annotation file holds `content`, as `read_annotations` gives it.
 
     Joint names come from the file's categories, or are those of COCO where the file lists none.
@@ -218,10 +251,21 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str) -> CocoKeypoi
     Raises:
         DatasetError: There are no keypoints, or a record cannot be used; names the file and the record.
     """
-    path = annotation_path(root, split)
+    path = kind.layout.annotation_path(root, split)
     category = person_category(content)
-    names = _names(category) if category else COCO17.joints
-    images = sorted((_image(row, path) for row in content["images"]), key=lambda image: image.id)
+    own = None if kind.skeleton is not None else read_own_joints(category, path, kind, root)
+    if own is not None and own.derived:
+        warn_of_derived(path, own.derived)
+    names = keypoint_names(category) if category else COCO17.joints
+    if kind.renames and kind.skeleton is not None:
+        if category is None or len(names) != len(kind.skeleton.joints):
+            raise DatasetError(
+                f"{path}: {kind.title} has {len(kind.skeleton.joints)} keypoints, and its category does not name as "
+                "many.",
+                hint=f"Give {kind.title}'s own annotations, or set dataset.kind to custom.",
+            )
+        names = kind.skeleton.joints
+    images = sorted((_image(row, path, kind) for row in content["images"]), key=lambda image: image.id)
     known = {image.id for image in images}
     if len(known) != len(images):
         twice = next(a.id for a, b in pairwise(images) if a.id == b.id)
@@ -243,7 +287,7 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str) -> CocoKeypoi
             )
         persons.setdefault(person.image_id, []).append(person)
     by_image = {i: tuple(sorted(group, key=lambda person: person.annotation_id)) for i, group in persons.items()}
-    return CocoKeypoints(root, split, names, tuple(images), by_image, _left_out(content, path))
+    return CocoKeypoints(root, split, names, tuple(images), by_image, _left_out(content, path), kind, own)
 
 
 def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
@@ -253,9 +297,12 @@ def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _image(row: Mapping[str, Any], path: Path) -> CocoImage:
+def _image(row: Mapping[str, Any], path: Path, kind: DatasetKind) -> CocoImage:
+    if fault := crowd_index_fault(row, kind):
+        raise _bad_record(path, "image", row, ValueError(fault))
+    crowd = None if kind.crowd_levels is None else float(row[kind.crowd_levels.field])
     try:
-        image = CocoImage(int(row["id"]), row["file_name"], int(row["width"]), int(row["height"]))
+        image = CocoImage(int(row["id"]), row["file_name"], int(row["width"]), int(row["height"]), crowd)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _bad_record(path, "image", row, error) from error
     if not is_safe_file_name(image.file_name):

@@ -1,14 +1,14 @@
-"""A split of a data set of either kind."""
+"""Reading one split of a data set of any kind."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hpe_tasks.config.run import DatasetKind
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
-from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
+from hpe_tasks.data.dataset import Dataset
+from hpe_tasks.data.formats import format_of
+from hpe_tasks.datasets import KINDS
 
 
-def load_split(kind: DatasetKind, root: Path, split: str) -> CocoKeypoints | MpiiKeypoints:
-    """Read a split's annotations; raises DatasetError as `load_coco` and `load_mpii` do."""
-    return load_mpii(root, split) if kind == "mpii" else load_coco(root, split)
+def load_split(kind: str, root: Path, split: str) -> Dataset:
+    """The split's images and persons; raises DatasetError where its annotations cannot be used."""
+    return format_of(KINDS[kind]).load(KINDS[kind], root, split)

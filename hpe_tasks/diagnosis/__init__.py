@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
 from hpe_tasks.config.run import ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints
-from hpe_tasks.data.mpii import MpiiKeypoints
+from hpe_tasks.data.coco import in_whole_images
+from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.diagnosis.bottom_up import read_images, try_images
 from hpe_tasks.diagnosis.hypotheses import Mistake, input_mistakes
 from hpe_tasks.diagnosis.people import cut_persons
@@ -46,7 +46,7 @@ _Look = Callable[[SampleT, Mistake, ModelConfig, Predict, int], list[Trial]]
 
 
 def diagnose(
-    dataset: CocoKeypoints | MpiiKeypoints,
+    dataset: Dataset,
     predict: Predict,
     model: ModelConfig,
     metric: Metric,
@@ -68,8 +68,9 @@ def diagnose(
         DatasetError: None of the images can be read, or the truth of an MPII split cannot be used.
     """
     began = time.perf_counter()
-    if isinstance(dataset, CocoKeypoints) and model.codec == "paf":
-        images, trials = _search(read_images(dataset, model, seed=seed), try_images, predict, model, batch_size)
+    if model.codec == "paf":
+        shown = read_images(in_whole_images(dataset), model, seed=seed)
+        images, trials = _search(shown, try_images, predict, model, batch_size)
         num_images, num_persons = images.num_images, images.num_persons
     else:
         persons, trials = _search(cut_persons(dataset, model, seed=seed), try_crops, predict, model, batch_size)

@@ -19,7 +19,7 @@ from hpe_tasks.diagnosis.trials import Trial
 from hpe_tasks.errors import CheckpointError, DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import Predict, PreparedImage, Unreadable, decode_image, predict_maps, prepare_image
-from hpe_tasks.metrics.oks import coco_breakdown, coco_sigmas
+from hpe_tasks.metrics.oks import coco_breakdown
 from hpe_tasks.pose.codecs.paf import People
 
 _LONGEST_TRIAL_S = 12.0
@@ -117,7 +117,7 @@ def read_images(dataset: CocoKeypoints, model: ModelConfig, *, seed: int) -> Lab
         raise DatasetError(
             "None of the images that were drawn for the diagnosis can be read.", hint="Fetch them again."
         )
-    sigmas = coco_sigmas()
+    sigmas = dataset.sigmas
     names = list(dataset.keypoint_names)
     compared = [(i, names.index(joint)) for i, joint in enumerate(model.joints.joints) if joint in names]
     return LabelledImages(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.run import MODEL_SKELETONS, ModelConfig
 from hpe_tasks.pose.skeletons import COCO17, OPENPOSE18, SKELETONS
 
 _RIGHT_ARM = ("right_shoulder", "right_elbow", "right_wrist")
@@ -57,8 +56,8 @@ def other_orders(model: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], tup
 
 def joint_settings(joints: Sequence[str], model: ModelConfig) -> tuple[str, ...]:
     """The settings that give a model these joints, in channel order."""
-    for name in get_args(ModelConfig.model_fields["skeleton"].annotation):
-        if SKELETONS[name].joints == tuple(joints):
+    for name, known in MODEL_SKELETONS.items():
+        if known.joints == tuple(joints):
             reset = () if model.joint_names is None else ("model.joint_names=null",)
             return (f"model.skeleton={name}", *reset)
     return (f"model.joint_names=[{','.join(joints)}]",)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, Person
+from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import CropBatch, Unreadable, mpii_batches, person_batches
-from hpe_tasks.metrics.oks import coco_breakdown, coco_sigmas
+from hpe_tasks.metrics.oks import coco_breakdown
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, THRESHOLD, pckh_stats
 from hpe_tasks.pose.codecs.heatmap import person_score
 from hpe_tasks.pose.codecs.pixels import input_levels
@@ -142,19 +143,17 @@ class LabelledPersons:
         return Fit(self.accuracy(found, found_scores, compared), mean)
 
 
-def cut_persons(dataset: CocoKeypoints | MpiiKeypoints, model: ModelConfig, *, seed: int) -> LabelledPersons:
+def cut_persons(dataset: Dataset, model: ModelConfig, *, seed: int) -> LabelledPersons:
     """Draw images by seed and cut out their largest labelled persons; images that cannot be read are passed over.
 
     Raises:
         DatasetError: The truth of an MPII split cannot be used.
     """
-    if isinstance(dataset, MpiiKeypoints):
-        return _mpii_persons(dataset, model, seed)
-    return _coco_persons(dataset, model, seed)
+    return _FORMATS[dataset.kind.format](dataset, model, seed)
 
 
 def _coco_persons(dataset: CocoKeypoints, model: ModelConfig, seed: int) -> LabelledPersons:
-    sigmas = coco_sigmas()
+    sigmas = dataset.sigmas
     joints = tuple(joint for joint in dataset.keypoint_names if joint in sigmas)
     keypoints = [dataset.keypoint_names.index(joint) for joint in joints]
     images = choose_calibration(dataset, num_images=NUM_IMAGES, seed=seed)
@@ -226,6 +225,11 @@ def _mpii_persons(dataset: MpiiKeypoints, model: ModelConfig, seed: int) -> Labe
         accuracy=accuracy,
     )
 
+
+_FORMATS: dict[str, Callable[[Any, ModelConfig, int], LabelledPersons]] = {
+    "coco": _coco_persons,
+    "mpii": _mpii_persons,
+}
 
 PersonT = TypeVar("PersonT", Person, MpiiPerson)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
-from hpe_tasks.data.mpii import MpiiKeypoints
+from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import bottom_up, coco, top_down
 from hpe_tasks.evaluation.mpii import evaluate_mpii
@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    dataset: CocoKeypoints | MpiiKeypoints,
+    dataset: Dataset,
     predict: Predict,
     model: ModelConfig,
     evaluation: EvaluationConfig,
@@ -75,13 +75,13 @@ def evaluate(
         predict, model, evaluation, images, boxes, runtime, dataset_digest, seed, predictions_file, artifact
     )
     whole_images = model.codec == "paf"
-    if isinstance(dataset, MpiiKeypoints):
-        if whole_images or boxes is not None:
-            raise ConfigError("MPII is measured in crops by its own annotations: codec 'paf' and boxes are for COCO.")
-        return evaluate_mpii(dataset, request)
+    if not dataset.kind.takes_detections and (whole_images or boxes is not None):
+        raise ConfigError(
+            f"{dataset.kind.title} is measured in crops by its own annotations: codec 'paf' and boxes are for COCO."
+        )
     if whole_images and (evaluation.flip_test or boxes is not None):
         raise ConfigError("Codec 'paf' finds people in whole images: it takes no boxes and no flip test.")
-    return _evaluate_coco(dataset, request)
+    return _FORMATS[dataset.kind.format](dataset, request)
 
 
 def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport:
@@ -119,6 +119,7 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
             input_size=request.model.input_size,
             joint_map=measured.joint_map,
             sigmas=measured.sigmas,
+            metric=dataset.kind.metric,
         ),
         predictions=request.artifact(request.predictions_file),
         failed_images=failed.images,
@@ -126,3 +127,6 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
         cpu_features=cpu_features(),
         person_scores=coco.score_spread(rows) if boxes is None else None,
     )
+
+
+_FORMATS: dict[str, Callable[[Any, Request], EvaluationReport]] = {"coco": _evaluate_coco, "mpii": evaluate_mpii}

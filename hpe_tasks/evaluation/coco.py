@@ -9,19 +9,22 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.data.coco import CocoKeypoints, Person, person_category, read_annotations
+from hpe_tasks.data.annotation_files import person_category, read_annotations
+from hpe_tasks.data.coco import CocoKeypoints, Person
+from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import JointMap, Request
-from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_breakdown, coco_sigmas, coco_stats, match_poses
-from hpe_tasks.pose.skeletons import Skeleton, common_joints
-from hpe_tasks.records import CocoStats, ScoreSpread
+from hpe_tasks.metrics.crowdpose import crowdpose_stats
+from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
+from hpe_tasks.pose.skeletons import common_joints
+from hpe_tasks.records import ScoreSpread, Stats
 from hpe_tasks.storage.files import write_atomically
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.
@@ -65,7 +68,7 @@ class Measured:
     @property
     def sigmas(self) -> tuple[float, ...]:
         """OKS sigma of each compared joint."""
-        return tuple(coco_sigmas()[joint] for joint, _, _ in self.joint_map)
+        return tuple(self.dataset.sigmas[joint] for joint, _, _ in self.joint_map)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,7 @@ class Found:
 class Accuracy:
     """AP and AR, and AP over the joints of one group and of each joint alone."""
 
-    stats: CocoStats
+    stats: Stats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]
 
@@ -138,25 +141,25 @@ def choose(dataset: CocoKeypoints, request: Request) -> Measured:
 
 def _comparable_joints(dataset: CocoKeypoints, request: Request) -> JointMap:
     of_model = request.model.joints
-    of_dataset = Skeleton(name=dataset.split, joints=dataset.keypoint_names, limbs=())
-    common = common_joints(of_model, of_dataset)
-    known = coco_sigmas()
+    common = common_joints(of_model, dataset.skeleton)
+    known, title = dataset.sigmas, dataset.kind.title
     left_out = [joint for joint, _, _ in common if joint not in known]
     if left_out:
-        log.warning("Not compared, because COCO defines no OKS sigma for them: %s", ", ".join(left_out))
+        log.warning("Not compared, because %s defines no OKS sigma for them: %s", title, ", ".join(left_out))
     joint_map = tuple(entry for entry in common if entry[0] in known)
     if not joint_map:
         raise ConfigError(
             f"The model ({of_model.name}: {', '.join(of_model.joints)}) and the data set "
-            f"({', '.join(dataset.keypoint_names)}) have no joint in common that COCO's metric knows.",
-            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as COCO does.",
+            f"({', '.join(dataset.keypoint_names)}) have no joint in common that {title}'s metric knows.",
+            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as "
+            f"{title} does.",
         )
     return joint_map
 
 
 def read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]]:
     """The category id of persons, and all annotations of persons in the images, with those that the metric ignores."""
-    content = read_annotations(measured.annotation_file)
+    content = read_annotations(measured.annotation_file, measured.kind)
     category = person_category(content)
     ids = {image.id for image in measured.images}
     truth = tuple(
@@ -218,9 +221,9 @@ def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int 
 
 def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
     """Score COCO results over the compared joints."""
-    sigmas = coco_sigmas()
+    sigmas, known = measured.dataset.sigmas, measured.dataset.groups
     entries = {joint: keypoint for joint, _, keypoint in measured.joint_map}
-    groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in JOINT_GROUPS.items()}
+    groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in known.items()}
     parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in entries}
     # One call reads the results once for all parts.
     ap = coco_breakdown(
@@ -229,10 +232,34 @@ def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
         {name: ([entries[j] for j in joints], [sigmas[j] for j in joints]) for name, joints in parts.items()},
     )
     return Accuracy(
-        stats=coco_stats(measured.truth, results, joints=measured.keypoints, sigmas=measured.sigmas),
+        stats=_STATS[measured.dataset.kind.metric](measured, results),
         by_group={name: ap.get(name) for name in groups},
         by_joint={joint: ap[joint] for joint in entries},
     )
+
+
+def _coco(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
+    return coco_stats(measured.truth, results, joints=measured.keypoints, sigmas=measured.sigmas)
+
+
+def _crowdpose(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
+    levels = measured.dataset.kind.crowd_levels
+    if levels is None:
+        raise ConfigError(f"{measured.dataset.kind.title} does not say how crowded its images are.")
+    return crowdpose_stats(
+        measured.truth,
+        results,
+        joints=measured.keypoints,
+        sigmas=measured.sigmas,
+        crowd_index={image.id: image.crowd_index or 0.0 for image in measured.dataset.images},
+        levels=levels,
+    )
+
+
+_STATS: dict[MetricName, Callable[[Measured, Sequence[dict[str, Any]]], Stats]] = {
+    "coco_oks_ap": _coco,
+    "crowdpose_oks_ap": _crowdpose,
+}
 
 
 def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:

@@ -6,10 +6,11 @@ The gate, the report, the table in the terminal and the comparison with publishe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpe_tasks.config.run import GateLimits, MetricKey
-from hpe_tasks.records import CocoStats, EvaluationReport, PckhStats
+from hpe_tasks.datasets import MetricName
+from hpe_tasks.records import EvaluationReport, Stats
 
 FEW_PERSONS = 150
 """Below this many persons the same model's figure moves by more than the usual limits from sample to sample."""
@@ -77,6 +78,7 @@ class Metric:
         columns: Its statistics in the order in which they are shown, the figure that is judged first.
         second: The field that publications print beside the figure.
         explanation: For a footnote.
+        counts_joints: Whether its statistics say how many joints they are over (`num_joints`).
     """
 
     key: MetricKey
@@ -86,6 +88,7 @@ class Metric:
     second: str
     title: str
     explanation: str
+    counts_joints: bool = False
 
     @property
     def maximum(self) -> float:
@@ -142,8 +145,26 @@ METRICS: dict[MetricKey, Metric] = {
         second="mean_at_01",
         title="MPII PCKh at 0.5",
         explanation="PCKh is the percentage of joints within half a head's size of the truth.",
+        counts_joints=True,
     ),
 }
+
+_BY_NAME: dict[MetricName, Metric] = {
+    "coco_oks_ap": METRICS["ap"],
+    "mpii_pckh": METRICS["pckh"],
+    "crowdpose_oks_ap": replace(
+        METRICS["ap"],
+        columns=(
+            *(column for column in METRICS["ap"].columns if not column.field.endswith(("_medium", "_large"))),
+            Column("ap_easy", "AP easy", "crowd index below 0.1"),
+            Column("ap_medium", "AP medium", "crowd index 0.1 to 0.8"),
+            Column("ap_hard", "AP hard", "crowd index above 0.8"),
+        ),
+        title="CrowdPose statistics",
+        explanation="AP and AR are OKS statistics of CrowdPose in [0, 1].",
+    ),
+}
+"""By the name of how accuracy was measured; the gate judges some of them by the same limits."""
 
 UNITS: dict[str, Unit] = {
     **{metric.name: metric.unit for metric in METRICS.values()},
@@ -178,9 +199,14 @@ def accuracy_limits(limits: GateLimits, metric: MetricKey) -> AccuracyLimits:
     return AccuracyLimits(limits.min_pckh, limits.max_pckh_drop, limits.max_quantsim_pckh_gap)
 
 
-def metric_of(stats: CocoStats | PckhStats) -> Metric:
+def metric_named(name: MetricName) -> Metric:
+    """The metric of this name in protocol fingerprints."""
+    return _BY_NAME[name]
+
+
+def metric_of(stats: Stats) -> Metric:
     """The metric that statistics belong to."""
-    return METRICS["ap" if isinstance(stats, CocoStats) else "pckh"]
+    return _BY_NAME[stats.metric]
 
 
 def sample_text(report: EvaluationReport) -> str:

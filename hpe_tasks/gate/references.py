@@ -127,15 +127,16 @@ def _compare(
         return ComparedFigure(row, None, None, None, None, ())
     metric, own = METRICS[reference.metric], metric_of(report.stats)
     if own != metric:
-        return ComparedFigure(row, None, None, None, None, (f"{own.name} instead of {metric.name}",))
+        ours, theirs = (own.name, metric.name) if own.name != metric.name else (own.title, metric.title)
+        return ComparedFigure(row, None, None, None, None, (f"{ours} instead of {theirs}",))
     obstacles = tuple(_obstacles(reference, row, report, recipe))
-    ours: float | None = report.accuracy
+    figure: float | None = report.accuracy
     second: float | None = getattr(report.stats, metric.second)
-    if obstacles or ours is None:
-        return ComparedFigure(row, ours, second, None, None, obstacles)
-    difference = ours - row.value
+    if obstacles or figure is None:
+        return ComparedFigure(row, figure, second, None, None, obstacles)
+    difference = figure - row.value
     within = abs(difference) <= reference.tolerance + _ROUNDING
-    return ComparedFigure(row, ours, second, difference, within, ())
+    return ComparedFigure(row, figure, second, difference, within, ())
 
 
 def _obstacles(

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config.run import ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints
-from hpe_tasks.data.mpii import MpiiKeypoints
+from hpe_tasks.data.coco import in_whole_images
+from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.inference.crops import (
     CropBatch,
     ImageCrops,
@@ -62,9 +62,7 @@ __all__ = [
 ]
 
 
-def calibration_batches(
-    dataset: CocoKeypoints | MpiiKeypoints, model: ModelConfig, batch_size: int
-) -> Iterator[NDArray[np.float32]]:
+def calibration_batches(dataset: Dataset, model: ModelConfig, batch_size: int) -> Iterator[NDArray[np.float32]]:
     """Give a data set as an evaluation shows it to the network: N×3×H×W float32, normalized, every batch of one size.
 
     These are the crops of all persons, or with codec `paf` all whole images.
@@ -72,8 +70,6 @@ def calibration_batches(
     Raises:
         DatasetError: An image cannot be read, or does not fit its record; names the file.
     """
-    if isinstance(dataset, MpiiKeypoints):
-        return (batch.images for batch in mpii_batches(dataset, model, batch_size))
     if model.codec == "paf":
-        return whole_image_batches(dataset, model, batch_size)
-    return (batch.images for batch in person_batches(dataset, model, batch_size))
+        return whole_image_batches(in_whole_images(dataset), model, batch_size)
+    return (batch.images for batch in crop_batches(dataset.crops(model.input_size), model, batch_size))

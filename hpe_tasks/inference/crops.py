@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
-from pathlib import Path
+from itertools import islice
 from typing import Generic, TypeVar
 
 import cv2
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config.run import ModelConfig
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
-from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, crop_region
-from hpe_tasks.errors import DatasetError
+from hpe_tasks.data.coco import CocoKeypoints, Person
+from hpe_tasks.data.dataset import ImageCrops, Region
+from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson
 from hpe_tasks.inference.images import (
     OnUnreadable,
     Unreadable,
@@ -26,28 +25,22 @@ from hpe_tasks.inference.images import (
     read_image,
     readable,
     refuse,
-    wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
-from hpe_tasks.pose.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps, flip_back
+from hpe_tasks.pose.codecs.heatmap import Poses, crop_matrix, decode_heatmaps, flip_back
+
+__all__ = [
+    "CropBatch",
+    "ImageCrops",
+    "PosedPersons",
+    "Region",
+    "crop_batches",
+    "find_poses",
+    "mpii_batches",
+    "person_batches",
+]
 
 PersonT = TypeVar("PersonT")
-
-Region = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""What a crop shows: its centre (x, y) in image pixels, and its scale (w, h) in units of 200 pixels."""
-
-
-@dataclass(frozen=True, eq=False)
-class ImageCrops(Generic[PersonT]):
-    """Persons who are to be cut out of one image.
-
-    Attributes:
-        regions: The crop of each person, given the (W, H) of the decoded image, or why it does not fit its records.
-    """
-
-    path: Path
-    persons: tuple[PersonT, ...]
-    regions: Callable[[tuple[int, int]], Sequence[Region] | Unreadable]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +106,7 @@ def person_batches(
     Raises:
         DatasetError: By default there is such an image; names the file.
     """
-    records = {image.id: image for image in dataset.images}
-
-    def crops() -> Iterator[ImageCrops[Person]]:
-        chosen = dataset.all_persons() if persons is None else persons
-        for image_id, group in groupby(chosen, key=lambda p: p.image_id):
-            image, in_image = records[image_id], tuple(group)
-            path = dataset.image_path(image)
-            yield ImageCrops(path, in_image, partial(_box_regions, path, image, in_image, config.input_size))
-
-    return crop_batches(crops(), config, batch_size, unreadable)
+    return crop_batches(dataset.crops(config.input_size, persons), config, batch_size, unreadable)
 
 
 def mpii_batches(
@@ -135,14 +119,7 @@ def mpii_batches(
     Raises:
         DatasetError: An image is missing or cannot be decoded; names the file.
     """
-    by_image: dict[str, list[MpiiPerson]] = {}
-    for person in dataset.persons:
-        by_image.setdefault(person.image, []).append(person)
-
-    def crops(persons: Sequence[MpiiPerson]) -> ImageCrops[MpiiPerson]:
-        return ImageCrops(dataset.image_path(persons[0]), tuple(persons), lambda _: [crop_region(p) for p in persons])
-
-    return crop_batches(map(crops, by_image.values()), config, batch_size, unreadable)
+    return crop_batches(dataset.crops(config.input_size), config, batch_size, unreadable)
 
 
 def crop_batches(
@@ -191,20 +168,6 @@ def _cut_persons(config: ModelConfig, image: ImageCrops[PersonT]) -> list[_Crop[
         ).astype(np.uint8, copy=False)
         crops.append(_Crop(normalized(bgr, config), person, image.path.name, center, scale))
     return crops
-
-
-def _box_regions(
-    path: Path, image: CocoImage, persons: Sequence[Person], input_size: tuple[int, int], size: tuple[int, int]
-) -> list[Region] | Unreadable:
-    if fault := wrong_size(path, image, size):
-        return fault
-    regions = []
-    for person in persons:
-        try:
-            regions.append(box_to_center_scale(person.box, size, input_size))
-        except DatasetError as error:
-            return Unreadable(path, f"does not fit annotation {person.annotation_id}: {error.message.rstrip('.')}")
-    return regions
 
 
 def find_poses(

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import cv2
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config.run import ModelConfig
-from hpe_tasks.data.coco import CocoImage
+from hpe_tasks.data.coco import wrong_size
 from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs.pixels import input_levels
@@ -58,13 +57,6 @@ def readable(results: Iterable[ResultT | Unreadable], unreadable: OnUnreadable) 
             unreadable(result)
         else:
             yield result
-
-
-def wrong_size(path: Path, image: CocoImage, size: tuple[int, int]) -> Unreadable | None:
-    """Say what is wrong when an image's (W, H) is not that of its record, which its annotations refer to."""
-    if size == (image.width, image.height):
-        return None
-    return Unreadable(path, f"is {size[0]}×{size[1]} pixels, but its record says {image.width}×{image.height}")
 
 
 def normalized(bgr: NDArray[np.uint8], model: ModelConfig) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.run import SAMPLE, QuantizationRecipe
 from hpe_tasks.errors import AccessError, DigestError
-from hpe_tasks.gate.accuracy import METRICS, metric_of
+from hpe_tasks.gate.accuracy import metric_of
 from hpe_tasks.gate.references import BOX_SOURCES
 from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.pose.codecs.heatmap import person_score
@@ -155,7 +155,7 @@ class Versions:
             "recipe": _recipe_text(manifest.recipe),
             "accuracy": {
                 "metric": metric.name,
-                "meaning": METRICS[metric.key].explanation,
+                "meaning": metric.explanation,
                 "figures": {form: metric.text(_main_figure(manifest, form)) for form in ("fp32", "quantsim", "onnx")},
                 "persons": protocol.num_persons,
                 "images": protocol.num_images,

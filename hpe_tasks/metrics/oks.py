@@ -10,22 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pycocotools.cocoeval import Params
 
+from hpe_tasks.datasets import COCO
 from hpe_tasks.metrics.coco_ap import KeypointComparison
-from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.records import CocoStats
 
-JOINT_GROUPS: dict[str, tuple[str, ...]] = {
-    "head": ("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
-    "shoulders": ("left_shoulder", "right_shoulder"),
-    "elbows": ("left_elbow", "right_elbow"),
-    "wrists": ("left_wrist", "right_wrist"),
-    "hips": ("left_hip", "right_hip"),
-    "knees": ("left_knee", "right_knee"),
-    "ankles": ("left_ankle", "right_ankle"),
-}
-"""Joints whose accuracy is reported together."""
+JOINT_GROUPS = COCO.groups
+"""Joints of COCO whose accuracy is reported together."""
 
 MATCHING_OKS = 0.1
 """A found pose that is less similar than this to every annotated person shows none of them."""
@@ -33,8 +24,7 @@ MATCHING_OKS = 0.1
 
 def coco_sigmas() -> dict[str, float]:
     """Give the OKS sigma of each COCO joint, as `COCOeval` has them."""
-    sigmas = Params(iouType="keypoints").kpt_oks_sigmas
-    return {joint: float(sigma) for joint, sigma in zip(COCO17.joints, sigmas, strict=True)}
+    return dict(COCO.sigmas)
 
 
 def coco_stats(

@@ -17,16 +17,21 @@ class Skeleton:
         name: Identifier in configurations and manifests.
         joints: Canonical joint names in channel order.
         limbs: Pairs of joint names to draw.
+        mirrored: Pairs of joint names (left, right) that swap when the image is mirrored; by default those whose names
+            differ in `left_` and `right_` alone.
     """
 
     name: str
     joints: tuple[str, ...]
     limbs: tuple[tuple[str, str], ...]
+    mirrored: tuple[tuple[str, str], ...] | None = None
 
     @property
     def flip_pairs(self) -> tuple[tuple[int, int], ...]:
         """Index pairs (left, right) that swap when the image is mirrored."""
         index = {joint: i for i, joint in enumerate(self.joints)}
+        if self.mirrored is not None:
+            return tuple((index[left], index[right]) for left, right in self.mirrored)
         return tuple(
             (index[joint], index["right" + joint[4:]])
             for joint in self.joints

@@ -29,14 +29,13 @@ from pydantic import (
     model_validator,
 )
 
-from hpe_tasks.config.run import Frozen, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
+from hpe_tasks.config.run import Frozen, ModelConfig, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.models.interface import input_sizes, map_outputs
 from hpe_tasks.pose.codecs import OUTPUT_NAMES
 from hpe_tasks.records import (
     Artifact,
-    CocoStats,
     EvaluationReport,
     ExportedModel,
     FetchedCheckpoint,
@@ -45,13 +44,13 @@ from hpe_tasks.records import (
     KernelAgreement,
     KernelProof,
     LatencyComparison,
-    PckhStats,
     PlacementAudit,
     ProtocolFingerprint,
     QuantizedEvaluation,
     QuantizedModel,
     Record,
     ScoreSpread,
+    Stats,
     TensorSpec,
 )
 
@@ -166,7 +165,7 @@ class Metrics(Frozen):
         person_scores: As the evaluation's report has them; None in manifests of older versions.
     """
 
-    stats: CocoStats | PckhStats
+    stats: Stats
     by_group: dict[str, float | None]
     by_joint: dict[str, float | None]
     failed_images: int
@@ -321,7 +320,8 @@ def build_manifest(
         CheckpointError: It lacks the output that the configuration names, or that its codec needs.
     """
     files = {MODEL_ROLE: exported.model, ENCODINGS_ROLE: exported.encodings, **(other_files or {})}
-    serving = _serving(config, exported, evaluation.onnx.fingerprint)
+    own_joints = None if dataset.own_joints is None else dataset.own_joints.skeleton
+    serving = _serving(config, config.model.drawn_as(own_joints), exported, evaluation.onnx.fingerprint)
     return ModelManifest(
         name=config.destination.name,
         version=_version(exported.model.sha256, serving, evaluation.onnx.fingerprint, gate),
@@ -366,8 +366,7 @@ def build_manifest(
     )
 
 
-def _serving(config: RunConfig, exported: ExportedModel, protocol: ProtocolFingerprint) -> Serving:
-    model = config.model
+def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, protocol: ProtocolFingerprint) -> Serving:
     if not exported.inputs or not exported.outputs:
         raise BadInputError(
             f"The exported file {exported.model.uri} names no input or no output.",

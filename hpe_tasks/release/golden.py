@@ -20,17 +20,15 @@ from PIL import ExifTags, Image
 
 from hpe_tasks import inference
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints
-from hpe_tasks.data.mpii import MpiiKeypoints, crop_region
+from hpe_tasks.data.coco import in_whole_images
+from hpe_tasks.data.dataset import Box, Dataset
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import ImageCrops, Predict, Region, Unreadable
 from hpe_tasks.metrics.oks import coco_sigmas, oks
-from hpe_tasks.pose.codecs.heatmap import BOX_PADDING, JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale
+from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD, box_to_center_scale
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.images import decode_image
-
-Box = tuple[float, float, float, float]
 
 GOLDEN_IMAGES = 3
 CLEAR_JOINTS = 5
@@ -96,7 +94,7 @@ def similarity(expected: GoldenPerson, found: GoldenPerson, joints: Sequence[str
 
 
 def choose_golden(
-    dataset: CocoKeypoints | MpiiKeypoints,
+    dataset: Dataset,
     predict: Predict,
     model: ModelConfig,
     evaluation: EvaluationConfig,
@@ -132,9 +130,9 @@ def choose_golden(
     )
 
 
-def _draw(dataset: CocoKeypoints | MpiiKeypoints, seed: int) -> list[_Candidate]:
+def _draw(dataset: Dataset, seed: int) -> list[_Candidate]:
     """Images with annotated people, at random, whose files every reader shows alike."""
-    images = _annotated(dataset)
+    images = dataset.annotated_boxes()
     random.Random(seed).shuffle(images)
     drawn: list[_Candidate] = []
     for path, boxes in images:
@@ -144,26 +142,6 @@ def _draw(dataset: CocoKeypoints | MpiiKeypoints, seed: int) -> list[_Candidate]
         if len(drawn) == CANDIDATES:
             break
     return drawn
-
-
-def _annotated(dataset: CocoKeypoints | MpiiKeypoints) -> list[tuple[Path, tuple[Box, ...]]]:
-    if isinstance(dataset, CocoKeypoints):
-        return [
-            (dataset.image_path(image), tuple(person.box for person in persons))
-            for image in dataset.images
-            if (persons := dataset.persons(image.id))
-        ]
-    by_image: dict[Path, tuple[Box, ...]] = {}
-    for person in dataset.persons:
-        path = dataset.image_path(person)
-        by_image[path] = (*by_image.get(path, ()), _square(crop_region(person)))
-    return sorted(by_image.items())
-
-
-def _square(region: Region) -> Box:
-    """The box that gives this crop, as far as it lies in the image: clipping takes one pixel off each side."""
-    (x, y), side = region[0].tolist(), float(region[1][0]) * PIXEL_STD / BOX_PADDING
-    return x - side / 2, y - side / 2, side + 1, side + 1
 
 
 def _plain_size(path: Path) -> tuple[int, int] | None:
@@ -186,7 +164,7 @@ def _plain_size(path: Path) -> tuple[int, int] | None:
 
 
 def _find(
-    dataset: CocoKeypoints | MpiiKeypoints,
+    dataset: Dataset,
     candidates: Sequence[_Candidate],
     predict: Predict,
     model: ModelConfig,
@@ -199,11 +177,11 @@ def _find(
     def skip(image: Unreadable) -> None:
         unusable.add(image.path)
 
-    if model.codec == "paf" and isinstance(dataset, CocoKeypoints):
-        paths = {one.path for one in candidates}
-        images = dataset.subset(image.id for image in dataset.images if dataset.image_path(image) in paths)
+    if model.codec == "paf":
+        split, paths = in_whole_images(dataset), {one.path for one in candidates}
+        images = split.subset(image for image, path in split.image_files().items() if path in paths)
         for found in inference.find_people(images, predict, model, evaluation.batch_size, skip):
-            in_image = people.setdefault(dataset.image_path(found.image), [])
+            in_image = people.setdefault(split.image_path(found.image), [])
             for keypoints, there in zip(found.people.keypoints, found.people.found, strict=True):
                 if there.any():
                     in_image.append(_person(None, keypoints.tolist(), there.astype(float).tolist()))

@@ -192,7 +192,9 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     verdict: Verdict = verdict_of(records)
     groups: DotPlot | None = None
     if records.fp32 and records.onnx:
-        groups = dot_plot(records.fp32.by_group, records.onnx.by_group, records.metric)
+        # Joints without a left and a right are in no group.
+        before, after = records.fp32, records.onnx
+        groups = dot_plot(before.by_group or before.by_joint, after.by_group or after.by_joint, records.metric)
     protocol = next((report.fingerprint for _, report in reversed(records.measurements) if report), None)
     return {
         "r": records,
@@ -360,10 +362,7 @@ def _pictures(records: RunRecords, files: ReportFiles) -> Pictures:
         return Pictures(absent=f"They could not be made: {error}")
     threshold = score_threshold(protocol)
     drawn = f"joints that FP32 or int8 scores {threshold} or more" if threshold else "the joints that each model found"
-    if truth.kind == "mpii":
-        drawn += ". Beside each pose: its mean distance from the truth in sizes of the head"
-    else:
-        drawn += ". OKS is 1 where a pose equals the truth"
+    drawn += f". {truth.agreement}"
     absent = "" if persons else "Neither FP32 nor the ONNX file found an annotated person."
     return Pictures(persons, images, truth.size_name, drawn, absent)
 

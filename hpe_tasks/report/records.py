@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.gate.accuracy import METRICS, UNITS, Metric, megabytes_text, metric_of
+from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named, metric_of
 from hpe_tasks.gate.floor import diagnosis_text
 from hpe_tasks.gate.references import ComparedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
@@ -22,7 +22,6 @@ from hpe_tasks.records import (
     GateCheck,
     GateDecision,
     LatencyComparison,
-    PckhStats,
     Preflight,
     PromotedModel,
     PublishedModel,
@@ -100,7 +99,7 @@ class RunRecords:
     @property
     def metric(self) -> Metric:
         """What the run is judged by."""
-        return METRICS[self.config.dataset.gate_metric]
+        return metric_named(self.config.dataset.described.metric)
 
     @property
     def drop(self) -> float | None:
@@ -244,11 +243,9 @@ def stat_rows(records: RunRecords, *, brief: bool = False) -> tuple[StatRow, ...
         return lambda report: metric.text(getattr(report.stats, field) if metric_of(report.stats) == metric else None)
 
     rows = [row(c.label, c.meaning, of(c.field)) for c in metric.columns if c.brief or not brief]
-    if metric.key == "pckh":
-        joints = "labelled, in the means"
-        rows.append(
-            row("Joints", joints, lambda r: f"{r.stats.num_joints:,}" if isinstance(r.stats, PckhStats) else "–")
-        )
+    if metric.counts_joints:
+        counted = row("Joints", "labelled, in the means", lambda r: f"{getattr(r.stats, 'num_joints', 0) or '–':,}")
+        rows.append(counted)
     rows.append(row("Persons", "", lambda report: f"{report.fingerprint.num_persons:,}"))
     rows.append(row("Images", "", lambda report: f"{report.fingerprint.num_images:,}"))
     if any(report.failed_images for report in reports if report):

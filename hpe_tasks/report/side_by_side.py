@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hpe_tasks.data.dataset import Subject
 from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.drawing import Stroke, draw_pose, draw_poses
 from hpe_tasks.records import ProtocolFingerprint
-from hpe_tasks.report.subjects import PredictedPose, Predictions, Subject, Truth, agreement_text
+from hpe_tasks.report.subjects import PredictedPose, Predictions, Truth, agreement_text
 
 # (W, H) of a picture: somewhat larger than it is shown, so that it is sharp on dense screens as well.
 PICTURE_SIZE = (320, 400)
@@ -197,7 +198,7 @@ def _person(
         return _picture(image, subject, points, _only(joints, shown), truth)
 
     def note(pose: PredictedPose | None) -> str:
-        return NOT_FOUND if pose is None else agreement_text(truth, subject, pose, protocol)
+        return NOT_FOUND if pose is None else agreement_text(subject, pose, protocol)
 
     return ComparedPerson(
         number=subject.number,

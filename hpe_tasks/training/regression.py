@@ -29,7 +29,8 @@ from torch import nn
 
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
+from hpe_tasks.data.annotation_files import read_annotations
+from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
@@ -38,7 +39,7 @@ from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.progress import track
-from hpe_tasks.records import Artifact, CocoStats
+from hpe_tasks.records import Artifact
 from hpe_tasks.storage.files import write_atomically
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.images import Batch
@@ -275,7 +276,7 @@ def _average_precision(
             predictions_file=Path(folder) / "predictions.json",
             artifact=lambda path: Artifact(uri=path.as_uri(), sha256="", size_bytes=path.stat().st_size),
         )
-    return report.stats.ap if isinstance(report.stats, CocoStats) else None
+    return report.accuracy
 
 
 def _save(

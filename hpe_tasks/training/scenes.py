@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hpe_tasks.config.training import TrainingConfig
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints, person_category, read_annotations
+from hpe_tasks.data.annotation_files import person_category, read_annotations
+from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs.heatmap import transform_points
 from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, encode_people

@@ -12,7 +12,8 @@ import pytest
 from efficientpose import efficientpose
 
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
+from hpe_tasks.data.annotation_files import read_annotations
+from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats

@@ -9,6 +9,7 @@ from hpe_airflow.params_form import config_from_params, form_params
 
 from hpe_tasks.config.help import setting_schema
 from hpe_tasks.config.run import RECIPES, RunConfig
+from hpe_tasks.datasets import KINDS
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config
 
@@ -42,7 +43,8 @@ def test_an_untouched_form_is_the_sample_preset() -> None:
         pytest.param("model.mean", {"type": ["array", "null"], "minItems": 3, "maxItems": 3}, id="three numbers"),
         pytest.param("model.joint_names", {"items": {"type": "string"}}, id="lines of text"),
         pytest.param("dataset.sha256", {"pattern": "^[0-9a-f]{64}$"}, id="pattern"),
-        pytest.param("dataset.kind", {"type": ["string", "null"], "enum": [None, "coco", "mpii"]}, id="kind of data"),
+        pytest.param("dataset.kind", {"type": ["string", "null"], "enum": [None, *KINDS]}, id="kind of data"),
+        pytest.param("model.limbs", {"items": {"pattern": "^[^:]+:[^:]+$", "type": "string"}}, id="lines of pairs"),
         pytest.param("dataset.image_archives", {"items": {"type": "string"}, "minItems": 1}, id="lines of addresses"),
         pytest.param("dataset.valid_images", {"type": ["string", "null"], "minLength": 1}, id="optional text"),
         pytest.param("dataset.images_by_url", {"enum": [None, "true", "false"]}, id="yes or no"),
@@ -110,7 +112,7 @@ def test_every_setting_that_is_no_text_takes_its_value_and_the_text_of_it() -> N
         field = setting_schema(key)
         if field["type"] == "string":
             continue
-        item = 0.5 if "prefixItems" in field else "x"
+        item = 0.5 if "prefixItems" in field else "left:right"
         listed = [item] * field.get("minItems", 1)
         choice = field.get("enum", (None,))[0]
         pair = (choice, str(choice)) if choice else examples[field["type"]] or (listed, json.dumps(listed))

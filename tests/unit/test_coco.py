@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpe_tasks.data.coco import find_root, load_coco, splits_present
+from hpe_tasks.data.annotation_files import find_root, splits_present
+from hpe_tasks.data.coco import load_coco
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
 from tests.unit.coco_factory import CALIBRATION, EVALUATION, annotations_file, edited, write_coco

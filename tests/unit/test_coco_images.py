@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 
 from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
-from hpe_tasks.data.coco import load_coco, read_annotations
+from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import coco_images, fetch_dataset, image_pool
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.data.image_files import look_at

@@ -14,7 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from paf_scenes import STANDING, crowd, ideal_maps
 from scipy.ndimage import gaussian_filter
 
-from hpe_tasks.data.coco import load_coco, read_annotations
+from hpe_tasks.data.annotation_files import read_annotations
+from hpe_tasks.data.coco import load_coco
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.metrics.oks import coco_sigmas, coco_stats
 from hpe_tasks.pose.codecs import People, decode_people, encode_people

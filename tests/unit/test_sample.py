@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_tasks.data.coco import load_coco, splits_present
+from hpe_tasks.data.annotation_files import splits_present
+from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SPLITS, SampleSpec, draw_picture, make_sample
 from hpe_tasks.errors import ConfigError, StorageError
 from hpe_tasks.pose.skeletons import COCO17

@@ -26,8 +26,9 @@ from tiny_networks import paf_onnx
 from hpe_tasks import inference
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.contract.frozen import replace
+from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration
-from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
+from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.sample import make_sample
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx

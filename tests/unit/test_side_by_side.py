@@ -5,13 +5,13 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hpe_tasks.data.coco import load_coco
+from hpe_tasks.data.dataset import Subject
 from hpe_tasks.metrics.oks import coco_stats
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.report.page import ReportFiles
@@ -25,7 +25,6 @@ from hpe_tasks.report.side_by_side import (
 from hpe_tasks.report.subjects import (
     PredictedPose,
     Predictions,
-    Subject,
     Truth,
     agreement_text,
     read_predictions,
@@ -55,8 +54,8 @@ def person(size: float = 100.0) -> Subject:
     )
 
 
-def truth_of(*subjects: Subject, kind: Literal["coco", "mpii"] = "coco") -> Truth:
-    return Truth(kind, subjects, COCO17, "size")
+def truth_of(*subjects: Subject) -> Truth:
+    return Truth(subjects, COCO17, "size", "agreement")
 
 
 def test_oks_agrees_with_pycocotools() -> None:
@@ -64,7 +63,7 @@ def test_oks_agrees_with_pycocotools() -> None:
     truth = person()
     random = np.random.default_rng(3)
     points = truth.keypoints + random.normal(0, 6, (17, 2))
-    shown = agreement_text(truth_of(truth), truth, PredictedPose(points, np.ones(17)), protocol)
+    shown = agreement_text(truth, PredictedPose(points, np.ones(17)), protocol)
     oks = float(shown.removeprefix("OKS "))
     annotation = {
         "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 17, "area": truth.size**2,
@@ -86,10 +85,11 @@ def test_how_well_a_pose_fits_is_told_in_the_data_set_s_own_terms() -> None:
     protocol, truth = fingerprint("val", 1, 1), person(size=20.0)
     exact = PredictedPose(truth.keypoints, np.ones(17))
     moved = PredictedPose(truth.keypoints + np.array([3.0, 4.0]), np.ones(17))
-    assert agreement_text(truth_of(truth), truth, exact, protocol) == "OKS 1.000"
-    assert agreement_text(truth_of(truth, kind="mpii"), truth, moved, protocol) == "0.25 heads off"
+    of_mpii = protocol.model_copy(update={"sigmas": (), "metric": "mpii_pckh"})
+    assert agreement_text(truth, exact, protocol) == "OKS 1.000"
+    assert agreement_text(truth, moved, of_mpii) == "0.25 heads off"
     unlabelled = replace(truth, labelled=np.zeros(17, dtype=np.bool_))
-    assert agreement_text(truth_of(unlabelled), unlabelled, exact, protocol) == "no labelled joint"
+    assert agreement_text(unlabelled, exact, protocol) == "no labelled joint"
 
 
 def test_disagreement_counts_where_fp32_is_sure() -> None:

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hpe_tasks.config.training import TrainingConfig
-from hpe_tasks.data.coco import annotation_path, load_coco
+from hpe_tasks.data.annotation_files import annotation_path
+from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs.paf import PAF_CHANNELS, People, decode_people

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import SAMPLE, DatasetConfig
-from hpe_tasks.data.coco import find_root
-from hpe_tasks.data.fetch import layouts
-from hpe_tasks.data.fetch.digests import DigestCache, coco_files, digest_content, mpii_files
+from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.data.fetch.digests import digest_content
 from hpe_tasks.data.fetch.download import FetchedFile, fetch_file
-from hpe_tasks.data.fetch.sources import Sources, refuse_digest
+from hpe_tasks.data.fetch.sources import SourceRequest, Sources
 from hpe_tasks.data.fetch.transports import shown_address
+from hpe_tasks.data.formats import format_of
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.records import FetchedDataset
-from hpe_tasks.storage.files import digest_of, sha256_file
-from hpe_tasks.storage.folders import make_folder
+from hpe_tasks.records import DatasetSkeleton, FetchedDataset
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -26,8 +21,6 @@ if TYPE_CHECKING:
     from hpe_tasks.data.sample import SampleSpec
 
 __all__ = ["fetch_boxes", "fetch_dataset", "fetch_file"]
-
-log = logging.getLogger(__name__)
 
 _ARCHIVE_MAGIC = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
@@ -64,27 +57,10 @@ def fetch_dataset(
     """
     sources = Sources(cache, s3)
     splits = tuple(dict.fromkeys((config.calibration_split, config.evaluation_split)))
-    if config.kind == "mpii":
-        root = _mpii_root(config, sources, splits)
-        files = mpii_files(root.resolve(), splits, config.evaluation_split)
-    else:
-        if config.source == SAMPLE:
-            refuse_digest(config.sha256, config.source, "the sample")
-            folder = _sample(cache, splits, sample)
-        elif config.images_by_url:
-            from hpe_tasks.data.fetch.coco_images import fetch_needed_images
-
-            records = _coco_records(config, sources, splits)
-            folder = fetch_needed_images(records, config, cache, calibration_images=calibration_images, seed=seed)
-        elif config.image_archives is not None:
-            folder = _coco_joined(config, sources, splits)
-        else:
-            parts = layouts.parts_of("coco", splits, images=True)
-            folder = sources.folder(config.source, option="dataset.source", sha256=config.sha256, parts=parts)
-            layouts.refuse_file(folder)
-            layouts.refuse_other_kind("coco", folder)
-        root = find_root(folder, splits)
-        files = coco_files(root.resolve(), splits)
+    request = SourceRequest(config, sources, splits, calibration_images, seed, sample)
+    form, kind = format_of(config.described), config.described
+    root = form.find_source(request)
+    files = form.files(kind, root.resolve(), splits, config.evaluation_split)
     content = digest_content(root.resolve(), files, cache / "digests")
     boxes = _boxes(config, sources)
     return root, FetchedDataset(
@@ -93,7 +69,19 @@ def fetch_dataset(
         num_files=content.num_files,
         size_bytes=content.size_bytes,
         boxes_sha256=None if boxes is None else boxes.sha256,
+        own_joints=_own_joints(config, root),
     )
+
+
+def _own_joints(config: DatasetConfig, root: Path) -> DatasetSkeleton | None:
+    """The joints that the data set brings; None where it cannot be read: its validation says why."""
+    if config.described.skeleton is not None:
+        return None
+    try:
+        own = format_of(config.described).load(config.described, root, config.evaluation_split).skeleton
+    except DatasetError:
+        return None
+    return DatasetSkeleton(joints=own.joints, limbs=own.limbs)
 
 
 def fetch_boxes(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client]) -> Path | None:
@@ -118,135 +106,3 @@ def _boxes(config: DatasetConfig, sources: Sources) -> FetchedFile | None:
                 hint="Unpack it and give the .json file.",
             )
     return found
-
-
-def _coco_records(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
-    """A folder with `annotations/`; its images are elsewhere."""
-    found = sources.folder(
-        config.source,
-        option="dataset.source",
-        sha256=config.sha256,
-        parts=layouts.parts_of("coco", splits, images=False),
-    )
-    layouts.refuse_file(found)
-    annotations = layouts.find_annotations("coco", found, splits)
-    if annotations is None:
-        layouts.refuse_annotations("coco", found, splits)
-    if annotations.name == "annotations":
-        return annotations.parent
-    return layouts.join({"annotations": annotations}, sources.cache / "joined")
-
-
-def _image_sources(config: DatasetConfig, sources: Sources) -> dict[str, Path]:
-    """The folders with the archives' content, by address."""
-    return {
-        address: sources.folder(address, option="dataset.image_archives", sha256=None)
-        for address in config.image_archives or ()
-    }
-
-
-def _coco_joined(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
-    parts = {"annotations": _coco_records(config, sources, splits) / "annotations"}
-    folders = _image_sources(config, sources)
-    for split in splits:
-        images = layouts.find_images("coco", folders.values(), split)
-        if images is None:
-            layouts.refuse_images("coco", folders, split)
-        parts[f"images/{split}"] = images
-    return layouts.join(parts, sources.cache / "joined")
-
-
-def _mpii_root(config: DatasetConfig, sources: Sources, splits: tuple[str, ...]) -> Path:
-    """The folder with `annot/` and `images/`: one that the source has, or both joined."""
-    apart = config.image_archives is not None
-    found = sources.folder(
-        config.source,
-        option="dataset.source",
-        sha256=config.sha256,
-        parts=layouts.parts_of("mpii", splits, images=not apart),
-    )
-    annotations = _mpii_annotations(config, sources, found, splits)
-    folders = _image_sources(config, sources) if apart else {config.source: found}
-    images = layouts.find_images("mpii", (folder for folder in folders.values() if folder.is_dir()), "")
-    if images is None:
-        layouts.refuse_images("mpii", folders, config.evaluation_split)
-    if annotations.name == "annot" and annotations.parent == images.parent:
-        return images.parent
-    return layouts.join({"annot": annotations, "images": images}, sources.cache / "joined")
-
-
-def _mpii_annotations(config: DatasetConfig, sources: Sources, found: Path, splits: tuple[str, ...]) -> Path:
-    """The folder with the splits' annotations in the Simple Baselines layout; converted where need be."""
-    if found.is_file():
-        originals = [found]
-    elif annotations := layouts.find_annotations("mpii", found, splits):
-        if config.valid_images is not None:
-            raise DatasetError(
-                f"dataset.valid_images is set, but {annotations} holds annotations that are split already.",
-                hint="Leave dataset.valid_images out, or give MPII's original annotation file as dataset.source.",
-            )
-        return annotations
-    else:
-        originals = layouts.mpii_originals(found)
-    if len(originals) != 1:
-        layouts.refuse_annotations("mpii", found, splits)
-    names = None if config.valid_images is None else _image_names(sources.download(config.valid_images).path)
-    converted = _converted(originals[0], sources.cache, names)
-    annotations = layouts.find_annotations("mpii", converted, splits)
-    if annotations is None:
-        layouts.refuse_annotations("mpii", converted, splits)
-    return annotations
-
-
-def _image_names(path: Path) -> list[str]:
-    """The names that a text file lists, each once; published lists repeat an image for each of its persons."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise DatasetError(
-            f"dataset.valid_images: {path} is not a text file.", hint="Give one file name on each line."
-        ) from None
-    return sorted({line.strip() for line in lines} - {""})
-
-
-def _converted(original: Path, cache: Path, valid_images: list[str] | None) -> Path:
-    from hpe_tasks.data.mpii import mat
-    from hpe_tasks.data.mpii import original as mpii_original
-
-    digests = DigestCache(cache / "digests" / "archives.json")
-    # Annotations that other code converted are others.
-    code = [sha256_file(Path(file)) for file in (mpii_original.__file__, mat.__file__)]
-    key = digest_of([digests.sha256(original.resolve()), code, valid_images])
-    digests.save()
-    folder = cache / "converted" / key[:16]
-
-    def convert(working: Path) -> None:
-        result = mpii_original.convert_original(original, working, valid_images=valid_images)
-        log.info(
-            "Converted %s to the splits %s; %s persons of training images lack joints, a scale, a position or a head "
-            "box and are left out.",
-            original.name,
-            " and ".join(f"{split} ({persons:,} persons)" for split, persons in result.persons.items()),
-            f"{result.skipped:,}",
-        )
-        if valid_images is None:
-            log.warning(
-                "The splits of %s are not those that published figures were measured on: for these, name the images "
-                "that validate in dataset.valid_images, or give the annotations of Simple Baselines.",
-                original.name,
-            )
-
-    make_folder(folder, convert)
-    return folder
-
-
-def _sample(cache: Path, splits: tuple[str, ...], spec: SampleSpec | None) -> Path:
-    from hpe_tasks.data import sample
-
-    spec = spec or sample.SampleSpec()
-    # A sample drawn by other code is another sample.
-    code = b"".join(path.read_bytes() for path in sorted(Path(sample.__file__).parent.glob("*.py")))
-    key = hashlib.sha256(repr((spec, sorted(splits))).encode() + code).hexdigest()[:16]
-    folder = cache / "samples" / key
-    make_folder(folder, lambda working: sample.make_sample(working, spec, splits=splits))
-    return folder

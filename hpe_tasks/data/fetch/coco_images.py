@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpe_tasks.config.run import DatasetConfig
-from hpe_tasks.data import calibration, coco
-from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, annotation_path, image_folder, parse_coco, read_annotations
+from hpe_tasks.data import annotation_files, calibration, coco
+from hpe_tasks.data import dataset as dataset_module
+from hpe_tasks.data.annotation_files import annotation_path, image_folder, read_annotations
+from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, parse_coco
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
 from hpe_tasks.data.fetch.transports import is_web_address, public_address
@@ -55,7 +57,8 @@ def fetch_needed_images(
     contents = {split: digests.sha256(annotation_path(annotations, split).resolve()) for split in wanted}
     digests.save()
     # Images that other code chooses are another selection.
-    code = [sha256_file(Path(file)) for file in (calibration.__file__, coco.__file__, __file__)]
+    modules = (calibration.__file__, coco.__file__, annotation_files.__file__, dataset_module.__file__, __file__)
+    code = [sha256_file(Path(file)) for file in modules]
     folder = cache / "selections" / digest_of([wanted, contents, code])[:16]
 
     def fill(working: Path) -> None:

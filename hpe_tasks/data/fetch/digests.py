@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.data import mpii
-from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name
+from hpe_tasks.data.annotation_files import is_safe_file_name, read_annotations
+from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import sha256_file, storage_errors
@@ -96,21 +97,44 @@ def digest_content(root: Path, files: Iterable[tuple[str, Path]], cache: Path) -
     return Content(whole.hexdigest(), len(files), size)
 
 
-def coco_files(root: Path, splits: Iterable[str]) -> Iterator[tuple[str, Path]]:
+def coco_files(root: Path, splits: Iterable[str], kind: DatasetKind = COCO) -> Iterator[tuple[str, Path]]:
     """The annotation files and images of the splits.
 
-    Hidden files are left out: file managers and archive programs leave them behind.
+    Hidden files are left out: file managers and archive programs leave them behind. Of a folder that splits share,
+    only the images that they name count.
+
+    Raises:
+        DatasetError: The annotation file of a split that shares its folder cannot be read.
     """
+    layout, splits = kind.layout, list(splits)
+    if layout.sigmas is not None and (root / layout.sigmas).is_file():
+        yield layout.sigmas, root / layout.sigmas
+    if len({layout.image_folder(root, split) for split in splits}) < len(splits):
+        yield from _shared_images(root, splits, kind)
+        return
     for split in splits:
-        annotations = annotation_path(root, split)
-        yield f"annotations/{annotations.name}", annotations
-        images = image_folder(root, split)
+        yield layout.annotations.format(split=split), layout.annotation_path(root, split)
+        images = layout.image_folder(root, split)
         for folder, subfolders, names in os.walk(images):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             for name in names:
                 path = Path(folder, name)
                 if not name.startswith(".") and path.is_file():
-                    yield f"images/{split}/{path.relative_to(images).as_posix()}", path
+                    yield f"{layout.image_folders(split)[0]}/{path.relative_to(images).as_posix()}", path
+
+
+def _shared_images(root: Path, splits: Iterable[str], kind: DatasetKind) -> Iterator[tuple[str, Path]]:
+    images: dict[str, Path] = {}
+    for split in splits:
+        annotations = kind.layout.annotation_path(root, split)
+        yield kind.layout.annotations.format(split=split), annotations
+        folder = kind.layout.image_folder(root, split)
+        names = (row.get("file_name") for row in read_annotations(annotations, kind)["images"])
+        images |= {
+            (folder / name).relative_to(root).as_posix(): folder / name for name in names if is_safe_file_name(name)
+        }
+    # Files that are missing are left out: the data set's validation lists them.
+    yield from ((name, path) for name, path in images.items() if path.is_file())
 
 
 def mpii_files(root: Path, splits: Iterable[str], evaluation: str) -> Iterator[tuple[str, Path]]:

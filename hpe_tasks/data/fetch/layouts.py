@@ -6,83 +6,80 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hpe_tasks.config.run import DatasetKind
-from hpe_tasks.data.coco import annotation_path
+from hpe_tasks.data.fetch.sources import SourceRequest
 from hpe_tasks.data.fetch.transports import shown_address
+from hpe_tasks.datasets import KINDS, DatasetKind, Layout
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.storage.files import digest_of, storage_errors
 from hpe_tasks.storage.folders import make_folder
 
-_MPII_ORIGINAL = "mpii_human_pose*.mat"
-
-_ANNOTATIONS: dict[DatasetKind, str] = {"coco": "annotations", "mpii": "annot"}
-
-
-def annotation_names(kind: DatasetKind, splits: Iterable[str]) -> list[str]:
-    """File names of the splits' annotations."""
-    return [f"person_keypoints_{split}.json" if kind == "coco" else f"{split}.json" for split in splits]
-
-
-def parts_of(kind: DatasetKind, splits: Sequence[str], *, images: bool) -> list[tuple[str, ...]]:
-    """What a source must hold, each part by the names that it may have, folders with a slash at the end."""
-    if kind == "mpii":
-        return [("annot/",), ("images/",)] if images else [("annot/",)]
-    parts: list[tuple[str, ...]] = []
-    for split in splits:
-        parts.append((annotation_path(Path(), split).as_posix(),))
-        if images:
-            parts.append((f"images/{split}/", f"{split}/"))
-    return parts
-
 
 def find_annotations(kind: DatasetKind, folder: Path, splits: Sequence[str]) -> Path | None:
     """The folder with the annotation files of all splits: of the usual name, or `folder`, or in its only sub-folder."""
-    names = annotation_names(kind, splits)
-    places = (place for base in bases(folder) for place in (base / _ANNOTATIONS[kind], base))
-    return next((place for place in places if all((place / name).is_file() for name in names)), None)
+    layout = kind.layout
+    places = (place for base in bases(folder) for place in (base / layout.annotation_folder, base))
+    return next((place for place in places if all(_is_there(layout, place, split) for split in splits)), None)
+
+
+def _is_there(layout: Layout, place: Path, split: str) -> bool:
+    return any((place / name).is_file() for name in layout.annotation_names(split))
 
 
 def refuse_annotations(kind: DatasetKind, folder: Path, splits: Sequence[str]) -> NoReturn:
     """Raise DatasetError for a folder without the splits' annotation files; says what is there."""
     refuse_other_kind(kind, folder)
-    usual = (base / _ANNOTATIONS[kind] for base in bases(folder))
+    layout = kind.layout
+    usual = (base / layout.annotation_folder for base in bases(folder))
     place = next((place for place in usual if place.is_dir()), folder)
-    missing = next(name for name in annotation_names(kind, splits) if not (place / name).is_file())
+    missing = next(split for split in splits if not _is_there(layout, place, split))
     raise DatasetError(
-        f"{folder} has no {_ANNOTATIONS[kind]}/{missing}. {_what_is_in(place)}",
+        f"{folder} has no {layout.annotations.format(split=missing)}. {_what_is_in(place)}",
         hint="Check dataset.source, dataset.calibration_split and dataset.evaluation_split.",
     )
 
 
 def refuse_other_kind(kind: DatasetKind, folder: Path) -> None:
-    """Raise DatasetError where a folder holds the layout of the other kind of data set."""
-    other: DatasetKind = "mpii" if kind == "coco" else "coco"
+    """Raise DatasetError where a folder holds the layout of another kind of data set, and not of this one."""
     for base in bases(folder):
-        files = (base / _ANNOTATIONS[other]).glob(annotation_names(other, ["*"])[0])
-        if not (base / _ANNOTATIONS[kind]).is_dir() and any(files):
-            raise DatasetError(
-                f"{folder} is a data set in the layout of {other.upper()}, not of {kind.upper()}.",
-                hint=f"Set dataset.kind to {other}, or give another source.",
-            )
+        if (base / kind.layout.annotation_folder).is_dir():
+            continue
+        for other in KINDS.values():
+            if other.layout.annotations != kind.layout.annotations and any(
+                base.glob(other.layout.annotations.format(split="*"))
+            ):
+                raise DatasetError(
+                    f"{folder} is a data set in the layout of {other.title}, not of {kind.title}.",
+                    hint=f"Set dataset.kind to {other.name}, or give another source.",
+                )
 
 
-def refuse_file(folder: Path) -> None:
-    """Raise DatasetError where the source of a COCO data set is a .mat file."""
+def refuse_file(kind: DatasetKind, folder: Path) -> None:
+    """Raise DatasetError where the source of a data set whose annotations are JSON is a .mat file."""
     if folder.is_file():
+        others = [other.name for other in KINDS.values() if other.layout.originals]
         raise DatasetError(
-            f"dataset.source: {folder} is a .mat file, and a COCO data set has none.",
-            hint="Set dataset.kind to mpii, or give another source.",
+            f"dataset.source: {folder} is a .mat file, and a {kind.title} data set has none.",
+            hint=f"Set dataset.kind to {' or '.join(others)}, or give another source.",
         )
 
 
-def mpii_originals(folder: Path) -> list[Path]:
-    """MPII's own annotation files in a folder that holds none in the Simple Baselines layout."""
-    return [path for base in bases(folder) for path in base.glob(_MPII_ORIGINAL)]
+def originals(kind: DatasetKind, folder: Path) -> list[Path]:
+    """Annotation files of the kind in their original form, in a folder that holds none in its layout."""
+    pattern = kind.layout.originals
+    return [] if pattern is None else [path for base in bases(folder) for path in base.glob(pattern)]
+
+
+def image_sources(request: SourceRequest) -> dict[str, Path]:
+    """The folders with the content of `dataset.image_archives`, by address."""
+    return {
+        address: request.sources.folder(address, option="dataset.image_archives", sha256=None)
+        for address in request.config.image_archives or ()
+    }
 
 
 def find_images(kind: DatasetKind, folders: Iterable[Path], split: str) -> Path | None:
-    """The folder with a split's images in one of the folders that archives were unpacked to; MPII has one for all."""
-    names = (f"images/{split}", split) if kind == "coco" else ("images",)
+    """The folder with a split's images in one of the folders that archives were unpacked to."""
+    names = kind.layout.image_folders(split)
     places = (base / name for folder in folders for base in bases(folder) for name in names)
     return next((place for place in places if place.is_dir()), None)
 
@@ -92,7 +89,7 @@ def refuse_images(kind: DatasetKind, folders: Mapping[str, Path], split: str) ->
     for folder in folders.values():
         if folder.is_dir():
             refuse_other_kind(kind, folder)
-    wanted = f"images/{split}/ or {split}/" if kind == "coco" else "images/"
+    wanted = " or ".join(f"{name}/" for name in kind.layout.image_folders(split))
     there = " ".join(f"{shown_address(address)}: {_what_is_in(folder)}" for address, folder in folders.items())
     raise DatasetError(
         f"The images of the split {split!r} are missing: there is no folder {wanted}. {there}",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
-from hpe_tasks.data.coco import is_safe_file_name
+from hpe_tasks.data.annotation_files import is_safe_file_name
 from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import SAMPLE, DatasetConfig, DatasetKind
-from hpe_tasks.data.coco import find_root
+from hpe_tasks.config.run import SAMPLE, DatasetConfig
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.download import Offer, local_path
 from hpe_tasks.data.fetch.mirror import check_prefix
 from hpe_tasks.data.fetch.sources import Sources, is_matlab_file, is_prefix, refuse_absent, refuse_digest
 from hpe_tasks.data.fetch.transports import shown_address
-from hpe_tasks.data.mpii import truth_path
+from hpe_tasks.data.formats import format_of
+from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import ArchiveError, DatasetError
 from hpe_tasks.storage.files import megabytes
 from hpe_tasks.storage.s3 import S3Location
@@ -58,19 +58,20 @@ def preview_source(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client
     if is_prefix(address):
         refuse_digest(config.sha256, address, "an S3 prefix")
         location = S3Location.parse(address)
-        check_prefix(location, s3(), layouts.parts_of(config.kind, splits, images=images))
+        check_prefix(location, s3(), config.described.layout.parts(splits, images=images))
         return Preview(f"{location} holds {shown}")
     if "://" not in address or address.lower().startswith("file://"):
         path = local_path(address)
         if path.is_dir():
             refuse_digest(config.sha256, address, "a folder")
-            _check_folder(path, config, splits, images=images)
+            layouts.refuse_other_kind(config.described, path)
+            format_of(config.described).check_folder(path, config, splits, images=images)
             return Preview(f"{path} holds {shown}")
         if not path.is_file():
             refuse_absent(address, "dataset.source")
     offer = Sources(cache, s3).look(address)
     if offer.here is not None:
-        _check_archive(offer.here, config.kind, splits)
+        _check_archive(offer.here, config.described, splits)
     return _preview(address, offer, unpacked=True)
 
 
@@ -104,40 +105,17 @@ def _preview(address: str, offer: Offer, *, unpacked: bool) -> Preview:
     return Preview(f"{shown} can be fetched, {megabytes(offer.size_bytes)}", (2 if unpacked else 1) * offer.size_bytes)
 
 
-def _check_folder(folder: Path, config: DatasetConfig, splits: Sequence[str], *, images: bool) -> None:
-    """Raise DatasetError unless the folder has the files that fetching would look for."""
-    kind = config.kind
-    layouts.refuse_other_kind(kind, folder)
-    if kind == "coco" and images:
-        find_root(folder, splits)
-        return
-    annotations = layouts.find_annotations(kind, folder, splits)
-    if annotations is None and not (kind == "mpii" and len(layouts.mpii_originals(folder)) == 1):
-        layouts.refuse_annotations(kind, folder, splits)
-    if kind == "coco":
-        return
-    if annotations is not None:
-        truth = annotations / truth_path(Path(), config.evaluation_split).name
-        if not truth.is_file():
-            raise DatasetError(
-                f"{annotations} has no {truth.name}, which predictions of {config.evaluation_split!r} are compared "
-                "with.",
-                hint="Put it beside the .json file, or set dataset.evaluation_split to a split that has one.",
-            )
-    if images and layouts.find_images(kind, [folder], "") is None:
-        layouts.refuse_images(kind, {config.source: folder}, config.evaluation_split)
-
-
 def _check_archive(path: Path, kind: DatasetKind, splits: Sequence[str]) -> None:
     """Raise where a file cannot be the data set; what is in a .tar would take reading it all, and is seen later."""
     if is_matlab_file(path):
-        if kind == "coco":
-            layouts.refuse_file(path)
+        if kind.layout.originals is None:
+            layouts.refuse_file(kind, path)
         return
     names = _names_in(path)
-    if not names or (kind == "mpii" and any(name.endswith(".mat") for name in names)):
+    if not names or (kind.layout.originals and any(name.endswith(".mat") for name in names)):
         return
-    missing = [name for name in layouts.annotation_names(kind, splits) if name not in names]
+    wanted = [kind.layout.annotation_names(split) for split in splits]
+    missing = [ways[0] for ways in wanted if names.isdisjoint(ways)]
     if missing:
         there = sorted(name for name in names if name.endswith(".json"))
         raise DatasetError(

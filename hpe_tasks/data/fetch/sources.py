@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.fetch.archive import extract_archive, remove_unfinished
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.download import FetchedFile, Offer, fetch, forget, local_path, look
@@ -20,6 +21,8 @@ from hpe_tasks.storage.s3 import S3Location
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.data.sample import SampleSpec
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +107,18 @@ class Sources:
                 log.info("Unpacking %s", archive.path)
                 extract_archive(archive.path, folder)
         return folder
+
+
+@dataclass(frozen=True)
+class SourceRequest:
+    """What is asked of the sources of one data set; `fetch_dataset` describes the fields."""
+
+    config: DatasetConfig
+    sources: Sources
+    splits: tuple[str, ...]
+    calibration_images: int
+    seed: int
+    sample: SampleSpec | None
 
 
 def is_prefix(address: str) -> bool:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpe_tasks.data.coco import is_safe_file_name
+from hpe_tasks.data.annotation_files import is_safe_file_name
+from hpe_tasks.data.dataset import Box, ImageCrops, Region, Stratum, Subject, stratum
 from hpe_tasks.data.json_files import read_json
+from hpe_tasks.datasets import MPII
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.heatmap import BOX_PADDING
+from hpe_tasks.metrics.pckh import HEAD_FACTOR
+from hpe_tasks.pose.codecs.heatmap import BOX_PADDING, PIXEL_STD
 from hpe_tasks.pose.skeletons import MPII16
 
 FIRST_PIXEL = 1.0
@@ -22,6 +26,12 @@ FIRST_PIXEL = 1.0
 
 CENTER_SHIFT = 15.0
 """The crop's centre lies this much lower than the annotated one, in pixels for each unit of scale."""
+
+LARGE_SCALE = 3.0
+"""Scale of MPII from which a person counts as large: a body of 600 pixels."""
+
+# Room around a person's joints, in heads: their extent ends at the ankles and at the top of the head.
+_AROUND_JOINTS = 0.5
 
 _LAYOUT_HINT = "An MPII data set holds images/, annot/<split>.json and, to be evaluated on, annot/gt_<split>.mat."
 
@@ -59,6 +69,10 @@ class MpiiKeypoints:
     split: str
     persons: tuple[MpiiPerson, ...]
 
+    kind = MPII
+    skeleton = MPII16
+    size_name = "size of the head"
+
     @property
     def annotation_file(self) -> Path:
         """`annot/<split>.json`."""
@@ -80,6 +94,11 @@ class MpiiKeypoints:
         return self.images
 
     @property
+    def num_images(self) -> int:
+        """Images of the split."""
+        return len(self.images)
+
+    @property
     def num_persons(self) -> int:
         """Persons of the split, each of whom is cropped."""
         return len(self.persons)
@@ -96,10 +115,75 @@ class MpiiKeypoints:
             raise DatasetError(f"The split {self.split!r} has no person in the image {unknown[0]}.")
         return replace(self, persons=tuple(person for person in self.persons if person.image in wanted))
 
+    def image_files(self) -> dict[str, Path]:
+        """Where each image lies, by its file name; a file may be missing."""
+        return {person.image: self.image_path(person) for person in self.persons}
+
+    def image_names(self) -> dict[str, set[Any]]:
+        """File names of the images."""
+        return {"file names": set(self.images)}
+
+    def strata(self) -> dict[str, Stratum]:
+        """The images that show people, each with what kind of scene it shows."""
+        shown = {image: [p for p in persons if p.visible.any()] for image, persons in self._by_image().items()}
+        return {
+            image: stratum(large=largest.scale >= LARGE_SCALE, joints=int(largest.visible.sum()), persons=len(persons))
+            for image, persons in shown.items()
+            if persons and (largest := max(persons, key=lambda person: person.scale))
+        }
+
+    def annotated_boxes(self) -> list[tuple[Path, tuple[Box, ...]]]:
+        """The images with annotated people, and the squares that give their crops."""
+        return sorted(
+            (self.image_path(persons[0]), tuple(_square(person) for person in persons))
+            for persons in self._by_image().values()
+        )
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """The persons with a labelled joint, in one form for every kind; raises DatasetError as `load_truth` does."""
+        from hpe_tasks.data.mpii.truth import load_truth
+
+        boxes = load_truth(self).head_boxes
+        heads = HEAD_FACTOR * np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1)
+        return tuple(
+            self._subject(person, head)
+            for person, head in zip(self.persons, heads.tolist(), strict=True)
+            if person.visible.any()
+        )
+
+    def _subject(self, person: MpiiPerson, head: float) -> Subject:
+        points = person.joints - FIRST_PIXEL
+        low = points[person.visible].min(axis=0) - _AROUND_JOINTS * head
+        width, height = points[person.visible].max(axis=0) + _AROUND_JOINTS * head - low
+        return Subject(
+            number=person.index,
+            image=person.image,
+            path=self.image_path(person),
+            caption=f"{person.image}, person {person.index} of the annotation file",
+            keypoints=points,
+            labelled=person.visible,
+            box=(float(low[0]), float(low[1]), float(width), float(height)),
+            size=head,
+        )
+
+    def crops(self, _input_size: tuple[int, int], /) -> Iterator[ImageCrops[MpiiPerson]]:
+        """Cut persons out by annotated centre and scale.
+
+        Persons of one image come together, images in the order in which the split first names them.
+        """
+        for persons in self._by_image().values():
+            yield ImageCrops(self.image_path(persons[0]), tuple(persons), partial(_regions, persons))
+
+    def _by_image(self) -> dict[str, list[MpiiPerson]]:
+        by_image: dict[str, list[MpiiPerson]] = {}
+        for person in self.persons:
+            by_image.setdefault(person.image, []).append(person)
+        return by_image
+
 
 def annotation_path(root: Path, split: str) -> Path:
     """`annot/<split>.json` of a data set."""
-    return root / "annot" / f"{split}.json"
+    return MPII.layout.annotation_path(root, split)
 
 
 def truth_path(root: Path, split: str) -> Path:
@@ -119,6 +203,17 @@ def crop_region(person: MpiiPerson) -> tuple[NDArray[np.float64], NDArray[np.flo
     x, y = person.center
     center = np.array([x, y + CENTER_SHIFT * person.scale]) - FIRST_PIXEL
     return center, np.full(2, person.scale * BOX_PADDING)
+
+
+def _regions(persons: Sequence[MpiiPerson], _size: tuple[int, int]) -> list[Region]:
+    return [crop_region(person) for person in persons]
+
+
+def _square(person: MpiiPerson) -> Box:
+    """The box that gives a person's crop, as far as it lies in the image: clipping takes one pixel off each side."""
+    center, scale = crop_region(person)
+    (x, y), side = center.tolist(), float(scale[0]) * PIXEL_STD / BOX_PADDING
+    return x - side / 2, y - side / 2, side + 1, side + 1
 
 
 def to_file_pixels(points: ArrayLike) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,16 +19,24 @@ import numpy as np
 import numpy.typing as npt
 
 from hpe_tasks.data.sample.canvas import Canvas
-from hpe_tasks.data.sample.figure import SHOWING_PARTS, Figure
+from hpe_tasks.data.sample.figure import Figure, showing_parts
 from hpe_tasks.data.sample.pose import Proportions, Rng, draw_posture, pose_body
 from hpe_tasks.data.sample.scene import develop, paint_background, paint_obstacle, paint_seat, paint_shadow
 from hpe_tasks.data.sample.style import Style
+from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.pose.skeletons import COCO17
+from hpe_tasks.pose.skeletons import COCO17, Skeleton
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors, write_atomically
 
 SPLITS = ("train", "calibration", "val")
+
+FIVE_POINTS = Skeleton(
+    name="five_points",
+    joints=("head", "left_hand", "right_hand", "left_foot", "right_foot"),
+    limbs=(("head", "left_hand"), ("head", "right_hand"), ("head", "left_foot"), ("head", "right_foot")),
+)
+"""What is annotated where a data set brings its own joints."""
 
 _IDS_PER_SPLIT = 100_000
 _IDS_PER_IMAGE = 100
@@ -89,8 +97,10 @@ class Picture:
     persons: tuple[dict[str, Any], ...]
 
 
-def make_sample(folder: Path, spec: SampleSpec | None = None, *, splits: Iterable[str] = SPLITS) -> None:
-    """Write the sample as `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+def make_sample(
+    folder: Path, spec: SampleSpec | None = None, *, splits: Iterable[str] = SPLITS, kind: DatasetKind = COCO
+) -> None:
+    """Write the sample in the layout of a kind: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
 
     Files that exist are replaced. A split's annotation file is written last and atomically: where it exists, the
     split's images are complete.
@@ -99,6 +109,8 @@ def make_sample(folder: Path, spec: SampleSpec | None = None, *, splits: Iterabl
         folder: Where the data set goes; created when missing.
         spec: What to make; the default is the sample that the project's checkpoint was trained on.
         splits: The splits to make, of `train`, `calibration` and `val`; a split is the same whichever others are made.
+        kind: Whose layout and joints the files have. The pictures are the same; a kind that lets each data set bring
+            its own joints has bodies of five points.
 
     Raises:
         ConfigError: A split that the sample does not have.
@@ -113,14 +125,15 @@ def make_sample(folder: Path, spec: SampleSpec | None = None, *, splits: Iterabl
             hint=f"It has {', '.join(SPLITS)}: set dataset.calibration_split and dataset.evaluation_split.",
         )
     for split in wanted:
-        with storage_errors(folder / "images" / split):
-            _make_split(folder, spec, split)
+        with storage_errors(folder / kind.layout.image_folders(split)[0]):
+            _make_split(folder, spec, split, kind)
 
 
-def _make_split(folder: Path, spec: SampleSpec, split: str) -> None:
-    image_folder = folder / "images" / split
+def _make_split(folder: Path, spec: SampleSpec, split: str, kind: DatasetKind) -> None:
+    image_folder = folder / kind.layout.image_folders(split)[0]
     image_folder.mkdir(parents=True, exist_ok=True)
-    annotation_file = folder / "annotations" / f"person_keypoints_{split}.json"
+    annotation_file = kind.layout.annotation_path(folder, split)
+    skeleton = kind.skeleton or FIVE_POINTS
     annotation_file.parent.mkdir(parents=True, exist_ok=True)
     annotation_file.unlink(missing_ok=True)
     first_id = SPLITS.index(split) * _IDS_PER_SPLIT + 1
@@ -128,7 +141,7 @@ def _make_split(folder: Path, spec: SampleSpec, split: str) -> None:
     annotations: list[dict[str, Any]] = []
 
     def make(index: int) -> tuple[str, tuple[dict[str, Any], ...]]:
-        picture = draw_picture(spec, split, index)
+        picture = draw_picture(spec, split, index, skeleton)
         name = f"{first_id + index:012d}.jpg"
         (image_folder / name).write_bytes(_encode(picture.image))
         return name, picture.persons
@@ -139,17 +152,40 @@ def _make_split(folder: Path, spec: SampleSpec, split: str) -> None:
         shown = track(made, f"Drawing {split}", total=spec.images(split), unit="images")
         for index, (name, persons) in enumerate(shown):
             image_id = first_id + index
-            images.append({"id": image_id, "file_name": name, "width": spec.width, "height": spec.height, "license": 1})
+            record = {"id": image_id, "file_name": name, "width": spec.width, "height": spec.height, "license": 1}
+            if kind.crowd_levels is not None:
+                record[kind.crowd_levels.field] = crowd_index(persons)
+            images.append(record)
             annotations += [
                 {"id": image_id * _IDS_PER_IMAGE + number, "image_id": image_id, "category_id": 1, **person}
                 for number, person in enumerate(persons)
             ]
-    content = json.dumps({**_header(spec), "images": images, "annotations": annotations}, separators=(",", ":"))
+    content = json.dumps(
+        {**_header(spec, skeleton), "images": images, "annotations": annotations}, separators=(",", ":")
+    )
     write_atomically(annotation_file, content.encode())
 
 
-def _header(spec: SampleSpec) -> dict[str, Any]:
-    index = {joint: i + 1 for i, joint in enumerate(COCO17.joints)}
+def crowd_index(persons: Sequence[Mapping[str, Any]]) -> float:
+    """How crowded an image is, as CrowdPose has it: others' joints in a person's box, over his own; in [0, 1]."""
+    shares = []
+    for person in persons:
+        x, y, width, height = person["bbox"]
+        inside = [
+            sum(v > 0 and x <= a <= x + width and y <= b <= y + height for a, b, v in _triples(other["keypoints"]))
+            for other in persons
+        ]
+        own = inside[next(i for i, other in enumerate(persons) if other is person)]
+        shares.append((sum(inside) - own) / max(own, 1))
+    return round(min(1.0, float(sum(shares)) / max(len(shares), 1)), 4)
+
+
+def _triples(keypoints: Sequence[float]) -> Iterator[tuple[float, ...]]:
+    return zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True)
+
+
+def _header(spec: SampleSpec, skeleton: Skeleton) -> dict[str, Any]:
+    index = {joint: i + 1 for i, joint in enumerate(skeleton.joints)}
     return {
         "info": {"description": "Drawn people, made by hpe_tasks.data.sample", "version": "1", "spec": asdict(spec)},
         "licenses": [{"id": 1, "name": "CC0-1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
@@ -158,8 +194,8 @@ def _header(spec: SampleSpec) -> dict[str, Any]:
                 "id": 1,
                 "name": "person",
                 "supercategory": "person",
-                "keypoints": list(COCO17.joints),
-                "skeleton": [[index[a], index[b]] for a, b in COCO17.limbs],
+                "keypoints": list(skeleton.joints),
+                "skeleton": [[index[a], index[b]] for a, b in skeleton.limbs],
             }
         ],
     }
@@ -172,23 +208,24 @@ def _encode(image: npt.NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
-def draw_picture(spec: SampleSpec, split: str, index: int) -> Picture:
+def draw_picture(spec: SampleSpec, split: str, index: int, skeleton: Skeleton = COCO17) -> Picture:
     """Draw one picture of the sample; the same arguments always give the same picture.
 
     Args:
         spec: The sample.
         split: `train`, `calibration` or `val`.
         index: Number of the picture in its split, from 0.
+        skeleton: The joints that are annotated; the picture does not depend on them.
     """
     attempt = 0
     while True:
-        picture = _compose(np.random.default_rng((spec.seed, SPLITS.index(split), index, attempt)), spec)
+        picture = _compose(np.random.default_rng((spec.seed, SPLITS.index(split), index, attempt)), spec, skeleton)
         if picture is not None:
             return picture
         attempt += 1
 
 
-def _compose(rng: Rng, spec: SampleSpec) -> Picture | None:
+def _compose(rng: Rng, spec: SampleSpec, skeleton: Skeleton) -> Picture | None:
     """Draw a scene; None when somebody in it is too hidden to be annotated, and the scene must be drawn anew."""
     canvas, horizon = paint_background(rng, spec.width, spec.height)
     figures = _place_figures(rng, spec, horizon)
@@ -205,7 +242,7 @@ def _compose(rng: Rng, spec: SampleSpec) -> Picture | None:
         person = _annotate(canvas, figure, owner)
         if person["num_keypoints"] < _MIN_KEYPOINTS or person["area"] < _MIN_VISIBLE_SHARE * full_areas[owner - 1]:
             return None
-        persons.append(person)
+        persons.append(person if skeleton == COCO17 else _annotate(canvas, figure, owner, skeleton))
     return Picture(develop(rng, canvas.image), tuple(persons))
 
 
@@ -255,11 +292,11 @@ def _paint_ground(rng: Rng, canvas: Canvas, figure: Figure, kind: str) -> None:
         paint_seat(rng, canvas, float(figure.origin[0]), seat, ground, 0.4 * scale)
 
 
-def _annotate(canvas: Canvas, figure: Figure, owner: int) -> dict[str, Any]:
+def _annotate(canvas: Canvas, figure: Figure, owner: int, skeleton: Skeleton = COCO17) -> dict[str, Any]:
     mask = (canvas.owner == owner).astype(np.uint8)
-    points, known = figure.keypoints()
+    points, known = figure.keypoints(skeleton.joints)
     keypoints: list[float] = []
-    for (x, y), shown, parts in zip(np.round(points, 1), known, SHOWING_PARTS, strict=True):
+    for (x, y), shown, parts in zip(np.round(points, 1), known, showing_parts(skeleton.joints), strict=True):
         if not shown or not (0 <= x <= canvas.width - 1 and 0 <= y <= canvas.height - 1):
             keypoints += [0, 0, 0]
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,15 @@ _FACE: dict[str, tuple[float, float, float]] = {
 }
 
 
+_MIDDLE = ("head", "neck", "top_head")
+
+
 def _limb(name: str, side: int) -> int:
     return _LIMBS[name] + (0 if side == LEFT else 1)
 
 
-def _showing_parts() -> tuple[frozenset[int], ...]:
-    """For each COCO joint the parts that, lying on top of it, do not hide it."""
+def showing_parts(joints: Sequence[str] = COCO17.joints) -> tuple[frozenset[int], ...]:
+    """For each joint the parts that, lying on top of it, do not hide it."""
     near = {
         "shoulder": (_TORSO, "upper_arm", _NECK),
         "elbow": ("upper_arm", "forearm"),
@@ -40,11 +43,16 @@ def _showing_parts() -> tuple[frozenset[int], ...]:
         "hip": (_TORSO, "thigh"),
         "knee": ("thigh", "shin"),
         "ankle": ("shin", "foot"),
+        "hand": ("forearm",),
+        "foot": ("shin", "foot"),
     }
     shown = []
-    for joint in COCO17.joints:
+    for joint in joints:
         if joint in _FACE:
             shown.append(frozenset({_HEAD}))
+            continue
+        if joint in _MIDDLE:
+            shown.append(frozenset({_TORSO, _NECK, _HEAD, _HAIR_PART}))
             continue
         side_name, kind = joint.split("_")
         parts = (part if isinstance(part, int) else _limb(part, SIDES[side_name]) for part in near[kind])
@@ -52,7 +60,7 @@ def _showing_parts() -> tuple[frozenset[int], ...]:
     return tuple(shown)
 
 
-SHOWING_PARTS = _showing_parts()
+SHOWING_PARTS = showing_parts()
 
 
 @dataclass(frozen=True)
@@ -82,17 +90,22 @@ class Figure:
         size = np.array([radius * 0.86, radius, radius * 0.9])
         return {name: head + self.body.head @ (np.array(offset) * size) for name, offset in _FACE.items()}
 
-    def keypoints(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """The COCO joints in pixels, K×2, and for each whether the body itself lets an annotator place it.
+    def keypoints(self, joints: Sequence[str] = COCO17.joints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Joints in pixels, K×2, and for each whether the body itself lets an annotator place it.
 
         Features of the face that the head hides (the nose from behind, the far ear from the side) are not annotated,
         as in COCO.
         """
         face = self.face_points()
         head = self.body.points["head"]
+        top = head + self.body.head @ np.array([0, -self.body.proportions.head, 0])
+        named = {**self.body.points, **face, "top_head": top}
+        # Bodies of five points end where the limbs do that COCO knows.
+        for side in SIDES:
+            named |= {f"{side}_hand": named[f"{side}_wrist"], f"{side}_foot": named[f"{side}_ankle"]}
         positions, known = [], []
-        for joint in COCO17.joints:
-            point = face[joint] if joint in face else self.body.points[joint]
+        for joint in joints:
+            point = named[joint]
             positions.append(self.pixel(point))
             depth = (point - head)[2] / self.body.proportions.head
             known.append(joint not in face or bool(depth > (-0.3 if joint.endswith("ear") else 0.1)))

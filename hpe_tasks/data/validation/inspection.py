@@ -16,8 +16,10 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from hpe_tasks.data.coco import annotation_path, image_folder, is_safe_file_name, person_category, read_annotations
+from hpe_tasks.data.annotation_files import crowd_index_fault, is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
+from hpe_tasks.data.own_joints import OwnJoints, read_own_joints
+from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.progress import track
@@ -44,7 +46,7 @@ class Inspection:
     annotations: pd.DataFrame
 
 
-def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
+def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str) -> Inspection:
     """Read the annotations of both splits and decode every image that they name.
 
     Images are read once, decoded by several threads, and forgotten: memory does not grow with them. JPEGs are
@@ -55,17 +57,18 @@ def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for split in (calibration, evaluation):
-        path, folder = annotation_path(root, split), image_folder(root, split)
+        path, folder = kind.layout.annotation_path(root, split), kind.layout.image_folder(root, split)
         files.append(file_row(folder, root, folder.is_dir()))
         try:
-            content = read_annotations(path)
+            content = read_annotations(path, kind)
         except DatasetError as error:
             files.append(file_row(path, root, path.is_file(), error.message))
             continue
-        files.append(file_row(path, root, exists=True))
         category = person_category(content)
+        own = _own_joints(category, path, kind, root)
+        files.append(file_row(path, root, exists=True, fault=own if isinstance(own, str) else ""))
         joints = len(category["keypoints"]) if category else len(COCO17.joints)
-        image_rows = [_image_row(row, split) for row in content["images"]]
+        image_rows = [_image_row(row, split, kind) for row in content["images"]]
         person_rows = [
             row
             for row in content["annotations"]
@@ -85,9 +88,10 @@ def inspect(root: Path, *, calibration: str, evaluation: str) -> Inspection:
                 "calibration_persons": persons if split == calibration else None,
                 "evaluation_persons": persons if split == evaluation else None,
                 "category_keypoints": joints if category else 0,
+                "derived_sigmas": len(own.derived) if isinstance(own, OwnJoints) else 0,
             }
         )
-    look_at_files(images, {split: image_folder(root, split) for split in (calibration, evaluation)})
+    look_at_files(images, {split: kind.layout.image_folder(root, split) for split in (calibration, evaluation)})
     shared = {"id": "id_shared", "file_name": "name_shared", "digest": "content_shared"}
     mark_shared(images, calibration, evaluation, shared)
     return Inspection(
@@ -134,7 +138,17 @@ def _first_fault(faults: Iterable[tuple[bool, str]]) -> str | None:
     return next((text for fine, text in faults if not fine), None)
 
 
-def _image_row(row: Mapping[str, Any], split: str) -> dict[str, Any]:
+def _own_joints(category: Mapping[str, Any] | None, path: Path, kind: DatasetKind, root: Path) -> OwnJoints | str:
+    """The joints of a data set that brings its own, or what is wrong with them; that it names none, `splits` says."""
+    if kind.skeleton is not None or category is None:
+        return ""
+    try:
+        return read_own_joints(category, path, kind, root)
+    except DatasetError as error:
+        return error.message
+
+
+def _image_row(row: Mapping[str, Any], split: str, kind: DatasetKind) -> dict[str, Any]:
     values = {name: row.get(name) if _is_int(row.get(name)) else None for name in ("id", "width", "height")}
     name = row.get("file_name")
     faults = [
@@ -142,6 +156,7 @@ def _image_row(row: Mapping[str, Any], split: str) -> dict[str, Any]:
         (isinstance(name, str) and name != "", "file_name is missing"),
         (_is_int(row.get("width")) and row["width"] > 0, "width is not a positive whole number"),
         (_is_int(row.get("height")) and row["height"] > 0, "height is not a positive whole number"),
+        (not crowd_index_fault(row, kind), crowd_index_fault(row, kind)),
     ]
     file_name = name if isinstance(name, str) and name else None
     return {

@@ -20,8 +20,7 @@ from hpe_tasks.storage.workspace import Scratch, Workspace
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-    from hpe_tasks.data.coco import CocoKeypoints
-    from hpe_tasks.data.mpii import MpiiKeypoints
+    from hpe_tasks.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +149,7 @@ def fetch_dataset(run: Run, _: Scratch) -> FetchedDataset:
     return fetched
 
 
-def split_of(run: Run, name: str) -> CocoKeypoints | MpiiKeypoints:
+def split_of(run: Run, name: str) -> Dataset:
     """One split of the data set, on whichever worker this is; raises DatasetError when it has changed."""
     from hpe_tasks.data.splits import load_split
 

@@ -23,8 +23,7 @@ from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
-    from hpe_tasks.data.coco import CocoKeypoints
-    from hpe_tasks.data.mpii import MpiiKeypoints
+    from hpe_tasks.data.dataset import Dataset
 
 _KERNEL_IMAGES = 16
 """Images, or crops of persons, that the int8 kernels are checked on."""
@@ -40,7 +39,7 @@ def _recipe(config: RunConfig) -> list[Any]:
     return [config.recipe.model_dump(), sha256_file(Path(file)) if file is not None else None]
 
 
-def _draw_calibration(run: Run, num_images: int) -> CocoKeypoints | MpiiKeypoints:
+def _draw_calibration(run: Run, num_images: int) -> Dataset:
     """The images that the recipe calibrates on, or the first of them."""
     from hpe_tasks.data.calibration import draw_calibration
 
@@ -78,7 +77,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     batches = track(
         calibration_batches(drawn, config.model, config.evaluation.batch_size),
         "Calibrating",
-        total=len(drawn.images) if whole_images else drawn.num_persons,
+        total=drawn.num_images if whole_images else drawn.num_persons,
         unit="images" if whole_images else "crops",
         count=len,
     )
