@@ -20,7 +20,7 @@ from hpe_tasks.errors import CheckpointError, DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import Predict, PreparedImage, Unreadable, decode_image, predict_maps, prepare_image
 from hpe_tasks.metrics.oks import coco_breakdown, coco_sigmas
-from hpe_tasks.pose.codecs.paf import People
+from hpe_tasks.pose.people import People
 
 _LONGEST_TRIAL_S = 12.0
 """Maps of a network that is fed with nonsense are full of peaks, which take long to join to people."""

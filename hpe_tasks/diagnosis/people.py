@@ -19,8 +19,8 @@ from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import CropBatch, Unreadable, mpii_batches, person_batches
 from hpe_tasks.metrics.oks import coco_breakdown, coco_sigmas
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, THRESHOLD, pckh_stats
-from hpe_tasks.pose.codecs.heatmap import person_score
 from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.skeletons import MPII16
 
 Floats = NDArray[np.float64]

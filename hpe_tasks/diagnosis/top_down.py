@@ -14,7 +14,8 @@ from hpe_tasks.diagnosis.joint_orders import joint_settings, other_orders
 from hpe_tasks.diagnosis.people import Floats, LabelledPersons, as_input
 from hpe_tasks.diagnosis.trials import Trial
 from hpe_tasks.inference import Predict
-from hpe_tasks.pose.codecs.heatmap import PIXEL_STD, decode_heatmaps
+from hpe_tasks.pose.codecs.heatmap import decode_heatmaps
+from hpe_tasks.pose.crops import PIXEL_STD
 
 _HALF_CELLS = (
     (0.5, "to the right and down"),

@@ -18,7 +18,7 @@ from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
-from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
+from hpe_tasks.pose.crops import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
 from hpe_tasks.progress import track
 
 NMS_THRESHOLD = 0.9

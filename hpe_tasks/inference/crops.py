@@ -29,7 +29,8 @@ from hpe_tasks.inference.images import (
     wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
-from hpe_tasks.pose.codecs.heatmap import Poses, box_to_center_scale, crop_matrix, decode_heatmaps, flip_back
+from hpe_tasks.pose.codecs.heatmap import decode_heatmaps, flip_back
+from hpe_tasks.pose.crops import Poses, box_to_center_scale, crop_matrix
 
 PersonT = TypeVar("PersonT")
 

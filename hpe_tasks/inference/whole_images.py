@@ -30,7 +30,8 @@ from hpe_tasks.inference.images import (
     wrong_size,
 )
 from hpe_tasks.inference.predictors import Predict, check_maps
-from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, People, decode_people
+from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, decode_people
+from hpe_tasks.pose.people import People
 
 
 @dataclass(frozen=True, eq=False)

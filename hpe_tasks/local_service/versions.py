@@ -17,7 +17,7 @@ from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.gate.accuracy import METRICS, metric_of
 from hpe_tasks.gate.references import BOX_SOURCES
 from hpe_tasks.local_service.comparison import compare, read_people
-from hpe_tasks.pose.codecs.heatmap import person_score
+from hpe_tasks.pose.crops import person_score
 from hpe_tasks.registry.manifest import GoldenImage, ManifestFile, ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.golden import is_clear

@@ -25,7 +25,7 @@ from hpe_tasks.data.mpii import MpiiKeypoints, crop_region
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import ImageCrops, Predict, Region, Unreadable
 from hpe_tasks.metrics.oks import coco_sigmas, oks
-from hpe_tasks.pose.codecs.heatmap import BOX_PADDING, JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale
+from hpe_tasks.pose.crops import BOX_PADDING, JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.images import decode_image

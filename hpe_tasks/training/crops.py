@@ -9,7 +9,8 @@ import numpy.typing as npt
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.heatmap import box_to_center_scale, crop_matrix, encode_heatmaps, transform_points
+from hpe_tasks.pose.codecs.heatmap import encode_heatmaps
+from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix, transform_points
 from hpe_tasks.training.images import Batch, TrainingImages, jitter
 
 _STRIDE = 4

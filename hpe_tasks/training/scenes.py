@@ -9,8 +9,8 @@ import numpy.typing as npt
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints, person_category, read_annotations
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.heatmap import transform_points
 from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, encode_people
+from hpe_tasks.pose.crops import transform_points
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.training.images import Batch, TrainingImages, jitter
 

@@ -18,7 +18,7 @@ from hpe_tasks.data.mpii import crop_region, load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.inference import Predict, find_poses, fp32_predictor, onnx_predictor, person_batches, prepare_image
 from hpe_tasks.models.checkpoint import sample_checkpoint
-from hpe_tasks.pose.codecs.heatmap import box_to_center_scale
+from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.presets import load_config
 from hpe_tasks.registry.manifest import GoldenPerson

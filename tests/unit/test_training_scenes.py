@@ -14,7 +14,8 @@ from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import annotation_path, load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.paf import PAF_CHANNELS, People, decode_people
+from hpe_tasks.pose.codecs.paf import PAF_CHANNELS, decode_people
+from hpe_tasks.pose.people import People
 from hpe_tasks.training.scenes import TrainingScenes
 from tests.unit.training_factory import MIRRORED, STILL, bottom_up
 

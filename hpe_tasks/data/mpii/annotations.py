@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from hpe_tasks.data.coco import is_safe_file_name
 from hpe_tasks.data.json_files import read_json
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.heatmap import BOX_PADDING
+from hpe_tasks.pose.crops import BOX_PADDING
 from hpe_tasks.pose.skeletons import MPII16
 
 FIRST_PIXEL = 1.0

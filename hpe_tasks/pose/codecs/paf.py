@@ -25,6 +25,7 @@ from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.pose.codecs.map_peaks import Peaks, find_map_peaks
 from hpe_tasks.pose.codecs.upsampling import UpsampledMaps
+from hpe_tasks.pose.people import People
 from hpe_tasks.pose.skeletons import COCO17, OPENPOSE18
 
 Floats = NDArray[np.floating[Any]]
@@ -66,24 +67,6 @@ _SCORE_DECIMALS = 9
 _PAIRS_AT_ONCE = 4096
 # Some seconds of work. A hundred people with ten false peaks for each joint of theirs make fewer.
 _MAX_PAIRS = 20_000_000
-
-
-@frozen
-class People:
-    """The people of one image.
-
-    Attributes:
-        keypoints: N×17×2 float32, (x, y) in image pixels; (0, 0) for a joint that was not found.
-        found: N×17, whether the joint was found.
-        scores: N float32.
-    """
-
-    keypoints: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.scores)
 
 
 def decode_people(heatmaps: Floats, pafs: Floats, image_size: tuple[int, int]) -> People:
