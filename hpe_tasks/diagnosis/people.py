@@ -70,7 +70,7 @@ class LabelledPersons:
 
     Attributes:
         crops: N×3×H×W uint8, BGR: what a network is shown, before it is normalized.
-        centers: N×2 and `scales`: N×2, of the crops, as `decode_heatmaps` takes them.
+        centers: N×2 and `scales`: N×2, of the crops, as a codec takes them.
         files: N names: of the image that each was cut out of.
         joints: Names of the J joints.
         truth: N×J×2, in image pixels counted from 0.

@@ -26,7 +26,7 @@ from hpe_tasks.export.integer_kernels import (
     sign_weights,
 )
 from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
-from hpe_tasks.pose.codecs import OUTPUT_NAMES
+from hpe_tasks.models.interface import output_shapes
 
 __all__ = ["ENCODINGS_FILE", "INPUT_NAME", "MODEL_FILE", "check_onnx", "export_onnx"]
 
@@ -107,7 +107,7 @@ def _from_torch(
             (example_input(config),),
             str(file),
             input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES[config.codec]),
+            output_names=list(output_shapes(config)),
             dynamic_axes=free_axes(config),
             opset_version=_WIDE_OPSET if wide else _OPSET,
             # The dynamo exporter leaves float weights in an external file.

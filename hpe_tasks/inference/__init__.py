@@ -35,6 +35,7 @@ from hpe_tasks.inference.whole_images import (
     prepare_image,
     whole_image_batches,
 )
+from hpe_tasks.pose.codecs import CODECS
 
 __all__ = [
     "CropBatch",
@@ -67,13 +68,13 @@ def calibration_batches(
 ) -> Iterator[NDArray[np.float32]]:
     """Give a data set as an evaluation shows it to the network: N×3×H×W float32, normalized, every batch of one size.
 
-    These are the crops of all persons, or with codec `paf` all whole images.
+    These are the crops of all persons, or all whole images, as the model's codec asks.
 
     Raises:
         DatasetError: An image cannot be read, or does not fit its record; names the file.
     """
     if isinstance(dataset, MpiiKeypoints):
         return (batch.images for batch in mpii_batches(dataset, model, batch_size))
-    if model.codec == "paf":
+    if CODECS[model.codec].whole_images:
         return whole_image_batches(dataset, model, batch_size)
     return (batch.images for batch in person_batches(dataset, model, batch_size))

@@ -118,6 +118,29 @@ def inverse_crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, in
     return np.array([[factor, 0.0, x - factor * size[0] / 2], [0.0, factor, y - factor * size[1] / 2]])
 
 
+def from_crops(points: ArrayLike, size: tuple[int, int], centers: ArrayLike, scales: ArrayLike) -> NDArray[np.float32]:
+    """Map joints of several crops back to their images, by the inverse of `crop_matrix`.
+
+    Args:
+        points: N×K×2, (x, y) in pixels, or cells, of crops of this size.
+        size: (W, H) of each crop.
+        centers: N×2, of the crops in image pixels.
+        scales: N×2, of the crops in units of 200 pixels.
+
+    Returns:
+        N×K×2 float32, (x, y) in image pixels.
+    """
+    found = np.asarray(points, dtype=np.float64)
+    middle, extent = np.asarray(centers, dtype=np.float64), np.asarray(scales, dtype=np.float64)
+    count = len(found)
+    if middle.shape != (count, 2) or extent.shape != (count, 2):
+        raise ValueError(f"centers and scales must be {(count, 2)}, not {middle.shape} and {extent.shape}")
+    width, height = size
+    factors = extent[:, 0] * PIXEL_STD / width
+    keypoints = (found - (width / 2, height / 2)) * factors[:, None, None] + middle[:, None, :]
+    return keypoints.astype(np.float32)
+
+
 def transform_points(points: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
     """Map points, given as …×2, by a 2×3 affine matrix."""
     affine = np.asarray(matrix, dtype=np.float64)

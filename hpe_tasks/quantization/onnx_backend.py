@@ -15,7 +15,9 @@ from onnx import numpy_helper
 
 from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models.interface import named_arrays
 from hpe_tasks.models.onnx_model import output_names, prepare_onnx
+from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -196,23 +198,21 @@ def load_sim(recipe: QuantizationRecipe, model: Path, encodings: Path, device: s
 
 def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[np.ndarray], Arrays]:
     """As `hpe_tasks.quantization.load_quantsim`."""
     return as_predictor(load_sim(recipe, model, encodings, device), config, model)
 
 
-def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A simulation of `model` as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
+def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], Arrays]:
+    """A simulation of `model` as a function from images N×3×H×W to the arrays of its codec; see `load_quantsim`."""
     names = output_names(sim.model.model, config, model)
-    nhwc = config.output_layout == "nhwc"
 
-    def predict(images: np.ndarray) -> np.ndarray:
+    def predict(images: np.ndarray) -> Arrays:
         parts = [
-            np.concatenate(sim.session.run(names, feed), axis=3 if nhwc else 1)
+            named_arrays(sim.session.run(list(names.values()), feed), names, config, model)
             for feed in _feeds([images], sim, config)
         ]
-        maps: np.ndarray = np.concatenate(parts)
-        return np.ascontiguousarray(maps.transpose(0, 3, 1, 2) if nhwc else maps, dtype=np.float32)
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     return predict
 

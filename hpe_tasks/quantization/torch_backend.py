@@ -19,6 +19,8 @@ from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function, full_float32
+from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -96,14 +98,14 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
 
 def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[np.ndarray], Arrays]:
     """As `hpe_tasks.quantization.load_quantsim`."""
-    return as_predictor(load_sim(config, recipe, model, encodings, device), device)
+    return as_predictor(load_sim(config, recipe, model, encodings, device), config, device)
 
 
-def as_predictor(sim: Any, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A simulation as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
-    return as_function(sim.model.eval(), device)
+def as_predictor(sim: Any, config: ModelConfig, device: str) -> Callable[[np.ndarray], Arrays]:
+    """A simulation as a function from images N×3×H×W to the arrays that the codec reads; see `load_quantsim`."""
+    return as_function(sim.model.eval(), tuple(output_shapes(config)), device)
 
 
 def example_input(config: ModelConfig, device: str = "cpu") -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from named_outputs import paf_network
 from numpy.testing import assert_allclose
 from paf_scenes import ideal_maps
 from PIL import Image
@@ -176,7 +177,11 @@ def test_bottom_up_people_have_no_boxes(drawn: CocoKeypoints) -> None:
         heatmaps, pafs = ideal_maps(people, (image.width, image.height))
         maps[prepare_image(drawn, model, image).pixels.tobytes()] = np.concatenate([pafs, heatmaps])  # type: ignore[union-attr]
     chosen = choose_golden(
-        drawn, lambda images: np.stack([maps[one.tobytes()] for one in images]), model, EVALUATION, seed=0
+        drawn,
+        paf_network(lambda images: np.stack([maps[one.tobytes()] for one in images])),
+        model,
+        EVALUATION,
+        seed=0,
     )
     assert len(chosen) == 3
     people = [person for one in chosen for person in one.golden.people]

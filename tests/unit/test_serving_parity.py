@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 from bgr_network import pose_for_mobile
 from efficientpose import efficientpose
+from named_outputs import paf_network
 from numpy.testing import assert_array_equal
 from paf_scenes import ideal_maps
 from tiny_networks import paf_onnx
@@ -33,8 +34,10 @@ from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
-from hpe_tasks.models.interface import map_outputs
-from hpe_tasks.pose.codecs import People, input_levels, person_score
+from hpe_tasks.models.interface import find_outputs
+from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import person_score
+from hpe_tasks.pose.people import People
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
 from hpe_tasks.records import Artifact, EvaluationReport, TensorSpec
@@ -52,7 +55,7 @@ def served(records: ModuleType, folder: Path, config: ModelConfig, file: Path, *
     """The file as the function would read it from the manifest of a run with this configuration."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     outputs = tuple(TensorSpec(name=o.name, dtype="float32", shape=tuple(o.shape)) for o in session.get_outputs())
-    assert map_outputs({o.name: o.shape for o in outputs}, config, file)
+    assert find_outputs({o.name: o.shape for o in outputs}, config, file)
     described = records.write_files(folder) | {"model": file}
     manifest = records.manifest(
         described, config=records.run_config(model=config), outputs=outputs, protocol=protocol
@@ -120,7 +123,7 @@ def cells_across(config: ModelConfig, file: Path) -> int:
     maps = onnx_predictor(file, config, threads=1)(
         np.zeros((1, 3, config.input_height, config.input_width), np.float32)
     )
-    return int(maps.shape[3])
+    return int(maps["heatmaps"].shape[3])
 
 
 def measured(dataset: CocoKeypoints, config: ModelConfig, predict: Callable, folder: Path) -> EvaluationReport:
@@ -321,14 +324,14 @@ def test_maps_of_whole_images_are_those_of_the_evaluation(
         return People(np.zeros((0, 17, 2), np.float32), np.zeros((0, 17), np.bool_), np.zeros(0, np.float32))
 
     # A network that has learnt nothing fills its maps with peaks, which no people are read from.
-    monkeypatch.setattr("hpe_tasks.serving.pose_finder.decode_people", keep)
+    monkeypatch.setattr("hpe_tasks.pose.codecs.part_affinity.decode_people", keep)
     predict = onnx_predictor(file, config, threads=1)
     for image in coco_mini.images:
         finder.find(pixels(coco_mini, image.id), None)
         prepared = inference.prepare_image(coco_mini, config, image)
         assert isinstance(prepared, inference.PreparedImage)
-        [expected] = inference.predict_maps([prepared], predict)
-        assert_array_equal(seen.pop(), expected.maps)
+        [expected] = inference.predict_maps([prepared], predict, config)
+        assert_array_equal(seen.pop(), np.concatenate(list(expected.outputs.values())))
 
 
 def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
@@ -352,9 +355,11 @@ def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
         return {"pafs": pafs[None], "heatmaps": heatmaps[None]}
 
     monkeypatch.setattr(Network, "run", served_ideal)
-    report = measured(coco_mini, _BOTTOM_UP, ideal, tmp_path)
+    report = measured(coco_mini, _BOTTOM_UP, paf_network(ideal), tmp_path)
     rows = []
-    expected = {found.image.id: found.people for found in inference.find_people(coco_mini, ideal, _BOTTOM_UP, 8)}
+    expected = {
+        found.image.id: found.people for found in inference.find_people(coco_mini, paf_network(ideal), _BOTTOM_UP, 8)
+    }
     for image in coco_mini.images:
         found, _ = finder.find(pixels(coco_mini, image.id), None)
         people = expected[image.id]
