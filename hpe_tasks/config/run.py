@@ -16,6 +16,9 @@ from hpe_tasks.pose.skeletons import SKELETONS, Skeleton
 SAMPLE = "sample"
 """As `dataset.source` or `model.checkpoint`: the data set and checkpoint that the project itself makes."""
 
+_SAMPLE_NETWORK = {"architecture": "pose_mobilenet", "codec": "heatmap"}
+"""What the checkpoint `sample` fits."""
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
@@ -32,7 +35,11 @@ Architecture = Literal[
 
 _BOTTLENECK_RESNETS = ("pose_resnet_50", "pose_resnet_101", "pose_resnet_152")
 
-_CODECS: dict[str, tuple[CodecName, ...]] = {"aimet_pose": ("paf",), "onnx": get_args(CodecName)}
+_CODECS: dict[str, tuple[CodecName, ...]] = {
+    "aimet_pose": ("paf",),
+    "pose_mobilenet": ("heatmap", "simcc"),
+    "onnx": get_args(CodecName),
+}
 """What the outputs of an architecture may be; heatmaps for the other networks."""
 
 _STRIDES: dict[str, int] = {"aimet_pose": 8, "onnx": 1}
@@ -110,8 +117,9 @@ class ModelConfig(Frozen):
     )
     codec: CodecName = Field(
         default="heatmap",
-        description="How people are read from the network's output: `heatmap`, one person in each crop, or `paf`, all "
-        "people of the whole image from heatmaps and part-affinity fields.",
+        description="How people are read from the network's output: `heatmap`, one person in each crop; `simcc`, the "
+        "same from one vector over x and one over y for each joint (SimCC, RTMPose); or `paf`, all people of the whole "
+        "image from heatmaps and part-affinity fields.",
     )
     trained_on: str | None = Field(
         default=None,
@@ -162,8 +170,9 @@ class ModelConfig(Frozen):
         self._check_codec()
         if self.caffe_style and self.architecture not in _BOTTLENECK_RESNETS:
             raise ValueError(f"caffe_style is for {', '.join(_BOTTLENECK_RESNETS)}, not for {self.architecture}")
-        if self.checkpoint == SAMPLE and self.architecture != "pose_mobilenet":
-            raise ValueError("checkpoint 'sample' holds a pose_mobilenet: set architecture to pose_mobilenet")
+        if self.checkpoint == SAMPLE and any(getattr(self, key) != value for key, value in _SAMPLE_NETWORK.items()):
+            wanted = " and ".join(f"{key} to {value}" for key, value in _SAMPLE_NETWORK.items())
+            raise ValueError(f"checkpoint 'sample' holds a pose_mobilenet that gives heatmaps: set {wanted}")
         return self
 
     def _check_codec(self) -> None:
@@ -343,7 +352,8 @@ class EvaluationConfig(Frozen):
     )
     flip_test: bool = Field(
         default=False,
-        description="Average the heatmaps of each crop with those of its mirror image: slower, a little more accurate.",
+        description="Average what the network gives for each crop with what it gives for its mirror image: slower, a "
+        "little more accurate.",
     )
     max_failed_images: float = Field(
         default=0.0,

@@ -12,6 +12,7 @@ from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import output_shapes
 from hpe_tasks.onnx_runtime.session import onnx_predictor
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.pose.codecs.codec import fits, shape_text
 
@@ -68,6 +69,9 @@ def check_outputs(outputs: Mapping[str, NDArray[np.float32]], files: Sequence[st
         broken |= dict.fromkeys(
             file for file, one in zip(files, outputs[name], strict=True) if not np.isfinite(one).all()
         )
+    codec = CODECS[config.codec]
+    if fault := codec.fault({name: array.shape for name, array in outputs.items()}, config.input_size):
+        raise CheckpointError(f"Of the network's outputs, {fault}.", hint=codec.settings_hint)
     if broken:
         shown = ", ".join(list(broken)[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
         raise CheckpointError(

@@ -18,7 +18,6 @@ __all__ = [
     "Shape",
     "check_shapes",
     "find_outputs",
-    "has_maps",
     "input_sizes",
     "named_arrays",
     "output_shapes",
@@ -34,11 +33,6 @@ def input_sizes(config: ModelConfig) -> tuple[tuple[int, int], ...]:
 def output_shapes(config: ModelConfig) -> dict[str, Shape]:
     """The arrays that the network gives for N inputs, by the codec's names and in its order; maps as N×C×h×w."""
     return CODECS[config.codec].outputs(len(config.joints.joints), config.input_size)
-
-
-def has_maps(config: ModelConfig) -> bool:
-    """Whether the network gives maps, which have a layout."""
-    return any(len(shape) == len("nchw") for shape in output_shapes(config).values())
 
 
 def find_outputs(shapes: Mapping[str, Shape], config: ModelConfig, path: Path) -> dict[str, str]:
@@ -77,6 +71,9 @@ def check_shapes(shapes: Mapping[str, Shape], names: Mapping[str, str], config: 
                 f"({joints.name}) are {shape_text(wanted)}{layout}.",
                 hint=CODECS[config.codec].settings_hint,
             )
+    found = {kind: shapes[name] for kind, name in names.items()}
+    if fault := CODECS[config.codec].fault(found, config.input_size):
+        raise CheckpointError(f"Of the outputs of {path}, {fault}.", hint=CODECS[config.codec].settings_hint)
 
 
 def named_arrays(

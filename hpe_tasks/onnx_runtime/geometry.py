@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError, ConfigError
-from hpe_tasks.models.interface import Shape, check_shapes, find_outputs, has_maps, input_sizes, shape_text
+from hpe_tasks.models.interface import Shape, check_shapes, find_outputs, input_sizes, shape_text
 from hpe_tasks.onnx_runtime.session import open_session
+from hpe_tasks.pose.codecs import CODECS
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -121,7 +122,7 @@ def _changed(model: ModelConfig, found: dict[str, Any], path: Path) -> ModelConf
 
 def _output_layouts(session: onnxruntime.InferenceSession, model: ModelConfig, path: Path) -> list[str]:
     """The layouts in which the maps are those that the configuration's codec and joints ask for, if it has maps."""
-    if not has_maps(model):
+    if not CODECS[model.codec].gives_maps:
         return []
     shapes = _output_shapes(session, model, path)
     fitting = []

@@ -20,6 +20,7 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function, full_float32
 from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
@@ -156,6 +157,8 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
             raise config_rejected(recipe, error) from error
     _fuse_activations(sim)
     _untie_concatenations(sim)
+    if CODECS[config.codec].float_outputs:
+        _leave_outputs_float(sim)
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
         _quantize_depthwise_transposes_per_channel(sim)
     return sim
@@ -173,6 +176,14 @@ def _fuse_activations(sim: Any) -> None:
             layer, activation = sim._get_qmodule(op), sim._get_qmodule(op.output_ops[0])
             if layer is not None and activation is not None and activation.output_quantizers[0] is not None:
                 layer.output_quantizers[0] = None
+
+
+def _leave_outputs_float(sim: Any) -> None:
+    """Do not quantize what the network gives; its last layers run on codes all the same."""
+    for op in sim.connected_graph.ordered_ops:
+        layer = sim._get_qmodule(op)
+        if not op.output_ops and layer is not None and getattr(layer, "output_quantizers", None):
+            layer.output_quantizers[0] = None
 
 
 def _untie_concatenations(sim: Any) -> None:

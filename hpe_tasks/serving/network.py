@@ -86,7 +86,13 @@ class Network:
             # What the file leaves free shows here.
             self._check_output(kind, name, output.shape)
             arrays[kind] = channels_second(output, channels_last=self._output_nhwc)[:count]
+        self._check_together({kind: array.shape for kind, array in arrays.items()})
         return arrays
+
+    def _check_together(self, shapes: dict[str, Sequence[int | str | None]]) -> None:
+        fault = CODECS[self._model.codec].fault(shapes, self._model.input_sizes[0])
+        if fault is not None:
+            raise CheckpointError(f"Of the outputs of {self._title}, {fault}.", hint=_HINT)
 
     @property
     def _title(self) -> str:
@@ -139,6 +145,7 @@ class Network:
             # onnxruntime gives no dimensions at all where the file states none.
             if has[name].shape:
                 self._check_output(kind, name, has[name].shape)
+        self._check_together({kind: has[name].shape for kind, name in self._model.outputs.items()})
 
     def _check_output(self, kind: str, name: str, shape: Sequence[int | str | None]) -> None:
         wanted = laid_out(self._wanted[kind], channels_last=self._output_nhwc)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from hpe_tasks.pose.codecs.codec import Loss
+from hpe_tasks.pose.codecs.simcc import BETA
 
 Tensors = dict[str, torch.Tensor]
 
@@ -24,4 +25,17 @@ def squared_error(outputs: Tensors, targets: Tensors, weights: Tensors) -> torch
     return torch.cat(errors, dim=1).mean()
 
 
-LOSSES: Mapping[Loss, LossFunction] = {"squared_error": squared_error}
+def divergence(outputs: Tensors, targets: Tensors, weights: Tensors) -> torch.Tensor:
+    """The Kullback-Leibler divergence of vectors N×J×bins from the targets, both through a softmax, as RTMPose's.
+
+    It is summed over the axes, and averaged over all joints, labelled or not.
+    """
+    errors = []
+    for name, target in targets.items():
+        found = torch.log_softmax(outputs[name].float() * BETA, dim=2)
+        wanted = torch.log_softmax(target * BETA, dim=2)
+        errors.append((wanted.exp() * (wanted - found)).sum(dim=2) * weights[name])
+    return torch.stack(errors).sum(dim=0).mean()
+
+
+LOSSES: Mapping[Loss, LossFunction] = {"squared_error": squared_error, "divergence": divergence}

@@ -109,7 +109,7 @@ def changed(manifest: dict[str, Any], path: tuple[Any, ...], value: Any) -> byte
         (("name",), "../x", r"name is '\.\./x'"),
         (("version",), "ABC", r"version is 'ABC'"),
         (("serving",), [], r"serving is \[\]; it must be an object"),
-        (("serving", "codec"), "simcc", r"serving\.codec is 'simcc'; it must be 'heatmap' or 'paf'"),
+        (("serving", "codec"), "dsnt", r"serving\.codec is 'dsnt'; it must be 'heatmap' or 'paf' or 'simcc'"),
         (("serving", "channel_order"), "grb", r"serving\.channel_order is 'grb'; it must be 'rgb' or 'bgr'"),
         (("serving", "input"), ..., r"no serving\.input;"),
         (("serving", "input", "name"), "", r"serving\.input\.name is ''"),

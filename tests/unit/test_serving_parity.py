@@ -20,8 +20,9 @@ import pytest
 from bgr_network import pose_for_mobile
 from efficientpose import efficientpose
 from named_outputs import paf_network
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from paf_scenes import ideal_maps
+from simcc_networks import simcc_config, simcc_onnx
 from tiny_networks import paf_onnx
 
 from hpe_tasks import inference
@@ -30,6 +31,7 @@ from hpe_tasks.contract.frozen import replace
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.data.sample import make_sample
+from hpe_tasks.errors import CheckpointError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx
 from hpe_tasks.inference import onnx_predictor
@@ -214,6 +216,45 @@ def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
     assert len(difference.points) >= 66
     assert difference.in_pixels.max() == 0
     assert_array_equal(difference.scores, difference.expected_scores)
+
+
+@pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip-test"])
+@pytest.mark.parametrize("product", ["MatMul", "Gemm"])
+def test_joints_by_coordinate_classification_are_those_of_the_evaluation(
+    records: ModuleType, coco_mini: CocoKeypoints, tmp_path: Path, product: str, flip: bool
+) -> None:
+    """Random weights: some joints are not found, which the evaluation gives a score that is not above 0."""
+    config = simcc_config(
+        joint_names=("left_wrist", "right_wrist", "nose", "left_knee", "right_knee"), mean=(0.4, 0.5, 0.6)
+    )
+    onnx.save(simcc_onnx(product=product), tmp_path / "m.onnx")
+    model = served(records, tmp_path / "files", config, tmp_path / "m.onnx", flip_test=flip)
+    assert (model.codec, model.outputs) == ("simcc", {"simcc_x": "simcc_x", "simcc_y": "simcc_y"})
+    finder = PoseFinder(model, tmp_path / "m.onnx", threads=1)
+    predict = onnx_predictor(tmp_path / "m.onnx", config, threads=1)
+    batches = inference.person_batches(coco_mini, config, 1)
+    compared = 0
+    for batch in inference.find_poses(batches, predict, config, flip_test=flip):
+        (person,) = batch.persons
+        found, _ = finder.find(pixels(coco_mini, person.image_id), np.array([person.box], np.float64))
+        there = batch.poses.scores > 0
+        assert_array_equal(found.keypoints, np.where(there[..., None], batch.poses.keypoints, np.nan))
+        assert_allclose(found.joint_scores, np.where(there, batch.poses.scores, 0), atol=1e-6)
+        assert found.scores[0] == pytest.approx(person_score(batch.poses.scores[0]), abs=1e-6)
+        compared += int(there.sum())
+    assert compared > 100
+
+
+def test_a_file_of_other_bins_than_its_manifest_says_is_refused(records: ModuleType, tmp_path: Path) -> None:
+    onnx.save(simcc_onnx(), tmp_path / "m.onnx")
+    model = served(records, tmp_path / "files", simcc_config(), tmp_path / "m.onnx")
+    for fields, says in (({"bins": (128, 128)}, "simcc_x has 128 and simcc_y 128"), ({"joints": 6}, "n×6×128")):
+        onnx.save(simcc_onnx(**fields), tmp_path / "other.onnx")
+        with pytest.raises(CheckpointError, match=says):
+            PoseFinder(model, tmp_path / "other.onnx", threads=1)
+    onnx.save(simcc_onnx(names=("first", "second")), tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"has the outputs first .* serving\.outputs\.simcc_x\.name"):
+        PoseFinder(model, tmp_path / "other.onnx", threads=1)
 
 
 def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(

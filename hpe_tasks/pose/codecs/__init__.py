@@ -10,12 +10,13 @@ from typing import Literal
 from hpe_tasks.pose.codecs.codec import Codec, CropCodec, ImageCodec
 from hpe_tasks.pose.codecs.heatmap import HeatmapCodec
 from hpe_tasks.pose.codecs.paf import PafCodec
+from hpe_tasks.pose.codecs.simcc import SimccCodec
 
 __all__ = ["CODECS", "Codec", "CodecName", "CropCodec", "ImageCodec", "crop_codec", "image_codec"]
 
-CodecName = Literal["heatmap", "paf"]
+CodecName = Literal["heatmap", "paf", "simcc"]
 
-CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (HeatmapCodec(), PafCodec())}
+CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (HeatmapCodec(), PafCodec(), SimccCodec())}
 """Every codec, by its name."""
 
 

@@ -32,7 +32,7 @@ Shape = Sequence[int | str | None]
 
 Size = tuple[int, int]
 
-Loss = Literal["squared_error"]
+Loss = Literal["squared_error", "divergence"]
 
 _MAPS = len("nchw")
 
@@ -70,7 +70,9 @@ class Codec(ABC):
         skeleton: The joints that it gives, where these are not the network's choice.
         whole_images: Whether the network is shown whole images with all people in them, and not crops of persons.
         takes_flip_test: Whether outputs can be averaged with those of the mirrored input.
-        loss: What a training makes small.
+        float_outputs: Whether outputs are left in float after int8 layers: where neighbours differ by less than a code,
+            the first of several equal ones would be the largest.
+        loss: What a training makes small: the squared error of the outputs, or the divergence of their distributions.
         settings_hint: What to do where a file's outputs have other shapes.
         sizes_wanted: Which input sizes a manifest must name, in words.
     """
@@ -80,6 +82,7 @@ class Codec(ABC):
     skeleton: ClassVar[Skeleton | None] = None
     whole_images: ClassVar[bool]
     takes_flip_test: ClassVar[bool] = False
+    float_outputs: ClassVar[bool] = False
     loss: ClassVar[Loss] = "squared_error"
     settings_hint: ClassVar[str]
     sizes_wanted: ClassVar[str]
@@ -93,6 +96,15 @@ class Codec(ABC):
             input_size: (W, H) of the network's input.
         """
 
+    def fault(self, shapes: Mapping[str, Shape], input_size: Size) -> str | None:
+        """What is wrong with outputs of which each has the shape that was asked for; None where they fit together.
+
+        Args:
+            shapes: By the codec's names, with the channels of maps second; empty where none is stated.
+            input_size: (W, H) of the network's input.
+        """
+        return None
+
     @abstractmethod
     def find(self, file: FileOutputs) -> dict[str, str]:
         """The output of a file for each of `outputs`; raises CheckpointError where it is missing or not clear."""
@@ -100,6 +112,11 @@ class Codec(ABC):
     @abstractmethod
     def input_size_for(self, input_size: Size, image_size: Size) -> Size:
         """(W, H) of the input that an image of this (W, H) is shown in, where `input_size` is the configured one."""
+
+    @property
+    def gives_maps(self) -> bool:
+        """Whether the outputs are maps, which have a layout and any size."""
+        return all(len(shape) == _MAPS for shape in self.outputs(1, (1, 1)).values())
 
     def input_sizes(self, input_size: Size) -> tuple[Size, ...]:
         """Every (W, H) of the input that images are shown in, that of wide images first."""
@@ -127,7 +144,7 @@ class CropCodec(Codec):
             points: N×K×2, (x, y) in pixels of the input.
             visible: N×K; joints with 0 are not labelled.
             input_size: (W, H) of the input.
-            sigma: Standard deviation of a target, in cells of the output; None for what the codec's source takes.
+            sigma: Standard deviation of a target, in cells of the output; None for what the codec takes.
 
         Returns:
             Targets, and by the same names weights N×K: 1 for a joint to be learnt, else 0.
@@ -185,14 +202,14 @@ class ImageCodec(Codec):
         return (width, height) if image_size[0] > image_size[1] else (height, width)
 
     @abstractmethod
-    def encode(self, points: ArrayLike, visible: ArrayLike, input_size: Size, sigma: float) -> Arrays:
+    def encode(self, points: ArrayLike, visible: ArrayLike, input_size: Size, sigma: float | None) -> Arrays:
         """The outputs that a network should give for one image, without the first axis.
 
         Args:
             points: N×K×2 of all people, (x, y) in pixels of the input.
             visible: N×K; joints with 0 are not labelled.
             input_size: (W, H) of the input.
-            sigma: Standard deviation of a joint's target, in cells of the output.
+            sigma: Standard deviation of a joint's target, in cells of the output; None for what the codec takes.
         """
 
     @abstractmethod

@@ -60,12 +60,13 @@ class PafCodec(ImageCodec):
             chosen[kind] = kind if kind in fitting else fitting[-1]
         return chosen
 
-    def encode(self, points: ArrayLike, visible: ArrayLike, input_size: Size, sigma: float) -> Arrays:
+    def encode(self, points: ArrayLike, visible: ArrayLike, input_size: Size, sigma: float | None) -> Arrays:
         """Maps at an eighth of the input's resolution; see `encode_people`."""
-        from hpe_tasks.pose.codecs.part_affinity import encode_people
+        from hpe_tasks.pose.codecs.part_affinity import PEAK_SIGMA, encode_people
 
         width, height = input_size
-        heatmaps, pafs = encode_people(points, visible, input_size, (width // STRIDE, height // STRIDE), sigma=sigma)
+        spread = PEAK_SIGMA if sigma is None else sigma
+        heatmaps, pafs = encode_people(points, visible, input_size, (width // STRIDE, height // STRIDE), sigma=spread)
         return {"pafs": pafs, "heatmaps": heatmaps}
 
     def decode(self, outputs: Mapping[str, NDArray[np.float32]], image_size: Size) -> People:
