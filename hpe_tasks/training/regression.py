@@ -27,14 +27,14 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from hpe_tasks.config.run import EvaluationConfig
+from hpe_tasks.config.run import SAMPLE, EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import AimetPose
-from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.models.checkpoint import load_checkpoint, load_common_layers, sample_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.interface import output_shapes
 from hpe_tasks.models.training_record import TRAINING_KEY
@@ -164,7 +164,7 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
 
 
 def _starting_from(stage: TrainingConfig, weights: Path | None) -> TrainingConfig:
-    return stage if weights is None else stage.model_copy(update={"initial_weights": str(weights)})
+    return stage if weights is None else stage.model_copy(update={"initial_weights": str(weights), "new_head": False})
 
 
 def _device(config: TrainingConfig) -> torch.device:
@@ -189,7 +189,11 @@ def _initial_model(config: TrainingConfig) -> nn.Module:
         torch.manual_seed(config.seed)
         model = build_model(config.model_config_for("unused"))
     if config.initial_weights is not None:
-        load_checkpoint(model, Path(config.initial_weights))
+        file = sample_checkpoint() if config.initial_weights == SAMPLE else Path(config.initial_weights)
+        if config.new_head:
+            log.info("layers that start at random: %s", ", ".join(load_common_layers(model, file)) or "none")
+        else:
+            load_checkpoint(model, file)
     if isinstance(model, AimetPose):
         model.last_stage_only = False
         if config.initial_weights is None:
