@@ -72,6 +72,7 @@ def test_joints_are_found_quantized_published_and_served(finished: Run) -> None:
     assert isinstance(before, CocoStats)
     assert isinstance(after, CocoStats)
     assert before.ap is not None
+    print(f"\nFP32 AP {before.ap:.3f}, exported file {after.ap:.3f}")
     assert before.ap >= FLOOR
     assert after.ap == pytest.approx(before.ap, abs=TOLERANCE)
     assert records.decision is not None

@@ -112,6 +112,15 @@ def test_no_module_compares_names_of_codecs() -> None:
     assert compared == []
 
 
+def test_a_codec_is_read_quantized_and_served_from_two_files() -> None:
+    """Beyond these, SimCC is named where the project builds and trains a network that gives it."""
+    package = Path(__file__).parents[2] / "hpe_tasks"
+    named = {str(path.relative_to(package)) for path in package.rglob("*.py") if "simcc" in path.read_text().lower()}
+    network = {"config/run.py", "models/__init__.py", "models/checkpoint.py", "models/simcc_mobilenet.py"}
+    training = {"config/training.py", "presets.py", "training/losses.py"}
+    assert named - network - training == {"pose/codecs/__init__.py", "pose/codecs/simcc.py"}
+
+
 def test_architectures_have_the_codecs_that_they_give() -> None:
     ModelConfig(checkpoint="w", codec="simcc")
     for architecture, codec in (("pose_resnet_50", "simcc"), ("aimet_pose", "simcc"), ("pose_mobilenet", "paf")):
