@@ -21,8 +21,8 @@ from hpe_tasks.training.regression import train
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("lambda_python")]
 
-# Measured: 0.33 after this training; random weights reach 0.
-FLOOR = 0.15
+# This training reaches an AP of 0.47; the head alone starts at random, where it is 0.
+FLOOR = 0.3
 TOLERANCE = 0.03
 
 
