@@ -89,7 +89,7 @@ def prepare(folder: Path, split: str, checkpoint: Path | None, out: Path) -> Pat
 class IdealMaps:
     """A network whose work is done and whose maps are then replaced by ideal ones of the same photograph."""
 
-    def __init__(self, predict: Callable[[np.ndarray], np.ndarray] | None, dataset: Any, config: Any) -> None:
+    def __init__(self, predict: Callable[[np.ndarray], Any] | None, dataset: Any, config: Any) -> None:
         from paf_scenes import ideal_maps
 
         from hpe_tasks.inference import prepare_image
@@ -102,19 +102,19 @@ class IdealMaps:
             pixels = prepare_image(dataset, config, image).pixels
             self._maps[self._key(pixels)] = np.concatenate([pafs, heatmaps]).astype(np.float32)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         maps = np.stack([self._maps[self._key(image)] for image in images])
         if self._predict is not None:
-            output = self._predict(images)
-            assert maps.shape == output.shape
-        return maps
+            outputs = self._predict(images)
+            assert maps[:, :38].shape == outputs["pafs"].shape
+        return {"pafs": maps[:, :38], "heatmaps": maps[:, 38:]}
 
     @staticmethod
     def _key(pixels: np.ndarray) -> bytes:
         return np.rint(256 * (pixels[:, ::41, ::37] + 0.5)).astype(np.uint8).tobytes()
 
 
-def plainly(dataset: Any, predict: Callable[[np.ndarray], np.ndarray], seconds: dict[str, float]) -> Iterator[Any]:
+def plainly(dataset: Any, predict: Callable[[np.ndarray], Any], seconds: dict[str, float]) -> Iterator[Any]:
     """One image after the other, as a script would do it."""
     import cv2
     import paf_oracle
@@ -126,27 +126,28 @@ def plainly(dataset: Any, predict: Callable[[np.ndarray], np.ndarray], seconds: 
         rgb = cv2.resize(pixels, size)[:, :, ::-1].astype(np.float32) / 256 - 0.5
         batch = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])
         read = time.perf_counter()
-        maps = predict(batch)[0]
+        outputs = predict(batch)
         ran = time.perf_counter()
-        yield paf_oracle.decode(maps[38:], maps[:38], (image.width, image.height), np.float32)
+        yield paf_oracle.decode(outputs["heatmaps"][0], outputs["pafs"][0], (image.width, image.height), np.float32)
         decoded = time.perf_counter()
         for stage, took in (("read", read - start), ("network", ran - read), ("decode", decoded - ran)):
             seconds[stage] = seconds.get(stage, 0) + took
 
 
-def stage_seconds(dataset: Any, predict: Callable[[np.ndarray], np.ndarray], config: Any, batch_size: int) -> dict:
+def stage_seconds(dataset: Any, predict: Callable[[np.ndarray], Any], config: Any, batch_size: int) -> dict:
     """The product's stages, one after the other."""
     from hpe_tasks.inference import decode_image, predict_maps, prepare_image
+    from hpe_tasks.pose.codecs import image_codec
 
     seconds = {"read": 0.0, "network": 0.0, "decode": 0.0}
     for start in range(0, len(dataset.images), batch_size):
         began = time.perf_counter()
         prepared = [prepare_image(dataset, config, image) for image in dataset.images[start : start + batch_size]]
         read = time.perf_counter()
-        maps = predict_maps(prepared, predict)
+        maps = predict_maps(prepared, predict, config)
         ran = time.perf_counter()
         for one in maps:
-            decode_image(one)
+            decode_image(one, image_codec(config.codec))
         for stage, took in (("read", read - began), ("network", ran - read), ("decode", time.perf_counter() - ran)):
             seconds[stage] += took
     return seconds

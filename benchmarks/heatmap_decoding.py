@@ -65,7 +65,7 @@ def cpu_ms(call: Callable[[], object], calls: int) -> float:
 
 
 def measure(persons: int, joints: int, size: tuple[int, int], repeats: int) -> dict[str, Any]:
-    from hpe_tasks.pose.codecs import decode_heatmaps, encode_heatmaps
+    from hpe_tasks.pose.codecs.heatmaps import decode_heatmaps, encode_heatmaps
 
     rng = np.random.default_rng(persons)
     points = rng.uniform((0, 0), size, (persons, joints, 2))

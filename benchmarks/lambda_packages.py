@@ -21,7 +21,9 @@ from hpe_tasks.data.sample.dataset import Picture
 from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging import PackagedModel, build_package
 from hpe_tasks.packaging.dependencies import compile_folder
-from hpe_tasks.pose.codecs import box_to_center_scale, crop_matrix, encode_heatmaps, input_levels, transform_points
+from hpe_tasks.pose.codecs.heatmaps import encode_heatmaps
+from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix, transform_points
 
 REFERENCE = Path(__file__).with_name("reference_function")
 SERVING = "hpe_tasks/serving"

@@ -49,7 +49,7 @@ def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
     from hpe_tasks.data.annotation_files import read_annotations
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.metrics.oks import coco_sigmas, coco_stats
-    from hpe_tasks.pose.codecs import decode_people
+    from hpe_tasks.pose.codecs.part_affinity import decode_people
 
     dataset = load_coco(folder, split)
     images = [image for image in dataset.images if dataset.persons(image.id)]
@@ -83,7 +83,7 @@ def measure_crowd(count: int, repeats: int) -> dict[str, Any]:
     import paf_oracle
     from paf_scenes import crowd, ideal_maps
 
-    from hpe_tasks.pose.codecs import decode_people
+    from hpe_tasks.pose.codecs.part_affinity import decode_people
 
     size = (640, 480)
     random = np.random.default_rng(count)

@@ -16,6 +16,7 @@ import numpy as np
 
 from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY
 from hpe_tasks.data.coco import load_coco
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.registry.manifest import MODEL_ROLE
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.serving.images import decode_image
@@ -50,7 +51,7 @@ def main() -> None:
             pixels = decode_image(dataset.image_path(image).read_bytes(), _MAX_PIXELS)
             whole += finder.find(pixels, None)[0].scores.tolist()
             boxes = [person.box for person in dataset.persons(image.id) if person.box[2] * person.box[3] >= _MIN_AREA]
-            if boxes and manifest.serving.codec == "heatmap":
+            if boxes and not CODECS[manifest.serving.codec].whole_images:
                 boxed += finder.find(pixels, np.array(boxes, np.float64))[0].scores.tolist()
     print(f"{usual.persons} people of the evaluation: median score {usual.median:.3f}, 5 % lower than {usual.low:.3f}")
     for what, scores in (("whole images", whole), ("people in boxes", boxed)):

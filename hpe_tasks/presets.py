@@ -168,6 +168,32 @@ PRESETS: dict[str, Preset] = {
     ),
     "efficientpose_rt_lite": _efficientpose("RT_LITE", 224),
     "efficientpose_i_lite": _efficientpose("I_LITE", 256),
+    "simcc_sample": Preset(
+        description="The small network with a SimCC head, as RTMPose has it, on the project's own drawn people, with a "
+        "checkpoint that `hpe train --schedule simcc_sample` makes.",
+        values={
+            "model": {"codec": "simcc", "input_width": 96, "input_height": 128},
+            "dataset": {
+                "source": SAMPLE,
+                "calibration_split": "calibration",
+                "evaluation_split": "val",
+                "min_persons": 300,
+            },
+            "recipe": {"cross_layer_equalization": True, "calibration_images": 120},
+            "gate": {"min_ap": 0.6, "min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "destination": {"name": "sample-simcc"},
+        },
+        needs=("model.checkpoint",),
+    ),
+    "rtmpose": Preset(
+        description="RTMPose, or another SimCC network, as an ONNX file with the outputs simcc_x and simcc_y: crops of "
+        "192x256 with 17 COCO joints, on your COCO-layout data.",
+        values={
+            "model": {"architecture": "onnx", "codec": "simcc"},
+            "destination": {"name": "rtmpose"},
+        },
+        needs=("model.checkpoint", "dataset.source"),
+    ),
     "aimet_pose_sample": Preset(
         description="All people of an image at once (bottom-up), on the project's own drawn scenes, with a checkpoint "
         "that `hpe train --schedule aimet_pose_sample` makes.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpe_tasks.pose.codecs import encode_people
+from hpe_tasks.pose.codecs.part_affinity import encode_people
 
 # A standing person, 100 wide and 160 high, in COCO's joint order.
 STANDING = np.array(

@@ -13,10 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from hpe_tasks.datasets import KINDS, DatasetKind, GateMetric
 from hpe_tasks.datasets.kind import named
-from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16, Skeleton
+from hpe_tasks.pose.codecs import CODECS, CodecName
+from hpe_tasks.pose.skeletons import Skeleton
 
 SAMPLE = "sample"
 """As `dataset.source` or `model.checkpoint`: the data set and checkpoint that the project itself makes."""
+
+_SAMPLE_NETWORK = {"architecture": "pose_mobilenet", "codec": "heatmap"}
+"""What the checkpoint `sample` fits."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 JointPair = Annotated[str, StringConstraints(pattern=r"^[^:]+:[^:]+$")]
@@ -36,6 +40,13 @@ Architecture = Literal[
 ]
 
 _BOTTLENECK_RESNETS = ("pose_resnet_50", "pose_resnet_101", "pose_resnet_152")
+
+_CODECS: dict[str, tuple[CodecName, ...]] = {
+    "aimet_pose": ("paf",),
+    "pose_mobilenet": ("heatmap", "simcc"),
+    "onnx": get_args(CodecName),
+}
+"""What the outputs of an architecture may be; heatmaps for the other networks."""
 
 _STRIDES: dict[str, int] = {"aimet_pose": 8, "onnx": 1}
 """What a side of the input must be a multiple of; 32 for the other networks."""
@@ -137,10 +148,11 @@ class ModelConfig(Frozen):
     output_name: str | None = Field(
         default=None, description="Output that holds the heatmaps of an `onnx` model with several outputs."
     )
-    codec: Literal["heatmap", "paf"] = Field(
+    codec: CodecName = Field(
         default="heatmap",
-        description="How people are read from the network's output: `heatmap`, one person in each crop, or `paf`, all "
-        "people of the whole image from heatmaps and part-affinity fields.",
+        description="How people are read from the network's output: `heatmap`, one person in each crop; `simcc`, the "
+        "same from one vector over x and one over y for each joint (SimCC, RTMPose); or `paf`, all people of the whole "
+        "image from heatmaps and part-affinity fields.",
     )
     trained_on: str | None = Field(
         default=None,
@@ -169,15 +181,12 @@ class ModelConfig(Frozen):
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """(W, H) of the network's input in pixels; see `input_size_for` for codec `paf`."""
+        """(W, H) of the network's input in pixels; see `input_size_for` for whole images."""
         return self.input_width, self.input_height
 
     def input_size_for(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(W, H) of the network's input for an image of this (W, H): turned with codec `paf` unless wider than high."""
-        width, height = self.input_size
-        if self.codec == "paf" and image_size[0] <= image_size[1]:
-            return height, width
-        return width, height
+        """(W, H) of the network's input for an image of this (W, H), as the codec presents images."""
+        return CODECS[self.codec].input_size_for(self.input_size, image_size)
 
     @field_validator("mean")
     @classmethod
@@ -206,18 +215,28 @@ class ModelConfig(Frozen):
         stride = _STRIDES.get(self.architecture, 32)
         if self.input_width % stride or self.input_height % stride:
             raise ValueError(f"input_width and input_height must be multiples of {stride} for {self.architecture}")
-        if self.architecture != "onnx" and (self.architecture == "aimet_pose") != (self.codec == "paf"):
-            wanted = "paf" if self.architecture == "aimet_pose" else "heatmap"
-            raise ValueError(f"codec must be {wanted!r} for {self.architecture}")
-        if self.codec == "paf" and (self.skeleton != "coco17" or self.joint_names is not None):
-            raise ValueError("codec 'paf' gives the joints of skeleton 'coco17': leave skeleton and joint_names out")
-        if self.codec == "paf" and self.output_name is not None:
-            raise ValueError("codec 'paf' reads two outputs and finds them itself: leave output_name out")
+        self._check_codec()
         if self.caffe_style and self.architecture not in _BOTTLENECK_RESNETS:
             raise ValueError(f"caffe_style is for {', '.join(_BOTTLENECK_RESNETS)}, not for {self.architecture}")
-        if self.checkpoint == SAMPLE and self.architecture != "pose_mobilenet":
-            raise ValueError("checkpoint 'sample' holds a pose_mobilenet: set architecture to pose_mobilenet")
+        if self.checkpoint == SAMPLE and any(getattr(self, key) != value for key, value in _SAMPLE_NETWORK.items()):
+            wanted = " and ".join(f"{key} to {value}" for key, value in _SAMPLE_NETWORK.items())
+            raise ValueError(f"checkpoint 'sample' holds a pose_mobilenet that gives heatmaps: set {wanted}")
         return self
+
+    def _check_codec(self) -> None:
+        codec, possible = CODECS[self.codec], _CODECS.get(self.architecture, ("heatmap",))
+        if self.codec not in possible:
+            raise ValueError(f"codec must be {' or '.join(map(repr, possible))} for {self.architecture}")
+        fixed = codec.skeleton
+        if fixed is not None and (self.skeleton != fixed.name or self.joint_names is not None):
+            raise ValueError(
+                f"codec {self.codec!r} gives the joints of skeleton {fixed.name!r}: leave skeleton and joint_names out"
+            )
+        outputs = codec.outputs(len(self.joints.joints), self.input_size)
+        if len(outputs) > 1 and self.output_name is not None:
+            raise ValueError(
+                f"codec {self.codec!r} reads {len(outputs)} outputs and finds them itself: leave output_name out"
+            )
 
 
 MetricKey = GateMetric
@@ -399,7 +418,8 @@ class EvaluationConfig(Frozen):
     )
     flip_test: bool = Field(
         default=False,
-        description="Average the heatmaps of each crop with those of its mirror image: slower, a little more accurate.",
+        description="Average what the network gives for each crop with what it gives for its mirror image: slower, a "
+        "little more accurate.",
     )
     max_failed_images: float = Field(
         default=0.0,
@@ -520,9 +540,10 @@ class RunConfig(Frozen):
                 f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
                 "a model must not be calibrated on the images that judge it"
             )
-        whole_images = self.dataset.described.takes_detections and self.dataset.boxes is None
-        if self.model.codec == "paf" and not whole_images:
-            raise ValueError("codec 'paf' finds people in whole images of a COCO data set: no boxes, no MPII")
-        if self.model.codec == "paf" and self.evaluation.flip_test:
-            raise ValueError("evaluation.flip_test is for codec 'heatmap'")
+        codec = CODECS[self.model.codec]
+        kind = self.dataset.described
+        if codec.whole_images and not (kind.takes_detections and self.dataset.boxes is None):
+            raise ValueError(f"codec {codec.name!r} finds people in whole images of a COCO data set: no boxes, no MPII")
+        if self.evaluation.flip_test and not codec.takes_flip_test:
+            raise ValueError(f"evaluation.flip_test is not for codec {codec.name!r}")
         return self

@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hpe_tasks.config.run import Frozen, ModelConfig
+from hpe_tasks.config.run import SAMPLE, Frozen, ModelConfig
+from hpe_tasks.pose.codecs import CodecName
 
 AIMET_POSE_INPUT: dict[str, Any] = {"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
 """How aimet_pose and OpenPose take images, x / 256 − 0.5 of values up to 255, and how its maps are read."""
@@ -27,6 +28,11 @@ class TrainingConfig(Frozen):
     skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
         default="coco17", description="Joints that the network learns; those that the data set lacks have no target."
     )
+    codec: CodecName | None = Field(
+        default=None,
+        description="What the network learns to give, as `model.codec`; where nothing is set, heatmaps, or with "
+        "aimet_pose part-affinity fields.",
+    )
     input_width: int = Field(default=96, ge=32, le=1024, description="Width of the network's input in pixels.")
     input_height: int = Field(
         default=128,
@@ -37,7 +43,14 @@ class TrainingConfig(Frozen):
     )
     width_multiplier: float = Field(default=0.5, gt=0, le=2, description="Channel multiplier of pose_mobilenet.")
     initial_weights: str | None = Field(
-        default=None, min_length=1, description="Checkpoint to start from; random weights where there is none."
+        default=None,
+        min_length=1,
+        description="Checkpoint to start from, a path or `sample`; random weights where there is none.",
+    )
+    new_head: bool = Field(
+        default=False,
+        description="Take from initial_weights the layers that the network has as well, and let the others, such as "
+        "those of another codec, start at random.",
     )
     train_split: str = Field(default="train", min_length=1, description="Split to learn from.")
     val_split: str | None = Field(default="val", description="Split to measure AP on; none to leave that out.")
@@ -51,7 +64,12 @@ class TrainingConfig(Frozen):
     beta2: float = Field(
         default=0.999, gt=0, lt=1, description="Decay of AdamW's mean of squares; less suits a training of few steps."
     )
-    sigma: float = Field(default=1.25, gt=0, description="Standard deviation of a target, in heatmap pixels.")
+    sigma: float | None = Field(
+        default=None,
+        gt=0,
+        description="Standard deviation of a target in cells of the network's output: heatmap pixels, SimCC bins. "
+        "Where nothing is set, 1.25 for heatmaps, 0.875 for part-affinity fields, and for SimCC what RTMPose takes.",
+    )
     flip_probability: float = Field(default=0.5, ge=0, le=1, description="Share of crops that are mirrored.")
     rotation_degrees: float = Field(default=15.0, ge=0, le=180, description="Largest turn of a crop.")
     scale_range: float = Field(default=0.15, ge=0, lt=1, description="Largest change of a crop's size, as a share.")
@@ -78,6 +96,7 @@ class TrainingConfig(Frozen):
             input_height=self.input_height,
             width_multiplier=self.width_multiplier,
             **(AIMET_POSE_INPUT if self.architecture == "aimet_pose" else {}),
+            **({} if self.codec is None else {"codec": self.codec}),
         )
 
     @model_validator(mode="after")
@@ -85,6 +104,8 @@ class TrainingConfig(Frozen):
         self.model_config_for("unused")
         if self.train_split == self.val_split:
             raise ValueError(f"train_split and val_split are both {self.train_split!r}")
+        if self.new_head and self.initial_weights is None:
+            raise ValueError("new_head says what becomes of initial_weights: set these as well")
         return self
 
 
@@ -133,8 +154,24 @@ AIMET_POSE_SAMPLE_STAGES: tuple[TrainingConfig, ...] = (
 )
 """A bottom-up network that finds the people of the sample data set after some minutes on two cores."""
 
+SIMCC_SAMPLE_STAGES: tuple[TrainingConfig, ...] = (
+    TrainingConfig(
+        codec="simcc",
+        initial_weights=SAMPLE,
+        new_head=True,
+        epochs=4,
+        warm_up_epochs=0.3,
+        learning_rate=2e-3,
+        beta2=0.99,
+        evaluate_every=1,
+        save_every=1,
+    ),
+)
+"""A pose_mobilenet with a SimCC head: it begins with what the sample's network has learnt, all but its heatmaps."""
+
 SCHEDULES: dict[str, tuple[TrainingConfig, ...]] = {
     "sample": SAMPLE_STAGES,
     "aimet_pose_sample": AIMET_POSE_SAMPLE_STAGES,
+    "simcc_sample": SIMCC_SAMPLE_STAGES,
 }
 """What `hpe train --schedule NAME` does."""

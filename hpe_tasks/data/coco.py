@@ -27,7 +27,7 @@ from hpe_tasks.data.image_files import Unreadable
 from hpe_tasks.data.own_joints import OwnJoints, read_own_joints, warn_of_derived
 from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.pose.codecs.heatmap import box_to_center_scale
+from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.pose.skeletons import COCO17, Skeleton
 
 LEFT_OUT = "images_left_out"

@@ -21,6 +21,7 @@ from hpe_tasks.diagnosis.top_down import try_crops
 from hpe_tasks.diagnosis.trials import Trial, explanation, ranked
 from hpe_tasks.gate.accuracy import Metric
 from hpe_tasks.inference import Predict
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.progress import track
 from hpe_tasks.records import Diagnosis, TriedMistake
 
@@ -61,14 +62,14 @@ def diagnose(
         predict: The network.
         model: How it is fed and read so far.
         metric: The figure that is judged.
-        batch_size: Crops, or with codec `paf` images, in a forward pass.
+        batch_size: Crops, or whole images, in a forward pass.
         seed: Of the draw.
 
     Raises:
         DatasetError: None of the images can be read, or the truth of an MPII split cannot be used.
     """
     began = time.perf_counter()
-    if model.codec == "paf":
+    if CODECS[model.codec].whole_images:
         shown = read_images(in_whole_images(dataset), model, seed=seed)
         images, trials = _search(shown, try_images, predict, model, batch_size)
         num_images, num_persons = images.num_images, images.num_persons

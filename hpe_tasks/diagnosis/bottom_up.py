@@ -20,7 +20,8 @@ from hpe_tasks.errors import CheckpointError, DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import Predict, PreparedImage, Unreadable, decode_image, predict_maps, prepare_image
 from hpe_tasks.metrics.oks import coco_breakdown
-from hpe_tasks.pose.codecs.paf import People
+from hpe_tasks.pose.codecs import image_codec
+from hpe_tasks.pose.people import People
 
 _LONGEST_TRIAL_S = 12.0
 """Maps of a network that is fed with nonsense are full of peaks, which take long to join to people."""
@@ -144,17 +145,17 @@ def try_images(
         if time.perf_counter() - began > _LONGEST_TRIAL_S:
             # In the others nobody is found: no trial that takes so long is a good one.
             break
-        people |= _people(shown, predict)
+        people |= _people(shown, predict, fed)
     return [Trial(mistake, images.fit(people))]
 
 
-def _people(shown: Sequence[PreparedImage], predict: Predict) -> dict[int, People]:
+def _people(shown: Sequence[PreparedImage], predict: Predict, fed: ModelConfig) -> dict[int, People]:
     """The people of each image by its id; nobody where the maps cannot be those of a trained network."""
     found = {}
     for image in shown:
         try:
-            [maps] = predict_maps([image], predict)
-            found[image.image.id] = decode_image(maps).people
+            [maps] = predict_maps([image], predict, fed)
+            found[image.image.id] = decode_image(maps, image_codec(fed.codec)).people
         except CheckpointError:
             # What is fed here is wrong on purpose, all but once.
             continue

@@ -20,8 +20,8 @@ from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import CropBatch, Unreadable, mpii_batches, person_batches
 from hpe_tasks.metrics.oks import coco_breakdown
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, THRESHOLD, pckh_stats
-from hpe_tasks.pose.codecs.heatmap import person_score
 from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.skeletons import MPII16
 
 Floats = NDArray[np.float64]
@@ -71,7 +71,7 @@ class LabelledPersons:
 
     Attributes:
         crops: N×3×H×W uint8, BGR: what a network is shown, before it is normalized.
-        centers: N×2 and `scales`: N×2, of the crops, as `decode_heatmaps` takes them.
+        centers: N×2 and `scales`: N×2, of the crops, as a codec takes them.
         files: N names: of the image that each was cut out of.
         joints: Names of the J joints.
         truth: N×J×2, in image pixels counted from 0.

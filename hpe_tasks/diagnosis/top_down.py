@@ -14,7 +14,8 @@ from hpe_tasks.diagnosis.joint_orders import joint_settings, other_orders
 from hpe_tasks.diagnosis.people import Floats, LabelledPersons, as_input
 from hpe_tasks.diagnosis.trials import Trial
 from hpe_tasks.inference import Predict
-from hpe_tasks.pose.codecs.heatmap import PIXEL_STD, decode_heatmaps
+from hpe_tasks.pose.codecs import crop_codec
+from hpe_tasks.pose.crops import PIXEL_STD
 
 _HALF_CELLS = (
     (0.5, "to the right and down"),
@@ -29,7 +30,7 @@ class _Seen:
     Attributes:
         points: N×C×2, in image pixels.
         scores: N×C.
-        cells: N: width of a heatmap's cell, in image pixels.
+        cells: N: width of a cell of the output, in image pixels.
     """
 
     points: Floats
@@ -60,23 +61,23 @@ def try_crops(
             continue
         for shift, where in _HALF_CELLS:
             moved = seen.points + shift * seen.cells[:, None, None]
-            aside = Mistake(f"joints lie half a cell of the heatmap further {where}", (), 2)
+            aside = Mistake(f"joints lie half a cell of the output further {where}", (), 2)
             trials.append(Trial(mistake & misread & aside, persons.fit(moved, seen.scores, channels)))
     return trials
 
 
 def _look(persons: LabelledPersons, fed: ModelConfig, predict: Predict, batch_size: int) -> _Seen | None:
-    """What the network shows; None where its maps are not finite."""
-    parts = []
+    """What the network shows; None where its outputs are not finite."""
+    codec, parts = crop_codec(fed.codec), []
     for start in range(0, len(persons), batch_size):
         part = slice(start, start + batch_size)
-        heatmaps = predict(as_input(persons.crops[part], fed))
-        if not np.isfinite(heatmaps).all():
+        outputs = predict(as_input(persons.crops[part], fed))
+        if not all(np.isfinite(array).all() for array in outputs.values()):
             return None
-        keypoints, maxima = decode_heatmaps(heatmaps, persons.centers[part], persons.scales[part])
-        parts.append((keypoints, maxima, persons.scales[part, 0] * PIXEL_STD / heatmaps.shape[3]))
-    points, scores, cells = zip(*parts, strict=True)
-    return _Seen(np.concatenate(points).astype(np.float64), np.concatenate(scores), np.concatenate(cells))
+        keypoints, scores = codec.decode(outputs, persons.centers[part], persons.scales[part])
+        parts.append((keypoints, scores, persons.scales[part, 0] * PIXEL_STD / codec.cells_across(outputs)))
+    points, found, cells = zip(*parts, strict=True)
+    return _Seen(np.concatenate(points).astype(np.float64), np.concatenate(found), np.concatenate(cells))
 
 
 def _readings(persons: LabelledPersons, seen: _Seen, model: ModelConfig) -> Iterator[tuple[Mistake, Mapping[str, int]]]:

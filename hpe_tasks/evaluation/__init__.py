@@ -20,6 +20,7 @@ from hpe_tasks.evaluation import bottom_up, coco, top_down
 from hpe_tasks.evaluation.mpii import evaluate_mpii
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import Predict
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.records import Artifact, EvaluationReport, ProtocolFingerprint, Runtime
 from hpe_tasks.storage.files import sha256_file
 
@@ -74,23 +75,25 @@ def evaluate(
     request = Request(
         predict, model, evaluation, images, boxes, runtime, dataset_digest, seed, predictions_file, artifact
     )
-    whole_images = model.codec == "paf"
-    if not dataset.kind.takes_detections and (whole_images or boxes is not None):
+    codec = CODECS[model.codec]
+    if not dataset.kind.takes_detections and (codec.whole_images or boxes is not None):
         raise ConfigError(
-            f"{dataset.kind.title} is measured in crops by its own annotations: codec 'paf' and boxes are for COCO."
+            f"{dataset.kind.title} is measured in crops by its own annotations: codec {codec.name!r} and boxes are not for it."
+            if codec.whole_images
+            else f"{dataset.kind.title} is measured in crops by its own annotations: boxes are for COCO."
         )
-    if whole_images and (evaluation.flip_test or boxes is not None):
-        raise ConfigError("Codec 'paf' finds people in whole images: it takes no boxes and no flip test.")
+    if codec.whole_images and (evaluation.flip_test or boxes is not None):
+        raise ConfigError(f"Codec {codec.name!r} finds people in whole images: it takes no boxes and no flip test.")
     return _FORMATS[dataset.kind.format](dataset, request)
 
 
 def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport:
     measured = coco.choose(dataset, request)
     failed = FailedImages(dataset.root, len(measured.dataset.images), request.evaluation.max_failed_images)
-    whole_images, boxes = request.model.codec == "paf", request.boxes
+    codec, boxes = CODECS[request.model.codec], request.boxes
 
     started = time.perf_counter()
-    if whole_images:
+    if codec.whole_images:
         found = bottom_up.find_poses(measured, request, failed)
     elif boxes is None:
         found = top_down.find_in_annotated_boxes(measured, request, failed)
@@ -112,10 +115,10 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
             num_images=len(measured.dataset.images),
             num_persons=len(measured.persons),
             subset=measured.subset,
-            box_source="whole_image" if whole_images else "ground_truth" if boxes is None else "detector",
+            box_source="whole_image" if codec.whole_images else "ground_truth" if boxes is None else "detector",
             boxes_digest=None if boxes is None else sha256_file(boxes),
             flip_test=request.evaluation.flip_test,
-            decoder=bottom_up.DECODER if whole_images else top_down.DECODER,
+            decoder=codec.decoder if codec.whole_images else top_down.decoder_text(codec),
             input_size=request.model.input_size,
             joint_map=measured.joint_map,
             sigmas=measured.sigmas,

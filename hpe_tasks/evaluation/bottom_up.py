@@ -9,18 +9,13 @@ from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import find_people
 from hpe_tasks.progress import track
 
-DECODER = (
-    "part-affinity fields: peaks above 0.1 in heatmaps of the image's size smoothed with sigma 3, limbs taken "
-    "greedily, people of at least 4 joints; person score: the sum of joint and limb scores over the COCO joints found"
-)
-
 
 def find_poses(measured: Measured, request: Request, failed: FailedImages) -> Found:
     """Find all people in the measured images; the score of a joint is 1 where it was found, else 0.
 
     Raises:
         DatasetError: Too many images cannot be read, or have another size than their records say.
-        CheckpointError: The network's output does not fit codec `paf`.
+        CheckpointError: The network's output does not fit the model's codec.
     """
     channels = measured.channels
     images = find_people(

@@ -23,12 +23,11 @@ from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import FailedImages, JointMap, Request
 from hpe_tasks.inference import find_poses, mpii_batches
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh_stats
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.skeletons import MPII16, common_joints
 from hpe_tasks.progress import track
 from hpe_tasks.records import EvaluationReport, ProtocolFingerprint
 from hpe_tasks.storage.files import write_atomically
-
-DECODER = f"heatmap argmax with a quarter-pixel shift; head size: {HEAD_FACTOR} of the head box's diagonal"
 
 _JOINTS = len(MPII16.joints)
 
@@ -96,7 +95,7 @@ def evaluate_mpii(dataset: MpiiKeypoints, request: Request) -> EvaluationReport:
             subset=subset,
             box_source="annotated_center_scale",
             flip_test=request.evaluation.flip_test,
-            decoder=DECODER,
+            decoder=f"{CODECS[request.model.codec].decoder}; head size: {HEAD_FACTOR} of the head box's diagonal",
             input_size=request.model.input_size,
             joint_map=joint_map,
             sigmas=(),

@@ -18,15 +18,11 @@ from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
-from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
+from hpe_tasks.pose.codecs import Codec
+from hpe_tasks.pose.crops import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
 from hpe_tasks.progress import track
 
 NMS_THRESHOLD = 0.9
-DECODER = (
-    "heatmap argmax with a quarter-pixel shift; "
-    f"person score: mean of the joint scores above {JOINT_SCORE_THRESHOLD}, times the box's score; "
-    f"OKS-NMS at {NMS_THRESHOLD}"
-)
 
 PersonT = TypeVar("PersonT", Person, DetectedPerson)
 
@@ -37,6 +33,15 @@ class _InCrop:
 
     pose: FoundPose
     area: float
+
+
+def decoder_text(codec: Codec) -> str:
+    """How people are read and chosen, as the protocol says it."""
+    return (
+        f"{codec.decoder}; "
+        f"person score: mean of the joint scores above {JOINT_SCORE_THRESHOLD}, times the box's score; "
+        f"OKS-NMS at {NMS_THRESHOLD}"
+    )
 
 
 def find_in_annotated_boxes(measured: Measured, request: Request, failed: FailedImages) -> Found:

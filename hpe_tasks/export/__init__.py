@@ -26,7 +26,7 @@ from hpe_tasks.export.integer_kernels import (
     sign_weights,
 )
 from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
-from hpe_tasks.pose.codecs import OUTPUT_NAMES
+from hpe_tasks.models.interface import output_shapes
 
 __all__ = ["ENCODINGS_FILE", "INPUT_NAME", "MODEL_FILE", "check_onnx", "export_onnx"]
 
@@ -59,7 +59,7 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
         raise QuantizationError(f"{out} holds the network that is exported.", hint="Export to another folder.")
     with TemporaryDirectory(prefix="export-", dir=out) as folder:
         if config.architecture == "onnx":
-            exported = _from_onnx(recipe, model, encodings)
+            exported = _from_onnx(config, recipe, model, encodings)
         else:
             exported = _from_torch(config, recipe, model, encodings, Path(folder))
         drop_redundant_clips(exported)
@@ -107,21 +107,32 @@ def _from_torch(
             (example_input(config),),
             str(file),
             input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES[config.codec]),
+            output_names=list(output_shapes(config)),
             dynamic_axes=free_axes(config),
             opset_version=_WIDE_OPSET if wide else _OPSET,
             # The dynamo exporter leaves float weights in an external file.
             dynamo=False,
             prequantize_constants=True,
         )
-    return onnx.load(file)
+    exported = onnx.load(file)
+    _state_shapes(exported, config)
+    return exported
 
 
-def _from_onnx(recipe: QuantizationRecipe, model: Path, encodings: Path) -> onnx.ModelProto:
+def _state_shapes(model: onnx.ModelProto, config: ModelConfig) -> None:
+    """Say of each output what the codec says of it: torch loses sight of shapes behind a quantizer."""
+    wanted = output_shapes(config)
+    for output in model.graph.output:
+        for dim, size in zip(output.type.tensor_type.shape.dim, wanted[output.name], strict=True):
+            if isinstance(size, int):
+                dim.dim_value = size
+
+
+def _from_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path) -> onnx.ModelProto:
     from hpe_tasks.quantization.aimet import vendor_warnings_muted
     from hpe_tasks.quantization.onnx_backend import load_sim
 
-    sim = load_sim(recipe, model, encodings, "cpu")
+    sim = load_sim(config, recipe, model, encodings, "cpu")
     with vendor_warnings_muted():
         exported: onnx.ModelProto = sim.to_onnx_qdq(export_int32_bias=True, prequantize_constants=True)
     return exported

@@ -35,6 +35,7 @@ from hpe_tasks.inference.whole_images import (
     prepare_image,
     whole_image_batches,
 )
+from hpe_tasks.pose.codecs import CODECS
 
 __all__ = [
     "CropBatch",
@@ -65,11 +66,11 @@ __all__ = [
 def calibration_batches(dataset: Dataset, model: ModelConfig, batch_size: int) -> Iterator[NDArray[np.float32]]:
     """Give a data set as an evaluation shows it to the network: N×3×H×W float32, normalized, every batch of one size.
 
-    These are the crops of all persons, or with codec `paf` all whole images.
+    These are the crops of all persons, or all whole images, as the model's codec asks.
 
     Raises:
         DatasetError: An image cannot be read, or does not fit its record; names the file.
     """
-    if model.codec == "paf":
+    if CODECS[model.codec].whole_images:
         return whole_image_batches(in_whole_images(dataset), model, batch_size)
     return (batch.images for batch in crop_batches(dataset.crops(model.input_size), model, batch_size))

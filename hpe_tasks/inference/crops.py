@@ -26,8 +26,9 @@ from hpe_tasks.inference.images import (
     readable,
     refuse,
 )
-from hpe_tasks.inference.predictors import Predict, check_maps
-from hpe_tasks.pose.codecs.heatmap import Poses, crop_matrix, decode_heatmaps, flip_back
+from hpe_tasks.inference.predictors import Predict, check_outputs
+from hpe_tasks.pose.codecs import crop_codec
+from hpe_tasks.pose.crops import Poses, crop_matrix
 
 __all__ = [
     "CropBatch",
@@ -67,7 +68,7 @@ class PosedPersons(Generic[PersonT]):
     """Persons with the joints that a network found: all channels of the network, in its order.
 
     Attributes:
-        poses: Keypoints in image pixels and heatmap maxima.
+        poses: Keypoints in image pixels and their scores.
         scales: N×2, of the crops, in units of 200 pixels.
     """
 
@@ -178,22 +179,20 @@ def find_poses(
     Args:
         batches: The persons.
         predict: The network.
-        config: The joints that it predicts.
-        flip_test: Average its heatmaps with those of the mirrored crops.
+        config: The joints that it predicts, and how they are read.
+        flip_test: Average its outputs with those of the mirrored crops.
 
     Raises:
-        CheckpointError: The network's output is not N×J×h×w with J the configured joints, or is not finite; names the
-            files whose maps are not.
+        CheckpointError: The network's outputs have other shapes than the codec asks for, or are not finite; names the
+            files whose outputs are not.
     """
-    joints = config.joints
-    what = f"heatmaps of {{}} persons with {len(joints.joints)} joints ({joints.name})"
+    codec, flip_pairs = crop_codec(config.codec), config.joints.flip_pairs
     for batch in batches:
-        shown = what.format(len(batch.persons))
-        heatmaps = predict(batch.images)
-        check_maps(heatmaps, batch.files, len(joints.joints), shown)
+        outputs = predict(batch.images)
+        check_outputs(outputs, batch.files, config)
         if flip_test:
             mirrored = predict(np.ascontiguousarray(batch.images[..., ::-1]))
-            check_maps(mirrored, batch.files, len(joints.joints), shown)
-            heatmaps = (heatmaps + flip_back(mirrored, joints.flip_pairs)) * np.float32(0.5)
-        keypoints, scores = decode_heatmaps(heatmaps, batch.centers, batch.scales)
+            check_outputs(mirrored, batch.files, config)
+            outputs = codec.averaged(outputs, mirrored, flip_pairs)
+        keypoints, scores = codec.decode(outputs, batch.centers, batch.scales)
         yield PosedPersons(batch.persons, Poses(keypoints, scores), batch.scales)

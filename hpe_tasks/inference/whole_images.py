@@ -29,8 +29,10 @@ from hpe_tasks.inference.images import (
     refuse,
     wrong_size,
 )
-from hpe_tasks.inference.predictors import Predict, check_maps
-from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, People, decode_people
+from hpe_tasks.inference.predictors import Predict, check_outputs
+from hpe_tasks.pose.codecs import ImageCodec, image_codec
+from hpe_tasks.pose.codecs.arrays import Arrays
+from hpe_tasks.pose.people import People
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +48,10 @@ class PreparedImage:
 
 @dataclass(frozen=True, eq=False)
 class ImageMaps:
-    """What a network gave for an image: 57×h×w float32, part-affinity fields and then heatmaps."""
+    """What a network gave for an image, by the codec's names and without the first axis."""
 
     image: CocoImage
-    maps: NDArray[np.float32]
+    outputs: Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +81,15 @@ def find_people(
 
     Raises:
         DatasetError: By default there is such an image; names the file.
-        CheckpointError: The network's output is not N×57×h×w or not finite, or cannot be that of a trained network;
-            names the files whose maps are at fault.
+        CheckpointError: The network's outputs have other shapes than the codec asks for or are not finite, or cannot
+            be those of a trained network; names the files whose outputs are at fault.
     """
     with closing(_prepare_ahead(dataset, config, batch_size)) as prepared:
         chunks = _chunks(readable(prepared, unreadable), batch_size)
-        maps = (one for chunk in chunks for one in predict_maps(chunk, predict))
+        maps = (one for chunk in chunks for one in predict_maps(chunk, predict, config))
+        decode = partial(decode_image, codec=image_codec(config.codec))
         # A batch's maps come at once: all can be read while the network runs on the next one.
-        with closing(map_ahead(decode_image, maps, at_least=batch_size)) as found:
+        with closing(map_ahead(decode, maps, at_least=batch_size)) as found:
             yield from found
 
 
@@ -115,24 +118,21 @@ def prepare_image(dataset: CocoKeypoints, config: ModelConfig, image: CocoImage)
     return PreparedImage(image, normalized(resized.astype(np.uint8, copy=False), config))
 
 
-def predict_maps(images: Sequence[PreparedImage], predict: Predict) -> list[ImageMaps]:
+def predict_maps(images: Sequence[PreparedImage], predict: Predict, config: ModelConfig) -> list[ImageMaps]:
     """Run the network on images, once for each size of input; raises CheckpointError as `find_people` does."""
     maps: dict[int, ImageMaps] = {}
     for indices in _by_size(images):
-        output = predict(np.stack([images[i].pixels for i in indices]))
-        files = [images[i].image.file_name for i in indices]
-        what = f"part-affinity fields and heatmaps of {len(files)} images"
-        check_maps(output, files, PAF_CHANNELS + HEATMAPS, what)
-        for i, one in zip(indices, output, strict=True):
-            maps[i] = ImageMaps(images[i].image, one)
+        outputs = predict(np.stack([images[i].pixels for i in indices]))
+        check_outputs(outputs, [images[i].image.file_name for i in indices], config)
+        for row, i in enumerate(indices):
+            maps[i] = ImageMaps(images[i].image, {name: array[row] for name, array in outputs.items()})
     return [maps[i] for i in range(len(images))]
 
 
-def decode_image(found: ImageMaps) -> PeopleInImage:
+def decode_image(found: ImageMaps, codec: ImageCodec) -> PeopleInImage:
     """Read the people from the maps of an image; raises CheckpointError as `find_people` does."""
-    pafs, heatmaps = found.maps[:PAF_CHANNELS], found.maps[PAF_CHANNELS:]
     try:
-        people = decode_people(heatmaps, pafs, (found.image.width, found.image.height))
+        people = codec.decode(found.outputs, (found.image.width, found.image.height))
     except CheckpointError as error:
         raise CheckpointError(f"{found.image.file_name}: {error.message}", hint=error.hint) from error
     return PeopleInImage(found.image, people)

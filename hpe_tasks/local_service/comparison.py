@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD
+from hpe_tasks.pose.crops import JOINT_SCORE_THRESHOLD
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
 from hpe_tasks.release.golden import is_clear, similarity
 from hpe_tasks.release.smoke_test import MIN_OKS

@@ -17,7 +17,8 @@ from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.gate.accuracy import metric_of
 from hpe_tasks.gate.references import BOX_SOURCES
 from hpe_tasks.local_service.comparison import compare, read_people
-from hpe_tasks.pose.codecs.heatmap import person_score
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.crops import person_score
 from hpe_tasks.registry.manifest import GoldenImage, ManifestFile, ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.golden import is_clear
@@ -147,6 +148,7 @@ class Versions:
             "published_by": provenance.created_by,
             "architecture": manifest.serving.architecture,
             "codec": manifest.serving.codec,
+            "takes_boxes": not CODECS[manifest.serving.codec].whole_images,
             "input_sizes": manifest.serving.input_sizes,
             "joints": len(manifest.serving.joints),
             "trained_on": provenance.trained_on,
@@ -239,7 +241,7 @@ def _usual_scores(manifest: ModelManifest) -> dict[str, Any] | None:
     """The score below which a person is unusual, and what that is known from.
 
     Manifests of older versions hold no scores of the evaluation: there it is the lowest score of a person who is seen
-    clearly in a golden image. Of codec `paf` these images do not tell it.
+    clearly in a golden image. Of people in whole images these do not tell it.
     """
     if (spread := manifest.onnx.person_scores) is not None:
         return {"low": spread.low, "median": spread.median, "persons": spread.persons, "from": "evaluation"}
@@ -249,7 +251,7 @@ def _usual_scores(manifest: ModelManifest) -> dict[str, Any] | None:
         for person in golden.people
         if is_clear(person)
     ]
-    if not scores or manifest.serving.codec == "paf":
+    if not scores or CODECS[manifest.serving.codec].whole_images:
         return None
     low, median = min(scores), float(np.median(scores))
     return {"low": round(low, 3), "median": round(median, 3), "persons": len(scores), "from": "golden images"}

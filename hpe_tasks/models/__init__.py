@@ -12,6 +12,8 @@ from hpe_tasks.errors import ConfigError
 from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.pose_mobilenet import PoseMobileNet
 from hpe_tasks.models.pose_resnet import LAYERS, PoseResNet
+from hpe_tasks.models.simcc_mobilenet import SimccMobileNet
+from hpe_tasks.pose.codecs import CODECS
 
 __all__ = ["MODELS", "build_model"]
 
@@ -21,7 +23,10 @@ def _resnet(depth: int) -> Callable[[ModelConfig], nn.Module]:
 
 
 def _mobilenet(config: ModelConfig) -> nn.Module:
-    return PoseMobileNet(len(config.joints.joints), width_multiplier=config.width_multiplier)
+    joints = len(config.joints.joints)
+    if CODECS[config.codec].gives_maps:
+        return PoseMobileNet(joints, width_multiplier=config.width_multiplier)
+    return SimccMobileNet(joints, config.input_size, width_multiplier=config.width_multiplier)
 
 
 def _aimet_pose(_: ModelConfig) -> nn.Module:
@@ -39,9 +44,9 @@ MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
 def build_model(config: ModelConfig) -> nn.Module:
     """Build a network with random weights, float32 and in evaluation mode.
 
-    It takes normalized images N×3×H×W and gives heatmaps N×J×H/4×W/4, one for each joint of `config.joints`;
-    `aimet_pose` gives part-affinity fields N×38×H/8×W/8 and heatmaps N×19×H/8×W/8, those of its last stage. No module
-    is used twice in a forward pass: AIMET would leave the second use unquantized.
+    It takes normalized images N×3×H×W and gives the outputs of `config.codec`: heatmaps are N×J×H/4×W/4, one for each
+    joint of `config.joints`; `aimet_pose` gives part-affinity fields N×38×H/8×W/8 and heatmaps N×19×H/8×W/8, those of
+    its last stage. No module is used twice in a forward pass: AIMET would leave the second use unquantized.
 
     Raises:
         ConfigError: The architecture is not built here, as `onnx`.

@@ -88,7 +88,7 @@ class AimetPose(nn.Module):
 
         Returns:
             (PAF₁, heat₁, PAF₂, heat₂), or the last two with `last_stage_only`: part-affinity fields N×38×H/8×W/8 and
-            heatmaps N×19×H/8×W/8, as `hpe_tasks.pose.codecs.paf` reads them.
+            heatmaps N×19×H/8×W/8, as codec `paf` reads them.
         """
         features = self.pre_stage(self.basemodel(images))
         shared = self.stage1_shared(features)

@@ -48,6 +48,26 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     model.load_state_dict(_fitting_state(model, path))
 
 
+def load_common_layers(model: nn.Module, path: Path) -> tuple[str, ...]:
+    """Read the weights whose names and shapes a network has as well: those of a network with another head.
+
+    Returns:
+        The names of the network's own weights, which stay as they are.
+
+    Raises:
+        CheckpointError: The file cannot be read, or has none of the network's layers.
+    """
+    state, own = _without_prefix(_read(path)), model.state_dict()
+    common = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    if not any(tensor.dim() > 1 for tensor in common.values()):
+        raise CheckpointError(
+            f"The checkpoint {path} has no layer in common with the network.",
+            hint="Set architecture and width_multiplier to what the file was trained with.",
+        )
+    model.load_state_dict({**own, **common})
+    return tuple(name for name in own if name not in common)
+
+
 def check_checkpoint(model: nn.Module, path: Path) -> None:
     """Raise CheckpointError unless `load_checkpoint` would take the file; the network stays as it was."""
     _fitting_state(model, path)
@@ -180,7 +200,8 @@ def _check_fit(state: Mapping[str, torch.Tensor], expected: Mapping[str, Any], p
     if problems:
         raise CheckpointError(
             f"The checkpoint {path} does not fit the network. Keys: " + "; ".join(problems) + ".",
-            hint="Set model.architecture, model.skeleton and model.width_multiplier to what the file was trained with.",
+            hint="Set model.architecture, model.codec, model.skeleton and model.width_multiplier, and for SimCC also "
+            "model.input_width and model.input_height, to what the file was trained with.",
         )
 
 

@@ -11,7 +11,8 @@ from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
-from hpe_tasks.pose.codecs import OUTPUT_NAMES
+from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.pose.codecs import CODECS
 
 INPUT_NAME = "image"
 
@@ -46,7 +47,7 @@ def export_fp32(config: ModelConfig, checkpoint: Path, out: Path) -> Path:
                 (torch.zeros(1, 3, height, width),),
                 str(out),
                 input_names=[INPUT_NAME],
-                output_names=list(OUTPUT_NAMES[config.codec]),
+                output_names=list(output_shapes(config)),
                 dynamic_axes=free_axes(config),
                 opset_version=_OPSET,
                 dynamo=False,
@@ -63,7 +64,7 @@ def export_fp32(config: ModelConfig, checkpoint: Path, out: Path) -> Path:
 def free_axes(config: ModelConfig) -> dict[str, dict[int, str]]:
     """Dimensions that stay free in a file of the project's own networks, by input and output, as torch takes them."""
     free_input, free_output = {0: "batch"}, {0: "batch"}
-    if config.codec == "paf":
+    if CODECS[config.codec].whole_images:
         free_input |= {2: "height", 3: "width"}
         free_output |= {2: "map_height", 3: "map_width"}
-    return {INPUT_NAME: free_input, **dict.fromkeys(OUTPUT_NAMES[config.codec], free_output)}
+    return {INPUT_NAME: free_input, **dict.fromkeys(output_shapes(config), free_output)}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
+from hpe_tasks.pose.codecs.arrays import Arrays
 
 
 def full_float32() -> AbstractContextManager[None]:
@@ -22,17 +24,22 @@ def full_float32() -> AbstractContextManager[None]:
     return context
 
 
-def as_function(network: nn.Module, device: str | torch.device) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """Give a network that is on the device as a function from images N×3×H×W to maps N×C×h×w, both float32 in NumPy.
+def as_function(
+    network: nn.Module, names: Sequence[str], device: str | torch.device
+) -> Callable[[NDArray[np.float32]], Arrays]:
+    """Give a network that is on the device as a function from images N×3×H×W to its outputs, float32 in NumPy.
 
-    Of a network with several outputs these are the last two, joined: its last part-affinity fields and heatmaps.
+    Args:
+        network: Gives an output for each of the names, in their order; of a network that gives those of several stages
+            the last ones count.
+        names: As the codec has them.
+        device: Where the network is.
     """
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(images: NDArray[np.float32]) -> Arrays:
         with torch.inference_mode(), full_float32():
             output = network(torch.from_numpy(images).to(device))
-            joined = output if isinstance(output, torch.Tensor) else torch.cat(output[-2:], dim=1)
-            maps: NDArray[np.float32] = joined.float().cpu().numpy()
-        return maps
+            tensors = (output,) if isinstance(output, torch.Tensor) else output[-len(names) :]
+            return {name: tensor.float().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
     return run

@@ -10,89 +10,98 @@ from numpy.typing import NDArray
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.pose.codecs.outputs import OUTPUT_NAMES
-from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.codecs.arrays import Arrays
+from hpe_tasks.pose.codecs.codec import FileOutputs, Shape, channels_second, fits, laid_out, shape_text
 
-Shape = Sequence[int | str | None]
-"""Dimensions as an ONNX file states them: a number, or a name or None where they are free; empty if not stated."""
-
-_PAF_OUTPUT_CHANNELS = dict(zip(OUTPUT_NAMES["paf"], (PAF_CHANNELS, HEATMAPS), strict=True))
+__all__ = [
+    "Shape",
+    "check_shapes",
+    "find_outputs",
+    "input_sizes",
+    "named_arrays",
+    "output_shapes",
+    "shape_text",
+]
 
 
 def input_sizes(config: ModelConfig) -> tuple[tuple[int, int], ...]:
-    """Every (W, H) that images are presented in: one, or with codec `paf` that for wide and that for high images."""
-    wide, high = config.input_size_for((2, 1)), config.input_size_for((1, 2))
-    return (wide,) if wide == high else (wide, high)
+    """Every (W, H) that images are presented in: one for crops, for whole images that for wide and that for high."""
+    return CODECS[config.codec].input_sizes(config.input_size)
 
 
-def map_outputs(shapes: Mapping[str, Shape], config: ModelConfig, path: Path) -> tuple[str, ...]:
-    """Names of the outputs of an ONNX file that hold the maps, in the order in which their channels are joined.
+def output_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """The arrays that the network gives for N inputs, by the codec's names and in its order; maps as N×C×h×w."""
+    return CODECS[config.codec].outputs(len(config.joints.joints), config.input_size)
 
-    Codec `heatmap`: `model.output_name`, or the only output. Codec `paf`: `pafs` and `heatmaps`, or else the outputs
-    with 38 and with 19 channels; of several, as in a network that gives all its stages, the last.
+
+def find_outputs(shapes: Mapping[str, Shape], config: ModelConfig, path: Path) -> dict[str, str]:
+    """The output of an ONNX file for each array that the codec reads, by the codec's name for it and in its order.
 
     Args:
         shapes: The file's outputs in their order.
-        config: Codec, output name and output layout.
+        config: Codec, joints, input size, output name and output layout.
         path: The file, for messages.
 
     Raises:
         CheckpointError: There is no such output, or it is not clear which one it is.
-        ConfigError: `model.output_name` is set with codec `paf`.
     """
-    return _paf_outputs(shapes, config, path) if config.codec == "paf" else (_heatmap_output(shapes, config, path),)
+    return CODECS[config.codec].find(
+        FileOutputs(str(path), shapes, _wanted(config), _channels_last(config), config.output_name)
+    )
 
 
-def _heatmap_output(shapes: Mapping[str, Shape], config: ModelConfig, path: Path) -> str:
-    names = ", ".join(shapes)
-    if config.output_name is None:
-        if len(shapes) > 1:
+def check_shapes(shapes: Mapping[str, Shape], names: Mapping[str, str], config: ModelConfig, path: Path) -> None:
+    """Raise CheckpointError unless outputs have the shapes that the codec asks for.
+
+    Args:
+        shapes: Of the file's outputs; empty where none is stated.
+        names: As `find_outputs` gives them.
+        config: Codec, joints, input size and output layout.
+        path: The file, for messages.
+    """
+    joints = config.joints
+    for kind, wanted in _wanted(config).items():
+        shape = shapes[names[kind]]
+        # onnxruntime gives no dimensions at all where the file states none.
+        if shape and not fits(shape, wanted):
+            layout = f" ({config.output_layout})" if len(wanted) == len("nchw") else ""
             raise CheckpointError(
-                f"{path} has several outputs: {names}.", hint="Set model.output_name to the one that holds heatmaps."
+                f"The output {names[kind]!r} of {path} is {shape_text(shape)}; {kind} of {len(joints.joints)} joints "
+                f"({joints.name}) are {shape_text(wanted)}{layout}.",
+                hint=CODECS[config.codec].settings_hint,
             )
-        return next(iter(shapes))
-    if config.output_name not in shapes:
-        raise CheckpointError(
-            f"{path} has no output {config.output_name!r}; it has: {names}.",
-            hint="Set model.output_name to one of them.",
-        )
-    return config.output_name
+    found = {kind: shapes[name] for kind, name in names.items()}
+    if fault := CODECS[config.codec].fault(found, config.input_size):
+        raise CheckpointError(f"Of the outputs of {path}, {fault}.", hint=CODECS[config.codec].settings_hint)
 
 
-def _paf_outputs(shapes: Mapping[str, Shape], config: ModelConfig, path: Path) -> tuple[str, ...]:
-    axis = 3 if config.output_layout == "nhwc" else 1
-    channels = {name: shape[axis] if shape else None for name, shape in shapes.items() if len(shape) in (0, 4)}
-    chosen = []
-    for kind, count in _PAF_OUTPUT_CHANNELS.items():
-        fitting = [n for n, has in channels.items() if has == count or (n == kind and not isinstance(has, int))]
-        if not fitting:
-            raise CheckpointError(
-                f"{path} has no output {kind!r} and none with {count} channels; it has: "
-                + ", ".join(f"{name} ({shape_text(shape)})" for name, shape in shapes.items())
-                + ".",
-                hint="Export the network with its outputs named 'pafs' and 'heatmaps', and check model.output_layout.",
-            )
-        chosen.append(kind if kind in fitting else fitting[-1])
-    return tuple(chosen)
+def named_arrays(
+    outputs: Sequence[NDArray[np.float32]], names: Mapping[str, str], config: ModelConfig, path: Path
+) -> Arrays:
+    """What a file gave, as the codec takes it: by its names, maps as N×C×h×w.
 
-
-def join_outputs(outputs: Mapping[str, NDArray[np.float32]], config: ModelConfig, path: Path) -> NDArray[np.float32]:
-    """Part-affinity fields and heatmaps, as `map_outputs` orders them, in one array of 57 channels.
+    Args:
+        outputs: In the order of `names`.
+        names: As `find_outputs` gives them.
+        config: Codec, joints, input size and output layout.
+        path: The file, for messages.
 
     Raises:
-        CheckpointError: They do not have 38 and 19 channels in the configured layout.
+        CheckpointError: They have other shapes than the codec asks for, which the file left open.
     """
-    axis = 3 if config.output_layout == "nhwc" else 1
-    for (name, maps), count in zip(outputs.items(), _PAF_OUTPUT_CHANNELS.values(), strict=True):
-        if maps.ndim != 4 or maps.shape[axis] != count:
-            raise CheckpointError(
-                f"The output {name!r} of {path} is {shape_text(maps.shape)}; it should have {count} channels "
-                f"({config.output_layout}).",
-                hint="Set model.output_layout to the layout of the maps.",
-            )
-    return np.concatenate(list(outputs.values()), axis=axis)
+    check_shapes(dict(zip(names.values(), map(np.shape, outputs), strict=True)), names, config, path)
+    last = _channels_last(config)
+    return {
+        kind: channels_second(np.asarray(array, dtype=np.float32), channels_last=last)
+        for kind, array in zip(names, outputs, strict=True)
+    }
 
 
-def shape_text(shape: Shape) -> str:
-    """Dimensions as they are shown in messages, such as `N×3×256×192`."""
-    return "×".join("?" if size is None else str(size) for size in shape)
+def _wanted(config: ModelConfig) -> dict[str, Shape]:
+    last = _channels_last(config)
+    return {kind: laid_out(shape, channels_last=last) for kind, shape in output_shapes(config).items()}
+
+
+def _channels_last(config: ModelConfig) -> bool:
+    return config.output_layout == "nhwc"

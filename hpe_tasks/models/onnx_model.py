@@ -14,7 +14,7 @@ from onnx import version_converter
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.models.interface import input_sizes, join_outputs, map_outputs, shape_text
+from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes
 from hpe_tasks.records import TensorSpec
 
 MIN_OPSET = 13
@@ -39,7 +39,7 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
     """Write a copy of the network that AIMET and onnxruntime accept.
 
     Initializers leave the list of inputs, constants become initializers, opsets before 13 are converted, and a free
-    height and width are fixed to the configured input size, except with codec `paf`, whose images are wide or high.
+    height and width are fixed to the configured input size, except where images are shown wide or high.
     Names of inputs and outputs stay.
 
     Args:
@@ -84,10 +84,10 @@ def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
     return model
 
 
-def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> tuple[str, ...]:
-    """Outputs of the graph that hold the maps; see `hpe_tasks.models.interface.map_outputs`."""
+def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> dict[str, str]:
+    """Outputs of the graph that the codec reads; see `hpe_tasks.models.interface.find_outputs`."""
     shapes = {output.name: _tensor_spec(output).shape for output in model.graph.output}
-    return map_outputs(shapes, config, source)
+    return find_outputs(shapes, config, source)
 
 
 def _load(source: Path) -> onnx.ModelProto:
@@ -194,8 +194,8 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
         sides = slice(2, 4) if config.input_layout == "nchw" else slice(1, 3)
         if any(found[sides]):
             raise CheckpointError(
-                f"{source}: input {inputs[0].name!r} is {described}, of a fixed size; codec 'paf' presents wide and "
-                "high images.",
+                f"{source}: input {inputs[0].name!r} is {described}, of a fixed size; codec "
+                f"{config.codec!r} presents wide and high images.",
                 hint="Export the network with a free height and width.",
             )
     if len(found) != len(expected) or any(
@@ -223,12 +223,12 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
 def _check_outputs(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
     names = output_names(model, config, source)
     for output in model.graph.output:
-        if output.name in names and output.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        if output.name in names.values() and output.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             raise CheckpointError(f"{source}: output {output.name!r} is not float32.")
 
 
 def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
-    """Run a blank image of each size: the file loads, and its maps have the configured layout and joints."""
+    """Run a blank image of each size: the file loads, and its outputs are those of the codec."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -242,24 +242,14 @@ def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
     for width, height in input_sizes(config):
         shape = (1, height, width, 3) if config.input_layout == "nhwc" else (1, 3, height, width)
         try:
-            results.append(session.run(names, {model.graph.input[0].name: np.zeros(shape, np.float32)}))
+            results.append(session.run(list(names.values()), {model.graph.input[0].name: np.zeros(shape, np.float32)}))
         except Exception as error:
             raise CheckpointError(
                 f"onnxruntime cannot run {source} on an image {width} wide and {height} high: {error}",
                 hint=_SIZE_HINT,
             ) from error
-    if config.codec == "paf":
-        join_outputs(dict(zip(names, results[0], strict=True)), config, source)
-        return
-    heatmaps = results[0][0]
-    joints = len(config.joints.joints)
-    axis = 1 if config.output_layout == "nchw" else -1
-    if heatmaps.ndim != 4 or heatmaps.shape[axis] != joints:
-        raise CheckpointError(
-            f"{source}: output {names[0]!r} is {shape_text(heatmaps.shape)}, but the configuration says "
-            f"{config.output_layout.upper()} heatmaps of {joints} joints.",
-            hint="Correct model.output_layout, model.skeleton or model.joint_names.",
-        )
+    for arrays in results:
+        check_shapes(dict(zip(names.values(), map(np.shape, arrays), strict=True)), names, config, source)
 
 
 @dataclass(frozen=True)

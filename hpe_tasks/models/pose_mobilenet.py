@@ -13,7 +13,7 @@ from torch import nn
 
 from hpe_tasks.errors import ConfigError
 
-_HEAD_CHANNELS = 128
+HEAD_CHANNELS = 128
 
 
 class _Stage(NamedTuple):
@@ -73,54 +73,70 @@ class PoseMobileNet(nn.Module):
 
     def __init__(self, joints: int, *, width_multiplier: float = 0.5) -> None:
         super().__init__()
-        if int(min(stage.channels for stage in _STAGES) * width_multiplier) < 1:
-            raise ConfigError(
-                f"model.width_multiplier {width_multiplier} leaves a layer of pose_mobilenet without channels.",
-                hint="Use 0.0625 or more.",
-            )
-        channels = int(_STEM_CHANNELS * width_multiplier)
-        features: list[nn.Module] = [
-            nn.Conv2d(3, channels, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU6(),
-        ]
-        for stage in _STAGES:
-            wanted = int(stage.channels * width_multiplier)
-            for repeat in range(stage.repeats):
-                stride = stage.stride if repeat == 0 else 1
-                features.append(InvertedResidual(channels, wanted, stride=stride, expansion=stage.expansion))
-                channels = wanted
-        self.features = nn.Sequential(*features)
-        head: list[nn.Module] = _pointwise(channels, _HEAD_CHANNELS)
-        for _ in range(3):
-            head += [
-                nn.ConvTranspose2d(_HEAD_CHANNELS, _HEAD_CHANNELS, 4, 2, 1, groups=_HEAD_CHANNELS, bias=False),
-                nn.BatchNorm2d(_HEAD_CHANNELS),
-                nn.ReLU(),
-                *_pointwise(_HEAD_CHANNELS, _HEAD_CHANNELS),
-            ]
-        self.head = nn.Sequential(*head)
-        self.heatmaps = nn.Conv2d(_HEAD_CHANNELS, joints, 1)
-        self._initialize()
+        self.features, channels = backbone(width_multiplier)
+        self.head = upsampling(channels, doublings=3)
+        self.heatmaps = nn.Conv2d(HEAD_CHANNELS, joints, 1)
+        initialize(self)
+        # Heatmaps are zero nearly everywhere: start there.
+        nn.init.normal_(self.heatmaps.weight, std=0.001)
+        if self.heatmaps.bias is not None:
+            nn.init.zeros_(self.heatmaps.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalized images N×3×H×W to heatmaps N×J×H/4×W/4."""
         heatmaps: torch.Tensor = self.heatmaps(self.head(self.features(images)))
         return heatmaps
 
-    def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            elif isinstance(module, nn.ConvTranspose2d):
-                # Each channel starts as bilinear upsampling, whose kernel at stride 2 is (1, 3, 3, 1)/4.
-                ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
-                with torch.no_grad():
-                    module.weight.copy_(torch.outer(ramp, ramp).expand_as(module.weight))
-        # Heatmaps are zero nearly everywhere: start there.
-        nn.init.normal_(self.heatmaps.weight, std=0.001)
-        if self.heatmaps.bias is not None:
-            nn.init.zeros_(self.heatmaps.bias)
+
+def backbone(width_multiplier: float) -> tuple[nn.Sequential, int]:
+    """MobileNetV2 at stride 32, and how many channels it gives.
+
+    Raises:
+        ConfigError: The multiplier leaves a layer without channels.
+    """
+    if int(min(stage.channels for stage in _STAGES) * width_multiplier) < 1:
+        raise ConfigError(
+            f"model.width_multiplier {width_multiplier} leaves a layer of pose_mobilenet without channels.",
+            hint="Use 0.0625 or more.",
+        )
+    channels = int(_STEM_CHANNELS * width_multiplier)
+    features: list[nn.Module] = [
+        nn.Conv2d(3, channels, 3, 2, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU6(),
+    ]
+    for stage in _STAGES:
+        wanted = int(stage.channels * width_multiplier)
+        for repeat in range(stage.repeats):
+            stride = stage.stride if repeat == 0 else 1
+            features.append(InvertedResidual(channels, wanted, stride=stride, expansion=stage.expansion))
+            channels = wanted
+    return nn.Sequential(*features), channels
+
+
+def upsampling(channels: int, *, doublings: int) -> nn.Sequential:
+    """Depthwise deconvolutions, each of which doubles height and width, to `HEAD_CHANNELS` channels."""
+    head: list[nn.Module] = _pointwise(channels, HEAD_CHANNELS)
+    for _ in range(doublings):
+        head += [
+            nn.ConvTranspose2d(HEAD_CHANNELS, HEAD_CHANNELS, 4, 2, 1, groups=HEAD_CHANNELS, bias=False),
+            nn.BatchNorm2d(HEAD_CHANNELS),
+            nn.ReLU(),
+            *_pointwise(HEAD_CHANNELS, HEAD_CHANNELS),
+        ]
+    return nn.Sequential(*head)
+
+
+def initialize(network: nn.Module) -> None:
+    """Give convolutions their weights at the start of a training."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.ConvTranspose2d):
+            # Each channel starts as bilinear upsampling, whose kernel at stride 2 is (1, 3, 3, 1)/4.
+            ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])
+            with torch.no_grad():
+                module.weight.copy_(torch.outer(ramp, ramp).expand_as(module.weight))
 
 
 def _pointwise(channels_in: int, channels_out: int) -> list[nn.Module]:

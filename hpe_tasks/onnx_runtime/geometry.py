@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError, ConfigError
-from hpe_tasks.models.interface import Shape, input_sizes, map_outputs, shape_text
+from hpe_tasks.models.interface import Shape, check_shapes, find_outputs, input_sizes, shape_text
 from hpe_tasks.onnx_runtime.session import open_session
+from hpe_tasks.pose.codecs import CODECS
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -120,18 +121,18 @@ def _changed(model: ModelConfig, found: dict[str, Any], path: Path) -> ModelConf
 
 
 def _output_layouts(session: onnxruntime.InferenceSession, model: ModelConfig, path: Path) -> list[str]:
-    """The layouts in which the maps have the channels that the configuration's joints or codec ask for."""
+    """The layouts in which the maps are those that the configuration's codec and joints ask for, if it has maps."""
+    if not CODECS[model.codec].gives_maps:
+        return []
     shapes = _output_shapes(session, model, path)
     fitting = []
-    for layout, axis in _CHANNEL_AXES.items():
+    for layout in _CHANNEL_AXES:
         described = model.model_copy(update={"output_layout": layout})
         try:
-            names = map_outputs(shapes, described, path)
+            check_shapes(shapes, find_outputs(shapes, described, path), described, path)
         except CheckpointError:
             continue  # in this layout it has no such outputs; where it has none in either, its loading says so
-        joints = len(model.joints.joints)
-        if model.codec == "paf" or (len(shapes[names[0]]) == len("nchw") and shapes[names[0]][axis] == joints):
-            fitting.append(layout)
+        fitting.append(layout)
     return fitting
 
 

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.models.interface import input_sizes, join_outputs, map_outputs, shape_text
+from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes, named_arrays, shape_text
+from hpe_tasks.pose.codecs.arrays import Arrays
 
 _LOG_ERRORS_ONLY = 3
 
-_Forward = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+_Forward = Callable[[NDArray[np.float32]], Arrays]
 
 
 def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = None) -> _Forward:
-    """Load an ONNX model and present it as a network from N×3×H×W float32 to its maps N×C×h×w float32.
+    """Load an ONNX model and present it as a network from N×3×H×W float32 to the arrays that its codec reads.
 
-    The maps are heatmaps of the J joints, or with codec `paf` 38 channels of part-affinity fields and 19 heatmaps. A
-    model with a fixed batch is run in pieces of that size.
+    A model with a fixed batch is run in pieces of that size.
 
     Args:
         path: The model.
@@ -33,26 +33,20 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
 
     Raises:
         CheckpointError: onnxruntime does not run the file, or its input or output is not what `config` says;
-            with codec `paf` also that it takes images of one orientation only.
+            where whole images are shown also that it takes those of one orientation only.
     """
     session = open_session(path, threads=threads)
     input_name, fixed_batch = _check_input(session, path, config)
     output_names = _choose_outputs(session, path, config)
-    channels_last_in = config.input_layout == "nhwc"
-    channels_last_out = config.output_layout == "nhwc"
+    channels_last = config.input_layout == "nhwc"
 
-    def forward(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs = _run(session, path, output_names, {input_name: batch})
-        if len(outputs) == 1:
-            return np.asarray(outputs[0])
-        return join_outputs(dict(zip(output_names, outputs, strict=True)), config, path)
+    def forward(batch: NDArray[np.float32]) -> Arrays:
+        outputs = _run(session, path, list(output_names.values()), {input_name: batch})
+        return named_arrays(outputs, output_names, config, path)
 
-    def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        batch = np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last_in else images)
-        maps = forward(batch) if fixed_batch is None else _run_in_pieces(forward, batch, fixed_batch)
-        result: NDArray[np.float32] = np.asarray(maps, dtype=np.float32)
-        # A wrong rank is left for the caller's check, which names the shape.
-        return result.transpose(0, 3, 1, 2) if channels_last_out and result.ndim == 4 else result
+    def run(images: NDArray[np.float32]) -> Arrays:
+        batch = np.ascontiguousarray(images.transpose(0, 2, 3, 1) if channels_last else images)
+        return forward(batch) if fixed_batch is None else _run_in_pieces(forward, batch, fixed_batch)
 
     return run
 
@@ -76,7 +70,7 @@ def single_run(
     """
     session = open_session(path, threads=threads)
     input_name, fixed_batch = _check_input(session, path, config)
-    output_names = _choose_outputs(session, path, config)
+    output_names = list(_choose_outputs(session, path, config).values())
     shown = image.transpose(1, 2, 0) if config.input_layout == "nhwc" else image
     batch = np.repeat(shown[None], fixed_batch or 1, axis=0)
     return partial(_run, session, path, output_names, {input_name: batch}), batch.shape
@@ -96,15 +90,15 @@ def _run(
     return outputs
 
 
-def _run_in_pieces(forward: _Forward, batch: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    pieces = []
+def _run_in_pieces(forward: _Forward, batch: NDArray[np.float32], size: int) -> Arrays:
+    pieces: list[Arrays] = []
     for start in range(0, len(batch), size):
         piece = batch[start : start + size]
         count = len(piece)
         if count < size:
             piece = np.concatenate([piece, np.zeros((size - count, *piece.shape[1:]), dtype=piece.dtype)])
-        pieces.append(forward(piece)[:count])
-    return np.concatenate(pieces)
+        pieces.append({name: array[:count] for name, array in forward(piece).items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def open_session(
@@ -167,8 +161,9 @@ def _check_input(session: onnxruntime.InferenceSession, path: Path, config: Mode
     ]
     if any(fits) and not all(fits):
         raise CheckpointError(
-            f"The input {only.name!r} of {path} is {shape_text(shape)}, for images of one orientation; codec 'paf' "
-            f"presents wide ones as {shape_text(('N', *wanted[0]))} and high ones as {shape_text(('N', *wanted[1]))}.",
+            f"The input {only.name!r} of {path} is {shape_text(shape)}, for images of one orientation; codec "
+            f"{config.codec!r} presents wide ones as {shape_text(('N', *wanted[0]))} and high "
+            f"ones as {shape_text(('N', *wanted[1]))}.",
             hint="Export the model with a free height and width.",
         )
     if not all(fits) or only.type != "tensor(float)":
@@ -180,26 +175,11 @@ def _check_input(session: onnxruntime.InferenceSession, path: Path, config: Mode
     return only.name, shape[0] if isinstance(shape[0], int) else None
 
 
-def _choose_outputs(session: onnxruntime.InferenceSession, path: Path, config: ModelConfig) -> tuple[str, ...]:
+def _choose_outputs(session: onnxruntime.InferenceSession, path: Path, config: ModelConfig) -> dict[str, str]:
     shapes = {o.name: tuple(o.shape) for o in session.get_outputs()}
-    names = map_outputs(shapes, config, path)
-    if config.codec == "heatmap":
-        _check_heatmaps(names[0], shapes[names[0]], path, config)
+    names = find_outputs(shapes, config, path)
+    check_shapes(shapes, names, config, path)
     return names
-
-
-def _check_heatmaps(name: str, shape: tuple[int | str | None, ...], path: Path, config: ModelConfig) -> None:
-    joints = len(config.joints.joints)
-    channel = 3 if config.output_layout == "nhwc" else 1
-    # onnxruntime gives no dimensions at all where the file states none.
-    if shape and (len(shape) != 4 or (isinstance(shape[channel], int) and shape[channel] != joints)):
-        wanted = ("N", "height", "width", joints) if channel == 3 else ("N", joints, "height", "width")
-        raise CheckpointError(
-            f"The output {name!r} of {path} is {shape_text(shape)}; heatmaps of {joints} joints "
-            f"({config.joints.name}) are {shape_text(wanted)} ({config.output_layout}).",
-            hint="Set model.skeleton or model.joint_names to the joints that the network predicts, "
-            "and model.output_layout and model.output_name to where the heatmaps are.",
-        )
 
 
 def _first_line(error: Exception) -> str:

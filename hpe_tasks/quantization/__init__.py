@@ -18,6 +18,8 @@ from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 if TYPE_CHECKING:
     import numpy as np
 
+    from hpe_tasks.pose.codecs.arrays import Arrays
+
 __all__ = ["QuantizedFiles", "best_device", "load_quantsim", "quantize_model", "tool_versions"]
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def quantize_model(
         config: The network and how images are presented to it.
         recipe: Bit widths, granularity, range estimation, folding and equalization.
         checkpoint: Weights (.pth.tar, .pth, .safetensors), or the ONNX file of architecture `onnx`.
-        batches: Calibration images, normalized, N×3×H×W float32; with codec `paf` in either orientation.
+        batches: Calibration images, normalized, N×3×H×W float32; those of whole images in either orientation.
         out: Existing folder that the two files are written to.
         device: "cpu" or "cuda".
 
@@ -74,10 +76,8 @@ def quantize_model(
 
 def load_quantsim(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The stored simulation as a function from images N×3×H×W float32 to maps N×C×h×w float32.
-
-    The maps are heatmaps of the J joints, or with codec `paf` 38 channels of part-affinity fields and 19 heatmaps.
+) -> Callable[[np.ndarray], Arrays]:
+    """The stored simulation as a function from images N×3×H×W float32 to the arrays that the codec reads.
 
     Raises:
         QuantizationError: The two files do not belong together, or not to this configuration.

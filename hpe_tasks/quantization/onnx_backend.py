@@ -15,7 +15,10 @@ from onnx import numpy_helper
 
 from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models.interface import named_arrays
 from hpe_tasks.models.onnx_model import output_names, prepare_onnx
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -31,6 +34,7 @@ ENCODINGS_FILE = "encodings.json"
 
 _ACTIVATIONS = {"Relu", "Clip"}
 _OFF_THE_GRID = 1 + 2**-10
+_LAYOUT_OPS = {"QcQuantizeOp", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 _LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
 
 
@@ -69,7 +73,7 @@ def calibrated_sim(
     prepare_onnx(checkpoint, prepared, config)
     with vendor_warnings_muted():
         onnx.save(_fold_and_equalize(onnx.load(prepared), recipe), prepared)
-        sim = build_sim(prepared, recipe, device)
+        sim = build_sim(prepared, config, recipe, device)
         sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
         _avoid_ties(sim)
         if recipe.keeps_sums_in_range:
@@ -77,7 +81,7 @@ def calibrated_sim(
     return sim
 
 
-def build_sim(model: Path, recipe: QuantizationRecipe, device: str) -> Any:
+def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, device: str) -> Any:
     """An uncalibrated `aimet_onnx.QuantizationSimModel`, with AIMET's rules adapted to onnxruntime's kernels."""
     aimet_onnx = import_aimet("aimet_onnx")
     import onnxruntime as ort
@@ -104,6 +108,8 @@ def build_sim(model: Path, recipe: QuantizationRecipe, device: str) -> Any:
     weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
     _leave_bounds_float(sim)
     _fuse_activations(sim)
+    if CODECS[config.codec].float_outputs:
+        _leave_outputs_float(sim, output_names(sim.model.model, config, model).values())
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
         _quantize_depthwise_transposes_per_channel(sim)
     return sim
@@ -179,11 +185,11 @@ def _layer_of(node: onnx.NodeProto, weight: onnx.TensorProto, recipe: Quantizati
     return Layer("free", 0)
 
 
-def load_sim(recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
+def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:
     """Rebuild the stored simulation with its calibrated ranges."""
     quantsim = import_aimet("aimet_onnx.quantsim")
     with vendor_warnings_muted():
-        sim = build_sim(model, recipe, device)
+        sim = build_sim(model, config, recipe, device)
         try:
             quantsim.load_encodings_to_sim(sim, str(encodings), strict=True, allow_overwrite=False)
         except (*REFUSALS, OSError) as error:
@@ -196,23 +202,21 @@ def load_sim(recipe: QuantizationRecipe, model: Path, encodings: Path, device: s
 
 def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[np.ndarray], Arrays]:
     """As `hpe_tasks.quantization.load_quantsim`."""
-    return as_predictor(load_sim(recipe, model, encodings, device), config, model)
+    return as_predictor(load_sim(config, recipe, model, encodings, device), config, model)
 
 
-def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """A simulation of `model` as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
+def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.ndarray], Arrays]:
+    """A simulation of `model` as a function from images N×3×H×W to the arrays of its codec; see `load_quantsim`."""
     names = output_names(sim.model.model, config, model)
-    nhwc = config.output_layout == "nhwc"
 
-    def predict(images: np.ndarray) -> np.ndarray:
+    def predict(images: np.ndarray) -> Arrays:
         parts = [
-            np.concatenate(sim.session.run(names, feed), axis=3 if nhwc else 1)
+            named_arrays(sim.session.run(list(names.values()), feed), names, config, model)
             for feed in _feeds([images], sim, config)
         ]
-        maps: np.ndarray = np.concatenate(parts)
-        return np.ascontiguousarray(maps.transpose(0, 3, 1, 2) if nhwc else maps, dtype=np.float32)
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     return predict
 
@@ -279,6 +283,20 @@ def _fuse_activations(sim: Any) -> None:
         own.enabled = False
     if untied:
         sim.set_quantizers(untied)
+
+
+def _leave_outputs_float(sim: Any, names: Iterable[str]) -> None:
+    """Do not quantize what the network gives, nor what it only lays out anew: see the torch backend."""
+    graph = sim.model.model.graph
+    producer = {name: node for node in graph.node for name in node.output}
+    for output in names:
+        tensor: str | None = output
+        while tensor is not None:
+            quantizer = sim.qc_quantize_op_dict.get(tensor)
+            if quantizer is not None:
+                quantizer.enabled = False
+            node = producer.get(tensor)
+            tensor = node.input[0] if node is not None and node.op_type in _LAYOUT_OPS else None
 
 
 def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:

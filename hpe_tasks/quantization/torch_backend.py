@@ -19,6 +19,9 @@ from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function, full_float32
+from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
     REFUSALS,
     aimet_config_file,
@@ -96,14 +99,14 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
 
 def predictor(
     config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[np.ndarray], Arrays]:
     """As `hpe_tasks.quantization.load_quantsim`."""
-    return as_predictor(load_sim(config, recipe, model, encodings, device), device)
+    return as_predictor(load_sim(config, recipe, model, encodings, device), config, device)
 
 
-def as_predictor(sim: Any, device: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A simulation as a function from images N×3×H×W to maps N×C×h×w, both float32; see `load_quantsim`."""
-    return as_function(sim.model.eval(), device)
+def as_predictor(sim: Any, config: ModelConfig, device: str) -> Callable[[np.ndarray], Arrays]:
+    """A simulation as a function from images N×3×H×W to the arrays that the codec reads; see `load_quantsim`."""
+    return as_function(sim.model.eval(), tuple(output_shapes(config)), device)
 
 
 def example_input(config: ModelConfig, device: str = "cpu") -> torch.Tensor:
@@ -154,6 +157,8 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
             raise config_rejected(recipe, error) from error
     _fuse_activations(sim)
     _untie_concatenations(sim)
+    if CODECS[config.codec].float_outputs:
+        _leave_outputs_float(sim)
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
         _quantize_depthwise_transposes_per_channel(sim)
     return sim
@@ -171,6 +176,14 @@ def _fuse_activations(sim: Any) -> None:
             layer, activation = sim._get_qmodule(op), sim._get_qmodule(op.output_ops[0])
             if layer is not None and activation is not None and activation.output_quantizers[0] is not None:
                 layer.output_quantizers[0] = None
+
+
+def _leave_outputs_float(sim: Any) -> None:
+    """Do not quantize what the network gives; its last layers run on codes all the same."""
+    for op in sim.connected_graph.ordered_ops:
+        layer = sim._get_qmodule(op)
+        if not op.output_ops and layer is not None and getattr(layer, "output_quantizers", None):
+            layer.output_quantizers[0] = None
 
 
 def _untie_concatenations(sim: Any) -> None:

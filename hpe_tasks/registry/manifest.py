@@ -32,8 +32,7 @@ from pydantic import (
 from hpe_tasks.config.run import Frozen, ModelConfig, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.models.interface import input_sizes, map_outputs
-from hpe_tasks.pose.codecs import OUTPUT_NAMES
+from hpe_tasks.models.interface import find_outputs, input_sizes
 from hpe_tasks.records import (
     Artifact,
     EvaluationReport,
@@ -89,16 +88,16 @@ class Serving(Frozen):
     """How the network is fed and how its output is read.
 
     Attributes:
-        codec: What is shown to the network and what comes back: `heatmap`, the crop of one person and the heatmaps of
-            its joints; `paf`, the whole image and the part-affinity fields and heatmaps of everybody in it.
+        codec: What is shown to the network and what comes back, by its name in `hpe_tasks.pose.codecs`: such as
+            `heatmap`, the crop of one person and the heatmaps of its joints.
         decoder: How coordinates were read from the output when the model was measured.
-        input_sizes: (W, H) of the network's input in pixels. With codec `paf` there are two: for images that are wider
-            than high, and for the others.
+        input_sizes: (W, H) of the network's input in pixels. Where whole images are shown there are two: for those
+            that are wider than high, and for the others.
         channel_order: Order of the input's color channels, and of `mean` and `std`.
         mean: For each channel: subtracted from pixel values in [0, 1].
         std: For each channel: divides after the subtraction.
-        outputs: The outputs that are read, by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
-        joints: What the decoder gives, in its order; with codec `heatmap` also the order of the channels.
+        outputs: The outputs that are read, by the codec's names for them.
+        joints: What the decoder gives, in its order; with codecs of crops also the order of the channels.
         limbs: Pairs of joint indices to draw.
         flip_pairs: Joint indices (left, right) that swap when the image is mirrored.
         processors: Where the model may be served; None in manifests that say nothing of it.
@@ -134,7 +133,7 @@ class GoldenPerson(Frozen):
     """A person as the exported file found it when it was measured.
 
     Attributes:
-        box: (x, y, w, h) that the person was cut out by, in pixels; None with codec `paf`.
+        box: (x, y, w, h) that the person was cut out by, in pixels; None where it was found in the whole image.
         joints: (x, y, score) of each joint in the order of `Serving.joints`; None for a joint that was not found.
     """
 
@@ -374,7 +373,7 @@ def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, pro
         )
     outputs = {output.name: output for output in exported.outputs}
     shapes = {name: output.shape for name, output in outputs.items()}
-    names = map_outputs(shapes, model, Path(exported.model.uri.rpartition("/")[2]))
+    names = find_outputs(shapes, model, Path(exported.model.uri.rpartition("/")[2]))
     joints = model.joints
     return Serving(
         architecture=model.architecture,
@@ -386,7 +385,7 @@ def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, pro
         channel_order=model.channel_order,
         mean=model.mean,
         std=model.std,
-        outputs={kind: outputs[name] for kind, name in zip(OUTPUT_NAMES[model.codec], names, strict=True)},
+        outputs={kind: outputs[name] for kind, name in names.items()},
         output_layout=model.output_layout,
         skeleton=joints.name,
         joints=joints.joints,

@@ -1,7 +1,7 @@
 """Golden images: a few images of the evaluation split, and what the exported file found on them.
 
 They go into the manifest, so that whatever serves the version can prove that it serves it as it was measured. People
-are found by the evaluation's own code. With codec `heatmap` each stands in a box that is clipped to its image: COCO's
+are found by the evaluation's own code. In crops each stands in a box that is clipped to its image: COCO's
 annotated box, or, because MPII annotates a centre and a scale, the square of that centre and scale; where such a square
 exceeds its image, its crop is a little smaller than the one that PCKh was measured on.
 """
@@ -25,7 +25,8 @@ from hpe_tasks.data.dataset import Box, Dataset
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import ImageCrops, Predict, Region, Unreadable
 from hpe_tasks.metrics.oks import coco_sigmas, oks
-from hpe_tasks.pose.codecs.heatmap import JOINT_SCORE_THRESHOLD, box_to_center_scale
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.crops import JOINT_SCORE_THRESHOLD, box_to_center_scale
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.images import decode_image
@@ -177,7 +178,7 @@ def _find(
     def skip(image: Unreadable) -> None:
         unusable.add(image.path)
 
-    if model.codec == "paf":
+    if CODECS[model.codec].whole_images:
         split, paths = in_whole_images(dataset), {one.path for one in candidates}
         images = split.subset(image for image, path in split.image_files().items() if path in paths)
         for found in inference.find_people(images, predict, model, evaluation.batch_size, skip):
@@ -207,7 +208,7 @@ def _crops(candidate: _Candidate, input_size: tuple[int, int]) -> ImageCrops[tup
 
 
 def _person(box: Box | None, keypoints: Sequence[Sequence[float]], scores: Sequence[float]) -> GoldenPerson:
-    """With the digits that a comparison needs; a heatmap without a positive value shows no joint."""
+    """With the digits that a comparison needs; a score that is not above 0 shows no joint."""
     joints = (
         (round(x, 2), round(y, 2), round(score, 3)) if score > 0 else None
         for (x, y), score in zip(keypoints, scores, strict=True)

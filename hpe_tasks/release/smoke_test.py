@@ -21,6 +21,7 @@ from hpe_tasks.errors import ConfigError, HpeError
 from hpe_tasks.local.emulator import FunctionError, LambdaEmulator
 from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging import Architecture, PackagedModel, build_package
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.records import SmokedImage, SmokeTest
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.release.golden import is_clear, similarity
@@ -150,7 +151,7 @@ def check_answer(golden: GoldenImage, answer: Mapping[str, Any], manifest: Model
     joints = manifest.serving.joints
     found = [_person(person, joints) for person in answer["people"]]
     expected = golden.people
-    if manifest.serving.codec == "heatmap":
+    if not CODECS[manifest.serving.codec].whole_images:
         if len(found) != len(expected):
             raise _failure(manifest, golden, f"it finds {len(found)} people in {len(expected)} boxes")
         pairs = [(one, other) for one, other in zip(expected, found, strict=True) if is_clear(one)]

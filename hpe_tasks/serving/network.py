@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.codecs.arrays import Arrays
+from hpe_tasks.pose.codecs.codec import channels_second, fits, laid_out, shape_text
 from hpe_tasks.serving.processors import check_processor
 from hpe_tasks.serving.served_model import ServedModel
 
-Arrays = NDArray[np.float32]
+Images = NDArray[np.float32]
 
 _HINT = "Export the model again and publish it, or serve another version."
 _LOG_ERRORS_ONLY = 3
@@ -44,29 +46,30 @@ class Network:
     def __init__(self, model: ServedModel, file: Path, threads: int, *, optimized: bool = False) -> None:
         check_processor(model)
         self._model = model
+        self._wanted = CODECS[model.codec].outputs(len(model.skeleton.joints), model.input_sizes[0])
         self._session = _open(file, threads, optimized)
         fixed = self._check_input()
         self._fixed = fixed is not None
         self.batch = fixed or _LARGEST_BATCH
         self._check_outputs()
 
-    def empty(self, count: int, size: tuple[int, int]) -> Arrays:
+    def empty(self, count: int, size: tuple[int, int]) -> Images:
         """Room for `count` inputs of `size` (W, H), all zero: N×3×H×W or N×H×W×3, as the file has it."""
         width, height = size
         return np.zeros((count, *((height, width, 3) if self._input_nhwc else (3, height, width))), np.float32)
 
-    def planes(self, images: Arrays) -> Arrays:
+    def planes(self, images: Images) -> Images:
         """Inputs as N×3×H×W, whatever their layout: a view."""
         return images.transpose(0, 3, 1, 2) if self._input_nhwc else images
 
-    def run(self, images: Arrays) -> dict[str, Arrays]:
+    def run(self, images: Images) -> Arrays:
         """Run the network on at most `batch` images, laid out as `empty` gives them.
 
         Returns:
-            Maps N×C×h×w by what they hold.
+            Its outputs by the codec's names for them, maps as N×C×h×w.
 
         Raises:
-            CheckpointError: It fails, or its maps are not those of the manifest.
+            CheckpointError: It fails, or its outputs are not those of the manifest.
         """
         count = len(images)
         if self._fixed and count < self.batch:
@@ -76,14 +79,20 @@ class Network:
             outputs = self._session.run(names, {self._model.input_name: images})
         except REFUSALS as error:
             raise CheckpointError(
-                f"{self._title} fails on an input of {_text(images.shape)}: {_first_line(error)}", hint=_HINT
+                f"{self._title} fails on an input of {shape_text(images.shape)}: {_first_line(error)}", hint=_HINT
             ) from error
-        maps = {}
+        arrays = {}
         for (kind, name), output in zip(self._model.outputs.items(), outputs, strict=True):
             # What the file leaves free shows here.
-            self._check_maps(kind, name, output.shape)
-            maps[kind] = (output.transpose(0, 3, 1, 2) if self._output_nhwc else output)[:count]
-        return maps
+            self._check_output(kind, name, output.shape)
+            arrays[kind] = channels_second(output, channels_last=self._output_nhwc)[:count]
+        self._check_together({kind: array.shape for kind, array in arrays.items()})
+        return arrays
+
+    def _check_together(self, shapes: dict[str, Sequence[int | str | None]]) -> None:
+        fault = CODECS[self._model.codec].fault(shapes, self._model.input_sizes[0])
+        if fault is not None:
+            raise CheckpointError(f"Of the outputs of {self._title}, {fault}.", hint=_HINT)
 
     @property
     def _title(self) -> str:
@@ -96,11 +105,6 @@ class Network:
     @property
     def _output_nhwc(self) -> bool:
         return self._model.output_layout == "nhwc"
-
-    def _channels(self, kind: str) -> int:
-        if self._model.codec == "paf":
-            return PAF_CHANNELS if kind == "pafs" else HEATMAPS
-        return len(self._model.skeleton.joints)
 
     def _check_input(self) -> int | None:
         """The file's batch where that is fixed."""
@@ -120,9 +124,9 @@ class Network:
         )
         if not fits or inputs[0].type != "tensor(float)":
             raise CheckpointError(
-                f"The input {inputs[0].name!r} of {self._title} is {inputs[0].type} {_text(shape)}; its manifest's "
-                f"serving.input_sizes and serving.input_layout say tensor(float) "
-                f"{' and '.join(_text(('N', *dims)) for dims in wanted)}.",
+                f"The input {inputs[0].name!r} of {self._title} is {inputs[0].type} {shape_text(shape)}; its "
+                f"manifest's serving.input_sizes and serving.input_layout say tensor(float) "
+                f"{' and '.join(shape_text(('N', *dims)) for dims in wanted)}.",
                 hint=_HINT,
             )
         return shape[0] if isinstance(shape[0], int) and shape[0] > 0 else None
@@ -140,16 +144,15 @@ class Network:
 
             # onnxruntime gives no dimensions at all where the file states none.
             if has[name].shape:
-                self._check_maps(kind, name, has[name].shape)
+                self._check_output(kind, name, has[name].shape)
+        self._check_together({kind: has[name].shape for kind, name in self._model.outputs.items()})
 
-    def _check_maps(self, kind: str, name: str, shape: Sequence[int | str | None]) -> None:
-        channels = self._channels(kind)
-        wanted = ("N", "h", "w", channels) if self._output_nhwc else ("N", channels, "h", "w")
-        has = shape[wanted.index(channels)] if len(shape) == 4 else 0
-        if isinstance(has, int) and has != channels:
+    def _check_output(self, kind: str, name: str, shape: Sequence[int | str | None]) -> None:
+        wanted = laid_out(self._wanted[kind], channels_last=self._output_nhwc)
+        if not fits(shape, wanted):
             raise CheckpointError(
-                f"The output {name!r} of {self._title} is {_text(shape)}; its manifest says that it holds {kind}, "
-                f"{_text(wanted)} ({self._model.output_layout}).",
+                f"The output {name!r} of {self._title} is {shape_text(shape)}; its manifest says that it holds "
+                f"{kind}, {shape_text(wanted)} ({self._model.output_layout}).",
                 hint=_HINT,
             )
 
@@ -170,10 +173,6 @@ def _open(file: Path, threads: int, optimized: bool) -> onnxruntime.InferenceSes
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except REFUSALS as error:
         raise CheckpointError(f"onnxruntime cannot load {file}: {_first_line(error)}", hint=_HINT) from error
-
-
-def _text(shape: Sequence[int | str | None]) -> str:
-    return "×".join("?" if size is None else str(size) for size in shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -11,14 +11,10 @@ import numpy.typing as npt
 
 from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.errors import BadInputError, CheckpointError, DatasetError
-from hpe_tasks.pose.codecs import (
-    box_to_center_scale,
-    decode_heatmaps,
-    decode_people,
-    flip_back,
-    input_levels,
-    person_score,
-)
+from hpe_tasks.pose.codecs import CODECS, CropCodec, ImageCodec, crop_codec, image_codec
+from hpe_tasks.pose.codecs.arrays import Arrays
+from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import box_to_center_scale, person_score
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.preprocessing import Pixels, crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel
@@ -80,39 +76,39 @@ class PoseFinder:
 
         Args:
             image: H×W×3 uint8 RGB, or H×W×4 with a value that is not looked at; upright.
-            boxes: N×4 (x, y, w, h): one person in each. With codec `heatmap` None means one person in the whole frame;
-                with codec `paf` it must be None.
+            boxes: N×4 (x, y, w, h): one person in each. Where the network is shown crops, None means one person in the
+                whole frame; where it is shown whole images, it must be None.
 
         Raises:
-            BadInputError: A box is empty or does not touch the image, boxes were given to codec `paf`, or the maps show
-                far more joints than people have.
+            BadInputError: A box is empty or does not touch the image, boxes were given where whole images are shown, or
+                the maps show far more joints than people have.
             CheckpointError: The network gives values that are not finite.
         """
         clock = _Clock()
-        if self._model.codec == "paf":
+        name = self._model.codec
+        if CODECS[name].whole_images:
             if boxes is not None:
                 raise BadInputError(
                     f"The model {self._model.name!r} finds all people by itself and takes no boxes.",
                     hint="Leave the boxes out.",
                 )
-            found = self._find_everybody(image, clock)
+            found = self._find_everybody(image, image_codec(name), clock)
         else:
-            found = self._find_in_boxes(image, boxes, clock)
+            found = self._find_in_boxes(image, boxes, crop_codec(name), clock)
         return found, Timings(*clock.spent_ms)
 
-    def _find_everybody(self, image: Pixels, clock: _Clock) -> FoundPeople:
+    def _find_everybody(self, image: Pixels, codec: ImageCodec, clock: _Clock) -> FoundPeople:
         height, width = image.shape[:2]
         # As the evaluation turns the network's input: to the high one unless the image is wider than high.
         size = self._model.input_sizes[0 if width > height else -1]
         inputs = self._network.empty(1, size)
         self._normalize(resize(image, size), self._network.planes(inputs)[0])
         clock.preprocessed()
-        maps = self._network.run(inputs)
+        outputs = {name: array[0] for name, array in self._network.run(inputs).items()}
         clock.ran()
-        heatmaps, pafs = maps["heatmaps"][0], maps["pafs"][0]
-        self._check_finite(heatmaps, pafs)
+        self._check_finite(*outputs.values())
         try:
-            people = decode_people(heatmaps, pafs, (width, height))
+            people = codec.decode(outputs, (width, height))
         except CheckpointError as error:
             # A trained network gives such maps only where an image is made to.
             raise BadInputError(
@@ -126,7 +122,9 @@ class PoseFinder:
         clock.decoded()
         return found
 
-    def _find_in_boxes(self, image: Pixels, boxes: npt.NDArray[np.float64] | None, clock: _Clock) -> FoundPeople:
+    def _find_in_boxes(
+        self, image: Pixels, boxes: npt.NDArray[np.float64] | None, codec: CropCodec, clock: _Clock
+    ) -> FoundPeople:
         regions = self._regions(image, boxes)
         size = self._model.input_sizes[0]
         parts = []
@@ -136,25 +134,25 @@ class PoseFinder:
             for (center, scale), planes in zip(part, self._network.planes(inputs), strict=True):
                 self._normalize(crop(image, center, scale, size), planes)
             clock.preprocessed()
-            heatmaps = self._heatmaps(inputs)
+            outputs = self._outputs(inputs, codec)
             clock.ran()
             centers, scales = (np.stack(one) for one in zip(*part, strict=True))
-            keypoints, maxima = decode_heatmaps(heatmaps, centers, scales)
-            # A maximum is NaN wherever a map holds one.
-            self._check_finite(maxima)
-            parts.append((keypoints, maxima))
+            keypoints, scores = codec.decode(outputs, centers, scales)
+            # A score is a maximum, which is NaN wherever an output holds one.
+            self._check_finite(scores)
+            parts.append((keypoints, scores))
             clock.decoded()
         joints = len(self._model.skeleton.joints)
         keypoints = np.concatenate([np.empty((0, joints, 2), np.float32), *(part[0] for part in parts)])
-        maxima = np.concatenate([np.empty((0, joints), np.float32), *(part[1] for part in parts)])
-        there = maxima > 0
+        scores = np.concatenate([np.empty((0, joints), np.float32), *(part[1] for part in parts)])
+        there = scores > 0
         keypoints[~there] = np.nan
         # Nobody asked for a person in the frame: where not one joint shows, there is none.
         shown = there.any(axis=1) if boxes is None else np.full(len(there), True)
         found = FoundPeople(
             keypoints=keypoints[shown],
-            joint_scores=np.where(there, maxima, np.float32(0))[shown],
-            scores=np.array([person_score(one) for one in maxima[shown]], np.float32),
+            joint_scores=np.where(there, scores, np.float32(0))[shown],
+            scores=np.array([person_score(one) for one in scores[shown]], np.float32),
             boxes=_extents(keypoints[shown]) if boxes is None else boxes.astype(np.float32),
         )
         clock.decoded()
@@ -167,14 +165,13 @@ class PoseFinder:
         """A view of the network's channels, which are the first axis, in the order of the pixels."""
         return channels[::-1] if self._model.channel_order == "bgr" else channels
 
-    def _heatmaps(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        heatmaps = self._network.run(inputs)["heatmaps"]
+    def _outputs(self, inputs: npt.NDArray[np.float32], codec: CropCodec) -> Arrays:
+        outputs = self._network.run(inputs)
         if self._model.flip_test:
             planes = self._network.planes(inputs)
             planes[:] = planes[..., ::-1].copy()
-            mirrored = self._network.run(inputs)["heatmaps"]
-            heatmaps = (heatmaps + flip_back(mirrored, self._model.flip_pairs)) * np.float32(0.5)
-        return heatmaps
+            outputs = codec.averaged(outputs, self._network.run(inputs), self._model.flip_pairs)
+        return outputs
 
     def _regions(self, image: Pixels, boxes: npt.NDArray[np.float64] | None) -> Sequence[_Region]:
         height, width = image.shape[:2]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.pose.codecs import crop_matrix
+from hpe_tasks.pose.crops import crop_matrix
 
 Pixels = NDArray[np.uint8]
 """H×W×3, RGB; or H×W×4 with a value that is not looked at."""

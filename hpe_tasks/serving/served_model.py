@@ -9,8 +9,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.contract.stored_graph import ROLE_PREFIX
 from hpe_tasks.errors import DigestError
-from hpe_tasks.pose.codecs import OUTPUT_NAMES, Codec
-from hpe_tasks.pose.skeletons import COCO17, Skeleton
+from hpe_tasks.pose.codecs import CODECS, Codec
+from hpe_tasks.pose.skeletons import Skeleton
 
 Layout = Literal["nchw", "nhwc"]
 Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]
@@ -35,12 +35,12 @@ class ServedModel:
     """How a network is fed and how its output is read.
 
     Attributes:
-        codec: `heatmap`: crops of single persons; `paf`: whole images with all people in them.
-        input_sizes: (W, H) in pixels; with codec `paf` that for wide images, then that for the others.
+        codec: One of `CODECS`: what the network is shown, and how its outputs are read.
+        input_sizes: (W, H) in pixels: one for crops; for whole images that for wide ones, then that for the others.
         mean: Per channel of the input: subtracted from pixel values in [0, 1].
         std: Per channel of the input: divides after the subtraction.
-        outputs: Names of the outputs by what they hold: `heatmaps`, and with codec `paf` also `pafs`.
-        flip_test: Whether heatmaps are averaged with those of the mirrored crop, as when accuracy was measured.
+        outputs: Names of the outputs by the codec's names for them.
+        flip_test: Whether outputs are averaged with those of the mirrored crop, as when accuracy was measured.
         model_sha256: Of model.onnx.
         processors: Where it may be served; manifests that say nothing of it are older than the question.
         channel_order: Order of the colour channels of the input, and so of `mean` and `std`.
@@ -49,7 +49,7 @@ class ServedModel:
 
     name: str
     version: str
-    codec: Codec
+    codec: str
     input_name: str
     input_layout: Layout
     input_sizes: tuple[tuple[int, int], ...]
@@ -76,23 +76,26 @@ class ServedModel:
         if manifest.integer("schema_version") != _SCHEMA_VERSION:
             manifest.refuse("schema_version", f"{_SCHEMA_VERSION}, the only one that this function knows")
         serving = manifest.fields("serving")
-        codec = serving.choice("codec", tuple(OUTPUT_NAMES))
+        name = serving.choice("codec", tuple(CODECS))
+        codec = CODECS[name]
         skeleton = _skeleton(serving, codec)
         flip_test = manifest.fields("onnx").fields("fingerprint").flag("flip_test")
-        if flip_test and codec == "paf":
-            manifest.fields("onnx").fields("fingerprint").refuse("flip_test", "false with codec 'paf'")
+        if flip_test and not codec.takes_flip_test:
+            manifest.fields("onnx").fields("fingerprint").refuse("flip_test", f"false with codec {name!r}")
         outputs = serving.fields("outputs")
+        sizes = _input_sizes(serving, codec)
+        kinds = codec.outputs(len(skeleton.joints), sizes[0])
         model = _model_file(manifest)
         return cls(
             name=manifest.text("name", _NAME),
             version=manifest.text("version", _VERSION),
-            codec=codec,
+            codec=name,
             input_name=serving.fields("input").text("name"),
             input_layout=serving.choice("input_layout", _LAYOUTS),
-            input_sizes=_input_sizes(serving, codec),
+            input_sizes=sizes,
             mean=_three(serving, "mean"),
             std=_positive(serving, _three(serving, "std")),
-            outputs={kind: outputs.fields(kind).text("name") for kind in OUTPUT_NAMES[codec]},
+            outputs={kind: outputs.fields(kind).text("name") for kind in kinds},
             output_layout=serving.choice("output_layout", _LAYOUTS),
             skeleton=skeleton,
             flip_pairs=_pairs_of_joints(serving, "flip_pairs", len(skeleton.joints)),
@@ -201,18 +204,14 @@ def _graphs(manifest: _Fields) -> tuple[tuple[str, str, int], ...]:
 
 
 def _input_sizes(serving: _Fields, codec: Codec) -> tuple[tuple[int, int], ...]:
-    wanted = "one (width, height)" if codec == "heatmap" else "(width, height), and for high images the two swapped"
     sizes = []
     for size in serving.items("input_sizes"):
         if not (_numbers(size, 2) and all(isinstance(side, int) and side > 0 for side in size)):
-            serving.refuse("input_sizes", wanted)
+            serving.refuse("input_sizes", codec.sizes_wanted)
         sizes.append((size[0], size[1]))
-    if sizes and len(set(sizes)) == len(sizes):
-        width, height = sizes[0]
-        turned = [] if codec == "heatmap" or width == height else [(height, width)]
-        if sizes[1:] == turned:
-            return tuple(sizes)
-    serving.refuse("input_sizes", wanted)
+    if not sizes or tuple(sizes) != codec.input_sizes(sizes[0]):
+        serving.refuse("input_sizes", codec.sizes_wanted)
+    return tuple(sizes)
 
 
 def _three(serving: _Fields, name: str) -> tuple[float, float, float]:
@@ -233,8 +232,8 @@ def _skeleton(serving: _Fields, codec: Codec) -> Skeleton:
     joints = serving.items("joints")
     if not joints or not all(isinstance(joint, str) and joint for joint in joints) or len(set(joints)) < len(joints):
         serving.refuse("joints", "the names of the joints, each once")
-    if codec == "paf" and tuple(joints) != COCO17.joints:
-        serving.refuse("joints", "COCO's 17 with codec 'paf'")
+    if codec.skeleton is not None and tuple(joints) != codec.skeleton.joints:
+        serving.refuse("joints", f"the {len(codec.skeleton.joints)} of {codec.skeleton.name} with codec {codec.name!r}")
     limbs = _pairs_of_joints(serving, "limbs", len(joints))
     return Skeleton(
         name=serving.text("skeleton"),

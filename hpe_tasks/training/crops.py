@@ -1,4 +1,4 @@
-"""Crops of persons to learn from: augmented, with a target heatmap for each joint."""
+"""Crops of persons to learn from: augmented, with the outputs that the codec asks of a network."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import numpy.typing as npt
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.heatmap import box_to_center_scale, crop_matrix, encode_heatmaps, transform_points
+from hpe_tasks.pose.codecs import crop_codec
+from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix, transform_points
 from hpe_tasks.training.images import Batch, TrainingImages, jitter
-
-_STRIDE = 4
-"""Input pixels in one heatmap pixel."""
 
 
 class TrainingCrops:
@@ -62,7 +60,6 @@ class TrainingCrops:
         Raises:
             DatasetError: An image is missing or cannot be decoded.
         """
-        width, height = self._model.input_size
         crops, points, visible = [], [], []
         for index in indices:
             rng = np.random.default_rng((self._config.seed, epoch, int(index)))
@@ -70,9 +67,8 @@ class TrainingCrops:
             crops.append(crop)
             points.append(joints)
             visible.append(seen)
-        targets, weights = encode_heatmaps(
-            np.stack(points) / _STRIDE, np.stack(visible), (width // _STRIDE, height // _STRIDE), self._config.sigma
-        )
+        codec = crop_codec(self._model.codec)
+        targets, weights = codec.encode(np.stack(points), np.stack(visible), self._model.input_size, self._config.sigma)
         mean, std = (np.array(v, dtype=np.float32) for v in (self._model.mean, self._model.std))
         normalized = (np.stack(crops) - mean) / std
         return Batch(np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)), targets, weights)

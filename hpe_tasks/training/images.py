@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.inference.images import Unreadable, read_image, refuse
+from hpe_tasks.pose.codecs.arrays import Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,13 +19,13 @@ class Batch:
 
     Attributes:
         images: N×3×H×W float32, RGB, normalized.
-        targets: N×C×h×w float32: the maps that the network should give.
-        weights: Factor on squared errors, float32: N×C for whole maps, or N×C×h×w.
+        targets: What the network should give, by the codec's names.
+        weights: By the same names a factor on the loss: N×C, or of the targets' shape.
     """
 
     images: npt.NDArray[np.float32]
-    targets: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
+    targets: Arrays
+    weights: Arrays
 
 
 class TrainingImages:

@@ -2,7 +2,7 @@
 
 Top-down, as Simple Baselines does it: crops of persons, and a Gaussian at a quarter of the input's resolution for each
 joint; the loss is the mean squared error over the labelled joints. Bottom-up, as OpenPose does it: whole images, with
-the heatmaps and part-affinity fields of `hpe_tasks.pose.codecs.paf.encode_people` as targets of both stages; the loss
+the heatmaps and part-affinity fields of `hpe_tasks.pose.codecs.part_affinity` as targets of both stages; the loss
 leaves out places where people are without labels.
 
 Every random choice follows from the seed, and with it the crops, so that a training can be repeated. (The weights
@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from hpe_tasks.config.run import EvaluationConfig
+from hpe_tasks.config.run import SAMPLE, EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
@@ -35,14 +35,18 @@ from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
 from hpe_tasks.models.aimet_pose import AimetPose
-from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.models.checkpoint import load_checkpoint, load_common_layers, sample_checkpoint
 from hpe_tasks.models.full_precision import as_function
+from hpe_tasks.models.interface import output_shapes
 from hpe_tasks.models.training_record import TRAINING_KEY
+from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.progress import track
 from hpe_tasks.records import Artifact
 from hpe_tasks.storage.files import write_atomically
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.images import Batch
+from hpe_tasks.training.losses import LOSSES, Tensors
 from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
 from hpe_tasks.training.scenes import TrainingScenes
 
@@ -161,7 +165,7 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
 
 
 def _starting_from(stage: TrainingConfig, weights: Path | None) -> TrainingConfig:
-    return stage if weights is None else stage.model_copy(update={"initial_weights": str(weights)})
+    return stage if weights is None else stage.model_copy(update={"initial_weights": str(weights), "new_head": False})
 
 
 def _device(config: TrainingConfig) -> torch.device:
@@ -186,7 +190,11 @@ def _initial_model(config: TrainingConfig) -> nn.Module:
         torch.manual_seed(config.seed)
         model = build_model(config.model_config_for("unused"))
     if config.initial_weights is not None:
-        load_checkpoint(model, Path(config.initial_weights))
+        file = sample_checkpoint() if config.initial_weights == SAMPLE else Path(config.initial_weights)
+        if config.new_head:
+            log.info("layers that start at random: %s", ", ".join(load_common_layers(model, file)) or "none")
+        else:
+            load_checkpoint(model, file)
     if isinstance(model, AimetPose):
         model.last_stage_only = False
         if config.initial_weights is None:
@@ -195,7 +203,8 @@ def _initial_model(config: TrainingConfig) -> nn.Module:
 
 
 def _examples(dataset: CocoKeypoints, config: TrainingConfig) -> TrainingCrops | TrainingScenes:
-    return TrainingScenes(dataset, config) if config.architecture == "aimet_pose" else TrainingCrops(dataset, config)
+    whole_images = CODECS[config.model_config_for("unused").codec].whole_images
+    return TrainingScenes(dataset, config) if whole_images else TrainingCrops(dataset, config)
 
 
 def _rate(step: int, steps_per_epoch: int, config: TrainingConfig) -> float:
@@ -217,19 +226,17 @@ def _train_epoch(
     device: torch.device,
 ) -> float:
     model.train()
+    loss_of = LOSSES[CODECS[config.model_config_for("unused").codec].loss]
     total, count = 0.0, 0
     steps = math.ceil(len(examples) / config.batch_size)
     for batch in track(_prefetch(examples, epoch), f"Training, epoch {epoch + 1}", total=steps, unit="batches"):
         images = torch.from_numpy(batch.images).to(device).to(memory_format=torch.channels_last)
-        targets, weights = torch.from_numpy(batch.targets).to(device), torch.from_numpy(batch.weights).to(device)
-        if weights.ndim == 2:
-            weights = weights[:, :, None, None]
+        targets, weights = _on(device, batch.targets), _on(device, batch.weights)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bfloat16)):
-            maps = _maps_of_stages(model, images)
-        # Summed over a map's pixels and averaged over all maps, labelled or not; each stage learns the same.
-        errors = [((found - targets).square() * weights).sum(dim=(2, 3)).mean() for found in maps]
-        loss = torch.stack(errors).sum()
+            stages = _outputs_of_stages(model, images, tuple(targets))
+        # Each stage learns the same.
+        loss = torch.stack([loss_of(found, targets, weights) for found in stages]).sum()
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
@@ -238,12 +245,16 @@ def _train_epoch(
     return total / count
 
 
-def _maps_of_stages(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
-    """N×C×h×w maps of each of the network's stages; a bottom-up network's fields and heatmaps together."""
+def _outputs_of_stages(model: nn.Module, images: torch.Tensor, names: Sequence[str]) -> list[Tensors]:
+    """The outputs of each of the network's stages, by the codec's names."""
     output = model(images)
-    if isinstance(output, torch.Tensor):
-        return [output]
-    return [torch.cat(output[i : i + 2], dim=1) for i in range(0, len(output), 2)]
+    tensors = (output,) if isinstance(output, torch.Tensor) else output
+    stages = (tensors[i : i + len(names)] for i in range(0, len(tensors), len(names)))
+    return [dict(zip(names, stage, strict=True)) for stage in stages]
+
+
+def _on(device: torch.device, arrays: Arrays) -> Tensors:
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def _prefetch(examples: TrainingCrops | TrainingScenes, epoch: int) -> Iterator[Batch]:
@@ -263,12 +274,12 @@ def _prefetch(examples: TrainingCrops | TrainingScenes, epoch: int) -> Iterator[
 def _average_precision(
     model: nn.Module, validation: CocoKeypoints, config: TrainingConfig, device: torch.device
 ) -> float | None:
-    plain = without_batch_norms(model).eval()
+    plain, described = without_batch_norms(model).eval(), config.model_config_for("unused")
     with tempfile.TemporaryDirectory() as folder:
         report = evaluate(
             validation,
-            as_function(plain, device),
-            config.model_config_for("unused"),
+            as_function(plain, tuple(output_shapes(described)), device),
+            described,
             EvaluationConfig(batch_size=config.batch_size),
             runtime="fp32",
             dataset_digest="",

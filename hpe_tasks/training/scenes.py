@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +12,15 @@ from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import person_category, read_annotations
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.heatmap import transform_points
-from hpe_tasks.pose.codecs.paf import HEATMAPS, PAF_CHANNELS, encode_people
+from hpe_tasks.pose.codecs import image_codec
+from hpe_tasks.pose.codecs.arrays import Arrays
+from hpe_tasks.pose.codecs.paf import STRIDE
+from hpe_tasks.pose.crops import transform_points
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.training.images import Batch, TrainingImages, jitter
 
-_STRIDE = 8
-"""Input pixels in one pixel of the maps."""
-
-_HEATMAP_WEIGHT = 2.0
-"""Factor on the heatmaps' squared errors: limbs cover more of an image than joints do."""
+_WEIGHTS = {"heatmaps": 2.0}
+"""Factor on the squared errors of an output: limbs cover more of an image than joints do."""
 
 _MIRRORED = np.arange(len(COCO17.joints))
 for _left, _right in COCO17.flip_pairs:
@@ -62,8 +63,7 @@ class TrainingScenes:
     def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
         """Augment images that are all wide or all high.
 
-        Targets are the 38 channels of the part-affinity fields and the 19 heatmaps. Where people are whose joints
-        nobody labelled, the weight is 0.
+        Targets are those of the codec. Where people are whose joints nobody labelled, the weight is 0.
 
         Raises:
             DatasetError: An image is missing or cannot be decoded.
@@ -72,15 +72,12 @@ class TrainingScenes:
             self._scene(self._images[index], np.random.default_rng((self._config.seed, epoch, int(index))))
             for index in indices
         ]
-        images, targets, weights = (np.stack(parts) for parts in zip(*scenes, strict=True))
-        return Batch(images, targets, weights)
+        images, targets, weights = zip(*scenes, strict=True)
+        return Batch(np.stack(images), _stacked(targets), _stacked(weights))
 
-    def _scene(
-        self, image: CocoImage, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """One augmented image 3×H×W, normalized, its targets 57×h×w and their weights."""
+    def _scene(self, image: CocoImage, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], Arrays, Arrays]:
+        """One augmented image 3×H×W, normalized, its targets and their weights, C×h×w each."""
         size = self._model.input_size_for((image.width, image.height))
-        map_size = (size[0] // _STRIDE, size[1] // _STRIDE)
         matrix, flip = self._place(image, size, rng)
         warped = cv2.warpAffine(
             self._pixels.read(image), matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -94,11 +91,13 @@ class TrainingScenes:
         joints, visible = transform_points(people[..., :2], matrix) + half_pixel, people[..., 2]
         if flip:
             joints, visible = joints[:, _MIRRORED], visible[:, _MIRRORED]
-        heatmaps, pafs = encode_people(joints, visible, size, map_size, sigma=self._config.sigma)
-        weights = np.ones((PAF_CHANNELS + HEATMAPS, *heatmaps.shape[1:]), np.float32)
-        weights[PAF_CHANNELS:] = _HEATMAP_WEIGHT
-        weights *= self._labelled(image, matrix, map_size)
-        return ((pixels - mean) / std).transpose(2, 0, 1), np.concatenate([pafs, heatmaps]), weights
+        targets = image_codec(self._model.codec).encode(joints, visible, size, self._config.sigma)
+        labelled = self._labelled(image, matrix, (size[0] // STRIDE, size[1] // STRIDE))
+        weights = {
+            name: np.broadcast_to(labelled * np.float32(_WEIGHTS.get(name, 1.0)), target.shape)
+            for name, target in targets.items()
+        }
+        return ((pixels - mean) / std).transpose(2, 0, 1), targets, weights
 
     def _place(
         self, image: CocoImage, size: tuple[int, int], rng: np.random.Generator
@@ -125,12 +124,16 @@ class TrainingScenes:
         labelled = np.ones((map_size[1], map_size[0]), np.float32)
         for x, y, w, h in self._unlabelled.get(image.id, ()):
             corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]])
-            cells = transform_points(corners, matrix) / _STRIDE
+            cells = transform_points(corners, matrix) / STRIDE
             low, high = np.floor(cells.min(axis=0)), np.ceil(cells.max(axis=0))
             left, top = np.clip(low, 0, map_size).astype(int)
             right, bottom = np.clip(high, 0, map_size).astype(int)
             labelled[top:bottom, left:right] = 0
         return labelled
+
+
+def _stacked(parts: Sequence[Arrays]) -> Arrays:
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
 def _unlabelled_boxes(dataset: CocoKeypoints) -> dict[int, list[tuple[float, ...]]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_networks as tiny
 import torch
+from named_outputs import joined
 
 from hpe_tasks.config.run import QuantizationRecipe
 from hpe_tasks.export import check_onnx, export_onnx
@@ -31,10 +32,10 @@ def test_calibration_on_the_gpu_gives_a_simulation_that_runs_anywhere(scheme: st
     assert best_device() == "cuda"
     files = quantize_model(config, recipe, checkpoint, [images], stored, "cuda")
     on_gpu = load_quantsim(config, recipe, files.model, files.encodings, "cuda")
-    np.testing.assert_array_equal(on_gpu(images), on_gpu(images))
-    on_cpu = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(images)
+    np.testing.assert_array_equal(joined(on_gpu(images)), joined(on_gpu(images)))
+    on_cpu = joined(load_quantsim(config, recipe, files.model, files.encodings, "cpu")(images))
     # Sums in another order flip single codes, which later layers spread.
-    assert np.corrcoef(on_gpu(images).ravel(), on_cpu.ravel())[0, 1] > 0.9
+    assert np.corrcoef(joined(on_gpu(images)).ravel(), on_cpu.ravel())[0, 1] > 0.9
     check_onnx(export_onnx(config, recipe, files.model, files.encodings, exported))
 
 
@@ -55,10 +56,10 @@ def test_the_bottom_up_network_is_calibrated_and_simulated_on_the_gpu(granularit
     on_cpu = load_quantsim(FULL_SIZE, recipe, files.model, files.encodings, "cpu")
     float_network = fp32_predictor(FULL_SIZE, checkpoint, "cuda")
     for images in batches:
-        maps = on_gpu(images)
+        maps = joined(on_gpu(images))
         assert maps.shape == (8, 57, images.shape[2] // 8, images.shape[3] // 8)
-        assert np.corrcoef(maps.ravel(), float_network(images).ravel())[0, 1] > 0.95
-        assert np.corrcoef(maps[:1].ravel(), on_cpu(images[:1]).ravel())[0, 1] > 0.95
+        assert np.corrcoef(maps.ravel(), joined(float_network(images)).ravel())[0, 1] > 0.95
+        assert np.corrcoef(maps[:1].ravel(), joined(on_cpu(images[:1])).ravel())[0, 1] > 0.95
     check_onnx(export_onnx(FULL_SIZE, recipe, files.model, files.encodings, exported))
 
 

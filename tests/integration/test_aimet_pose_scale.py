@@ -9,6 +9,7 @@ import onnx
 import pytest
 import tiny_networks as tiny
 import torch
+from named_outputs import joined
 
 from hpe_tasks.config.run import RECIPES
 from hpe_tasks.export import check_onnx, export_onnx
@@ -52,7 +53,7 @@ def test_aimet_pose_runs_in_int8_alone_and_better_per_channel(tmp_path: Path) ->
         simulate = load_quantsim(CONFIG, recipe, files.model, files.encodings, "cpu")
         decibels[name] = []
         for images, maps in zip(batches, expected, strict=True):
-            computed, wanted = run(images), simulate(images)
+            computed, wanted = joined(run(images)), joined(simulate(images))
             assert computed.shape == maps.shape == (1, 57, images.shape[2] // 8, images.shape[3] // 8)
             # Codes that round the other way move those of the layers behind them, as in any two implementations: the
             # error towards FP32 stays the same.

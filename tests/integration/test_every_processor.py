@@ -27,7 +27,7 @@ from hpe_tasks.config.run import DestinationConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.local.object_store import Server
 from hpe_tasks.packaging import Architecture, PackagedModel, build_package
-from hpe_tasks.pose.codecs.heatmap import PIXEL_STD, box_to_center_scale
+from hpe_tasks.pose.crops import PIXEL_STD, box_to_center_scale
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.smoke_test import check_answer, function_url_event

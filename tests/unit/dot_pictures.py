@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from named_outputs import heatmap_network
 
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
@@ -100,11 +101,11 @@ def measure(
     boxes: Path | None = None,
     **evaluation: Any,
 ) -> tuple[EvaluationReport, list[dict]]:
-    """The report and the rows of the predictions file."""
+    """The report and the rows of the predictions file; a network may name its outputs, or give heatmaps."""
     file = dataset.root / "out" / "predictions.json"
     report = evaluate(
         dataset,
-        network,
+        network if config.codec != "heatmap" else heatmap_network(network),
         config,
         EvaluationConfig(**({"batch_size": 4} | evaluation)),
         images=images,

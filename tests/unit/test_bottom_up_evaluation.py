@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from named_outputs import paf_network
 from numpy.testing import assert_allclose, assert_array_equal
 from paf_scenes import STANDING, ideal_maps
 
@@ -17,9 +18,8 @@ from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
-from hpe_tasks.evaluation.bottom_up import DECODER
 from hpe_tasks.inference import calibration_batches, find_people, prepare_image
-from hpe_tasks.pose.codecs import decode_people
+from hpe_tasks.pose.codecs.part_affinity import decode_people
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.records import EvaluationReport
 from tests.unit.dot_pictures import describe
@@ -112,7 +112,7 @@ def measure_into(
 ) -> EvaluationReport:
     return evaluate(
         dataset,
-        network,
+        paf_network(network),
         CONFIG,
         EvaluationConfig(**evaluation),
         images=images,
@@ -163,7 +163,11 @@ def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
     assert fingerprint.box_source == "whole_image"
     assert fingerprint.boxes_digest is None
     assert fingerprint.input_size == (496, 384)
-    assert fingerprint.decoder == DECODER
+    assert fingerprint.decoder == (
+        "part-affinity fields: peaks above 0.1 in heatmaps of the image's size smoothed with sigma 3, limbs taken "
+        "greedily, people of at least 4 joints; person score: the sum of joint and limb scores over the COCO joints "
+        "found"
+    )
     assert (fingerprint.num_images, fingerprint.num_persons) == (2, 3)
     assert fingerprint.metric == "coco_oks_ap"
 
@@ -285,8 +289,8 @@ def test_the_network_runs_in_the_calling_thread_and_maps_are_read_in_others(make
         threads["decode"].add(threading.current_thread())
         return decode_people(*args)
 
-    monkeypatch.setattr("hpe_tasks.inference.whole_images.decode_people", decode)
-    assert [len(found.people) for found in find_people(dataset, network, CONFIG, 2)] == [1] * 6
+    monkeypatch.setattr("hpe_tasks.pose.codecs.part_affinity.decode_people", decode)
+    assert [len(found.people) for found in find_people(dataset, paf_network(network), CONFIG, 2)] == [1] * 6
     assert threads["network"] == {threading.current_thread()}
     assert threading.current_thread() not in threads["decode"]
 
@@ -301,7 +305,7 @@ def test_little_is_held_at_a_time(make_dataset) -> None:
         shown += len(images)
         return np.zeros((len(images), 57, 48, 62), np.float32)
 
-    found: Iterator[object] = find_people(dataset, network, CONFIG, 2)
+    found: Iterator[object] = find_people(dataset, paf_network(network), CONFIG, 2)
     for _ in range(3):
         next(found)
     found.close()
@@ -315,8 +319,8 @@ def test_little_is_held_at_a_time(make_dataset) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        pytest.param(lambda maps: maps[:, 38:], r"\(1, 19, 48, 62\); part-affinity fields and heatmaps", id="channels"),
-        pytest.param(lambda maps: maps[0], r"\(57, 48, 62\)", id="rank"),
+        pytest.param(lambda maps: maps[:, 38:], r"'pafs' has the shape 1×19×48×62; .* 1×38", id="channels"),
+        pytest.param(lambda maps: maps[0], r"'pafs' has the shape 57×38", id="rank"),
         pytest.param(lambda maps: maps * np.nan, "NaN", id="nan"),
     ],
 )
@@ -336,7 +340,7 @@ def test_the_files_whose_maps_are_broken_are_named(make_dataset) -> None:
         maps[1, 40, 3, 3] = np.nan
         return maps
 
-    with pytest.raises(CheckpointError, match=r"maps of 2\.png hold NaN"):
+    with pytest.raises(CheckpointError, match=r"outputs of 2\.png hold NaN"):
         measure(dataset, broken)
 
 

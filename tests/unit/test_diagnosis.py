@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import torch
 from bgr_network import JOINTS, pose_for_mobile
 from efficientpose import efficientpose
+from named_outputs import heatmap_network, paf_network
 from onnx import numpy_helper
 from paf_scenes import ideal_maps
 
@@ -239,7 +240,7 @@ def _useless(name: str) -> Predict:
         from hpe_tasks.models.full_precision import as_function
 
         torch.manual_seed(0)
-        return as_function(build_model(MODEL), "cpu")
+        return as_function(build_model(MODEL), ["heatmaps"], "cpu")
     rng = np.random.default_rng(0)
 
     def maps(images: np.ndarray) -> np.ndarray:
@@ -249,7 +250,7 @@ def _useless(name: str) -> Predict:
             given[:, :, 24, 16] = 1
         return given
 
-    return maps
+    return heatmap_network(maps)
 
 
 def test_a_network_whose_maps_are_not_finite(some_people: CocoKeypoints) -> None:
@@ -258,10 +259,12 @@ def test_a_network_whose_maps_are_not_finite(some_people: CocoKeypoints) -> None
 
     def brittle(images: np.ndarray) -> np.ndarray:
         # Values of 0 to 255 lie far outside of what this one takes.
-        return predict(images) if np.abs(images).max() < 4 else np.full((len(images), 17, 48, 32), np.nan, np.float32)
+        if np.abs(images).max() < 4:
+            return predict(images)["heatmaps"]
+        return np.full((len(images), 17, 48, 32), np.nan, np.float32)
 
     config = MODEL.model_copy(update={"mean": ZEROS, "std": PER_255})
-    diagnosis = diagnose(some_people, brittle, config, METRICS["ap"], batch_size=16, seed=0)
+    diagnosis = diagnose(some_people, heatmap_network(brittle), config, METRICS["ap"], batch_size=16, seed=0)
     assert diagnosis.accuracy is None
     assert diagnosis.found is not None
     assert diagnosis.found.when == "ImageNet's mean and std are used"
@@ -274,12 +277,12 @@ def test_joints_that_lie_half_a_cell_aside_have_no_setting(some_people: CocoKeyp
 
     def aside(images: np.ndarray) -> np.ndarray:
         """Maps of twice the size, moved by one of their cells: half a cell of the network's own."""
-        maps = predict(images).repeat(2, axis=2).repeat(2, axis=3)
+        maps = predict(images)["heatmaps"].repeat(2, axis=2).repeat(2, axis=3)
         return np.roll(maps, (-2, -2), axis=(2, 3))
 
-    diagnosis = diagnose(some_people, aside, MODEL, METRICS["ap"], batch_size=16, seed=0)
+    diagnosis = diagnose(some_people, heatmap_network(aside), MODEL, METRICS["ap"], batch_size=16, seed=0)
     assert diagnosis.found is not None
-    assert diagnosis.found.when == "joints lie half a cell of the heatmap further to the right and down"
+    assert diagnosis.found.when == "joints lie half a cell of the output further to the right and down"
     assert "no setting moves joints" in diagnosis.summary
 
 
@@ -288,7 +291,7 @@ def test_a_slow_network_is_tried_on_fewer_persons(people: CocoKeypoints, monkeyp
     predict = fp32_predictor(MODEL, sample_checkpoint(), "cpu")
     shown = []
 
-    def counting(images: np.ndarray) -> np.ndarray:
+    def counting(images: np.ndarray) -> dict[str, np.ndarray]:
         shown.append(len(images))
         return predict(images)
 
@@ -365,7 +368,7 @@ _BOTTOM_UP = ModelConfig(
 )
 
 
-def _ideal(dataset: CocoKeypoints, trained: ModelConfig) -> Callable[[np.ndarray], np.ndarray]:
+def _ideal(dataset: CocoKeypoints, trained: ModelConfig) -> Predict:
     """A network that gives the ideal maps of the images that it knows by every byte, and no people in others."""
     known = {}
     for image in dataset.images:
@@ -378,7 +381,7 @@ def _ideal(dataset: CocoKeypoints, trained: ModelConfig) -> Callable[[np.ndarray
         nobody = np.zeros_like(next(iter(known.values())))
         return np.stack([known.get(image.tobytes(), nobody) for image in images])
 
-    return predict
+    return paf_network(predict)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 import tiny_networks as tiny
 import torch
+from named_outputs import joined
 from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
@@ -136,11 +137,11 @@ def test_bottom_up_network_takes_images_of_both_orientations(
     run = onnx_predictor(path, config, threads=1)
     step = _output_step(onnx.load(path))
     for images in tiny.both_orientations(3, config, seed=7):
-        maps = run(images)
+        maps = joined(run(images))
         assert maps.shape == (3, 57, images.shape[2] // 8, images.shape[3] // 8)
-        np.testing.assert_allclose(run(images[:1]), maps[:1])
+        np.testing.assert_allclose(joined(run(images[:1])), maps[:1])
         # A code that rounds the other way moves codes of the layers behind it; 30 layers leave a few steps.
-        difference = np.abs(maps - simulate(images))
+        difference = np.abs(maps - joined(simulate(images)))
         assert difference.mean() < 2 * step
         assert np.quantile(difference, 0.99) < 8 * step
 
@@ -184,7 +185,7 @@ def test_users_network_keeps_its_interface_and_agrees_with_quantsim(
     assert [o.name for o in model.graph.output] == ["heatmaps"]
     assert not [n for n in model.graph.node if n.op_type == "Clip"]
     images = tiny.smooth_images(1, config, seed=9)
-    simulated = load_quantsim(config, recipe, *_paths(files), "cpu")(images)
+    simulated = load_quantsim(config, recipe, *_paths(files), "cpu")(images)["heatmaps"]
     shown = images.transpose(0, 2, 3, 1) if config.input_layout == "nhwc" else images
     # Integer kernels may clip what full-range weights give (tests/integration/test_saturation.py); float ones do not.
     heatmaps = _run(path, shown, optimized=recipe.saturation_free)

@@ -585,8 +585,8 @@ def test_a_users_network_agrees_with_quantsim(granularity: Any, tmp_path: Path) 
     files, plain, phases = _export_both(config, recipe, source, images, tmp_path)
     unseen = tiny.smooth_images(2, config, seed=5)
     _assert_same_file_but_faster(plain, phases, unseen)
-    simulated = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(unseen)
-    maps = onnx_predictor(phases, config, threads=1)(unseen)
+    simulated = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(unseen)["heatmaps"]
+    maps = onnx_predictor(phases, config, threads=1)(unseen)["heatmaps"]
     step = np.ptp(simulated) / 255
     # A code that rounds the other way moves codes of the layers behind it.
     assert np.abs(maps - simulated).max() <= 3 * step
@@ -610,7 +610,7 @@ def test_efficientpose_runs_in_int8_alone_with_the_same_maps(
     assert audit_placement(plain).int8_mac_share < 0.9
     assert audit_placement(phases).int8_mac_share == 1
     assert "ConvTranspose" not in _operators(onnx.load(phases))
-    run = {path: onnx_predictor(path, config, threads=1)(images) for path in (plain, phases)}
+    run = {path: onnx_predictor(path, config, threads=1)(images)["heatmaps"] for path in (plain, phases)}
     # Sums in float, as of the transposed convolution, may fall on the other side of a tie: by one code, hardly ever.
     difference = np.abs(run[phases] - run[plain])
     assert np.mean(difference > 0) <= 1e-5

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from named_outputs import heatmap_network, paf_network
 
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
@@ -47,7 +48,7 @@ def in_crops(dataset: CocoKeypoints, **evaluation: object) -> tuple[EvaluationRe
 
 
 def in_whole_images(dataset: CocoKeypoints, **evaluation: object) -> tuple[EvaluationReport, list[dict]]:
-    return measure(dataset, nobody, PAF, **evaluation)
+    return measure(dataset, paf_network(nobody), PAF, **evaluation)
 
 
 both = pytest.mark.parametrize("run", [in_crops, in_whole_images])
@@ -145,7 +146,7 @@ def test_mpii_counts_their_joints_as_wrong(tmp_path: Path) -> None:
     def measured(**evaluation: object) -> EvaluationReport:
         return evaluate(
             dataset,
-            lambda images: np.zeros((len(images), 16, 64, 48), np.float32),
+            heatmap_network(lambda images: np.zeros((len(images), 16, 64, 48), np.float32)),
             model,
             EvaluationConfig(**evaluation),
             runtime="fp32",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from named_outputs import paf_network
 from numpy.testing import assert_allclose
 from paf_scenes import ideal_maps
 from PIL import Image
@@ -18,7 +19,7 @@ from hpe_tasks.data.mpii import crop_region, load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.inference import Predict, find_poses, fp32_predictor, onnx_predictor, person_batches, prepare_image
 from hpe_tasks.models.checkpoint import sample_checkpoint
-from hpe_tasks.pose.codecs.heatmap import box_to_center_scale
+from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.presets import load_config
 from hpe_tasks.registry.manifest import GoldenPerson
@@ -176,7 +177,11 @@ def test_bottom_up_people_have_no_boxes(drawn: CocoKeypoints) -> None:
         heatmaps, pafs = ideal_maps(people, (image.width, image.height))
         maps[prepare_image(drawn, model, image).pixels.tobytes()] = np.concatenate([pafs, heatmaps])  # type: ignore[union-attr]
     chosen = choose_golden(
-        drawn, lambda images: np.stack([maps[one.tobytes()] for one in images]), model, EVALUATION, seed=0
+        drawn,
+        paf_network(lambda images: np.stack([maps[one.tobytes()] for one in images])),
+        model,
+        EVALUATION,
+        seed=0,
     )
     assert len(chosen) == 3
     people = [person for one in chosen for person in one.golden.people]

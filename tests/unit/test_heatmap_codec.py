@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs import (
-    Poses,
-    box_to_center_scale,
-    crop_matrix,
-    decode_heatmaps,
-    encode_heatmaps,
-    find_peaks,
-    inverse_crop_matrix,
-    transform_points,
-)
+from hpe_tasks.pose.codecs.heatmaps import decode_heatmaps, encode_heatmaps, find_peaks
+from hpe_tasks.pose.crops import Poses, box_to_center_scale, crop_matrix, inverse_crop_matrix, transform_points
 
 sizes = st.tuples(st.integers(8, 96), st.integers(8, 96))
 centers = st.tuples(st.floats(-500, 5000), st.floats(-500, 5000))

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from named_outputs import heatmap_network, joined
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
@@ -27,7 +28,7 @@ from hpe_tasks.inference import (
     person_batches,
 )
 from hpe_tasks.models import build_model
-from hpe_tasks.pose.codecs import box_to_center_scale, inverse_crop_matrix, transform_points
+from hpe_tasks.pose.crops import box_to_center_scale, inverse_crop_matrix, transform_points
 from hpe_tasks.pose.skeletons import COCO17
 from tests.unit.mpii_factory import write_mpii
 
@@ -267,7 +268,7 @@ def test_predictions_are_in_image_pixels(make_dataset: MakeDataset) -> None:
     picture = np.zeros((120, 160, 3), dtype=np.uint8)
     cv2.circle(picture, (70, 50), 4, (255, 255, 255), -1)
     cv2.imwrite(str(path), picture)
-    (found,) = find_poses(person_batches(dataset, CONFIG, 8), pooled, CONFIG)
+    (found,) = find_poses(person_batches(dataset, CONFIG, 8), heatmap_network(pooled), CONFIG)
     assert [p.annotation_id for p in found.persons] == [1000]
     assert found.poses.keypoints.shape == (1, JOINTS, 2)
     # A heatmap pixel covers 4 input pixels and stands for their first, hence the bias of a pixel and a half.
@@ -278,16 +279,16 @@ def test_predictions_are_in_image_pixels(make_dataset: MakeDataset) -> None:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        pytest.param(lambda x: pooled(x)[:, :16], r"\(2, 16, 24, 16\).*17 joints", id="another-joint-count"),
-        pytest.param(lambda x: pooled(x)[:, :, 0], r"\(2, 17, 16\)", id="another-rank"),
-        pytest.param(lambda x: pooled(x)[:1], r"\(1, 17, 24, 16\).*2 persons", id="another-batch"),
+        pytest.param(lambda x: pooled(x)[:, :16], "2×16×24×16.*17 joints", id="another-joint-count"),
+        pytest.param(lambda x: pooled(x)[:, :, 0], "2×17×16", id="another-rank"),
+        pytest.param(lambda x: pooled(x)[:1], "1×17×24×16.*2 inputs", id="another-batch"),
         pytest.param(lambda x: pooled(x) * np.nan, "NaN", id="nan"),
     ],
 )
 def test_an_output_that_does_not_fit_is_refused(make_dataset: MakeDataset, broken, says: str) -> None:
     dataset = make_dataset([BOX, SMALL])
     with pytest.raises(CheckpointError, match=says):
-        list(find_poses(person_batches(dataset, CONFIG, 8), broken, CONFIG))
+        list(find_poses(person_batches(dataset, CONFIG, 8), heatmap_network(broken), CONFIG))
 
 
 def test_the_files_whose_maps_are_broken_are_named(make_dataset: MakeDataset) -> None:
@@ -298,8 +299,8 @@ def test_the_files_whose_maps_are_broken_are_named(make_dataset: MakeDataset) ->
         maps[[1, 2, 4], 3, 5, 7] = np.nan, np.inf, np.nan
         return maps
 
-    with pytest.raises(CheckpointError, match=r"maps of 0002\.png, 0004\.png hold NaN") as caught:
-        list(find_poses(person_batches(dataset, CONFIG, 8), broken, CONFIG))
+    with pytest.raises(CheckpointError, match=r"outputs of 0002\.png, 0004\.png hold NaN") as caught:
+        list(find_poses(person_batches(dataset, CONFIG, 8), heatmap_network(broken), CONFIG))
     assert "model.mean" in caught.value.hint
 
 
@@ -324,11 +325,11 @@ def test_fp32_runs_a_torch_network_in_evaluation_mode(tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(3, 3, 96, 64)).astype(np.float32)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()
-    got = run(images)
+    got = run(images)["heatmaps"]
     assert got.shape == (3, JOINTS, 24, 16)
     assert got.dtype == np.float32
     assert_allclose(got, expected, atol=1e-5)
-    assert_array_equal(run(images), got)
+    assert_array_equal(run(images)["heatmaps"], got)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64)], ids=["wide", "high"])
@@ -338,7 +339,7 @@ def test_fp32_gives_the_part_affinity_fields_and_then_the_heatmaps(tmp_path: Pat
     network = build_model(config)
     torch.save(network.state_dict(), tmp_path / "network.pth")
     images = np.random.default_rng(0).normal(size=(2, 3, size[1], size[0])).astype(np.float32)
-    maps = fp32_predictor(config, tmp_path / "network.pth", "cpu")(images)
+    maps = joined(fp32_predictor(config, tmp_path / "network.pth", "cpu")(images))
     assert maps.shape == (2, 57, size[1] // 8, size[0] // 8)
     with torch.inference_mode():
         pafs, heatmaps = (output.numpy() for output in network(torch.from_numpy(images)))
@@ -373,21 +374,21 @@ def test_every_layout_gives_the_same_heatmaps(
     tmp_path: Path, layout_in: str, layout_out: str, batch: int | str
 ) -> None:
     images = np.random.default_rng(0).normal(size=(3, 3, 96, 64)).astype(np.float32)
-    expected = onnx_predictor(write_onnx(tmp_path / "plain.onnx"), CONFIG)(images)
+    expected = onnx_predictor(write_onnx(tmp_path / "plain.onnx"), CONFIG)(images)["heatmaps"]
     path = write_onnx(tmp_path / "model.onnx", batch=batch, layout_in=layout_in, layout_out=layout_out)
     config = CONFIG.model_copy(update={"input_layout": layout_in, "output_layout": layout_out})
-    got = onnx_predictor(path, config, threads=1)(images)
+    got = onnx_predictor(path, config, threads=1)(images)["heatmaps"]
     assert got.shape == (3, JOINTS, 24, 16)
     assert got.dtype == np.float32
     assert_allclose(got, expected, atol=1e-5)
-    assert_allclose(fp32_predictor(config, path, "cpu")(images), got, atol=1e-6)
+    assert_allclose(fp32_predictor(config, path, "cpu")(images)["heatmaps"], got, atol=1e-6)
 
 
 def test_the_output_is_chosen_by_name(tmp_path: Path) -> None:
     images = np.zeros((1, 3, 96, 64), dtype=np.float32)
     path = write_onnx(tmp_path / "model.onnx", extra_output=True)
     named = CONFIG.model_copy(update={"output_name": "heatmaps"})
-    assert onnx_predictor(path, named)(images).shape == (1, JOINTS, 24, 16)
+    assert onnx_predictor(path, named)(images)["heatmaps"].shape == (1, JOINTS, 24, 16)
     with pytest.raises(CheckpointError, match="several outputs: pooled, heatmaps"):
         onnx_predictor(path, CONFIG)
     with pytest.raises(CheckpointError, match="no output 'heat'; it has: pooled, heatmaps"):
@@ -437,6 +438,6 @@ def test_a_model_that_fails_while_running_says_so(tmp_path: Path) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, JOINTS, 24, 16]), "shape"))
     onnx.save(model, path)
     run = onnx_predictor(path, CONFIG)
-    assert run(np.zeros((1, 3, 96, 64), dtype=np.float32)).shape == (1, JOINTS, 24, 16)
+    assert run(np.zeros((1, 3, 96, 64), dtype=np.float32))["heatmaps"].shape == (1, JOINTS, 24, 16)
     with pytest.raises(CheckpointError, match="2×3×96×64"):
         run(np.zeros((2, 3, 96, 64), dtype=np.float32))

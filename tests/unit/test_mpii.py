@@ -18,7 +18,7 @@ from hpe_tasks.data.mpii import (
 )
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.metrics.pckh import pckh_stats
-from hpe_tasks.pose.codecs.heatmap import crop_matrix, transform_points
+from hpe_tasks.pose.crops import crop_matrix, transform_points
 from tests.unit.mpii_factory import NAMES, PERSONS, edited_mat, edited_rows, people, write_mpii
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from efficientpose import efficientpose
+from named_outputs import heatmap_network
 
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
@@ -102,7 +103,7 @@ def measure(
     file = dataset.root / "out" / "predictions.json"
     report = evaluate(
         dataset,
-        network,
+        heatmap_network(network),
         config,
         EvaluationConfig(batch_size=batch_size, **evaluation),
         runtime="fp32",

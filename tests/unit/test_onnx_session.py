@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny_networks as tiny
+from named_outputs import joined
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
@@ -25,7 +26,7 @@ def write(path: Path, **fields: Any) -> Path:
 @pytest.mark.parametrize("batch", ["n", 1, 2], ids=["free-batch", "batch-1", "batch-2"])
 @pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("architecture", ["onnx", "aimet_pose"])
-def test_fields_and_heatmaps_of_either_orientation_are_joined(
+def test_fields_and_heatmaps_of_either_orientation_are_named(
     architecture: str, nhwc: bool, batch: int | str, tmp_path: Path
 ) -> None:
     layout = "nhwc" if nhwc else "nchw"
@@ -33,7 +34,7 @@ def test_fields_and_heatmaps_of_either_orientation_are_joined(
     shape = (batch, "h", "w", 3) if nhwc else (batch, 3, "h", "w")
     run = onnx_predictor(write(tmp_path / "model.onnx", shape=shape, nhwc=nhwc), config, threads=1)
     for images in tiny.both_orientations(3, config):
-        maps = run(images)
+        maps = joined(run(images))
         assert maps.dtype == np.float32
         assert maps.shape == (3, 57, images.shape[2] // 8, images.shape[3] // 8)
         # The second output adds 1 to its maps.
@@ -55,7 +56,7 @@ def test_fields_and_heatmaps_of_either_orientation_are_joined(
 )
 def test_outputs_are_found(outputs: Sequence[tuple[str, int]], offsets: tuple[int, int], tmp_path: Path) -> None:
     run = onnx_predictor(write(tmp_path / "model.onnx", outputs=outputs), CONFIG, threads=1)
-    maps = run(np.zeros((1, 3, 48, 64), np.float32))
+    maps = joined(run(np.zeros((1, 3, 48, 64), np.float32)))
     assert (maps[:, :38] == offsets[0]).all()
     assert (maps[:, 38:] == offsets[1]).all()
 
@@ -65,7 +66,8 @@ def test_outputs_without_a_stated_shape_are_found_by_name(tmp_path: Path) -> Non
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     onnx.save(model, tmp_path / "model.onnx")
-    assert onnx_predictor(tmp_path / "model.onnx", CONFIG)(np.zeros((1, 3, 64, 48), np.float32)).shape == (1, 57, 8, 6)
+    maps = joined(onnx_predictor(tmp_path / "model.onnx", CONFIG)(np.zeros((1, 3, 64, 48), np.float32)))
+    assert maps.shape == (1, 57, 8, 6)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +100,11 @@ def test_maps_of_another_layout_are_refused_when_they_come(tmp_path: Path) -> No
     """A file that leaves the size of its maps free does not tell."""
     config = CONFIG.model_copy(update={"output_layout": "nhwc"})
     run = onnx_predictor(write(tmp_path / "model.onnx"), config)
-    with pytest.raises(CheckpointError, match=r"'pafs' of .* is 1×38×6×8; it should have 38 channels \(nhwc\)"):
+    with pytest.raises(CheckpointError, match=r"'pafs' of .* is 1×38×6×8; pafs .* are N×height×width×38 \(nhwc\)"):
         run(np.zeros((1, 3, 48, 64), np.float32))
 
 
 def test_a_square_input_has_one_orientation(tmp_path: Path) -> None:
     config = ModelConfig.model_validate(CONFIG.model_dump() | {"input_width": 48})
     run = onnx_predictor(write(tmp_path / "model.onnx", shape=(1, 3, 48, 48)), config)
-    assert run(np.zeros((2, 3, 48, 48), np.float32)).shape == (2, 57, 6, 6)
+    assert joined(run(np.zeros((2, 3, 48, 48), np.float32))).shape == (2, 57, 6, 6)

@@ -18,10 +18,10 @@ from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.metrics.oks import coco_sigmas, coco_stats
-from hpe_tasks.pose.codecs import People, decode_people, encode_people
 from hpe_tasks.pose.codecs.map_peaks import find_map_peaks, smoothing_matrix
-from hpe_tasks.pose.codecs.paf import LIMB_CHANNELS, OFF_GRID
+from hpe_tasks.pose.codecs.part_affinity import LIMB_CHANNELS, OFF_GRID, decode_people, encode_people
 from hpe_tasks.pose.codecs.upsampling import UpsampledMaps
+from hpe_tasks.pose.people import People
 from hpe_tasks.pose.skeletons import COCO17, OPENPOSE18
 
 SIZE = (640, 480)
@@ -423,7 +423,7 @@ def test_inputs_are_left_as_they_are_and_half_precision_is_read() -> None:
 
 def test_it_needs_numpy_only() -> None:
     code = (
-        "import sys, hpe_tasks.pose.codecs.paf\n"
+        "import sys, hpe_tasks.pose.codecs.part_affinity\n"
         "heavy = {'cv2', 'scipy', 'torch', 'PIL', 'pydantic', 'onnxruntime'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

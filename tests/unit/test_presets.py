@@ -99,11 +99,14 @@ def test_trainings_by_name_or_by_settings() -> None:
     ("preset", "overrides", "says"),
     [
         pytest.param("aimet_pose_sample", {"model.codec": "heatmap"}, "codec must be 'paf' for aimet_pose", id="codec"),
-        pytest.param("sample", {"model.codec": "paf"}, "codec must be 'heatmap' for pose_mobilenet", id="paf"),
+        pytest.param("sample", {"model.codec": "paf"}, "codec must be 'heatmap' or 'simcc' for pose_mobile", id="paf"),
+        pytest.param("sample", {"model.codec": "simcc"}, "set architecture to pose_mobilenet and codec", id="simcc"),
         pytest.param("aimet_pose_sample", {"model.input_width": 100}, "multiples of 8 for aimet_pose", id="stride"),
         pytest.param("aimet_pose_sample", {"model.skeleton": "mpii16"}, "leave skeleton", id="skeleton"),
         pytest.param("aimet_pose_sample", {"model.output_name": "x"}, "leave output_name out", id="output"),
-        pytest.param("aimet_pose_sample", {"evaluation.flip_test": True}, "flip_test is for codec", id="flip"),
+        pytest.param(
+            "aimet_pose_sample", {"evaluation.flip_test": True}, "flip_test is not for codec 'paf'", id="flip"
+        ),
         pytest.param("aimet_pose_coco2014", {"dataset.boxes": "b.json"}, "no boxes", id="boxes"),
         pytest.param("sample", {"model.caffe_style": True}, "caffe_style is for pose_resnet_50", id="caffe"),
         pytest.param("sample", {"gate.metric": "ap"}, "any more. Leave it out: dataset.kind says", id="metric"),

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import tiny_networks as tiny
 import torch
+from named_outputs import joined
 
 from hpe_tasks.config.run import RECIPES as config_recipes
 from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
@@ -84,9 +85,9 @@ TORCH_RECIPES = [
 def test_torch_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, checkpoint: Path, tmp_path: Path) -> None:
     images = tiny.smooth_images(4, MOBILENET)
     sim = torch_backend.calibrated_sim(MOBILENET, recipe, checkpoint, [images], "cpu")
-    expected = torch_backend.as_predictor(sim, "cpu")(images)
+    expected = torch_backend.as_predictor(sim, MOBILENET, "cpu")(images)["heatmaps"]
     files = QuantizedFiles(*torch_backend._store(sim, tmp_path))
-    heatmaps = load_quantsim(MOBILENET, recipe, files.model, files.encodings, "cpu")(images)
+    heatmaps = load_quantsim(MOBILENET, recipe, files.model, files.encodings, "cpu")(images)["heatmaps"]
     assert heatmaps.shape == (4, 17, 16, 16)
     assert heatmaps.dtype == np.float32
     np.testing.assert_array_equal(heatmaps, expected)
@@ -109,7 +110,7 @@ def test_torch_simulation_is_calibrated_and_run_without_tf32_and_repeatably(
     sim = torch_backend.calibrated_sim(MOBILENET, MIN_MAX, checkpoint, [images], "cpu")
     assert set(seen) == {(False, True)}
     seen.clear()
-    torch_backend.as_predictor(sim, "cpu")(images)
+    torch_backend.as_predictor(sim, MOBILENET, "cpu")(images)
     assert seen == [(False, True)]
     assert cudnn.allow_tf32  # as it was
 
@@ -124,11 +125,11 @@ def test_onnx_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, layo
     images = tiny.smooth_images(3, config)
     prepared = tmp_path / "prepared.onnx"
     sim = onnx_backend.calibrated_sim(config, recipe, source, [images], prepared, "cpu")
-    expected = onnx_backend.as_predictor(sim, config, prepared)(images)
+    expected = onnx_backend.as_predictor(sim, config, prepared)(images)["heatmaps"]
     out = tmp_path / "out"
     out.mkdir()
     files = quantize_model(config, recipe, source, [images], out, "cpu")
-    heatmaps = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(images)
+    heatmaps = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(images)["heatmaps"]
     assert heatmaps.shape == (3, 5, 16, 32)
     np.testing.assert_array_equal(heatmaps, expected)
 
@@ -146,7 +147,7 @@ from hpe_tasks.quantization import load_quantsim
 model, encodings, out = map(Path, sys.argv[1:])
 config = tiny.mobilenet_config()
 predict = load_quantsim(config, QuantizationRecipe(scheme="min_max"), model, encodings, "cpu")
-np.save(out, predict(tiny.smooth_images(2, config)))
+np.save(out, predict(tiny.smooth_images(2, config))["heatmaps"])
 # AIMET would have closed this handler and added its own.
 assert logging.getLogger().handlers == [handler]
 assert not logging.getLogger("Quant").handlers
@@ -169,7 +170,7 @@ def test_another_process_rebuilds_the_same_simulation_and_prints_nothing(
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     here = load_quantsim(MOBILENET, MIN_MAX, stored.model, stored.encodings, "cpu")
-    np.testing.assert_array_equal(np.load(out), here(tiny.smooth_images(2, MOBILENET)))
+    np.testing.assert_array_equal(np.load(out), here(tiny.smooth_images(2, MOBILENET))["heatmaps"])
 
 
 @pytest.mark.slow
@@ -257,15 +258,15 @@ def test_what_is_concatenated_keeps_codes_of_its_own(aimet_sim: Any) -> None:
 def test_simulation_of_aimet_pose_is_rebuilt_for_both_orientations(
     aimet_sim: Any, aimet_checkpoint: Path, tmp_path: Path
 ) -> None:
-    predict = torch_backend.as_predictor(aimet_sim, "cpu")
+    predict = torch_backend.as_predictor(aimet_sim, AIMET_POSE, "cpu")
     batches = tiny.both_orientations(2, AIMET_POSE)
-    expected = [predict(images) for images in batches]
+    expected = [joined(predict(images)) for images in batches]
     files = QuantizedFiles(*torch_backend._store(aimet_sim, tmp_path))
     rebuilt = load_quantsim(AIMET_POSE, MIN_MAX, files.model, files.encodings, "cpu")
     network = build_model(AIMET_POSE)
     load_checkpoint(network, aimet_checkpoint)
     for images, maps in zip(batches, expected, strict=True):
-        np.testing.assert_array_equal(rebuilt(images), maps)
+        np.testing.assert_array_equal(joined(rebuilt(images)), maps)
         with torch.inference_mode():
             pafs, heatmaps = (part.numpy() for part in network(torch.from_numpy(images)))
         assert maps.dtype == np.float32
@@ -293,7 +294,7 @@ def test_a_users_bottom_up_network_is_simulated_for_both_orientations(
     files = quantize_model(config, recipe, source, batches, out, "cpu")
     simulate = load_quantsim(config, recipe, files.model, files.encodings, "cpu")
     for images in batches:
-        maps, expected = simulate(images), onnx_predictor(source, config, threads=1)(images)
+        maps, expected = joined(simulate(images)), joined(onnx_predictor(source, config, threads=1)(images))
         assert maps.shape == expected.shape == (2, 57, images.shape[2] // 8, images.shape[3] // 8)
         # One scale for all weights of a layer, and that one may have grown to keep sums in range.
         np.testing.assert_allclose(maps, expected, atol=0.15 if recipe.granularity == "per_tensor" else 0.1)
@@ -446,8 +447,8 @@ def test_layers_that_share_a_bias_are_quantized_each_in_its_scale(tmp_path: Path
     exported.mkdir()
     files = quantize_model(USERS_OWN, MIN_MAX, source, [images], stored, "cpu")
     path = export_onnx(USERS_OWN, MIN_MAX, files.model, files.encodings, exported)
-    expected = onnx_predictor(source, USERS_OWN, threads=1)(images)
-    heatmaps = onnx_predictor(path, USERS_OWN, threads=1)(images)
+    expected = onnx_predictor(source, USERS_OWN, threads=1)(images)["heatmaps"]
+    heatmaps = onnx_predictor(path, USERS_OWN, threads=1)(images)["heatmaps"]
     assert np.abs(heatmaps - expected).max() < 0.05 * np.ptp(expected)
 
 

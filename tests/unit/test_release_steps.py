@@ -79,12 +79,12 @@ OpenAtPublish = Callable[..., Run]
 def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenAtPublish:
     """Opens runs that have passed the gate, each with files of its own content."""
 
-    def found(images: np.ndarray) -> np.ndarray:
+    def found(images: np.ndarray) -> dict[str, np.ndarray]:
         """Every joint of every crop in one cell, with certainty."""
         maps = np.zeros((len(images), 17, 48, 32), dtype=np.float32)
         for joint in range(17):
             maps[:, joint, 8 + 2 * joint, 8 + joint] = 0.9
-        return maps
+        return {"heatmaps": maps}
 
     monkeypatch.setattr("hpe_tasks.inference.onnx_predictor", lambda *_: found)
     # The model is some text, of which onnxruntime makes nothing; test_lambda_emulator.py has a real one.

@@ -23,7 +23,8 @@ from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.frozen import replace
 from hpe_tasks.errors import BadInputError, CheckpointError, DigestError
 from hpe_tasks.inference.images import normalized
-from hpe_tasks.pose.codecs import box_to_center_scale, crop_matrix, input_levels
+from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix
 from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, Skeleton
 from hpe_tasks.records import TensorSpec
 from hpe_tasks.serving.network import Network
@@ -108,7 +109,7 @@ def changed(manifest: dict[str, Any], path: tuple[Any, ...], value: Any) -> byte
         (("name",), "../x", r"name is '\.\./x'"),
         (("version",), "ABC", r"version is 'ABC'"),
         (("serving",), [], r"serving is \[\]; it must be an object"),
-        (("serving", "codec"), "simcc", r"serving\.codec is 'simcc'; it must be 'heatmap' or 'paf'"),
+        (("serving", "codec"), "dsnt", r"serving\.codec is 'dsnt'; it must be 'heatmap' or 'paf' or 'simcc'"),
         (("serving", "channel_order"), "grb", r"serving\.channel_order is 'grb'; it must be 'rgb' or 'bgr'"),
         (("serving", "input"), ..., r"no serving\.input;"),
         (("serving", "input", "name"), "", r"serving\.input\.name is ''"),
@@ -150,7 +151,7 @@ def test_a_wrong_field_is_named(manifest: dict[str, Any], path: tuple[Any, ...],
         (("serving", "input_sizes"), [[496, 384]], "and for high images the two swapped"),
         (("serving", "input_sizes"), [[496, 384], [496, 384]], "and for high images the two swapped"),
         (("serving", "outputs", "pafs"), ..., "no serving.outputs.pafs"),
-        (("serving", "joints"), ["nose"], "COCO's 17"),
+        (("serving", "joints"), ["nose"], "the 17 of coco17"),
         (("onnx", "fingerprint", "flip_test"), True, "false with codec 'paf'"),
     ],
 )
@@ -441,7 +442,10 @@ def test_odd_images_give_people_or_a_clear_error(tmp_path: Path, size: tuple[int
             id="output",
         ),
         pytest.param(
-            colour_network, {"skeleton": COCO17}, r"is n×5×h×w; its manifest says .* N×17×h×w", id="number-of-joints"
+            colour_network,
+            {"skeleton": COCO17},
+            r"is n×5×h×w; its manifest says .* N×17×height×width",
+            id="number-of-joints",
         ),
     ],
 )
@@ -456,7 +460,7 @@ def test_a_file_that_is_not_that_of_the_manifest(
 
 def test_a_layout_that_the_file_leaves_free_shows_when_it_runs(tmp_path: Path) -> None:
     finder = PoseFinder(served(output_layout="nhwc"), colour_network(tmp_path / "m.onnx"), threads=1)
-    with pytest.raises(CheckpointError, match=r"is 1×5×32×64.*N×h×w×5"):
+    with pytest.raises(CheckpointError, match=r"is 1×5×32×64.*N×height×width×5"):
         finder.find(picture(), None)
 
 
@@ -519,6 +523,6 @@ def test_bottom_up_takes_no_boxes(tmp_path: Path) -> None:
 def test_swapped_outputs_of_a_bottom_up_network_are_noticed(tmp_path: Path) -> None:
     onnx.save(paf_onnx(), tmp_path / "m.onnx")
     model = bottom_up(outputs={"pafs": "heatmaps", "heatmaps": "pafs"})
-    with pytest.raises(CheckpointError, match="holds pafs, N×38×h×w"):
+    with pytest.raises(CheckpointError, match="holds pafs, N×38×height×width"):
         PoseFinder(model, tmp_path / "m.onnx", threads=1)
     assert replace(model, outputs={"pafs": "pafs", "heatmaps": "heatmaps"}) == bottom_up()

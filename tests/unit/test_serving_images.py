@@ -18,7 +18,7 @@ import pytest
 from PIL import ExifTags, Image
 from serving_cases import encoded, photo
 
-from hpe_tasks.pose.codecs import box_to_center_scale
+from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.images import decode_image, decode_padded, encode_jpeg
 from hpe_tasks.serving.preprocessing import crop, resize

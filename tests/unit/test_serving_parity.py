@@ -19,8 +19,10 @@ import onnxruntime
 import pytest
 from bgr_network import pose_for_mobile
 from efficientpose import efficientpose
-from numpy.testing import assert_array_equal
+from named_outputs import paf_network
+from numpy.testing import assert_allclose, assert_array_equal
 from paf_scenes import ideal_maps
+from simcc_networks import simcc_config, simcc_onnx
 from tiny_networks import paf_onnx
 
 from hpe_tasks import inference
@@ -30,12 +32,15 @@ from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.sample import make_sample
+from hpe_tasks.errors import CheckpointError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.export import export_onnx
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
-from hpe_tasks.models.interface import map_outputs
-from hpe_tasks.pose.codecs import People, input_levels, person_score
+from hpe_tasks.models.interface import find_outputs
+from hpe_tasks.pose.codecs.pixels import input_levels
+from hpe_tasks.pose.crops import person_score
+from hpe_tasks.pose.people import People
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
 from hpe_tasks.records import Artifact, EvaluationReport, TensorSpec
@@ -53,7 +58,7 @@ def served(records: ModuleType, folder: Path, config: ModelConfig, file: Path, *
     """The file as the function would read it from the manifest of a run with this configuration."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     outputs = tuple(TensorSpec(name=o.name, dtype="float32", shape=tuple(o.shape)) for o in session.get_outputs())
-    assert map_outputs({o.name: o.shape for o in outputs}, config, file)
+    assert find_outputs({o.name: o.shape for o in outputs}, config, file)
     described = records.write_files(folder) | {"model": file}
     manifest = records.manifest(
         described, config=records.run_config(model=config), outputs=outputs, protocol=protocol
@@ -121,7 +126,7 @@ def cells_across(config: ModelConfig, file: Path) -> int:
     maps = onnx_predictor(file, config, threads=1)(
         np.zeros((1, 3, config.input_height, config.input_width), np.float32)
     )
-    return int(maps.shape[3])
+    return int(maps["heatmaps"].shape[3])
 
 
 def measured(dataset: CocoKeypoints, config: ModelConfig, predict: Callable, folder: Path) -> EvaluationReport:
@@ -212,6 +217,45 @@ def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
     assert len(difference.points) >= 66
     assert difference.in_pixels.max() == 0
     assert_array_equal(difference.scores, difference.expected_scores)
+
+
+@pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip-test"])
+@pytest.mark.parametrize("product", ["MatMul", "Gemm"])
+def test_joints_by_coordinate_classification_are_those_of_the_evaluation(
+    records: ModuleType, coco_mini: CocoKeypoints, tmp_path: Path, product: str, flip: bool
+) -> None:
+    """Random weights: some joints are not found, which the evaluation gives a score that is not above 0."""
+    config = simcc_config(
+        joint_names=("left_wrist", "right_wrist", "nose", "left_knee", "right_knee"), mean=(0.4, 0.5, 0.6)
+    )
+    onnx.save(simcc_onnx(product=product), tmp_path / "m.onnx")
+    model = served(records, tmp_path / "files", config, tmp_path / "m.onnx", flip_test=flip)
+    assert (model.codec, model.outputs) == ("simcc", {"simcc_x": "simcc_x", "simcc_y": "simcc_y"})
+    finder = PoseFinder(model, tmp_path / "m.onnx", threads=1)
+    predict = onnx_predictor(tmp_path / "m.onnx", config, threads=1)
+    batches = inference.person_batches(coco_mini, config, 1)
+    compared = 0
+    for batch in inference.find_poses(batches, predict, config, flip_test=flip):
+        (person,) = batch.persons
+        found, _ = finder.find(pixels(coco_mini, person.image_id), np.array([person.box], np.float64))
+        there = batch.poses.scores > 0
+        assert_array_equal(found.keypoints, np.where(there[..., None], batch.poses.keypoints, np.nan))
+        assert_allclose(found.joint_scores, np.where(there, batch.poses.scores, 0), atol=1e-6)
+        assert found.scores[0] == pytest.approx(person_score(batch.poses.scores[0]), abs=1e-6)
+        compared += int(there.sum())
+    assert compared > 100
+
+
+def test_a_file_of_other_bins_than_its_manifest_says_is_refused(records: ModuleType, tmp_path: Path) -> None:
+    onnx.save(simcc_onnx(), tmp_path / "m.onnx")
+    model = served(records, tmp_path / "files", simcc_config(), tmp_path / "m.onnx")
+    for fields, says in (({"bins": (128, 128)}, "simcc_x has 128 and simcc_y 128"), ({"joints": 6}, "n×6×128")):
+        onnx.save(simcc_onnx(**fields), tmp_path / "other.onnx")
+        with pytest.raises(CheckpointError, match=says):
+            PoseFinder(model, tmp_path / "other.onnx", threads=1)
+    onnx.save(simcc_onnx(names=("first", "second")), tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"has the outputs first .* serving\.outputs\.simcc_x\.name"):
+        PoseFinder(model, tmp_path / "other.onnx", threads=1)
 
 
 def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(
@@ -322,14 +366,14 @@ def test_maps_of_whole_images_are_those_of_the_evaluation(
         return People(np.zeros((0, 17, 2), np.float32), np.zeros((0, 17), np.bool_), np.zeros(0, np.float32))
 
     # A network that has learnt nothing fills its maps with peaks, which no people are read from.
-    monkeypatch.setattr("hpe_tasks.serving.pose_finder.decode_people", keep)
+    monkeypatch.setattr("hpe_tasks.pose.codecs.part_affinity.decode_people", keep)
     predict = onnx_predictor(file, config, threads=1)
     for image in coco_mini.images:
         finder.find(pixels(coco_mini, image.id), None)
         prepared = inference.prepare_image(coco_mini, config, image)
         assert isinstance(prepared, inference.PreparedImage)
-        [expected] = inference.predict_maps([prepared], predict)
-        assert_array_equal(seen.pop(), expected.maps)
+        [expected] = inference.predict_maps([prepared], predict, config)
+        assert_array_equal(seen.pop(), np.concatenate(list(expected.outputs.values())))
 
 
 def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
@@ -353,9 +397,11 @@ def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
         return {"pafs": pafs[None], "heatmaps": heatmaps[None]}
 
     monkeypatch.setattr(Network, "run", served_ideal)
-    report = measured(coco_mini, _BOTTOM_UP, ideal, tmp_path)
+    report = measured(coco_mini, _BOTTOM_UP, paf_network(ideal), tmp_path)
     rows = []
-    expected = {found.image.id: found.people for found in inference.find_people(coco_mini, ideal, _BOTTOM_UP, 8)}
+    expected = {
+        found.image.id: found.people for found in inference.find_people(coco_mini, paf_network(ideal), _BOTTOM_UP, 8)
+    }
     for image in coco_mini.images:
         found, _ = finder.find(pixels(coco_mini, image.id), None)
         people = expected[image.id]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from named_outputs import heatmap_network
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.inference import CropBatch, find_poses, mpii_batches, person_batches
-from hpe_tasks.pose.codecs import crop_matrix, encode_heatmaps, flip_back, transform_points
+from hpe_tasks.pose.codecs.heatmaps import encode_heatmaps, flip_back
+from hpe_tasks.pose.crops import crop_matrix, transform_points
 from hpe_tasks.pose.skeletons import COCO17, MPII16
 from tests.unit.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 from tests.unit.mpii_factory import write_mpii
@@ -48,7 +50,7 @@ def test_known_points_come_back(tmp_path: Path, size: tuple[int, int]) -> None:
     (batch,) = person_batches(dataset, model_of(size), 8)
     assert batch.images.shape == (3, 3, size[1], size[0])
     assert_allclose(batch.scales[:, 0] / batch.scales[:, 1], size[0] / size[1])
-    (found,) = find_poses([batch], lambda _: ideal(batch, truth, size), model_of(size))
+    (found,) = find_poses([batch], heatmap_network(lambda _: ideal(batch, truth, size)), model_of(size))
     for person, keypoints, scale in zip(found.persons, found.poses.keypoints, found.scales, strict=True):
         pixel = scale[0] * 200 / (size[0] / 4)
         assert np.abs(keypoints - truth[person]).max() <= pixel / 4 + 1e-3
@@ -62,7 +64,7 @@ def test_known_points_of_mpii_come_back(tmp_path: Path, size: tuple[int, int]) -
     for batch in batches:
         x = batch.centers[:, None, 0] + np.linspace(-30, 30, 16)
         truth = dict(zip(batch.persons, np.stack([x, batch.centers[:, None, 1] + 0 * x + 7], axis=-1), strict=True))
-        (found,) = find_poses([batch], lambda _, b=batch, t=truth: ideal(b, t, size), model)
+        (found,) = find_poses([batch], heatmap_network(lambda _, b=batch, t=truth: ideal(b, t, size)), model)
         pixel = found.scales[0, 0] * 200 / (size[0] / 4)
         for person, keypoints in zip(found.persons, found.poses.keypoints, strict=True):
             assert np.abs(keypoints - truth[person]).max() <= pixel / 4 + 1e-3
@@ -119,11 +121,11 @@ def test_the_flip_test_averages_both(tmp_path: Path) -> None:
         return answers[len(seen) - 1]
 
     (batch,) = person_batches(dataset, CONFIG, 4)
-    (found,) = find_poses([batch], network, CONFIG, flip_test=True)
+    (found,) = find_poses([batch], heatmap_network(network), CONFIG, flip_test=True)
     assert_array_equal(seen[0], batch.images)
     assert_array_equal(seen[1], batch.images[:, :, :, ::-1])
     mean = (answers[0] + flipped_by_hand(answers[1], COCO17.flip_pairs)) / 2
-    (expected,) = find_poses([batch], lambda _: mean, CONFIG)
+    (expected,) = find_poses([batch], heatmap_network(lambda _: mean), CONFIG)
     assert_allclose(found.poses.keypoints, expected.poses.keypoints)
     assert_allclose(found.poses.scores, expected.poses.scores, rtol=1e-6)
 

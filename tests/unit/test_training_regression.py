@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from named_outputs import joined
 from safetensors.torch import load_file
 
 from hpe_tasks.config.training import TrainingConfig
@@ -190,16 +191,15 @@ def test_ap_is_measured_on_the_last_stage_and_with_folded_norms(
     outputs = []
 
     def measured(split: object, predict: Any, model: Any, *_: object, **__: object) -> Any:
-        outputs.append(predict(np.zeros((2, 3, 48, 64), np.float32)))
+        outputs.append(joined(predict(np.zeros((2, 3, 48, 64), np.float32))))
         return SimpleNamespace(stats=CocoStats(**dict.fromkeys(CocoStats.model_fields, 0.25)))
 
     monkeypatch.setattr("hpe_tasks.training.regression.evaluate", measured)
     fields = bottom_up(epochs=1, val_split="val")
     result = train(fields, dataset, tmp_path / "w.safetensors")
     assert result.ap == 0.25
-    expected = fp32_predictor(fields.model_config_for("w"), result.checkpoint, "cpu")(
-        np.zeros((2, 3, 48, 64), np.float32)
-    )
+    network = fp32_predictor(fields.model_config_for("w"), result.checkpoint, "cpu")
+    expected = joined(network(np.zeros((2, 3, 48, 64), np.float32)))
     assert expected.shape == (2, 57, 6, 8)
     assert np.allclose(outputs[-1], expected, atol=1e-5, rtol=1e-4)
 

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from named_outputs import joined
 from numpy.typing import NDArray
 
 from hpe_tasks.config.training import TrainingConfig
@@ -15,7 +16,9 @@ from hpe_tasks.data.annotation_files import annotation_path
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.pose.codecs.paf import PAF_CHANNELS, People, decode_people
+from hpe_tasks.pose.codecs.paf import PAF_CHANNELS
+from hpe_tasks.pose.codecs.part_affinity import decode_people
+from hpe_tasks.pose.people import People
 from hpe_tasks.training.scenes import TrainingScenes
 from tests.unit.training_factory import MIRRORED, STILL, bottom_up
 
@@ -52,7 +55,7 @@ def test_the_people_are_in_the_targets(dataset: Path) -> None:
     split = load_coco(dataset, "train")
     found = expected = 0
     for image, batch in zip(split.images, all_scenes(dataset, full_size()), strict=True):
-        people = people_in(batch.targets[0])
+        people = people_in(joined(batch.targets)[0])
         for person in split.persons(image.id):
             labelled = person.keypoints[:, 2] > 0
             expected += int(labelled.sum())
@@ -69,7 +72,7 @@ def test_a_mirrored_image_shows_the_mirrored_people(dataset: Path) -> None:
     mirrored_scenes = all_scenes(dataset, full_size(flip_probability=1.0))
     for plain, mirrored in zip(all_scenes(dataset, full_size()), mirrored_scenes, strict=True):
         assert np.allclose(mirrored.images[..., ::-1], plain.images, atol=0.02)
-        people, turned = people_in(plain.targets[0]), people_in(mirrored.targets[0])
+        people, turned = people_in(joined(plain.targets)[0]), people_in(joined(mirrored.targets)[0])
         total += len(people)
         # A joint at pixel x is at W-1-x in the mirror, and is the other side's.
         back = turned.keypoints[:, MIRRORED] * (-1, 1) + (WIDTH - 1, 0)
@@ -100,7 +103,7 @@ def test_augmented_targets_lie_where_the_image_shows_the_joints(copy: Path) -> N
         path = split.image_path(image)
         path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     for batch in all_scenes(copy, full_size(**moved)):
-        nose = cv2.resize(batch.targets[0, PAF_CHANNELS], (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
+        nose = cv2.resize(batch.targets["heatmaps"][0, 0], (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
         seen = batch.images[0].mean(axis=0) > 0
         inside = np.s_[24:-24, 24:-24]
         dots = cv2.connectedComponentsWithStats(seen.astype(np.uint8))[3][1:]
@@ -123,10 +126,10 @@ def test_people_without_labels_have_no_weight(copy: Path, row: dict[str, int], f
     content["annotations"].append({"id": 1, "image_id": first, **box, **row})
     annotation_path(copy, "train").write_text(json.dumps(content))
     marked, other, *_ = all_scenes(copy, full_size(flip_probability=flip))
-    weights = marked.weights[0, :, :, ::-1] if flip else marked.weights[0]
+    weights = joined(marked.weights)[0, :, :, ::-1] if flip else joined(marked.weights)[0]
     assert not weights[:, 5:25, 10:25].any()
     assert np.count_nonzero(weights[0]) == 38 * 50 - 20 * 15
-    assert np.count_nonzero(other.weights == 0) == 0
+    assert np.count_nonzero(joined(other.weights) == 0) == 0
 
 
 def test_wide_and_high_images_are_apart(copy: Path) -> None:
@@ -151,10 +154,14 @@ def test_a_scene_does_not_depend_on_the_batch(dataset: Path) -> None:
     scenes = TrainingScenes(load_coco(dataset, "train"), bottom_up())
     together, alone = scenes.batch(1, np.array([0, 1, 2])), scenes.batch(1, np.array([2]))
     assert together.images.shape == (3, 3, 48, 64)
-    assert together.targets.shape == together.weights.shape == (3, 57, 6, 8)
-    for name in ("images", "targets", "weights"):
-        assert getattr(together, name).dtype == np.float32
-        assert np.array_equal(getattr(together, name)[2], getattr(alone, name)[0])
+    assert joined(together.targets).shape == joined(together.weights).shape == (3, 57, 6, 8)
+    for ours, one in (
+        (together.images, alone.images),
+        (joined(together.targets), joined(alone.targets)),
+        (joined(together.weights), joined(alone.weights)),
+    ):
+        assert ours.dtype == np.float32
+        assert np.array_equal(ours[2], one[0])
     assert not np.array_equal(scenes.batch(2, np.array([2])).images[0], alone.images[0])
 
 

@@ -18,7 +18,7 @@ from hpe_tasks.data.json_files import read_json
 from hpe_tasks.datasets import MPII
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.metrics.pckh import HEAD_FACTOR
-from hpe_tasks.pose.codecs.heatmap import BOX_PADDING, PIXEL_STD
+from hpe_tasks.pose.crops import BOX_PADDING, PIXEL_STD
 from hpe_tasks.pose.skeletons import MPII16
 
 FIRST_PIXEL = 1.0

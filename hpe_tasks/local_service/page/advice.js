@@ -31,7 +31,7 @@ function fact({ low, persons, from }) {
 }
 
 function* reasons(answer, version, boxes) {
-  if (answer.model.codec === "heatmap") {
+  if (version?.takes_boxes) {
     yield boxes.length
       ? "A box should hold one whole person, and end where the person ends."
       : "The model looks at one person at a time, and took the whole picture for one: draw a box around each person.";

@@ -168,7 +168,7 @@ function show(answer, comparison) {
 }
 
 function showTools({ model, hpe, note }) {
-  const single = model.codec === "heatmap";
+  const single = (state.version?.takes_boxes ?? true);
   $("stage").classList.toggle("fixed", !single);
   const boxes = !single ? "" : state.boxes.length
     ? "Draw more boxes, or click into one to remove it."
@@ -251,7 +251,7 @@ function drawBoxes(extra = null) {
 }
 
 overlay.takeBoxes({
-  allowed: () => state.answer?.model.codec === "heatmap",
+  allowed: () => state.answer && (state.version?.takes_boxes ?? true),
   drawing: drawBoxes,
   drawn: (box) => ask([...state.boxes, box]),
   clicked: (x, y) => {

@@ -27,12 +27,12 @@ export function showVersion(version) {
   $("about").hidden = false;
 }
 
-function expectation({ accuracy, scores, codec }) {
+function expectation({ accuracy, scores, takes_boxes }) {
   const measured = `${accuracy.metric} ${accuracy.figures.onnx} on ${people(accuracy.persons)} in ` +
     `${count(accuracy.images, "image")} of ${accuracy.dataset} (${accuracy.split}` +
     `${accuracy.subset ? ", a subset" : ""}), in ${accuracy.boxes}. ${accuracy.meaning}`;
   const usual = scores ? ` A person's score is usually about ${scores.median.toFixed(2)}.` : "";
-  const one = codec === "heatmap" ? " It finds one person in each box; without boxes, one in the whole picture." : "";
+  const one = takes_boxes ? " It finds one person in each box; without boxes, one in the whole picture." : "";
   return measured + usual + one;
 }
 

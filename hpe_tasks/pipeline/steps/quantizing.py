@@ -68,12 +68,13 @@ def _draw_calibration(run: Run, num_images: int) -> Dataset:
 def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     """Calibrate QuantSim on images that no metric is measured on."""
     from hpe_tasks.inference import calibration_batches
+    from hpe_tasks.pose.codecs import CODECS
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config = run.config
     drawn = _draw_calibration(run, config.recipe.calibration_images)
     device = best_device()
-    whole_images = config.model.codec == "paf"
+    whole_images = CODECS[config.model.codec].whole_images
     batches = track(
         calibration_batches(drawn, config.model, config.evaluation.batch_size),
         "Calibrating",

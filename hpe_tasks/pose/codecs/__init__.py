@@ -1,39 +1,36 @@
-"""Encoding and decoding of poses: how joints become network targets and network outputs become joints.
+"""Codecs: how joints become network targets, and network outputs become joints.
 
-Sizes are (W, H), arrays H×W×C. These modules need numpy only, because AWS Lambda ships them.
+A further codec is a file beside these, its class in `CODECS` and its name in `CodecName`. None needs
+NumPy to be imported.
 """
 
-from hpe_tasks.pose.codecs.heatmap import (
-    Poses,
-    box_to_center_scale,
-    crop_matrix,
-    decode_heatmaps,
-    encode_heatmaps,
-    find_peaks,
-    flip_back,
-    inverse_crop_matrix,
-    person_score,
-    transform_points,
-)
-from hpe_tasks.pose.codecs.outputs import OUTPUT_NAMES, Codec
-from hpe_tasks.pose.codecs.paf import People, decode_people, encode_people
-from hpe_tasks.pose.codecs.pixels import input_levels
+from collections.abc import Mapping
+from typing import Literal
 
-__all__ = [
-    "OUTPUT_NAMES",
-    "Codec",
-    "People",
-    "Poses",
-    "box_to_center_scale",
-    "crop_matrix",
-    "decode_heatmaps",
-    "decode_people",
-    "encode_heatmaps",
-    "encode_people",
-    "find_peaks",
-    "flip_back",
-    "input_levels",
-    "inverse_crop_matrix",
-    "person_score",
-    "transform_points",
-]
+from hpe_tasks.pose.codecs.codec import Codec, CropCodec, ImageCodec
+from hpe_tasks.pose.codecs.heatmap import HeatmapCodec
+from hpe_tasks.pose.codecs.paf import PafCodec
+from hpe_tasks.pose.codecs.simcc import SimccCodec
+
+__all__ = ["CODECS", "Codec", "CodecName", "CropCodec", "ImageCodec", "crop_codec", "image_codec"]
+
+CodecName = Literal["heatmap", "paf", "simcc"]
+
+CODECS: Mapping[str, Codec] = {codec.name: codec for codec in (HeatmapCodec(), PafCodec(), SimccCodec())}
+"""Every codec, by its name."""
+
+
+def crop_codec(name: str) -> CropCodec:
+    """The codec of this name; raises TypeError where it is one of whole images."""
+    codec = CODECS[name]
+    if not isinstance(codec, CropCodec):
+        raise TypeError(f"codec {name!r} is shown whole images, not crops")
+    return codec
+
+
+def image_codec(name: str) -> ImageCodec:
+    """The codec of this name; raises TypeError where it is one of crops."""
+    codec = CODECS[name]
+    if not isinstance(codec, ImageCodec):
+        raise TypeError(f"codec {name!r} is shown crops, not whole images")
+    return codec

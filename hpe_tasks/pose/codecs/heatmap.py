@@ -1,240 +1,87 @@
-"""Top-down heatmaps as Simple Baselines makes and reads them: crop geometry, encoding and decoding.
-
-Conventions: sizes are (W, H), arrays H×W; coordinates are (x, y) in pixels, the centre of the first pixel is (0, 0).
-A person's crop is described by a `center` (x, y) in image pixels and a `scale` (w, h) in units of 200 pixels. All
-mappings between image, network input and heatmap are a translation and one factor, taken from the widths; none has
-a half-pixel correction, because the published results were made without.
-
-Needs numpy only: AWS Lambda ships this module.
-Source: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking" (2018) and its reference code.
-"""
+"""The codec of top-down heatmaps; `hpe_tasks.pose.codecs.heatmaps` makes and reads the maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from hpe_tasks.errors import CheckpointError
+from hpe_tasks.pose.codecs.codec import CropCodec, FileOutputs, Shape, Size
 
-from hpe_tasks.contract.frozen import frozen
-from hpe_tasks.errors import DatasetError
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.floating[Any]]
+    from hpe_tasks.pose.codecs.arrays import Arrays
 
-PIXEL_STD = 200.0
-"""Pixels in one unit of `scale`."""
+STRIDE = 4
+"""Input pixels in one heatmap pixel of the networks that the project trains."""
 
-BOX_PADDING = 1.25
-"""A crop is this much larger than the person's box."""
-
-JOINT_SCORE_THRESHOLD = 0.2
-"""A person's score counts the joints whose score is above this."""
-
-_QUARTER = 0.25
+SIGMA = 1.25
+"""Standard deviation of a target, in heatmap pixels, for crops of the sample's size."""
 
 
-@frozen
-class Poses:
-    """Joints of several persons.
+class HeatmapCodec(CropCodec):
+    """One heatmap for each joint of the person in a crop, as Simple Baselines has it."""
 
-    Attributes:
-        keypoints: N×K×2 float32, (x, y) in image pixels.
-        scores: N×K float32, the heatmap maximum of each joint.
-    """
+    name = "heatmap"
+    decoder = "heatmap argmax with a quarter-pixel shift"
+    takes_flip_test = True
+    settings_hint = (
+        "Set model.skeleton or model.joint_names to the joints that the network predicts, "
+        "and model.output_layout and model.output_name to where the heatmaps are."
+    )
 
-    keypoints: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    def outputs(self, joints: int, input_size: Size) -> dict[str, Shape]:
+        """`heatmaps`, of any size."""
+        return {"heatmaps": ("N", joints, "height", "width")}
 
-    def __post_init__(self) -> None:
-        if self.keypoints.ndim != 3 or self.keypoints.shape[2] != 2:
-            raise ValueError(f"keypoints must be N×K×2, not {self.keypoints.shape}")
-        if self.scores.shape != self.keypoints.shape[:2]:
-            raise ValueError(f"scores must be {self.keypoints.shape[:2]} like keypoints, not {self.scores.shape}")
-        if self.keypoints.dtype != np.float32 or self.scores.dtype != np.float32:
-            raise ValueError(f"keypoints and scores must be float32, not {self.keypoints.dtype}, {self.scores.dtype}")
+    def find(self, file: FileOutputs) -> dict[str, str]:
+        """`model.output_name`, or the only output."""
+        names = ", ".join(file.shapes)
+        if file.output_name is None:
+            if len(file.shapes) > 1:
+                raise CheckpointError(
+                    f"{file.path} has several outputs: {names}.",
+                    hint="Set model.output_name to the one that holds heatmaps.",
+                )
+            return {"heatmaps": next(iter(file.shapes))}
+        if file.output_name not in file.shapes:
+            raise CheckpointError(
+                f"{file.path} has no output {file.output_name!r}; it has: {names}.",
+                hint="Set model.output_name to one of them.",
+            )
+        return {"heatmaps": file.output_name}
 
-    def __len__(self) -> int:
-        return len(self.keypoints)
+    def encode(
+        self, points: ArrayLike, visible: ArrayLike, input_size: Size, sigma: float | None
+    ) -> tuple[Arrays, Arrays]:
+        """Gaussians at a quarter of the input's resolution; see `encode_heatmaps`."""
+        import numpy as np
 
+        from hpe_tasks.pose.codecs.heatmaps import encode_heatmaps
 
-def box_to_center_scale(
-    box_xywh: ArrayLike, image_size: tuple[int, int], input_size: tuple[int, int], *, clip: bool = True
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn a person's box into the centre and scale of its crop.
+        width, height = input_size
+        size = width // STRIDE, height // STRIDE
+        cells = np.asarray(points, dtype=np.float64) / STRIDE
+        targets, weights = encode_heatmaps(cells, visible, size, SIGMA if sigma is None else sigma)
+        return {"heatmaps": targets}, {"heatmaps": weights}
 
-    The box is clipped to the image, its shorter side grown to the aspect ratio of the input, and both padded by 1.25.
+    def decode(
+        self, outputs: Mapping[str, NDArray[np.float32]], centers: ArrayLike, scales: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `decode_heatmaps`."""
+        from hpe_tasks.pose.codecs.heatmaps import decode_heatmaps
 
-    Args:
-        box_xywh: (x, y, w, h) in image pixels.
-        image_size: (W, H) of the image.
-        input_size: (W, H) of the network's input.
-        clip: False takes the box as it is: the reference clips annotated boxes, but not those of a detector.
+        return decode_heatmaps(outputs["heatmaps"], centers, scales)
 
-    Returns:
-        `center` (x, y) in image pixels and `scale` (w, h) in units of 200 pixels.
+    def flip_back(self, outputs: Mapping[str, NDArray[np.float32]], flip_pairs: Iterable[tuple[int, int]]) -> Arrays:
+        """See `flip_back`."""
+        from hpe_tasks.pose.codecs.heatmaps import flip_back
 
-    Raises:
-        DatasetError: The box has no extent, is not finite, or covers nothing of the image.
-    """
-    x, y, width, height = (float(v) for v in np.asarray(box_xywh, dtype=np.float64))
-    image_width, image_height = image_size
-    left, top, w, h = x, y, width, height
-    if clip:
-        left, top = max(0.0, x), max(0.0, y)
-        # As the reference clips: the far corner is the last pixel of the box, so a box loses one pixel of each side.
-        w = min(image_width - 1.0, left + max(0.0, width - 1.0)) - left
-        h = min(image_height - 1.0, top + max(0.0, height - 1.0)) - top
-        empty = min(w, h) < 0 or max(w, h) == 0
-    else:
-        empty = min(w, h) <= 0 or left + w <= 0 or top + h <= 0 or left >= image_width or top >= image_height
-    if empty or not np.isfinite((x, y, width, height)).all():
-        raise DatasetError(
-            f"The box (x, y, w, h) = ({x:g}, {y:g}, {width:g}, {height:g}) covers nothing of an image of "
-            f"{image_width}×{image_height} pixels.",
-            hint="Correct the box, or remove its record.",
-        )
-    center = np.array([left + w * 0.5, top + h * 0.5])
-    aspect = input_size[0] / input_size[1]
-    if w > aspect * h:
-        h = w / aspect
-    else:
-        w = h * aspect
-    return center, np.array([w, h]) / PIXEL_STD * BOX_PADDING
+        return {"heatmaps": flip_back(outputs["heatmaps"], flip_pairs)}
 
-
-def crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Give the 2×3 affine matrix from image pixels to a crop.
-
-    `center` lands on (W/2, H/2); the factor is W/(scale_w·200) in both directions.
-
-    Args:
-        center: (x, y) in image pixels.
-        scale: (w, h) in units of 200 pixels.
-        size: (W, H) of the crop: the network's input, or its heatmaps.
-    """
-    x, y = np.asarray(center, dtype=np.float64)
-    factor = size[0] / (float(np.asarray(scale, dtype=np.float64)[0]) * PIXEL_STD)
-    return np.array([[factor, 0.0, size[0] / 2 - factor * x], [0.0, factor, size[1] / 2 - factor * y]])
-
-
-def inverse_crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Give the 2×3 affine matrix from a crop of `size` (W, H) back to image pixels: the inverse of `crop_matrix`."""
-    x, y = np.asarray(center, dtype=np.float64)
-    factor = float(np.asarray(scale, dtype=np.float64)[0]) * PIXEL_STD / size[0]
-    return np.array([[factor, 0.0, x - factor * size[0] / 2], [0.0, factor, y - factor * size[1] / 2]])
-
-
-def transform_points(points: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:
-    """Map points, given as …×2, by a 2×3 affine matrix."""
-    affine = np.asarray(matrix, dtype=np.float64)
-    return np.asarray(points, dtype=np.float64) @ affine[:, :2].T + affine[:, 2]
-
-
-def encode_heatmaps(
-    keypoints: ArrayLike, visible: ArrayLike, size: tuple[int, int], sigma: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Draw the heatmap that a network should give for each joint: a Gaussian around it.
-
-    The Gaussian is centred on the joint itself, not on the nearest pixel, so that the quarter-pixel shift of
-    `decode_heatmaps` finds the side on which the joint lies.
-
-    Args:
-        keypoints: N×K×2, (x, y) in heatmap pixels: image pixels through `crop_matrix` with the heatmap's size.
-        visible: N×K; joints with 0 are not labelled.
-        size: (W, H) of the heatmaps.
-        sigma: Standard deviation in heatmap pixels.
-
-    Returns:
-        Targets N×K×H×W float32 with values in [0, 1], and weights N×K float32: 1 for a labelled joint whose nearest
-        pixel lies on the heatmap, else 0; the target of a joint with weight 0 is all zeros.
-    """
-    points = np.asarray(keypoints, dtype=np.float64)
-    width, height = size
-    nearest = np.floor(points + 0.5)
-    inside = ((nearest >= 0) & (nearest < (width, height))).all(axis=-1)
-    weights = ((np.asarray(visible) > 0) & inside).astype(np.float32)
-    spread = 2.0 * sigma**2
-    rows = np.exp(-((np.arange(height) - points[..., 1:2]) ** 2) / spread) * weights[..., None]
-    columns = np.exp(-((np.arange(width) - points[..., 0:1]) ** 2) / spread)
-    targets = rows[..., :, None].astype(np.float32) * columns[..., None, :].astype(np.float32)
-    return targets, weights
-
-
-def find_peaks(heatmaps: Floats) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Find each heatmap's maximum, moved by a quarter pixel towards its larger neighbour.
-
-    The shift is made where 1 < x < W−1 and 1 < y < H−1. A heatmap without a positive value gives (0, 0).
-
-    Args:
-        heatmaps: N×K×H×W.
-
-    Returns:
-        N×K×2 (x, y) in heatmap pixels, and the maxima N×K float32.
-    """
-    count, joints, height, width = heatmaps.shape
-    rows = heatmaps.reshape(count * joints, height * width)
-    pixels = rows.reshape(-1)
-    best = rows.argmax(axis=1)
-    index = best + np.arange(0, pixels.size, height * width)
-    maxima = pixels[index]
-    best *= maxima > 0
-    y = best // width
-    x = best - y * width
-
-    points = np.empty((count * joints, 2))
-    points[:, 0], points[:, 1] = x, y
-    shifted = np.flatnonzero((x > 1) & (x < width - 1) & (y > 1) & (y < height - 1))
-    index = index[shifted]
-    points[shifted, 0] += _QUARTER * np.sign(pixels[index + 1] - pixels[index - 1])
-    points[shifted, 1] += _QUARTER * np.sign(pixels[index + width] - pixels[index - width])
-    return points.reshape(count, joints, 2), maxima.reshape(count, joints).astype(np.float32)
-
-
-def flip_back(heatmaps: NDArray[np.float32], flip_pairs: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
-    """Turn the heatmaps of mirrored crops, N×J×h×w, into those of the crops themselves.
-
-    Left and right joints swap, and all maps move one pixel to the right, where the first column stays: the published
-    figures of Simple Baselines are made so (SHIFT_HEATMAP), because a network's maps of an image and of its mirror
-    image are about a pixel apart.
-    """
-    order = np.arange(heatmaps.shape[1])
-    for left, right in flip_pairs:
-        order[[left, right]] = right, left
-    flipped: NDArray[np.float32] = heatmaps[:, order, :, ::-1]
-    return np.concatenate([flipped[..., :1], flipped[..., :-1]], axis=-1)
-
-
-def decode_heatmaps(
-    heatmaps: Floats, centers: ArrayLike, scales: ArrayLike
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Read the joints of each person from its heatmaps.
-
-    Every peak goes through the inverse of the crop, taken at the heatmap's own size; that includes the (0, 0) of a
-    heatmap without a positive value, as in the reference.
-
-    Args:
-        heatmaps: N×K×H×W.
-        centers: N×2, the centre of each person's crop in image pixels.
-        scales: N×2, the scale of each person's crop in units of 200 pixels.
-
-    Returns:
-        Keypoints N×K×2 float32, (x, y) in image pixels, and scores N×K float32: the heatmaps' maxima.
-    """
-    if heatmaps.ndim != 4:
-        raise ValueError(f"heatmaps must be N×K×H×W, not {heatmaps.shape}")
-    count, _, height, width = heatmaps.shape
-    middle = np.asarray(centers, dtype=np.float64)
-    extent = np.asarray(scales, dtype=np.float64)
-    if middle.shape != (count, 2) or extent.shape != (count, 2):
-        raise ValueError(f"centers and scales must be {(count, 2)}, not {middle.shape} and {extent.shape}")
-    points, maxima = find_peaks(heatmaps)
-    factors = extent[:, 0] * PIXEL_STD / width
-    keypoints = (points - (width / 2, height / 2)) * factors[:, None, None] + middle[:, None, :]
-    return keypoints.astype(np.float32), maxima
-
-
-def person_score(joint_scores: NDArray[np.float32]) -> float:
-    """Score a crop by the mean of its joint scores above 0.2, and 0 where none is."""
-    confident = joint_scores[joint_scores > JOINT_SCORE_THRESHOLD]
-    return float(confident.mean()) if confident.size else 0.0
+    def cells_across(self, outputs: Mapping[str, NDArray[np.float32]]) -> int:
+        """The heatmaps' width."""
+        width: int = outputs["heatmaps"].shape[3]
+        return width
