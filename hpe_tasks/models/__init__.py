@@ -9,9 +9,9 @@ from torch import nn
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.models.aimet_pose import AimetPose
-from hpe_tasks.models.pose_mobilenet import PoseMobileNet
-from hpe_tasks.models.pose_resnet import LAYERS, PoseResNet
+from hpe_tasks.networks.aimet_pose import AimetPose
+from hpe_tasks.networks.pose_mobilenet import PoseMobileNet
+from hpe_tasks.networks.pose_resnet import LAYERS, PoseResNet
 
 __all__ = ["MODELS", "build_model"]
 

@@ -33,10 +33,10 @@ from hpe_tasks.data.coco import CocoKeypoints, load_coco, read_annotations
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
-from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.training_record import TRAINING_KEY
+from hpe_tasks.networks.aimet_pose import AimetPose
 from hpe_tasks.progress import track
 from hpe_tasks.records import Artifact, CocoStats
 from hpe_tasks.storage.files import write_atomically
