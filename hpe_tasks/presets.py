@@ -13,10 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from hpe_tasks.config.help import setting_schema
 from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, RunConfig
-from hpe_tasks.config.training import AIMET_POSE_INPUT, SCHEDULES, TrainingConfig
+from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.gate.references import PublishedFigure, Reference
+from hpe_tasks.networks import ARCHITECTURES, OWN_FILE
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,17 @@ _REPLACED = {
 """Settings that users may still have in their files, and what does their work now."""
 
 
+def _gate(architecture: str, **limits: Any) -> dict[str, Any]:
+    """Limits of a gate, with the share of int8 work that the network reaches."""
+    return {**limits, "min_int8_mac_share": ARCHITECTURES[architecture].min_int8_mac_share}
+
+
 def _efficientpose(variant: str, side: int) -> Preset:
     return Preset(
         description=f"EfficientPose {variant} (one person, 16 MPII joints) as an ONNX file, on your COCO-layout data.",
         values={
             "model": {
-                "architecture": "onnx",
+                "architecture": OWN_FILE,
                 "skeleton": "efficientpose16",
                 "input_width": side,
                 "input_height": side,
@@ -130,9 +136,6 @@ _SIMPLE_BASELINES_COCO = Reference(
 _LARGEST_RESNET_MB = 75.0
 """ResNet-152 has 68.8 million parameters of a byte each; 50 has 34.1."""
 
-_MIN_INT8_MAC_SHARE = 0.95
-"""Of pose_resnet and pose_mobilenet, which have 1.0; with deconvolutions in float pose_resnet_50 has 0.74."""
-
 PRESETS: dict[str, Preset] = {
     "sample": Preset(
         description="The project's own drawn people and the small network trained on them: needs no download, except "
@@ -153,7 +156,7 @@ PRESETS: dict[str, Preset] = {
                 "min_persons": 300,
             },
             "recipe": {"cross_layer_equalization": True, "calibration_images": 120},
-            "gate": {"min_ap": 0.6, "min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_mobilenet", min_ap=0.6),
             "destination": {"name": "sample-pose", "smoke_test": True},
         },
     ),
@@ -161,7 +164,7 @@ PRESETS: dict[str, Preset] = {
         description="A Simple Baselines ResNet-50 checkpoint with 17 COCO joints, on your COCO-layout data.",
         values={
             "model": {"architecture": "pose_resnet_50"},
-            "gate": {"min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_resnet_50"),
             "destination": {"name": "pose-resnet-50"},
         },
         needs=("model.checkpoint", "dataset.source"),
@@ -176,7 +179,7 @@ PRESETS: dict[str, Preset] = {
                 "architecture": "aimet_pose",
                 "input_width": 248,
                 "input_height": 184,
-                **AIMET_POSE_INPUT,
+                **ARCHITECTURES["aimet_pose"].input,
             },
             "dataset": {
                 "source": SAMPLE,
@@ -186,7 +189,7 @@ PRESETS: dict[str, Preset] = {
             },
             "recipe": {"calibration_images": 80},
             "evaluation": {"batch_size": 8},
-            "gate": {"min_ap": 0.4, "min_int8_mac_share": 0.9},
+            "gate": _gate("aimet_pose", min_ap=0.4),
             "destination": {"name": "sample-aimet-pose"},
         },
         needs=("model.checkpoint",),
@@ -200,12 +203,12 @@ PRESETS: dict[str, Preset] = {
                 "pose_estimation_pytorch_weights.tgz",
                 "input_width": 496,
                 "input_height": 384,
-                **AIMET_POSE_INPUT,
+                **ARCHITECTURES["aimet_pose"].input,
             },
             "dataset": {**_coco(2014), "evaluation_images": "all"},
             "recipe": {"calibration_images": 2000},
             "evaluation": {"batch_size": 8},
-            "gate": {"min_ap": 0.34, "min_int8_mac_share": 0.9},
+            "gate": _gate("aimet_pose", min_ap=0.34),
             "destination": {"name": "aimet-pose"},
         },
         reference=_AIMET_ZOO,
@@ -223,11 +226,7 @@ PRESETS: dict[str, Preset] = {
             },
             "dataset": {"kind": "mpii", "min_persons": 2000},
             "evaluation": {"flip_test": True},
-            "gate": {
-                "min_pckh": 86.0,
-                "min_int8_mac_share": _MIN_INT8_MAC_SHARE,
-                "max_size_mb": _LARGEST_RESNET_MB,
-            },
+            "gate": _gate("pose_resnet_50", min_pckh=86.0, max_size_mb=_LARGEST_RESNET_MB),
             "destination": {"name": "pose-resnet-mpii"},
         },
         needs=("dataset.source",),
@@ -241,11 +240,7 @@ PRESETS: dict[str, Preset] = {
             # Images without persons count as well: a detector finds people there.
             "dataset": {**_coco(2017), "evaluation_images": "all"},
             "evaluation": {"flip_test": True},
-            "gate": {
-                "min_ap": 0.65,
-                "min_int8_mac_share": _MIN_INT8_MAC_SHARE,
-                "max_size_mb": _LARGEST_RESNET_MB,
-            },
+            "gate": _gate("pose_resnet_50", min_ap=0.65, max_size_mb=_LARGEST_RESNET_MB),
             "destination": {"name": "pose-resnet-coco"},
         },
         needs=("model.checkpoint",),
@@ -256,7 +251,7 @@ PRESETS: dict[str, Preset] = {
         values={
             "dataset": _coco(2017),
             "recipe": {"cross_layer_equalization": True},
-            "gate": {"min_ap": 0.45, "min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_mobilenet", min_ap=0.45),
             "destination": {"name": "pose-mobilenet"},
         },
         needs=("model.checkpoint",),

@@ -6,10 +6,11 @@ models, so a field's title, description and bounds are written here once.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from hpe_tasks.networks import ARCHITECTURES, NetworkArchitecture
 from hpe_tasks.pose.skeletons import SKELETONS, Skeleton
 
 SAMPLE = "sample"
@@ -18,21 +19,11 @@ SAMPLE = "sample"
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
-Architecture = Literal[
-    "pose_resnet_18",
-    "pose_resnet_34",
-    "pose_resnet_50",
-    "pose_resnet_101",
-    "pose_resnet_152",
-    "pose_mobilenet",
-    "aimet_pose",
-    "onnx",
-]
-
-_BOTTLENECK_RESNETS = ("pose_resnet_50", "pose_resnet_101", "pose_resnet_152")
-
-_STRIDES: dict[str, int] = {"aimet_pose": 8, "onnx": 1}
-"""What a side of the input must be a multiple of; 32 for the other networks."""
+if TYPE_CHECKING:
+    ArchitectureName = str
+else:
+    # One of the listed names: the choices of forms and of --help.
+    ArchitectureName = Literal[tuple(ARCHITECTURES)]
 
 _LARGEST_STD = 1.01
 """1 leaves pixel values in [0, 1] as they are, and 256 / 255 is a pixel divided by 256: no network asks for less."""
@@ -51,7 +42,7 @@ class ModelConfig(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    architecture: Architecture = Field(
+    architecture: ArchitectureName = Field(
         default="pose_mobilenet",
         description="A network that the project builds, or `onnx` for a file of your own.",
     )
@@ -118,6 +109,11 @@ class ModelConfig(Frozen):
     )
 
     @property
+    def network(self) -> NetworkArchitecture:
+        """The architecture, as the list of networks describes it."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
     def joints(self) -> Skeleton:
         """The joints that the network predicts."""
         known = SKELETONS[self.skeleton]
@@ -155,20 +151,22 @@ class ModelConfig(Frozen):
     def _check(self) -> Self:
         if self.joint_names is not None and len(set(self.joint_names)) != len(self.joint_names):
             raise ValueError("joint_names holds a name twice")
-        stride = _STRIDES.get(self.architecture, 32)
-        if self.input_width % stride or self.input_height % stride:
-            raise ValueError(f"input_width and input_height must be multiples of {stride} for {self.architecture}")
-        if self.architecture != "onnx" and (self.architecture == "aimet_pose") != (self.codec == "paf"):
-            wanted = "paf" if self.architecture == "aimet_pose" else "heatmap"
-            raise ValueError(f"codec must be {wanted!r} for {self.architecture}")
+        multiple = self.network.side_multiple
+        if self.input_width % multiple or self.input_height % multiple:
+            raise ValueError(f"input_width and input_height must be multiples of {multiple} for {self.architecture}")
+        if self.codec not in self.network.codecs:
+            wanted = " or ".join(map(repr, self.network.codecs))
+            raise ValueError(f"codec must be {wanted} for {self.architecture}")
         if self.codec == "paf" and (self.skeleton != "coco17" or self.joint_names is not None):
             raise ValueError("codec 'paf' gives the joints of skeleton 'coco17': leave skeleton and joint_names out")
         if self.codec == "paf" and self.output_name is not None:
             raise ValueError("codec 'paf' reads two outputs and finds them itself: leave output_name out")
-        if self.caffe_style and self.architecture not in _BOTTLENECK_RESNETS:
-            raise ValueError(f"caffe_style is for {', '.join(_BOTTLENECK_RESNETS)}, not for {self.architecture}")
-        if self.checkpoint == SAMPLE and self.architecture != "pose_mobilenet":
-            raise ValueError("checkpoint 'sample' holds a pose_mobilenet: set architecture to pose_mobilenet")
+        if self.caffe_style and not self.network.caffe_style:
+            wanted = ", ".join(name for name, network in ARCHITECTURES.items() if network.caffe_style)
+            raise ValueError(f"caffe_style is for {wanted}, not for {self.architecture}")
+        if self.checkpoint == SAMPLE and self.network.sample_checkpoint is None:
+            wanted = " or ".join(name for name, network in ARCHITECTURES.items() if network.sample_checkpoint)
+            raise ValueError(f"checkpoint 'sample' holds a {wanted}: set architecture to {wanted}")
         return self
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file
 from torch import nn
 
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.networks import ARCHITECTURES
 
 _PICKLED = (".pth", ".pt", ".pth.tar", ".tar")
 _TENSORS_ONLY = ".safetensors"
@@ -29,9 +30,16 @@ _LISTED = 8
 _REFUSED_CODE = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
-def sample_checkpoint() -> Path:
-    """The shipped weights of `pose_mobilenet`, trained on the sample data set."""
-    return Path(__file__).resolve().parent.parent / "assets" / "pose_mobilenet_sample.safetensors"
+def sample_checkpoint(architecture: str = "pose_mobilenet") -> Path:
+    """The shipped weights of a network, trained on the sample data set.
+
+    Raises:
+        CheckpointError: No weights of it are shipped.
+    """
+    name = ARCHITECTURES[architecture].sample_checkpoint
+    if name is None:
+        raise CheckpointError(f"No weights of {architecture} are shipped.", hint="Set model.checkpoint to yours.")
+    return Path(__file__).resolve().parent.parent / "assets" / name
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:

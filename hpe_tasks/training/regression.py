@@ -36,7 +36,6 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.training_record import TRAINING_KEY
-from hpe_tasks.networks.aimet_pose import AimetPose
 from hpe_tasks.progress import track
 from hpe_tasks.records import Artifact, CocoStats
 from hpe_tasks.storage.files import write_atomically
@@ -183,18 +182,17 @@ def _in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
 def _initial_model(config: TrainingConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(config.model_config_for("unused"))
+        model = build_model(config.model_config_for("unused"), all_stages=True)
     if config.initial_weights is not None:
         load_checkpoint(model, Path(config.initial_weights))
-    if isinstance(model, AimetPose):
-        model.last_stage_only = False
-        if config.initial_weights is None:
-            add_batch_norms(model)
+    elif not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        add_batch_norms(model)
     return model
 
 
 def _examples(dataset: CocoKeypoints, config: TrainingConfig) -> TrainingCrops | TrainingScenes:
-    return TrainingScenes(dataset, config) if config.architecture == "aimet_pose" else TrainingCrops(dataset, config)
+    bottom_up = config.model_config_for("unused").codec == "paf"
+    return TrainingScenes(dataset, config) if bottom_up else TrainingCrops(dataset, config)
 
 
 def _rate(step: int, steps_per_epoch: int, config: TrainingConfig) -> float:
