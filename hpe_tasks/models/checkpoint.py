@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file
 from torch import nn
 
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.models.recognition import COUNTER, recognize
 from hpe_tasks.networks import ARCHITECTURES
 
 _PICKLED = (".pth", ".pt", ".pth.tar", ".tar")
@@ -66,7 +67,7 @@ def _fitting_state(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
     expected = model.state_dict()
     # Files from before PyTorch 0.4.1 do not count batches; the counter is not used in inference.
     for name, tensor in expected.items():
-        if name.endswith(".num_batches_tracked"):
+        if name.endswith(COUNTER):
             state.setdefault(name, tensor)
     _check_fit(state, expected, path)
     return state
@@ -187,9 +188,18 @@ def _check_fit(state: Mapping[str, torch.Tensor], expected: Mapping[str, Any], p
     ]
     if problems:
         raise CheckpointError(
-            f"The checkpoint {path} does not fit the network. Keys: " + "; ".join(problems) + ".",
-            hint="Set model.architecture, model.skeleton and model.width_multiplier to what the file was trained with.",
+            f"The checkpoint {path} does not fit the network. Keys: " + "; ".join(problems) + ".", hint=_hint(state)
         )
+
+
+def _hint(state: Mapping[str, torch.Tensor]) -> str:
+    found = recognize(state)
+    if found is None:
+        return "Set model.architecture, model.skeleton and model.width_multiplier to what the file was trained with."
+    return (
+        f"Its weights are those of a {found.architecture} for {found.joints} joints: set model.architecture to that, "
+        "and model.skeleton or model.joint_names to its joints."
+    )
 
 
 def _shape(tensor: torch.Tensor) -> str:
