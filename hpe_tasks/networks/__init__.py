@@ -81,6 +81,15 @@ def _pose_resnet(depth: int, *, bottlenecks: bool) -> NetworkArchitecture:
     return NetworkArchitecture(f"pose_resnet_{depth}", build, caffe_style=bottlenecks)
 
 
+def _pose_hrnet(width: int) -> NetworkArchitecture:
+    def build(options: NetworkOptions) -> nn.Module:
+        from hpe_tasks.networks.pose_hrnet import PoseHRNet
+
+        return PoseHRNet(width, options.joints)
+
+    return NetworkArchitecture(f"pose_hrnet_w{width}", build)
+
+
 def _pose_mobilenet(options: NetworkOptions) -> nn.Module:
     from hpe_tasks.networks.pose_mobilenet import PoseMobileNet
 
@@ -100,6 +109,8 @@ _LISTED = (
     _pose_resnet(50, bottlenecks=True),
     _pose_resnet(101, bottlenecks=True),
     _pose_resnet(152, bottlenecks=True),
+    _pose_hrnet(32),
+    _pose_hrnet(48),
     NetworkArchitecture("pose_mobilenet", _pose_mobilenet, sample_checkpoint="pose_mobilenet_sample.safetensors"),
     NetworkArchitecture(
         "aimet_pose",
