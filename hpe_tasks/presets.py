@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hpe_tasks.config.help import setting_schema
-from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, RunConfig
+from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, QuantizationRecipe, RunConfig
 from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
@@ -113,6 +113,16 @@ _SIMPLE_BASELINES_MPII = Reference(
     protocol={"split": "valid", "num_persons": 2958, "flip_test": True, "input_size": (256, 256)},
 )
 
+_DETECTED_ON_COCO: dict[str, Any] = {
+    "split": "val2017",
+    "num_images": 5000,
+    "box_source": "detector",
+    "flip_test": True,
+    "input_size": (192, 256),
+}
+
+_ANNOTATED: dict[str, Any] = {"box_source": "ground_truth"}
+
 _SIMPLE_BASELINES_COCO = Reference(
     name="Simple Baselines on COCO",
     source="Xiao et al. (2018) and its repository, 256x192, flip test, boxes of a detector with a person AP of 56.4",
@@ -124,17 +134,61 @@ _SIMPLE_BASELINES_COCO = Reference(
     ),
     tolerance=0.003,
     joints=17,
-    protocol={
-        "split": "val2017",
-        "num_images": 5000,
-        "box_source": "detector",
-        "flip_test": True,
-        "input_size": (192, 256),
-    },
+    protocol=_DETECTED_ON_COCO,
 )
 
-_LARGEST_RESNET_MB = 75.0
-"""ResNet-152 has 68.8 million parameters of a byte each; 50 has 34.1."""
+_HRNET_ZOO_RECIPE = QuantizationRecipe(scheme="min_max", calibration_images=320)
+"""As the AIMET model zoo quantized HRNet, but for the images: theirs were of the split that judged."""
+
+_HRNET_COCO = Reference(
+    name="HRNet on COCO",
+    source="Sun et al. (2019) and its repository, 256x192, flip test, boxes of a detector with a person AP of 56.4; "
+    "and the AIMET model zoo's hrnet_posenet, annotated boxes, W8A8 in AIMET QuantSim",
+    metric="ap",
+    rows=(
+        PublishedFigure("HRNet-W32, FP32", "fp32", 0.744, 0.798, architecture="pose_hrnet_w32"),
+        PublishedFigure(
+            "HRNet-W32, FP32 (zoo)", "fp32", 0.765, 0.793, architecture="pose_hrnet_w32", protocol=_ANNOTATED
+        ),
+        PublishedFigure(
+            "HRNet-W32, W8A8 (zoo)",
+            "quantsim",
+            0.763,
+            0.792,
+            architecture="pose_hrnet_w32",
+            recipe=_HRNET_ZOO_RECIPE,
+            protocol=_ANNOTATED,
+        ),
+        PublishedFigure("HRNet-W48, FP32", "fp32", 0.751, 0.804, architecture="pose_hrnet_w48"),
+    ),
+    tolerance=0.003,
+    joints=17,
+    protocol=_DETECTED_ON_COCO,
+)
+
+
+def _hrnet(width: int, **model: Any) -> Preset:
+    architecture = f"pose_hrnet_w{width}"
+    weights = "with the AIMET model zoo's weights" if model else "from a checkpoint of its repository"
+    return Preset(
+        description=f"HRNet-W{width} at 256x192 on COCO 2017, {weights}. Its repository's figures are of a detector's "
+        "boxes: give its file as dataset.boxes to compare with them.",
+        values={
+            "model": {"architecture": architecture, **model},
+            # Images without persons count as well: a detector finds people there.
+            "dataset": {**_coco(2017), "evaluation_images": "all"},
+            "recipe": _HRNET_ZOO_RECIPE.model_dump(include={"scheme", "calibration_images"}),
+            "evaluation": {"flip_test": True},
+            "gate": _gate(architecture, min_ap=0.7, max_size_mb=_LARGEST_MB),
+            "destination": {"name": f"pose-hrnet-w{width}"},
+        },
+        needs=() if model else ("model.checkpoint",),
+        reference=_HRNET_COCO,
+    )
+
+
+_LARGEST_MB = 75.0
+"""ResNet-152 has 68.8 million parameters of a byte each, HRNet-W48 63.6; ResNet-50 has 34.1."""
 
 PRESETS: dict[str, Preset] = {
     "sample": Preset(
@@ -226,7 +280,7 @@ PRESETS: dict[str, Preset] = {
             },
             "dataset": {"kind": "mpii", "min_persons": 2000},
             "evaluation": {"flip_test": True},
-            "gate": _gate("pose_resnet_50", min_pckh=86.0, max_size_mb=_LARGEST_RESNET_MB),
+            "gate": _gate("pose_resnet_50", min_pckh=86.0, max_size_mb=_LARGEST_MB),
             "destination": {"name": "pose-resnet-mpii"},
         },
         needs=("dataset.source",),
@@ -240,12 +294,18 @@ PRESETS: dict[str, Preset] = {
             # Images without persons count as well: a detector finds people there.
             "dataset": {**_coco(2017), "evaluation_images": "all"},
             "evaluation": {"flip_test": True},
-            "gate": _gate("pose_resnet_50", min_ap=0.65, max_size_mb=_LARGEST_RESNET_MB),
+            "gate": _gate("pose_resnet_50", min_ap=0.65, max_size_mb=_LARGEST_MB),
             "destination": {"name": "pose-resnet-coco"},
         },
         needs=("model.checkpoint",),
         reference=_SIMPLE_BASELINES_COCO,
     ),
+    "pose_hrnet_w32": _hrnet(
+        32,
+        checkpoint="https://github.com/quic/aimet-model-zoo/releases/download/phase_2_march_artifacts/"
+        "hrnet_posenet_FP32_state_dict.pth",
+    ),
+    "pose_hrnet_w48": _hrnet(48),
     "pose_mobilenet_coco2017": Preset(
         description="The project's small depthwise network at 256x192 on COCO 2017; no figures of it are published.",
         values={
