@@ -2,8 +2,8 @@
 
 On a machine of each kind, then once with what they wrote:
 
-    python benchmarks/model_latency.py --json FILE [--models pose_resnet_50 pose_mobilenet] [--threads 1 2]
-        [--rounds 3] [--seconds 2] [--runs 20] [--processor NAME] [--files FOLDER]
+    python benchmarks/model_latency.py --json FILE [--models pose_resnet_50 pose_hrnet_w32 pose_mobilenet]
+        [--threads 1 2] [--rounds 3] [--seconds 2] [--runs 20] [--processor NAME] [--files FOLDER]
     python benchmarks/model_latency.py --merge FILE FILE [--picture FILE] [--docs docs/benchmarks.md]
 
 * fp32: the network with folded batch norms, as torch exports it;
@@ -14,14 +14,14 @@ On a machine of each kind, then once with what they wrote:
 * static: the product's file without its four-phase deconvolution (`recipe.four_phase_deconvolution=false`);
 * ours: the product's file, by the preset's recipe.
 
-pose_resnet_50 at 256×256 has random weights, pose_mobilenet those of the project's sample; both are calibrated on and
-fed with crops of drawn people, one at a time. Every measurement is a process of its own that imports numpy and
-onnxruntime and nothing else, with threads that do not spin. FP32 is measured before and after every other file, and a
-ratio is to those two, the fastest run of each process: on a machine that others use as well, what disturbs a run makes
-it slower, so that ratios hold better than times. Load time is that of the
-session, the file being in the page cache. Peak memory is the whole process's, at its highest. Figures are medians of
-the rounds; of the ratios, the lowest and the highest round stand beside. With `--files` the networks are kept in a
-folder and found there the next time: processors then run the very same files.
+pose_resnet_50 at 256×256 and HRNet at 256×192 have random weights, pose_mobilenet those of the project's sample; all
+are calibrated on and fed with crops of drawn people, one at a time. Every measurement is a process of its own that
+imports numpy and onnxruntime and nothing else, with threads that do not spin. FP32 is measured before and after every
+other file, and a ratio is to those two, the fastest run of each process: on a machine that others use as well, what
+disturbs a run makes it slower, so that ratios hold better than times. Load time is that of the session, the file being
+in the page cache. Peak memory is the whole process's, at its highest. Figures are medians of the rounds; of the ratios,
+the lowest and the highest round stand beside. With `--files` the networks are kept in a folder and found there the next
+time: processors then run the very same files.
 
 A processor with VNNI stands for one without, at its own speed, by `python tools/as_processor.py avx2 -- python
 benchmarks/model_latency.py …`: the tables then say so.
@@ -44,7 +44,10 @@ from typing import Any
 
 import latency_tables as tables
 
-MODELS = ("pose_resnet_50", "pose_mobilenet")
+MODELS = ("pose_resnet_50", "pose_hrnet_w32", "pose_hrnet_w48", "pose_mobilenet")
+USUAL = ("pose_resnet_50", "pose_hrnet_w32", "pose_mobilenet")
+SIZES = {"pose_resnet_50": {"input_width": 256, "input_height": 256}}
+"""Inputs that are not those of the network's preset."""
 CALIBRATION_IMAGES = 16
 MEASURED_CROPS = 4
 WARM_UP = 3
@@ -86,9 +89,9 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
         preset = load_config("sample")
         config, recipe, checkpoint = preset.model, preset.recipe, sample_checkpoint()
     else:
-        preset = load_config("pose_resnet_50", overrides={"model.checkpoint": "random", "dataset.source": "none"})
-        size = {"input_width": 256, "input_height": 256}
-        config, recipe = ModelConfig.model_validate(preset.model.model_dump() | size), preset.recipe
+        preset = load_config(model, overrides={"model.checkpoint": "random", "dataset.source": "none"})
+        sized = preset.model.model_dump() | SIZES.get(model, {})
+        config, recipe = ModelConfig.model_validate(sized), preset.recipe
         torch.manual_seed(0)
         checkpoint = folder / "random.safetensors"
         save_file(build_model(config).state_dict(), checkpoint)
@@ -122,7 +125,8 @@ def quantize_as_documented(fp32: Path, out: Path, images: Iterable[Any], preproc
             image = next(self.rest, None)
             return None if image is None else {"image": image[None]}
 
-    quant_pre_process(fp32, preprocessed)
+    # Resize hides from its shape inference that the batch stays what it was.
+    quant_pre_process(fp32, preprocessed, auto_merge=True)
     quantize_static(
         preprocessed,
         out,
@@ -261,7 +265,7 @@ def merged(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=USUAL)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="shortest time of one measurement")

@@ -12,11 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hpe_tasks.config.help import setting_schema
-from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, RunConfig
-from hpe_tasks.config.training import AIMET_POSE_INPUT, SCHEDULES, TrainingConfig
+from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, QuantizationRecipe, RunConfig
+from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.gate.references import PublishedFigure, Reference
+from hpe_tasks.networks import ARCHITECTURES, OWN_FILE
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,17 @@ _REPLACED = {
 """Settings that users may still have in their files, and what does their work now."""
 
 
+def _gate(architecture: str, **limits: Any) -> dict[str, Any]:
+    """Limits of a gate, with the share of int8 work that the network reaches."""
+    return {**limits, "min_int8_mac_share": ARCHITECTURES[architecture].min_int8_mac_share}
+
+
 def _efficientpose(variant: str, side: int) -> Preset:
     return Preset(
         description=f"EfficientPose {variant} (one person, 16 MPII joints) as an ONNX file, on your COCO-layout data.",
         values={
             "model": {
-                "architecture": "onnx",
+                "architecture": OWN_FILE,
                 "skeleton": "efficientpose16",
                 "input_width": side,
                 "input_height": side,
@@ -107,6 +113,16 @@ _SIMPLE_BASELINES_MPII = Reference(
     protocol={"split": "valid", "num_persons": 2958, "flip_test": True, "input_size": (256, 256)},
 )
 
+_DETECTED_ON_COCO: dict[str, Any] = {
+    "split": "val2017",
+    "num_images": 5000,
+    "box_source": "detector",
+    "flip_test": True,
+    "input_size": (192, 256),
+}
+
+_ANNOTATED: dict[str, Any] = {"box_source": "ground_truth"}
+
 _SIMPLE_BASELINES_COCO = Reference(
     name="Simple Baselines on COCO",
     source="Xiao et al. (2018) and its repository, 256x192, flip test, boxes of a detector with a person AP of 56.4",
@@ -118,20 +134,61 @@ _SIMPLE_BASELINES_COCO = Reference(
     ),
     tolerance=0.003,
     joints=17,
-    protocol={
-        "split": "val2017",
-        "num_images": 5000,
-        "box_source": "detector",
-        "flip_test": True,
-        "input_size": (192, 256),
-    },
+    protocol=_DETECTED_ON_COCO,
 )
 
-_LARGEST_RESNET_MB = 75.0
-"""ResNet-152 has 68.8 million parameters of a byte each; 50 has 34.1."""
+_HRNET_ZOO_RECIPE = QuantizationRecipe(scheme="min_max", calibration_images=320)
+"""As the AIMET model zoo quantized HRNet, but for the images: theirs were of the split that judged."""
 
-_MIN_INT8_MAC_SHARE = 0.95
-"""Of pose_resnet and pose_mobilenet, which have 1.0; with deconvolutions in float pose_resnet_50 has 0.74."""
+_HRNET_COCO = Reference(
+    name="HRNet on COCO",
+    source="Sun et al. (2019) and its repository, 256x192, flip test, boxes of a detector with a person AP of 56.4; "
+    "and the AIMET model zoo's hrnet_posenet, annotated boxes, W8A8 in AIMET QuantSim",
+    metric="ap",
+    rows=(
+        PublishedFigure("HRNet-W32, FP32", "fp32", 0.744, 0.798, architecture="pose_hrnet_w32"),
+        PublishedFigure(
+            "HRNet-W32, FP32 (zoo)", "fp32", 0.765, 0.793, architecture="pose_hrnet_w32", protocol=_ANNOTATED
+        ),
+        PublishedFigure(
+            "HRNet-W32, W8A8 (zoo)",
+            "quantsim",
+            0.763,
+            0.792,
+            architecture="pose_hrnet_w32",
+            recipe=_HRNET_ZOO_RECIPE,
+            protocol=_ANNOTATED,
+        ),
+        PublishedFigure("HRNet-W48, FP32", "fp32", 0.751, 0.804, architecture="pose_hrnet_w48"),
+    ),
+    tolerance=0.003,
+    joints=17,
+    protocol=_DETECTED_ON_COCO,
+)
+
+
+def _hrnet(width: int, **model: Any) -> Preset:
+    architecture = f"pose_hrnet_w{width}"
+    weights = "with the AIMET model zoo's weights" if model else "from a checkpoint of its repository"
+    return Preset(
+        description=f"HRNet-W{width} at 256x192 on COCO 2017, {weights}. Its repository's figures are of a detector's "
+        "boxes: give its file as dataset.boxes to compare with them.",
+        values={
+            "model": {"architecture": architecture, **model},
+            # Images without persons count as well: a detector finds people there.
+            "dataset": {**_coco(2017), "evaluation_images": "all"},
+            "recipe": _HRNET_ZOO_RECIPE.model_dump(include={"scheme", "calibration_images"}),
+            "evaluation": {"flip_test": True},
+            "gate": _gate(architecture, min_ap=0.7, max_size_mb=_LARGEST_MB),
+            "destination": {"name": f"pose-hrnet-w{width}"},
+        },
+        needs=() if model else ("model.checkpoint",),
+        reference=_HRNET_COCO,
+    )
+
+
+_LARGEST_MB = 75.0
+"""ResNet-152 has 68.8 million parameters of a byte each, HRNet-W48 63.6; ResNet-50 has 34.1."""
 
 PRESETS: dict[str, Preset] = {
     "sample": Preset(
@@ -153,7 +210,7 @@ PRESETS: dict[str, Preset] = {
                 "min_persons": 300,
             },
             "recipe": {"cross_layer_equalization": True, "calibration_images": 120},
-            "gate": {"min_ap": 0.6, "min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_mobilenet", min_ap=0.6),
             "destination": {"name": "sample-pose", "smoke_test": True},
         },
     ),
@@ -161,7 +218,7 @@ PRESETS: dict[str, Preset] = {
         description="A Simple Baselines ResNet-50 checkpoint with 17 COCO joints, on your COCO-layout data.",
         values={
             "model": {"architecture": "pose_resnet_50"},
-            "gate": {"min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_resnet_50"),
             "destination": {"name": "pose-resnet-50"},
         },
         needs=("model.checkpoint", "dataset.source"),
@@ -180,7 +237,7 @@ PRESETS: dict[str, Preset] = {
                 "min_persons": 300,
             },
             "recipe": {"cross_layer_equalization": True, "calibration_images": 120},
-            "gate": {"min_ap": 0.6, "min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_mobilenet", min_ap=0.6),
             "destination": {"name": "sample-simcc"},
         },
         needs=("model.checkpoint",),
@@ -202,7 +259,7 @@ PRESETS: dict[str, Preset] = {
                 "architecture": "aimet_pose",
                 "input_width": 248,
                 "input_height": 184,
-                **AIMET_POSE_INPUT,
+                **ARCHITECTURES["aimet_pose"].input,
             },
             "dataset": {
                 "source": SAMPLE,
@@ -212,7 +269,7 @@ PRESETS: dict[str, Preset] = {
             },
             "recipe": {"calibration_images": 80},
             "evaluation": {"batch_size": 8},
-            "gate": {"min_ap": 0.4, "min_int8_mac_share": 0.9},
+            "gate": _gate("aimet_pose", min_ap=0.4),
             "destination": {"name": "sample-aimet-pose"},
         },
         needs=("model.checkpoint",),
@@ -226,12 +283,12 @@ PRESETS: dict[str, Preset] = {
                 "pose_estimation_pytorch_weights.tgz",
                 "input_width": 496,
                 "input_height": 384,
-                **AIMET_POSE_INPUT,
+                **ARCHITECTURES["aimet_pose"].input,
             },
             "dataset": {**_coco(2014), "evaluation_images": "all"},
             "recipe": {"calibration_images": 2000},
             "evaluation": {"batch_size": 8},
-            "gate": {"min_ap": 0.34, "min_int8_mac_share": 0.9},
+            "gate": _gate("aimet_pose", min_ap=0.34),
             "destination": {"name": "aimet-pose"},
         },
         reference=_AIMET_ZOO,
@@ -249,11 +306,7 @@ PRESETS: dict[str, Preset] = {
             },
             "dataset": {"kind": "mpii", "min_persons": 2000},
             "evaluation": {"flip_test": True},
-            "gate": {
-                "min_pckh": 86.0,
-                "min_int8_mac_share": _MIN_INT8_MAC_SHARE,
-                "max_size_mb": _LARGEST_RESNET_MB,
-            },
+            "gate": _gate("pose_resnet_50", min_pckh=86.0, max_size_mb=_LARGEST_MB),
             "destination": {"name": "pose-resnet-mpii"},
         },
         needs=("dataset.source",),
@@ -267,22 +320,24 @@ PRESETS: dict[str, Preset] = {
             # Images without persons count as well: a detector finds people there.
             "dataset": {**_coco(2017), "evaluation_images": "all"},
             "evaluation": {"flip_test": True},
-            "gate": {
-                "min_ap": 0.65,
-                "min_int8_mac_share": _MIN_INT8_MAC_SHARE,
-                "max_size_mb": _LARGEST_RESNET_MB,
-            },
+            "gate": _gate("pose_resnet_50", min_ap=0.65, max_size_mb=_LARGEST_MB),
             "destination": {"name": "pose-resnet-coco"},
         },
         needs=("model.checkpoint",),
         reference=_SIMPLE_BASELINES_COCO,
     ),
+    "pose_hrnet_w32": _hrnet(
+        32,
+        checkpoint="https://github.com/quic/aimet-model-zoo/releases/download/phase_2_march_artifacts/"
+        "hrnet_posenet_FP32_state_dict.pth",
+    ),
+    "pose_hrnet_w48": _hrnet(48),
     "pose_mobilenet_coco2017": Preset(
         description="The project's small depthwise network at 256x192 on COCO 2017; no figures of it are published.",
         values={
             "dataset": _coco(2017),
             "recipe": {"cross_layer_equalization": True},
-            "gate": {"min_ap": 0.45, "min_int8_mac_share": _MIN_INT8_MAC_SHARE},
+            "gate": _gate("pose_mobilenet", min_ap=0.45),
             "destination": {"name": "pose-mobilenet"},
         },
         needs=("model.checkpoint",),

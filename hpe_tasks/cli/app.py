@@ -144,12 +144,13 @@ def evaluate(
     """
     from hpe_tasks.cli.standalone import evaluate_file
     from hpe_tasks.config.environment import Settings
+    from hpe_tasks.networks import OWN_FILE
     from hpe_tasks.presets import given_keys
     from hpe_tasks.storage.s3 import make_client
 
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
     if model.endswith(".onnx"):
-        extra["model.architecture"] = "onnx"
+        extra["model.architecture"] = OWN_FILE
     given = read_values(settings)
     asked = read_config(preset, config, settings, **extra)
     by_user, by_preset = given_keys(preset, config, given)

@@ -52,7 +52,7 @@ def evaluate_file(
     root, fetched = fetch(one_split, cache, s3)
     checkpoint = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache))
     model = config.model
-    if model.architecture == "onnx" and asked is not None:
+    if model.network.from_file and asked is not None:
         from hpe_tasks.onnx_runtime.geometry import read_geometry
 
         model = read_geometry(model, checkpoint, asked=_of_model(asked), usual=_of_model(usual))
@@ -68,7 +68,7 @@ def evaluate_file(
             config.evaluation,
             images=config.dataset.evaluation_images,
             boxes=fetch_boxes(config.dataset, cache, s3),
-            runtime="onnxruntime" if model.architecture == "onnx" else "fp32",
+            runtime="onnxruntime" if model.network.from_file else "fp32",
             dataset_digest=fetched.digest,
             seed=config.seed,
             predictions_file=file,

@@ -13,14 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from hpe_tasks.datasets import KINDS, DatasetKind, GateMetric
 from hpe_tasks.datasets.kind import named
+from hpe_tasks.networks import ARCHITECTURES, NetworkArchitecture
 from hpe_tasks.pose.codecs import CODECS, CodecName
-from hpe_tasks.pose.skeletons import Skeleton
+from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16, Skeleton
 
 SAMPLE = "sample"
 """As `dataset.source` or `model.checkpoint`: the data set and checkpoint that the project itself makes."""
-
-_SAMPLE_NETWORK = {"architecture": "pose_mobilenet", "codec": "heatmap"}
-"""What the checkpoint `sample` fits."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 JointPair = Annotated[str, StringConstraints(pattern=r"^[^:]+:[^:]+$")]
@@ -28,28 +26,11 @@ JointPair = Annotated[str, StringConstraints(pattern=r"^[^:]+:[^:]+$")]
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
-Architecture = Literal[
-    "pose_resnet_18",
-    "pose_resnet_34",
-    "pose_resnet_50",
-    "pose_resnet_101",
-    "pose_resnet_152",
-    "pose_mobilenet",
-    "aimet_pose",
-    "onnx",
-]
-
-_BOTTLENECK_RESNETS = ("pose_resnet_50", "pose_resnet_101", "pose_resnet_152")
-
-_CODECS: dict[str, tuple[CodecName, ...]] = {
-    "aimet_pose": ("paf",),
-    "pose_mobilenet": ("heatmap", "simcc"),
-    "onnx": get_args(CodecName),
-}
-"""What the outputs of an architecture may be; heatmaps for the other networks."""
-
-_STRIDES: dict[str, int] = {"aimet_pose": 8, "onnx": 1}
-"""What a side of the input must be a multiple of; 32 for the other networks."""
+if TYPE_CHECKING:
+    ArchitectureName = str
+else:
+    # One of the listed names: the choices of forms and of --help.
+    ArchitectureName = Literal[tuple(ARCHITECTURES)]
 
 _LARGEST_STD = 1.01
 """1 leaves pixel values in [0, 1] as they are, and 256 / 255 is a pixel divided by 256: no network asks for less."""
@@ -87,7 +68,7 @@ class ModelConfig(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    architecture: Architecture = Field(
+    architecture: ArchitectureName = Field(
         default="pose_mobilenet",
         description="A network that the project builds, or `onnx` for a file of your own.",
     )
@@ -163,6 +144,11 @@ class ModelConfig(Frozen):
     )
 
     @property
+    def network(self) -> NetworkArchitecture:
+        """The architecture, as the list of networks describes it."""
+        return ARCHITECTURES[self.architecture]
+
+    @property
     def joints(self) -> Skeleton:
         """The joints that the network predicts."""
         known = MODEL_SKELETONS[self.skeleton]
@@ -212,19 +198,23 @@ class ModelConfig(Frozen):
             unknown = [pair for pair in pairs or () if not set(pair.split(":")) <= set(self.joint_names or ())]
             if unknown:
                 raise ValueError(f"{setting} holds {unknown[0]!r}, and joint_names does not hold both of it")
-        stride = _STRIDES.get(self.architecture, 32)
-        if self.input_width % stride or self.input_height % stride:
-            raise ValueError(f"input_width and input_height must be multiples of {stride} for {self.architecture}")
+        multiple = self.network.side_multiple
+        if self.input_width % multiple or self.input_height % multiple:
+            raise ValueError(f"input_width and input_height must be multiples of {multiple} for {self.architecture}")
         self._check_codec()
-        if self.caffe_style and self.architecture not in _BOTTLENECK_RESNETS:
-            raise ValueError(f"caffe_style is for {', '.join(_BOTTLENECK_RESNETS)}, not for {self.architecture}")
-        if self.checkpoint == SAMPLE and any(getattr(self, key) != value for key, value in _SAMPLE_NETWORK.items()):
-            wanted = " and ".join(f"{key} to {value}" for key, value in _SAMPLE_NETWORK.items())
-            raise ValueError(f"checkpoint 'sample' holds a pose_mobilenet that gives heatmaps: set {wanted}")
+        if self.caffe_style and not self.network.caffe_style:
+            wanted = ", ".join(name for name, network in ARCHITECTURES.items() if network.caffe_style)
+            raise ValueError(f"caffe_style is for {wanted}, not for {self.architecture}")
+        if self.checkpoint == SAMPLE and (self.network.sample_checkpoint is None or self.codec != "heatmap"):
+            wanted = " or ".join(name for name, network in ARCHITECTURES.items() if network.sample_checkpoint)
+            raise ValueError(
+                f"checkpoint 'sample' holds a {wanted} that gives heatmaps: set architecture to {wanted} and codec to "
+                "heatmap"
+            )
         return self
 
     def _check_codec(self) -> None:
-        codec, possible = CODECS[self.codec], _CODECS.get(self.architecture, ("heatmap",))
+        codec, possible = CODECS[self.codec], self.network.codecs
         if self.codec not in possible:
             raise ValueError(f"codec must be {' or '.join(map(repr, possible))} for {self.architecture}")
         fixed = codec.skeleton

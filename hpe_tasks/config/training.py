@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hpe_tasks.config.run import SAMPLE, Frozen, ModelConfig
+from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.pose.codecs import CodecName
 
-AIMET_POSE_INPUT: dict[str, Any] = {"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3}
-"""How aimet_pose and OpenPose take images, x / 256 − 0.5 of values up to 255, and how its maps are read."""
+if TYPE_CHECKING:
+    TrainedArchitecture = str
+else:
+    # One of the networks that the project builds: the choices of --help.
+    TrainedArchitecture = Literal[tuple(name for name, network in ARCHITECTURES.items() if not network.from_file)]
 
 
 class TrainingConfig(Frozen):
     """Network, schedule and augmentation of a training."""
 
-    architecture: Literal[
-        "pose_resnet_18",
-        "pose_resnet_34",
-        "pose_resnet_50",
-        "pose_resnet_101",
-        "pose_resnet_152",
-        "pose_mobilenet",
-        "aimet_pose",
-    ] = Field(default="pose_mobilenet", description="Network to train.")
+    architecture: TrainedArchitecture = Field(default="pose_mobilenet", description="Network to train.")
     skeleton: Literal["coco17", "mpii16", "efficientpose16"] = Field(
         default="coco17", description="Joints that the network learns; those that the data set lacks have no target."
     )
@@ -95,7 +91,7 @@ class TrainingConfig(Frozen):
             input_width=self.input_width,
             input_height=self.input_height,
             width_multiplier=self.width_multiplier,
-            **(AIMET_POSE_INPUT if self.architecture == "aimet_pose" else {}),
+            **ARCHITECTURES[self.architecture].input,
             **({} if self.codec is None else {"codec": self.codec}),
         )
 

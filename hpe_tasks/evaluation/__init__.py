@@ -77,11 +77,8 @@ def evaluate(
     )
     codec = CODECS[model.codec]
     if not dataset.kind.takes_detections and (codec.whole_images or boxes is not None):
-        raise ConfigError(
-            f"{dataset.kind.title} is measured in crops by its own annotations: codec {codec.name!r} and boxes are not for it."
-            if codec.whole_images
-            else f"{dataset.kind.title} is measured in crops by its own annotations: boxes are for COCO."
-        )
+        refused = f"codec {codec.name!r} and boxes are not for it" if codec.whole_images else "boxes are for COCO"
+        raise ConfigError(f"{dataset.kind.title} is measured in crops by its own annotations: {refused}.")
     if codec.whole_images and (evaluation.flip_test or boxes is not None):
         raise ConfigError(f"Codec {codec.name!r} finds people in whole images: it takes no boxes and no flip test.")
     return _FORMATS[dataset.kind.format](dataset, request)

@@ -58,7 +58,7 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
     if out.resolve() == model.resolve().parent:
         raise QuantizationError(f"{out} holds the network that is exported.", hint="Export to another folder.")
     with TemporaryDirectory(prefix="export-", dir=out) as folder:
-        if config.architecture == "onnx":
+        if config.network.from_file:
             exported = _from_onnx(config, recipe, model, encodings)
         else:
             exported = _from_torch(config, recipe, model, encodings, Path(folder))

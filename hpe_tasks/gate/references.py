@@ -38,6 +38,7 @@ class PublishedFigure:
         second: AR, or "Mean@0.1" in percent.
         architecture: The network, where a reference holds several: only the figures of the run's are shown.
         recipe: How a quantized network was quantized; None for FP32.
+        protocol: Fields in which this figure's protocol differs from the reference's.
     """
 
     label: str
@@ -46,6 +47,7 @@ class PublishedFigure:
     second: float | None = None
     architecture: str | None = None
     recipe: QuantizationRecipe | None = None
+    protocol: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Reference:
 
     def __post_init__(self) -> None:
         """Refuse protocol fields that no fingerprint has: they would never be found to differ."""
-        unknown = sorted(set(self.protocol) - set(ProtocolFingerprint.model_fields))
+        named = {*self.protocol, *(name for row in self.rows for name in row.protocol)}
+        unknown = sorted(named - set(ProtocolFingerprint.model_fields))
         if unknown:
             raise ValueError(f"the protocol of {self.name!r} names what no fingerprint has: {', '.join(unknown)}")
 
@@ -143,7 +146,7 @@ def _obstacles(
     reference: Reference, row: PublishedFigure, report: EvaluationReport, recipe: QuantizationRecipe
 ) -> Iterator[str]:
     """What keeps a measurement from being compared with a published figure."""
-    yield from _protocol_obstacles(reference.protocol, report.fingerprint)
+    yield from _protocol_obstacles({**reference.protocol, **row.protocol}, report.fingerprint)
     joints = len(report.fingerprint.joint_map)
     if joints != reference.joints:
         yield f"{joints} instead of {reference.joints} joints"

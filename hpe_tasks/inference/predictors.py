@@ -35,7 +35,7 @@ def fp32_predictor(config: ModelConfig, checkpoint: Path, device: str) -> Predic
     Raises:
         CheckpointError: The file cannot be read or does not fit the architecture.
     """
-    if config.architecture == "onnx":
+    if config.network.from_file:
         return onnx_predictor(checkpoint, config)
 
     from hpe_tasks.models import build_model

@@ -1,60 +1,46 @@
-"""The pose networks that the project builds, by architecture."""
+"""Networks with their weights: built as a configuration describes them, read from checkpoints and ONNX files."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.models.aimet_pose import AimetPose
-from hpe_tasks.models.pose_mobilenet import PoseMobileNet
-from hpe_tasks.models.pose_resnet import LAYERS, PoseResNet
-from hpe_tasks.models.simcc_mobilenet import SimccMobileNet
-from hpe_tasks.pose.codecs import CODECS
+from hpe_tasks.networks import ARCHITECTURES, NetworkOptions
 
-__all__ = ["MODELS", "build_model"]
+__all__ = ["build_model"]
 
 
-def _resnet(depth: int) -> Callable[[ModelConfig], nn.Module]:
-    return lambda config: PoseResNet(depth, len(config.joints.joints), caffe_style=config.caffe_style)
-
-
-def _mobilenet(config: ModelConfig) -> nn.Module:
-    joints = len(config.joints.joints)
-    if CODECS[config.codec].gives_maps:
-        return PoseMobileNet(joints, width_multiplier=config.width_multiplier)
-    return SimccMobileNet(joints, config.input_size, width_multiplier=config.width_multiplier)
-
-
-def _aimet_pose(_: ModelConfig) -> nn.Module:
-    # Its joints are fixed. The first stage's maps are for training.
-    return AimetPose(last_stage_only=True)
-
-
-MODELS: dict[str, Callable[[ModelConfig], nn.Module]] = {
-    "aimet_pose": _aimet_pose,
-    "pose_mobilenet": _mobilenet,
-    **{f"pose_resnet_{depth}": _resnet(depth) for depth in LAYERS},
-}
-
-
-def build_model(config: ModelConfig) -> nn.Module:
+def build_model(config: ModelConfig, *, all_stages: bool = False) -> nn.Module:
     """Build a network with random weights, float32 and in evaluation mode.
 
     It takes normalized images N×3×H×W and gives the outputs of `config.codec`: heatmaps are N×J×H/4×W/4, one for each
     joint of `config.joints`; `aimet_pose` gives part-affinity fields N×38×H/8×W/8 and heatmaps N×19×H/8×W/8, those of
     its last stage. No module is used twice in a forward pass: AIMET would leave the second use unquantized.
 
+    Args:
+        config: The architecture and its settings.
+        all_stages: Whether a network of several stages gives the maps of all of them, as a training needs.
+
     Raises:
         ConfigError: The architecture is not built here, as `onnx`.
     """
-    if config.architecture not in MODELS:
+    build = config.network.build
+    if build is None:
+        built = sorted(name for name, network in ARCHITECTURES.items() if not network.from_file)
         raise ConfigError(
             f"model.architecture {config.architecture!r} is not a network that the project builds.",
-            hint=f"It builds {', '.join(sorted(MODELS))}; an `onnx` model is read from its file.",
+            hint=f"It builds {', '.join(built)}; an `onnx` model is read from its file.",
         )
-    model = MODELS[config.architecture](config)
+    model = build(
+        NetworkOptions(
+            joints=len(config.joints.joints),
+            input_size=config.input_size,
+            codec=config.codec,
+            width_multiplier=config.width_multiplier,
+            caffe_style=config.caffe_style,
+            all_stages=all_stages,
+        )
+    )
     return model.to(torch.float32).eval()

@@ -18,6 +18,8 @@ from safetensors.torch import load, load_file
 from torch import nn
 
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.models.recognition import COUNTER, recognize
+from hpe_tasks.networks import ARCHITECTURES
 
 _PICKLED = (".pth", ".pt", ".pth.tar", ".tar")
 _TENSORS_ONLY = ".safetensors"
@@ -29,9 +31,16 @@ _LISTED = 8
 _REFUSED_CODE = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
-def sample_checkpoint() -> Path:
-    """The shipped weights of `pose_mobilenet`, trained on the sample data set."""
-    return Path(__file__).resolve().parent.parent / "assets" / "pose_mobilenet_sample.safetensors"
+def sample_checkpoint(architecture: str = "pose_mobilenet") -> Path:
+    """The shipped weights of a network, trained on the sample data set.
+
+    Raises:
+        CheckpointError: No weights of it are shipped.
+    """
+    name = ARCHITECTURES[architecture].sample_checkpoint
+    if name is None:
+        raise CheckpointError(f"No weights of {architecture} are shipped.", hint="Set model.checkpoint to yours.")
+    return Path(__file__).resolve().parent.parent / "assets" / name
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:
@@ -78,7 +87,7 @@ def _fitting_state(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
     expected = model.state_dict()
     # Files from before PyTorch 0.4.1 do not count batches; the counter is not used in inference.
     for name, tensor in expected.items():
-        if name.endswith(".num_batches_tracked"):
+        if name.endswith(COUNTER):
             state.setdefault(name, tensor)
     _check_fit(state, expected, path)
     return state
@@ -199,10 +208,21 @@ def _check_fit(state: Mapping[str, torch.Tensor], expected: Mapping[str, Any], p
     ]
     if problems:
         raise CheckpointError(
-            f"The checkpoint {path} does not fit the network. Keys: " + "; ".join(problems) + ".",
-            hint="Set model.architecture, model.codec, model.skeleton and model.width_multiplier, and for SimCC also "
-            "model.input_width and model.input_height, to what the file was trained with.",
+            f"The checkpoint {path} does not fit the network. Keys: " + "; ".join(problems) + ".", hint=_hint(state)
         )
+
+
+def _hint(state: Mapping[str, torch.Tensor]) -> str:
+    found = recognize(state)
+    if found is None:
+        return (
+            "Set model.architecture, model.codec, model.skeleton and model.width_multiplier, and for SimCC also "
+            "model.input_width and model.input_height, to what the file was trained with."
+        )
+    return (
+        f"Its weights are those of a {found.architecture} for {found.joints} joints: set model.architecture to that, "
+        "and model.skeleton or model.joint_names to its joints."
+    )
 
 
 def _shape(tensor: torch.Tensor) -> str:

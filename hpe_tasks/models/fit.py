@@ -14,7 +14,7 @@ def check_fit(config: ModelConfig, checkpoint: Path) -> None:
         CheckpointError: The file cannot be read, does not fit the architecture, or does not take the input size, or
             its output is not what the configuration says.
     """
-    if config.architecture == "onnx":
+    if config.network.from_file:
         from hpe_tasks.models.onnx_model import check_onnx
 
         check_onnx(checkpoint, config)

@@ -33,7 +33,7 @@ def export_fp32(config: ModelConfig, checkpoint: Path, out: Path) -> Path:
     Raises:
         CheckpointError: The weights do not fit, or torch cannot write the network as ONNX.
     """
-    if config.architecture == "onnx":
+    if config.network.from_file:
         return checkpoint
     network = build_model(config)
     load_checkpoint(network, checkpoint)

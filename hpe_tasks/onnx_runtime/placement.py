@@ -193,12 +193,18 @@ def _float_operators(optimized: onnx.ModelProto, macs: list[tuple[onnx.NodeProto
     light = [
         _label(node)
         for node in optimized.graph.node
-        if node.op_type not in counted and not node.op_type.startswith("QLinear")
+        if node.op_type not in counted and not node.op_type.startswith("QLinear") and not _repeats_values(node)
     ]
     named.extend(light[:_SHOWN_FLOAT_OPERATORS])
     if len(light) > _SHOWN_FLOAT_OPERATORS:
         named.append(f"{len(light) - _SHOWN_FLOAT_OPERATORS} more without MACs")
     return tuple(named)
+
+
+def _repeats_values(node: onnx.NodeProto) -> bool:
+    """Whether a node enlarges or shrinks by taking the nearest value, which is no arithmetic either."""
+    modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+    return node.op_type in {"Resize", "Upsample"} and modes in ([], [b"nearest"])
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -175,7 +175,7 @@ class _Looks:
         model = self.config.model
         shown, folder = shown_address(model.checkpoint), checkpoint_folder(self.cache, model.checkpoint)
         if model.checkpoint == SAMPLE:
-            file = sample_checkpoint()
+            file = sample_checkpoint(model.architecture)
         else:
             offer = look(model.checkpoint, folder, s3=self.s3)
             self.checkpoint_bytes = offer.size_bytes or 0

@@ -63,7 +63,7 @@ def quantize_model(
     """
     if device == "cpu":
         log.warning("Calibrating on the CPU, several times more slowly than on a GPU.")
-    if config.architecture == "onnx":
+    if config.network.from_file:
         from hpe_tasks.quantization import onnx_backend
 
         model, encodings = onnx_backend.quantize(config, recipe, checkpoint, batches, out, device)
@@ -82,7 +82,7 @@ def load_quantsim(
     Raises:
         QuantizationError: The two files do not belong together, or not to this configuration.
     """
-    if config.architecture == "onnx":
+    if config.network.from_file:
         from hpe_tasks.quantization import onnx_backend
 
         return onnx_backend.predictor(config, recipe, model, encodings, device)

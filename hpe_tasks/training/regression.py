@@ -34,7 +34,6 @@ from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
-from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint, load_common_layers, sample_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.interface import output_shapes
@@ -188,17 +187,17 @@ def _in_bfloat16(config: TrainingConfig, device: torch.device) -> bool:
 def _initial_model(config: TrainingConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(config.model_config_for("unused"))
+        model = build_model(config.model_config_for("unused"), all_stages=True)
     if config.initial_weights is not None:
-        file = sample_checkpoint() if config.initial_weights == SAMPLE else Path(config.initial_weights)
+        file = (
+            sample_checkpoint(config.architecture) if config.initial_weights == SAMPLE else Path(config.initial_weights)
+        )
         if config.new_head:
             log.info("layers that start at random: %s", ", ".join(load_common_layers(model, file)) or "none")
         else:
             load_checkpoint(model, file)
-    if isinstance(model, AimetPose):
-        model.last_stage_only = False
-        if config.initial_weights is None:
-            add_batch_norms(model)
+    elif not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        add_batch_norms(model)
     return model
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.models import build_model
-from hpe_tasks.models.aimet_pose import STRIDE, AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.networks.aimet_pose import STRIDE, AimetPose
 
 
 def leaves(model: nn.Module) -> dict[str, nn.Module]:

@@ -15,8 +15,8 @@ from torch import nn
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model, checkpoint
-from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
+from hpe_tasks.networks.aimet_pose import AimetPose
 
 State = dict[str, torch.Tensor]
 

@@ -53,6 +53,24 @@ def _integer_constants() -> dict[str, np.ndarray]:
     }
 
 
+def _resized_conv(mode: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Resize", ["c", "", "twice"], ["y"], mode=mode),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "named"),
+    [pytest.param("nearest", [], id="repeats"), pytest.param("linear", ["Resize"], id="blends")],
+)
+def test_upsampling_is_work_only_where_it_makes_new_values(tmp_path: Path, mode: str, named: list[str]) -> None:
+    constants = {"w": _ones(8, 4, 3, 3), "twice": np.array([1, 1, 2, 2], np.float32)}
+    audit = audit_placement(_save(tmp_path / "m.onnx", _resized_conv(mode), constants, (1, 4, 8, 8)))
+    assert [name.split()[0] for name in audit.float_operators] == ["Conv", *named]
+    assert audit.total_macs == 8 * 4 * 9 * 64
+
+
 _INTEGER_CONV = [
     helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
     helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),

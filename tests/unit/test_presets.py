@@ -7,7 +7,7 @@ import pytest
 
 from hpe_tasks.config.run import QuantizationRecipe, RunConfig
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.models.pose_resnet import PoseResNet
+from hpe_tasks.networks.pose_resnet import PoseResNet
 from hpe_tasks.presets import PRESETS, config_keys, load_config, load_training
 
 
@@ -62,6 +62,28 @@ def test_networks_with_deconvolutions_must_run_in_int8(preset: str) -> None:
     assert config.model.architecture.startswith(("pose_resnet", "pose_mobilenet"))
     assert config.recipe.four_phase_deconvolution
     assert config.gate.min_int8_mac_share == 0.95
+
+
+@pytest.mark.parametrize(("width", "millions"), [(32, 28.5), (48, 63.6)])
+def test_hrnet_is_asked_for_what_it_is(width: int, millions: float) -> None:
+    preset = PRESETS[f"pose_hrnet_w{width}"]
+    config = load_config(f"pose_hrnet_w{width}", overrides=dict.fromkeys(preset.needs, "/somewhere"))
+    assert config.model.input_size == (192, 256)
+    assert config.evaluation.flip_test
+    assert config.gate.min_int8_mac_share == 0.95
+    assert millions < config.gate.max_size_mb  # a byte for each
+    assert preset.reference is not None
+    rows = [row for row in preset.reference.rows if row.architecture == config.model.architecture]
+    assert all(config.gate.min_ap < row.value for row in rows)
+    # The recipe is the one of the published W8A8, so that the two can be compared.
+    quantized = [row.recipe for row in rows if row.recipe is not None]
+    assert quantized == ([config.recipe] if width == 32 else [])
+
+
+def test_the_zoos_weights_are_those_of_w32_only() -> None:
+    assert load_config("pose_hrnet_w32").model.checkpoint.endswith("hrnet_posenet_FP32_state_dict.pth")
+    with pytest.raises(ConfigError, match=r"needs model\.checkpoint"):
+        load_config("pose_hrnet_w32", overrides={"model.architecture": "pose_hrnet_w48"})
 
 
 def resnet_shapes(depth: int, joints: int) -> list[tuple[int, ...]]:

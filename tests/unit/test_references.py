@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_figures_over_other_joints_or_with_unread_images_are_not_compared(record
     assert row.obstacles == ("1 instead of 2 joints",)
 
 
+def test_one_figure_may_have_a_protocol_of_its_own(records: ModuleType) -> None:
+    """HRNet's authors measured in a detector's boxes, the AIMET model zoo in annotated ones."""
+    authors, zoo = (
+        PublishedFigure("authors", "fp32", 0.744),
+        PublishedFigure("zoo", "fp32", 0.765, protocol={"box_source": "ground_truth"}),
+    )
+    both = replace(reference(box_source="detector"), rows=(authors, zoo))
+    first, second = compare(both, [records.report("fp32", 0.764)], architecture="x", recipe=PER_TENSOR)
+    assert first.obstacles == ("annotated boxes instead of a detector's boxes",)
+    assert (second.obstacles, second.within) == ((), True)
+    with pytest.raises(ValueError, match="names what no fingerprint has: boxes"):
+        replace(both, rows=(replace(zoo, protocol={"boxes": "annotated"}),))
+
+
 def test_a_measurement_without_a_number_is_not_compared(records: ModuleType) -> None:
     row = compare(reference(), [records.report("fp32", None)], architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert (row.ours, row.difference, row.within) == (None, None, None)
@@ -130,12 +145,13 @@ def test_the_references_of_presets_can_be_met(name: str, records: ModuleType) ->
     assert published.tolerance > 0
     # Were a value of another type than the fingerprint's, no run could ever be compared.
     joint_map = tuple((f"joint {i}", i, i) for i in range(published.joints))
-    fields = records.fingerprint().model_dump() | dict(published.protocol) | {"joint_map": joint_map}
-    protocol = ProtocolFingerprint.model_validate(fields)
-    assert {field: getattr(protocol, field) for field in published.protocol} == dict(published.protocol)
     architecture = PRESETS[name].values["model"]["architecture"]
     for row in published.rows:
         if row.architecture in (None, architecture):
+            wanted = {**published.protocol, **row.protocol}
+            fields = records.fingerprint().model_dump() | wanted | {"joint_map": joint_map}
+            protocol = ProtocolFingerprint.model_validate(fields)
+            assert {field: getattr(protocol, field) for field in wanted} == wanted
             report = records.report(row.runtime, row.value, metric=published.metric)
             report = report.model_copy(update={"fingerprint": protocol})
             recipe = row.recipe or PER_TENSOR

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from hpe_tasks.models.aimet_pose import AimetPose
+from hpe_tasks.networks.aimet_pose import AimetPose
 from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
 
 

@@ -19,8 +19,8 @@ from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError, StorageError
 from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.models import build_model
-from hpe_tasks.models.aimet_pose import AimetPose
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.networks.aimet_pose import AimetPose
 from hpe_tasks.records import CocoStats
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.regression import train, train_stages

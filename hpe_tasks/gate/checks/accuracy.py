@@ -221,7 +221,7 @@ def _lose_less(run: Situation) -> Iterator[Advice]:
 
 def _stronger_recipe(run: Situation) -> Iterator[Advice]:
     recipe = run.config.recipe
-    if not recipe.cross_layer_equalization and run.config.model.architecture != "onnx":
+    if not recipe.cross_layer_equalization and not run.config.model.network.from_file:
         yield Advice(
             "Even out the weight ranges before calibration; depthwise networks gain most.",
             "recipe.cross_layer_equalization=true",

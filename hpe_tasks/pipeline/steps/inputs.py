@@ -62,7 +62,7 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client],
     from hpe_tasks.models.checkpoint import sample_checkpoint
 
     if model.checkpoint == SAMPLE:
-        return sample_checkpoint()
+        return sample_checkpoint(model.architecture)
     folder = checkpoint_folder(cache, model.checkpoint)
     file = fetch_file(model.checkpoint, folder, sha256=model.checkpoint_sha256, s3=s3)
     check_trusted(

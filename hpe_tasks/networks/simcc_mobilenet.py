@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hpe_tasks.models.pose_mobilenet import HEAD_CHANNELS, backbone, initialize, upsampling
+from hpe_tasks.networks.pose_mobilenet import HEAD_CHANNELS, backbone, initialize, upsampling
 from hpe_tasks.pose.codecs.simcc import SPLIT_RATIO
 
 _STRIDE = 8
