@@ -9,29 +9,31 @@ not. What changes no result is left out: comments, docstrings, and the descripti
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.metadata
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpe_tasks.pipeline.syntax import (
+    Import,
+    Mentions,
+    Module,
+    deciding_parts,
+    imports_of,
+    mentions_of,
+    step_call,
+    syntax_digest,
+)
 from hpe_tasks.storage.files import digest_of, sha256_file
 
 _PACKAGE = Path(__file__).parents[1]
 
 _MACHINERY = "hpe_tasks.pipeline.step"
 """What runs every step: how inputs are found, and how results are kept."""
-
-_DECORATOR = "step"
-
-_RULES_THAT_DECIDE = ("settings",)
-"""Arguments of the decorator that decide the outcome; the others decide whether, when and under which name it runs."""
-
-_FINDS_MODULES = {"import_module", "__import__", "iter_modules", "walk_packages"}
 
 _DECIDING_LIBRARIES = {
     *("aimet-torch", "aimet-onnx", "torch", "torchvision", "onnx", "onnxruntime"),
@@ -126,74 +128,6 @@ class Source:
         return (name for name in self.modules if name.startswith(f"{package}."))
 
 
-@dataclass
-class Module:
-    """One file, parsed when it is first asked for."""
-
-    name: str
-    path: Path
-    is_package: bool
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        """Its syntax, without what changes no result."""
-        tree = ast.parse(self.path.read_bytes(), str(self.path))
-        _Bare().visit(tree)
-        return tree
-
-    @cached_property
-    def digest(self) -> str:
-        """Of all that it says."""
-        return _digest(self.tree)
-
-    @cached_property
-    def package(self) -> str:
-        """The package that relative imports start from."""
-        return self.name if self.is_package else self.name.rpartition(".")[0]
-
-    @cached_property
-    def bound(self) -> dict[str, list[ast.stmt]]:
-        """Its statements by the names that they give values to; those that give none are under the empty name."""
-        bound: dict[str, list[ast.stmt]] = {}
-        for statement in self.tree.body:
-            for name in _names_bound(statement) or [""]:
-                bound.setdefault(name, []).append(statement)
-        return bound
-
-    @cached_property
-    def defines_steps(self) -> bool:
-        """Whether it holds steps, whose bodies are looked at one by one."""
-        return any(_step_call(statement) is not None for statement in self.tree.body)
-
-    @cached_property
-    def mentions(self) -> Mentions:
-        """What all of it imports and names."""
-        return _mentions(self, self.tree)
-
-
-@dataclass(frozen=True)
-class Import:
-    """An imported module; `name` is what is taken from it, and empty where that is the module itself."""
-
-    module: str
-    name: str = ""
-    known_as: str = ""
-
-
-@dataclass(frozen=True)
-class Mentions:
-    """What a piece of a module imports and names.
-
-    Attributes:
-        texts: Its constant texts.
-        looks_for_modules: Whether it imports what only the running program knows.
-    """
-
-    imports: tuple[Import, ...]
-    texts: frozenset[str]
-    looks_for_modules: bool
-
-
 class _Walk:
     """From a function on, everything that can be reached, each part once."""
 
@@ -214,12 +148,12 @@ class _Walk:
         digests = []
         for statement in module.bound[name]:
             if isinstance(statement, ast.Import | ast.ImportFrom):
-                for imported in _imports(module, statement):
+                for imported in imports_of(module, statement):
                     if imported.known_as == name:
                         self.follow(imported)
                 continue
-            nodes = _outcome_of(statement)
-            digests += [_digest(node) for node in nodes]
+            nodes = deciding_parts(statement)
+            digests += [syntax_digest(node) for node in nodes]
             for node in nodes:
                 self._within(module, node)
         self.parts[part] = digest_of(digests)
@@ -227,14 +161,14 @@ class _Walk:
             self.use(module_name, "")
 
     def _within(self, module: Module, node: ast.AST) -> None:
-        self._follow_all(module, _mentions(module, node))
+        self._follow_all(module, mentions_of(module, node))
         called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name):
                 self.use(module.name, inner.id, root=inner.id in called and self._is_step(module, inner.id))
 
     def _is_step(self, module: Module, name: str) -> bool:
-        return any(_step_call(statement) is not None for statement in module.bound.get(name, ()))
+        return any(step_call(statement) is not None for statement in module.bound.get(name, ()))
 
     def follow(self, imported: Import) -> None:
         """What an import makes reachable."""
@@ -314,96 +248,3 @@ def _is_data(path: Path) -> bool:
 def _name_of(path: Path, package: Path) -> str:
     parts = path.relative_to(package.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-class _Bare(ast.NodeTransformer):
-    """Takes away what changes no result: docstrings and other loose texts, and what settings say of themselves."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return ast.copy_location(ast.Pass(), node)
-        return self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if isinstance(node.func, ast.Name) and node.func.id == "Field":
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in ("description", "title")]
-        return self.generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> ast.AST:
-        if _last_name(node.test) == "TYPE_CHECKING":
-            return ast.copy_location(ast.If(node.test, [ast.copy_location(ast.Pass(), node)], node.orelse), node)
-        return self.generic_visit(node)
-
-
-def _digest(node: ast.AST) -> str:
-    return hashlib.sha256(ast.dump(node).encode()).hexdigest()
-
-
-def _last_name(node: ast.AST) -> str:
-    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-
-
-def _looks_for_modules(call: ast.Call) -> bool:
-    """Whether a call imports what only the running program knows."""
-    if _last_name(call.func) not in _FINDS_MODULES:
-        return False
-    first = call.args[0] if call.args else None
-    whole_name = isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith(".")
-    return not whole_name
-
-
-def _names_bound(statement: ast.stmt) -> list[str]:
-    """The names that a statement at the top of a module gives values to."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [statement.name]
-    if isinstance(statement, ast.Import | ast.ImportFrom):
-        return [(alias.asname or alias.name).partition(".")[0] for alias in statement.names]
-    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        return [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
-    return []
-
-
-def _mentions(module: Module, node: ast.AST) -> Mentions:
-    imports: list[Import] = []
-    texts, looks = set(), False
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.Import | ast.ImportFrom):
-            imports += _imports(module, inner)
-        elif isinstance(inner, ast.Constant):
-            texts |= {inner.value} if isinstance(inner.value, str) else set()
-        elif isinstance(inner, ast.Call):
-            looks = looks or _looks_for_modules(inner)
-    return Mentions(tuple(imports), frozenset(texts), looks)
-
-
-def _imports(module: Module, statement: ast.Import | ast.ImportFrom) -> list[Import]:
-    """What one statement imports."""
-    if isinstance(statement, ast.Import):
-        # `import a.b` gives the name `a`, and makes `a.b` reachable through it.
-        return [Import(alias.name, "", (alias.asname or alias.name).partition(".")[0]) for alias in statement.names]
-    base = statement.module or ""
-    if statement.level:
-        start = module.package.split(".")
-        above = ".".join(start[: len(start) - statement.level + 1])
-        base = f"{above}.{base}".rstrip(".")
-    names = [("" if alias.name == "*" else alias.name, alias.asname or alias.name) for alias in statement.names]
-    return [Import(base, name, known_as) for name, known_as in names]
-
-
-def _step_call(statement: ast.stmt) -> ast.Call | None:
-    """The decorator that makes a step of a function; None of any other statement."""
-    if not isinstance(statement, ast.FunctionDef):
-        return None
-    calls = [d for d in statement.decorator_list if isinstance(d, ast.Call) and _last_name(d.func) == _DECORATOR]
-    return calls[0] if calls else None
-
-
-def _outcome_of(statement: ast.stmt) -> list[ast.AST]:
-    """The parts of a definition that decide what it does: of a step its function, and some of the rules."""
-    call = _step_call(statement)
-    if call is None or not isinstance(statement, ast.FunctionDef):
-        return [statement]
-    rules = [keyword.value for keyword in call.keywords if keyword.arg in _RULES_THAT_DECIDE]
-    returns = [] if statement.returns is None else [statement.returns]
-    return [statement.args, *returns, *statement.body, *rules]
