@@ -19,19 +19,14 @@ from hpe_tasks.data.sample.dataset import FIVE_POINTS
 from hpe_tasks.datasets import CROWDPOSE, CUSTOM
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.pipeline.steps import records_of
+from hpe_tasks.pipeline.steps.inputs import dataset_of
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import (
     CocoStats,
     CrowdPoseStats,
-    ExportedModel,
-    FetchedCheckpoint,
-    FetchedDataset,
-    GateDecision,
-    QuantizedEvaluation,
-    QuantizedModel,
 )
 from hpe_tasks.registry.manifest import build_manifest
 from hpe_tasks.report.page import ReportFiles, render_report
@@ -73,9 +68,9 @@ def all_steps(run: Run) -> None:
 
 def report_of(run: Run, out: Path) -> str:
     """The run's report, with pictures of its people."""
-    local, evaluation = run.workspace.local, run.get(QuantizedEvaluation)
+    local, evaluation = run.workspace.local, run.result(steps.evaluate_quantized)
     files = ReportFiles(
-        dataset_root=run.dataset[0],
+        dataset_root=dataset_of(run)[0],
         fp32_predictions=local(records_of(run).fp32.predictions),
         onnx_predictions=local(evaluation.onnx.predictions),
     )
@@ -100,7 +95,7 @@ def test_crowdpose_goes_through_the_steps(tmp_path: Path) -> None:
     make_sample(tmp_path / "data", SPEC, splits=SPLITS, kind=CROWDPOSE)
     run = open_at(tmp_path, dataset__kind="crowdpose", gate__min_ap=0.3)
     all_steps(run)
-    evaluation = run.get(QuantizedEvaluation)
+    evaluation = run.result(steps.evaluate_quantized)
     stats, protocol = evaluation.onnx.stats, evaluation.onnx.fingerprint
     assert isinstance(stats, CrowdPoseStats)
     assert protocol.metric == "crowdpose_oks_ap"
@@ -110,7 +105,7 @@ def test_crowdpose_goes_through_the_steps(tmp_path: Path) -> None:
     assert stats.ap > 0.5
     crowd = [image.crowd_index for image in load_coco(tmp_path / "data", "val", CROWDPOSE).images]
     assert (stats.ap_easy is not None, stats.ap_medium is not None) == (min(crowd) < 0.1, max(crowd) >= 0.1)
-    assert run.get(GateDecision).passed
+    assert run.result(steps.gate).passed
     assert records_of(run).metric.title == "CrowdPose statistics"
     page = report_of(run, tmp_path / "report.html")
     assert "AP easy" in page
@@ -136,29 +131,29 @@ def five_points(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_five_points_go_through_the_steps(five_points: Run, tmp_path: Path) -> None:
-    measured = five_points.get(QuantizedEvaluation).onnx
+    measured = five_points.result(steps.evaluate_quantized).onnx
     assert isinstance(measured.stats, CocoStats)
     assert measured.stats.ap > 0.5
     assert measured.fingerprint.sigmas == (0.12, 0.07, 0.07, 0.09, 0.09)
     assert list(measured.by_joint) == list(FIVE_POINTS.joints)
     assert list(measured.by_group) == ["hand", "foot"]
-    assert five_points.get(GateDecision).passed
-    assert five_points.get(FetchedDataset).own_joints.limbs == FIVE_POINTS.limbs
+    assert five_points.result(steps.gate).passed
+    assert five_points.result(steps.fetch_dataset).own_joints.limbs == FIVE_POINTS.limbs
     assert "left hand" in report_of(five_points, tmp_path / "report.html")
 
 
 def test_the_function_serves_five_points_by_their_names(five_points: Run, tmp_path: Path) -> None:
     run, local = five_points, five_points.workspace.local
-    exported, evaluation = run.get(ExportedModel), run.get(QuantizedEvaluation)
+    exported, evaluation = run.result(steps.export_onnx), run.result(steps.evaluate_quantized)
     manifest = build_manifest(
         run.config,
-        dataset=run.get(FetchedDataset),
-        checkpoint=run.get(FetchedCheckpoint),
-        quantized=run.get(QuantizedModel),
+        dataset=run.result(steps.fetch_dataset),
+        checkpoint=run.result(steps.fetch_checkpoint),
+        quantized=run.result(steps.quantize),
         exported=exported,
         fp32=records_of(run).fp32,
         evaluation=evaluation,
-        gate=run.get(GateDecision),
+        gate=run.result(steps.gate),
         run="r",
         created_by="ada",
         created_at=datetime(2026, 11, 21, tzinfo=UTC),
@@ -172,7 +167,7 @@ def test_the_function_serves_five_points_by_their_names(five_points: Run, tmp_pa
     (tmp_path / "model" / "manifest.json").write_bytes(manifest.to_bytes())
     settings = ServingSettings.from_environment({}, tmp_path)
     service = PoseService(settings, open_source(settings))
-    dataset = load_coco(run.dataset[0], "val", CUSTOM)
+    dataset = load_coco(dataset_of(run)[0], "val", CUSTOM)
     whole = [person for person in dataset.all_persons() if person.num_keypoints == len(joints)]
     person = max(whole, key=lambda one: one.area)
     (image,) = dataset.subset([person.image_id]).images
