@@ -11,8 +11,9 @@ import torch
 from hpe_tasks.config.training import SCHEDULES
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.local.object_store import Server
+from hpe_tasks.pipeline.collected import records_of
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.pipeline.steps import STEPS, records_of
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import CocoStats
 from hpe_tasks.registry.publishing import Registry
@@ -59,8 +60,8 @@ def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
     )
     workspace = (tmp_path / "workspace").as_uri()
     run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="short", s3=s3_server.client)
-    for step in STEPS.values():
-        step.execute(run)
+    for step in REQUANTIZE.steps:
+        step(run)
     return run
 
 
