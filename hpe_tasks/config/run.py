@@ -205,11 +205,13 @@ class ModelConfig(Frozen):
         if self.caffe_style and not self.network.caffe_style:
             wanted = ", ".join(name for name, network in ARCHITECTURES.items() if network.caffe_style)
             raise ValueError(f"caffe_style is for {wanted}, not for {self.architecture}")
-        if self.checkpoint == SAMPLE and (self.network.sample_checkpoint is None or self.codec != "heatmap"):
-            wanted = " or ".join(name for name, network in ARCHITECTURES.items() if network.sample_checkpoint)
+        if self.checkpoint == SAMPLE and (
+            self.network.sample_checkpoint is None or self.codec != self.network.codecs[0]
+        ):
+            wanted = next(network for network in ARCHITECTURES.values() if network.sample_checkpoint)
             raise ValueError(
-                f"checkpoint 'sample' holds a {wanted} that gives heatmaps: set architecture to {wanted} and codec to "
-                "heatmap"
+                f"checkpoint 'sample' holds a {wanted.name} that gives heatmaps: set architecture to {wanted.name} and "
+                f"codec to {wanted.codecs[0]}"
             )
         return self
 

@@ -98,9 +98,12 @@ def _pose_mobilenet(options: NetworkOptions) -> nn.Module:
     from hpe_tasks.networks.pose_mobilenet import PoseMobileNet
     from hpe_tasks.networks.simcc_mobilenet import SimccMobileNet
 
-    if options.codec == "simcc":
-        return SimccMobileNet(options.joints, options.input_size, width_multiplier=options.width_multiplier)
-    return PoseMobileNet(options.joints, width_multiplier=options.width_multiplier)
+    width = options.width_multiplier
+    heads: Mapping[str, Callable[[], nn.Module]] = {
+        "heatmap": lambda: PoseMobileNet(options.joints, width_multiplier=width),
+        "simcc": lambda: SimccMobileNet(options.joints, options.input_size, width_multiplier=width),
+    }
+    return heads[options.codec]()
 
 
 def _aimet_pose(options: NetworkOptions) -> nn.Module:

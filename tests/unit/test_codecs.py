@@ -116,7 +116,7 @@ def test_a_codec_is_read_quantized_and_served_from_two_files() -> None:
     """Beyond these, SimCC is named where the project builds and trains a network that gives it."""
     package = Path(__file__).parents[2] / "hpe_tasks"
     named = {str(path.relative_to(package)) for path in package.rglob("*.py") if "simcc" in path.read_text().lower()}
-    network = {"config/run.py", "models/__init__.py", "models/checkpoint.py", "models/simcc_mobilenet.py"}
+    network = {"config/run.py", "models/checkpoint.py", "networks/__init__.py", "networks/simcc_mobilenet.py"}
     training = {"config/training.py", "presets.py", "training/losses.py"}
     assert named - network - training == {"pose/codecs/__init__.py", "pose/codecs/simcc.py"}
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,13 +18,14 @@ from safetensors.torch import save_file
 from scipy.stats import binom
 from torch import nn
 
-from hpe_tasks import models
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.cpu import available_threads, cpu_features, processor_name
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.evaluation.latency import LEAST_PAIRS, compare_latency, median_interval, speed_up
+from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.fp32_onnx import export_fp32
+from hpe_tasks.networks import ARCHITECTURES, NetworkArchitecture
 from hpe_tasks.onnx_runtime.session import onnx_predictor, single_run
 from hpe_tasks.records import LatencyComparison, SpeedUp
 
@@ -151,7 +153,7 @@ def test_a_network_of_the_project_is_compared_as_a_float_onnx_file(config: Model
     # No batch norm is left in what onnxruntime runs: a slow FP32 would flatter the file.
     assert "BatchNormalization" not in optimized_operators(exported)
     images = tiny.smooth_images(1, config)
-    network = models.build_model(config)
+    network = build_model(config)
     load_checkpoint(network, checkpoint)
     with torch.inference_mode():
         maps = network(torch.from_numpy(images))
@@ -249,7 +251,8 @@ class Eigenvalues(nn.Module):
 
 
 def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.MODELS, "pose_mobilenet", lambda _: Eigenvalues())
+    changed = replace(ARCHITECTURES["pose_mobilenet"], build=lambda _: Eigenvalues())
+    monkeypatch.setitem(cast("dict[str, NetworkArchitecture]", ARCHITECTURES), "pose_mobilenet", changed)
     config = tiny.mobilenet_config()
     checkpoint = tmp_path / "weights.safetensors"
     save_file(Eigenvalues().state_dict(), checkpoint)

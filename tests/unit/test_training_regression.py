@@ -192,7 +192,7 @@ def test_ap_is_measured_on_the_last_stage_and_with_folded_norms(
 
     def measured(split: object, predict: Any, model: Any, *_: object, **__: object) -> Any:
         outputs.append(joined(predict(np.zeros((2, 3, 48, 64), np.float32))))
-        return SimpleNamespace(stats=CocoStats(**dict.fromkeys(CocoStats.model_fields, 0.25)))
+        return SimpleNamespace(accuracy=0.25, stats=CocoStats(**dict.fromkeys(CocoStats.model_fields, 0.25)))
 
     monkeypatch.setattr("hpe_tasks.training.regression.evaluate", measured)
     fields = bottom_up(epochs=1, val_split="val")
