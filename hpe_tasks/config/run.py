@@ -208,10 +208,10 @@ class ModelConfig(Frozen):
         if self.checkpoint == SAMPLE and (
             self.network.sample_checkpoint is None or self.codec != self.network.codecs[0]
         ):
-            wanted = next(network for network in ARCHITECTURES.values() if network.sample_checkpoint)
+            fits = next(network for network in ARCHITECTURES.values() if network.sample_checkpoint)
             raise ValueError(
-                f"checkpoint 'sample' holds a {wanted.name} that gives heatmaps: set architecture to {wanted.name} and "
-                f"codec to {wanted.codecs[0]}"
+                f"checkpoint 'sample' holds a {fits.name} that gives heatmaps: set architecture to {fits.name} and codec "
+                f"to {fits.codecs[0]}"
             )
         return self
 
