@@ -210,8 +210,8 @@ class ModelConfig(Frozen):
         ):
             fits = next(network for network in ARCHITECTURES.values() if network.sample_checkpoint)
             raise ValueError(
-                f"checkpoint 'sample' holds a {fits.name} that gives heatmaps: set architecture to {fits.name} and codec "
-                f"to {fits.codecs[0]}"
+                f"checkpoint 'sample' holds a {fits.name} that gives heatmaps: set architecture to {fits.name} and "
+                f"codec to {fits.codecs[0]}"
             )
         return self
 
