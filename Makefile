@@ -65,9 +65,10 @@ setup: .airflow/ready .venv-object-store/ready .venv-lambda/ready ## Install eve
 run: setup ## Quantize, prove and publish a model with the DAG; ends with the table of results
 	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset "$$PRESET" --conf "$$CONF"
 
-# By file, because the tests of a file share servers and results; grouping by mark has no effect with pytest 9.2.
+# By file, because the tests of a file share servers and results; grouping by mark has no effect with pytest 9.2. In their own order:
+# sorted by their number of tests, files with a single long one would come last, one beside an idle worker.
 test: setup ## Run the whole test suite
-	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --dist loadfile --basetemp=.cache/pytest $(ARGS)
+	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --basetemp=.cache/pytest $(ARGS)
 
 ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 	@$(WITH_S3) exec $(BIN)/python tools/ui.py --port $(PORT)
