@@ -198,7 +198,7 @@ def test_a_joint_in_the_list_is_shown_in_the_picture(open_page: OpenPage) -> Non
 @pytest.mark.parametrize(
     ("upload", "status", "says"),
     [
-        ({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}, 415, "no image of a kind"),
+        ({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"}, 415, "not an image of a kind"),
         ({"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8 no picture"}, 415, "image"),
         ({"name": "empty.jpg", "mimeType": "image/jpeg", "buffer": b""}, 422, "no image"),
         ({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": b"\xff\xd8" + bytes(4_600_000)}, 413, "4.5 MB"),
