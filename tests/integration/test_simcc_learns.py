@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from hpe_tasks.config.training import SCHEDULES
 from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -25,14 +23,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures
 # This training reaches an AP of 0.47; the head alone starts at random, where it is 0.
 FLOOR = 0.3
 TOLERANCE = 0.03
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
