@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
+from support import sample_records
+from support.requirements import missing
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,12 @@ class S3Bucket:
 
 
 @pytest.fixture(scope="session")
-def object_store_python(repository: Path, request: pytest.FixtureRequest) -> Path:
+def object_store_python(repository: Path) -> Path:
     """Interpreter of the environment that holds ministack."""
     named = os.environ.get("HPE_OBJECT_STORE_PYTHON")
     python = Path(named) if named else repository / ".venv-object-store" / "bin" / "python"
     if not python.is_file():
-        # The rule for missing tools is that of tests/conftest.py, which pytest has loaded as a plugin.
-        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-        rules.missing(f"{python} does not exist: install docker/object-store/requirements.txt there")
+        missing(f"{python} does not exist: install docker/object-store/requirements.txt there")
     return python
 
 
@@ -59,14 +58,9 @@ def s3_bucket(s3_server: Server, s3_session_client: Any) -> S3Bucket:
 
 
 @pytest.fixture(scope="session")
-def records(repository: Path) -> ModuleType:
-    """Makers of records, manifests and files: the module tests/sample_records.py."""
-    spec = importlib.util.spec_from_file_location("sample_records", repository / "tests" / "sample_records.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def records() -> ModuleType:
+    """Makers of records, manifests and files: the module tests/support/sample_records.py."""
+    return sample_records
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import tiny_networks as tiny
 import torch
-from named_outputs import joined
 
 from hpe_tasks.config.run import RECIPES
 from hpe_tasks.export import check_onnx, export_onnx
@@ -18,6 +16,8 @@ from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import load_quantsim, quantize_model
+from support import tiny_networks as tiny
+from support.named_outputs import joined
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from serving_cases import ask, http_v2
 
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -33,6 +32,7 @@ from hpe_tasks.report.page import ReportFiles, render_report
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
+from support.serving_cases import ask, http_v2
 
 pytestmark = [pytest.mark.integration]
 

@@ -18,10 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import arm64_python
 import numpy as np
 import pytest
-from processors import PROCESSORS, need, run_on
 
 from hpe_tasks.config.run import DestinationConfig
 from hpe_tasks.contract.cpu import cpu_features
@@ -32,6 +30,8 @@ from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.smoke_test import check_answer, function_url_event
 from hpe_tasks.storage.s3 import S3Location
+from support import arm64_python
+from support.processors import PROCESSORS, need, run_on
 
 pytestmark = [
     pytest.mark.integration,

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-import tiny_networks as tiny
 import torch
 from safetensors.torch import save_file
 
@@ -17,6 +16,7 @@ from hpe_tasks.models import build_model
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import quantize_model
+from support import tiny_networks as tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

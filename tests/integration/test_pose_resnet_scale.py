@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import tiny_networks as tiny
 import torch
 from safetensors.torch import save_file
 
@@ -17,6 +16,7 @@ from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import load_quantsim, quantize_model
+from support import tiny_networks as tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.local.object_store import HOST, ObjectStore, Server
@@ -19,6 +18,7 @@ from hpe_tasks.records import PublishedModel
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
+from support.signing_keys import key_pem
 
 pytestmark = pytest.mark.integration
 

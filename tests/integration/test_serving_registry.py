@@ -22,7 +22,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError
 from hpe_tasks.registry.publishing import Registry
@@ -33,6 +32,7 @@ from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
 from hpe_tasks.storage.s3 import S3Location
+from support.signing_keys import key_pem
 
 pytestmark = pytest.mark.integration
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from sample_records import latency
-from tiny_inputs import tiny_settings
 
 from hpe_tasks.contract.cpu import processor_name
 from hpe_tasks.pipeline import steps
@@ -15,6 +13,8 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import GateDecision
+from support.sample_records import latency
+from support.tiny_inputs import tiny_settings
 
 pytestmark = [pytest.mark.integration]
 

@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_inputs import tiny_settings
 
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import load_coco
@@ -29,6 +28,7 @@ from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.steps.inputs import dataset_of, split_of
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import EvaluationReport, PckhStats
+from support.tiny_inputs import tiny_settings
 
 pytestmark = [pytest.mark.integration]
 
