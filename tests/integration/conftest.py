@@ -7,13 +7,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
-from support import sample_records
 from support.requirements import missing
 
 
@@ -55,12 +53,6 @@ def s3_bucket(s3_server: Server, s3_session_client: Any) -> S3Bucket:
     s3_session_client.create_bucket(Bucket=bucket)
     s3_session_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     return S3Bucket(s3_session_client, bucket, s3_server)
-
-
-@pytest.fixture(scope="session")
-def records() -> ModuleType:
-    """Makers of records, manifests and files: the module tests/support/sample_records.py."""
-    return sample_records
 
 
 @pytest.fixture

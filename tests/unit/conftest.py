@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from support import sample_records
 from support.requirements import folder_named_by
 
 
@@ -28,12 +26,6 @@ def no_aws_account() -> Iterator[None]:
         # The session that all clients of a process share keeps the credentials that it has once found.
         patch.setattr("boto3.DEFAULT_SESSION", None)
         yield
-
-
-@pytest.fixture(scope="session")
-def records() -> ModuleType:
-    """Makers of records, manifests and files: the module tests/support/sample_records.py."""
-    return sample_records
 
 
 @pytest.fixture(scope="session")

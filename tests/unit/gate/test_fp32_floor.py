@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import pytest
 
@@ -9,6 +8,7 @@ from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.errors import BadInputError, BelowFloorError
 from hpe_tasks.gate.floor import check_floor, next_step, refuse_below_floor
 from hpe_tasks.records import Diagnosis, Fp32Check, TriedMistake
+from support import sample_records as records
 
 AP = GateLimits(min_ap=0.6)
 PCKH = GateLimits(min_pckh=80)
@@ -36,9 +36,7 @@ SUBSET = {"subset": True, "num_images": 20, "num_persons": 48}
         pytest.param(PCKH, 0.0, {}, False, "FP32 PCKh 0.0 is below 80.0", id="pckh, zero"),
     ],
 )
-def test_the_floor(
-    records: ModuleType, limits: GateLimits, accuracy: float | None, protocol: dict, passed: bool, says: str
-) -> None:
+def test_the_floor(limits: GateLimits, accuracy: float | None, protocol: dict, passed: bool, says: str) -> None:
     metric: MetricKey = "pckh" if limits is PCKH else "ap"
     check = check_floor(limits, records.report("fp32", accuracy, metric=metric, **protocol), metric)
     assert (check.passed, says in check.reason) == (passed, True), check.reason
@@ -52,7 +50,7 @@ def test_the_floor(
         assert isinstance(caught.value, BadInputError)  # trying again cannot help
 
 
-def test_accuracy_in_another_metric_is_none(records: ModuleType) -> None:
+def test_accuracy_in_another_metric_is_none() -> None:
     check = check_floor(PCKH, records.report("fp32", 0.9), "pckh")
     assert not check.passed
     assert "could not be measured" in check.reason

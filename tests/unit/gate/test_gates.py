@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ from hpe_tasks.gate.checks.base import Evidence
 from hpe_tasks.gate.checks.cost import tells_speed
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.records import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
+from support import sample_records as records
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)
 
 
-def judge(records: ModuleType, **changes: Any) -> GateDecision:
+def judge(**changes: Any) -> GateDecision:
     """The decision on a model that passes everything, but for the changes."""
     reports = {
         "fp32": records.report("fp32", 0.62),
@@ -36,8 +36,8 @@ def failed(decision: GateDecision) -> dict[str, GateCheck]:
     return {check.name: check for check in decision.checks if not check.passed}
 
 
-def test_a_good_model_passes_and_every_check_says_why(records: ModuleType) -> None:
-    decision = judge(records)
+def test_a_good_model_passes_and_every_check_says_why() -> None:
+    decision = judge()
     assert decision.passed
     assert decision.reason == ""
     assert {check.name: check.reason for check in decision.checks} == {
@@ -75,9 +75,8 @@ def test_a_good_model_passes_and_every_check_says_why(records: ModuleType) -> No
         pytest.param(0.9, 0.6, 0.1, {"min_ap", "max_ap_drop", "quantsim_gap"}, id="all-accuracy"),
     ],
 )
-def test_accuracy(records: ModuleType, fp32: float, quantsim: float, onnx: float, names: set[str]) -> None:
+def test_accuracy(fp32: float, quantsim: float, onnx: float, names: set[str]) -> None:
     decision = judge(
-        records,
         fp32=records.report("fp32", fp32),
         quantsim=records.report("quantsim", quantsim),
         onnx=records.report("onnxruntime", onnx),
@@ -95,10 +94,8 @@ def test_accuracy(records: ModuleType, fp32: float, quantsim: float, onnx: float
         ("onnx", "onnxruntime", {"min_ap", "max_ap_drop", "quantsim_gap"}),
     ],
 )
-def test_a_missing_number_fails(
-    records: ModuleType, which: str, runtime: str, ap: float | None, names: set[str]
-) -> None:
-    decision = judge(records, **{which: records.report(runtime, ap, num_persons=0)})
+def test_a_missing_number_fails(which: str, runtime: str, ap: float | None, names: set[str]) -> None:
+    decision = judge(**{which: records.report(runtime, ap, num_persons=0)})
     checks = failed(decision)
     assert not decision.passed
     assert names <= set(checks)
@@ -108,8 +105,8 @@ def test_a_missing_number_fails(
 
 
 @pytest.mark.parametrize("ap", [-1.0, 1.5, float("inf")])
-def test_a_number_that_is_no_ap_fails(records: ModuleType, ap: float) -> None:
-    decision = judge(records, onnx=records.report("onnxruntime", ap))
+def test_a_number_that_is_no_ap_fails(ap: float) -> None:
+    decision = judge(onnx=records.report("onnxruntime", ap))
     assert "is not a number in [0, 1]" in failed(decision)["min_ap"].reason
 
 
@@ -125,10 +122,8 @@ def test_a_number_that_is_no_ap_fails(records: ModuleType, ap: float) -> None:
         pytest.param({"joint_map": (("nose", 1, 0),)}, "joint_map", id="joints"),
     ],
 )
-def test_numbers_of_different_protocols_are_not_compared(
-    records: ModuleType, changes: dict[str, Any], named: str
-) -> None:
-    decision = judge(records, onnx=records.report("onnxruntime", 0.612, **changes))
+def test_numbers_of_different_protocols_are_not_compared(changes: dict[str, Any], named: str) -> None:
+    decision = judge(onnx=records.report("onnxruntime", 0.612, **changes))
     checks = failed(decision)
     assert set(checks) == {"max_ap_drop", "quantsim_gap"}
     for check in checks.values():
@@ -139,23 +134,22 @@ def test_numbers_of_different_protocols_are_not_compared(
     assert "QuantSim and ONNX" in checks["quantsim_gap"].reason
 
 
-def test_only_the_pair_that_differs_fails(records: ModuleType) -> None:
-    decision = judge(records, quantsim=records.report("quantsim", 0.612, decoder="argmax"))
+def test_only_the_pair_that_differs_fails() -> None:
+    decision = judge(quantsim=records.report("quantsim", 0.612, decoder="argmax"))
     assert set(failed(decision)) == {"quantsim_gap"}
 
 
-def test_a_report_of_another_runtime_is_not_taken_for_the_exported_file(records: ModuleType) -> None:
-    decision = judge(records, onnx=records.report("quantsim", 0.62))
+def test_a_report_of_another_runtime_is_not_taken_for_the_exported_file() -> None:
+    decision = judge(onnx=records.report("quantsim", 0.62))
     assert set(failed(decision)) == {"min_ap", "max_ap_drop", "quantsim_gap"}
     assert failed(decision)["min_ap"].reason == (
         "ONNX AP is missing: the report in its place was measured with QuantSim"
     )
 
 
-def test_a_subset_may_pass_and_is_named(records: ModuleType) -> None:
+def test_a_subset_may_pass_and_is_named() -> None:
     small = {"subset": True, "num_images": 20, "num_persons": 61}
     decision = judge(
-        records,
         fp32=records.report("fp32", 0.62, **small),
         quantsim=records.report("quantsim", 0.615, **small),
         onnx=records.report("onnxruntime", 0.612, **small),
@@ -172,7 +166,7 @@ def test_each_limit_belongs_to_one_check_that_says_all_of_it() -> None:
     assert len({check.title for check in CHECKS}) == len(CHECKS)
 
 
-def test_every_limit_is_judged_by_a_check(records: ModuleType) -> None:
+def test_every_limit_is_judged_by_a_check() -> None:
     reports = {runtime: records.report(runtime, 0.6) for runtime in ("fp32", "quantsim", "onnxruntime")}
     quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
 
@@ -187,9 +181,7 @@ def test_every_limit_is_judged_by_a_check(records: ModuleType) -> None:
     assert [name for name, limits in changed.items() if limits == asked(LIMITS)] == []
 
 
-def measured_on(
-    records: ModuleType, persons: int, *, onnx: float = 0.612, min_persons: int, **protocol: Any
-) -> GateDecision:
+def measured_on(persons: int, *, onnx: float = 0.612, min_persons: int, **protocol: Any) -> GateDecision:
     """The decision on a model whose three forms were measured on so many persons."""
     reports = {
         runtime: records.report(runtime, value, num_persons=persons, **protocol)
@@ -211,10 +203,8 @@ def measured_on(
     ],
 )
 @pytest.mark.parametrize("subset", [True, False], ids=["subset", "whole split"])
-def test_a_figure_on_too_few_persons_never_passes(
-    records: ModuleType, persons: int, min_persons: int, passes: bool, subset: bool
-) -> None:
-    decision = measured_on(records, persons, min_persons=min_persons, subset=subset, num_images=3)
+def test_a_figure_on_too_few_persons_never_passes(persons: int, min_persons: int, passes: bool, subset: bool) -> None:
+    decision = measured_on(persons, min_persons=min_persons, subset=subset, num_images=3)
     assert decision.passed is passes
     assert set(failed(decision)) == (set() if passes else {"min_ap"})
     named = ", a subset of 3 images" if subset else ""
@@ -222,27 +212,27 @@ def test_a_figure_on_too_few_persons_never_passes(
     assert decision.reason == ("" if passes else said)
     # The figure is still shown, and what names a version stays: the checks and their limits.
     assert [check.observed for check in decision.checks[:1]] == [0.612]
-    assert [(c.name, c.limit) for c in decision.checks] == [(c.name, c.limit) for c in judge(records).checks]
+    assert [(c.name, c.limit) for c in decision.checks] == [(c.name, c.limit) for c in judge().checks]
 
 
-def test_too_low_on_too_few_says_both(records: ModuleType) -> None:
-    decision = measured_on(records, 9, onnx=0.41, min_persons=50, subset=True)
+def test_too_low_on_too_few_says_both() -> None:
+    decision = measured_on(9, onnx=0.41, min_persons=50, subset=True)
     assert failed(decision)["min_ap"].reason == (
         "ONNX AP 0.410 is below 0.500 (measured on a subset: 100 images, 9 persons); besides, measured on 9 persons, "
         "a subset of 100 images: fewer than the 50 that dataset.min_persons asks for"
     )
 
 
-def test_float_activations_fail_and_are_named(records: ModuleType) -> None:
-    decision = judge(records, exported=records.exported(share=0.04))
+def test_float_activations_fail_and_are_named() -> None:
+    decision = judge(exported=records.exported(share=0.04))
     assert failed(decision)["int8_mac_share"].reason == (
         "Int8 share of multiply-accumulates 4.0 % is below 50.0 % "
         "(still float: ConvTranspose up.0 (120), ConvTranspose up.1 (60), Gemm a (3))"
     )
 
 
-def test_an_audit_that_found_nothing_fails(records: ModuleType) -> None:
-    decision = judge(records, exported=records.exported(share=1.0, total_macs=0))
+def test_an_audit_that_found_nothing_fails() -> None:
+    decision = judge(exported=records.exported(share=1.0, total_macs=0))
     assert failed(decision)["int8_mac_share"].observed is None
 
 
@@ -255,29 +245,29 @@ def test_an_audit_that_found_nothing_fails(records: ModuleType) -> None:
         (0, "The size of the exported file is unknown: 0 bytes are recorded"),
     ],
 )
-def test_size(records: ModuleType, size_bytes: int, reason: str | None) -> None:
+def test_size(size_bytes: int, reason: str | None) -> None:
     model = Artifact(uri="file:///m.onnx", sha256="b" * 64, size_bytes=size_bytes)
-    checks = failed(judge(records, exported=records.exported(model)))
+    checks = failed(judge(exported=records.exported(model)))
     assert (checks["size_mb"].reason if checks else None) == reason
 
 
-def test_numbers_that_differ_are_shown_differently(records: ModuleType) -> None:
-    decision = judge(records, onnx=records.report("onnxruntime", 0.49996))
+def test_numbers_that_differ_are_shown_differently() -> None:
+    decision = judge(onnx=records.report("onnxruntime", 0.49996))
     assert failed(decision)["min_ap"].reason == "ONNX AP 0.49996 is below 0.50000"
 
 
-def test_the_decision_joins_the_reasons_and_survives_storage(records: ModuleType) -> None:
-    decision = judge(records, onnx=records.report("onnxruntime", float("nan")), exported=records.exported(share=0.1))
+def test_the_decision_joins_the_reasons_and_survives_storage() -> None:
+    decision = judge(onnx=records.report("onnxruntime", float("nan")), exported=records.exported(share=0.1))
     assert decision.reason.count("; ") == 3
     assert GateDecision.model_validate_json(decision.model_dump_json()) == decision
 
 
-def test_fingerprint_differences_of_equal_protocols_are_none(records: ModuleType) -> None:
+def test_fingerprint_differences_of_equal_protocols_are_none() -> None:
     assert fingerprint_differences(records.fingerprint(), records.fingerprint()) == ()
 
 
-def test_kernels_that_saturate_fail_and_the_reason_says_where_and_what_helps(records: ModuleType) -> None:
-    checks = failed(judge(records, kernels=records.kernels(16.6)))
+def test_kernels_that_saturate_fail_and_the_reason_says_where_and_what_helps() -> None:
+    checks = failed(judge(kernels=records.kernels(16.6)))
     assert set(checks) == {"kernel_sqnr_db"}
     assert checks["kernel_sqnr_db"].reason == (
         "Signal-to-noise ratio of int8 kernels 16.6 dB is below 40.0 dB (in conv1_codes: sums of full 8-bit weights "
@@ -305,9 +295,9 @@ CLIPPED = ("Conv up: 3 of 64 channels can clip", "Einsum mix: quantized constant
     ids=["any", "x86", "arm64", "vnni", "x86-proved"],
 )
 def test_the_destination_decides_what_must_be_proved(
-    records: ModuleType, processors: Any, unproved: tuple[str, ...], passed: bool, reason: str
+    processors: Any, unproved: tuple[str, ...], passed: bool, reason: str
 ) -> None:
-    check = proof_check(records, records.exported(unproved=unproved), processors)
+    check = proof_check(records.exported(unproved=unproved), processors)
     assert (check.name, check.passed, check.limit) == (f"kernel_proof_{processors}", passed, 0)
     assert reason in check.reason
 
@@ -320,20 +310,18 @@ def test_the_destination_decides_what_must_be_proved(
     ],
     ids=["no proof", "edited after the proof"],
 )
-def test_without_a_proof_of_this_very_file_nothing_is_published(
-    records: ModuleType, changes: dict[str, Any], reason: str
-) -> None:
+def test_without_a_proof_of_this_very_file_nothing_is_published(changes: dict[str, Any], reason: str) -> None:
     exported = records.exported()
     if "model" in changes:
         changes = {"model": exported.model.model_copy(update={"sha256": "9" * 64})}
-    check = proof_check(records, exported.model_copy(update=changes), "any")
+    check = proof_check(exported.model_copy(update=changes), "any")
     assert not check.passed
     assert check.observed is None
     assert check.reason.startswith(reason)
     assert "run the step export_onnx again" in check.reason
 
 
-def proof_check(records: ModuleType, exported: ExportedModel, processors: Any) -> GateCheck:
+def proof_check(exported: ExportedModel, processors: Any) -> GateCheck:
     quantized = QuantizedEvaluation(
         quantsim=records.report("quantsim", 0.615), onnx=records.report("onnxruntime", 0.612), kernels=records.kernels()
     )
@@ -341,8 +329,8 @@ def proof_check(records: ModuleType, exported: ExportedModel, processors: Any) -
     return next(check for check in decision.checks if check.name.startswith("kernel_proof"))
 
 
-def test_kernels_that_compute_the_same_pass_without_a_ratio(records: ModuleType) -> None:
-    decision = judge(records, kernels=records.kernels(None))
+def test_kernels_that_compute_the_same_pass_without_a_ratio() -> None:
+    decision = judge(kernels=records.kernels(None))
     check = next(check for check in decision.checks if check.name == "kernel_sqnr_db")
     assert decision.passed
     assert check.observed is None
@@ -378,7 +366,7 @@ def test_kernels_that_compute_the_same_pass_without_a_ratio(records: ModuleType)
     ],
 )
 def test_speed_is_judged_where_it_is_asked(
-    records: ModuleType, limit: float, speed: tuple[float, float, float] | None, reason: str | None
+    limit: float, speed: tuple[float, float, float] | None, reason: str | None
 ) -> None:
     latency = None if speed is None else records.latency(*speed)
     quantized = QuantizedEvaluation(
@@ -409,9 +397,7 @@ def test_a_speed_that_nothing_can_have_is_no_limit(limit: float) -> None:
 PCKH = GateLimits(min_pckh=86, max_pckh_drop=1, max_quantsim_pckh_gap=1, max_size_mb=40)
 
 
-def judge_pckh(
-    records: ModuleType, fp32: float | None, quantsim: float | None, onnx: float | None, **changes: Any
-) -> GateDecision:
+def judge_pckh(fp32: float | None, quantsim: float | None, onnx: float | None, **changes: Any) -> GateDecision:
     """The decision on PCKh, measured on few persons unless the changes say otherwise."""
     protocol = {"num_persons": 5, "num_images": 4} | changes
     reports = {
@@ -424,8 +410,8 @@ def judge_pckh(
     return decide(PCKH, reports["fp32"], quantized, records.exported(), metric="pckh")
 
 
-def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons(records: ModuleType) -> None:
-    decision = judge_pckh(records, 87.0, 86.5, 84.2)
+def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons() -> None:
+    decision = judge_pckh(87.0, 86.5, 84.2)
     assert {check.name: (check.reason, check.unit) for check in decision.checks[:3]} == {
         "min_pckh": ("ONNX PCKh 84.2 is below 86.0 (5 persons)", "PCKh"),
         "max_pckh_drop": ("PCKh drop from FP32 to ONNX 2.8 is above 1.0 (5 persons)", "PCKh"),
@@ -435,15 +421,15 @@ def test_pckh_is_judged_in_percent_and_every_reason_says_on_how_many_persons(rec
     assert GateDecision.model_validate_json(decision.model_dump_json()) == decision
 
 
-def test_a_good_pckh_passes(records: ModuleType) -> None:
-    decision = judge_pckh(records, 88.5, 88.1, 87.9, num_persons=2958)
+def test_a_good_pckh_passes() -> None:
+    decision = judge_pckh(88.5, 88.1, 87.9, num_persons=2958)
     assert decision.passed
     assert decision.checks[0].reason == "ONNX PCKh 87.9 is at least 86.0"
 
 
-def test_pckh_has_its_own_limits(records: ModuleType) -> None:
+def test_pckh_has_its_own_limits() -> None:
     # A loss of 0.4 is within max_pckh_drop, and far beyond max_ap_drop.
-    assert judge_pckh(records, 87.0, 86.8, 86.6).passed
+    assert judge_pckh(87.0, 86.8, 86.6).passed
 
 
 @pytest.mark.parametrize(
@@ -455,11 +441,11 @@ def test_pckh_has_its_own_limits(records: ModuleType) -> None:
         (-1.0, "ONNX PCKh -1.0 is not a number in [0, 100]"),
     ],
 )
-def test_a_number_that_is_no_pckh_fails(records: ModuleType, value: float | None, reason: str) -> None:
-    assert failed(judge_pckh(records, 87.0, 86.8, value))["min_pckh"].reason == reason
+def test_a_number_that_is_no_pckh_fails(value: float | None, reason: str) -> None:
+    assert failed(judge_pckh(87.0, 86.8, value))["min_pckh"].reason == reason
 
 
-def test_a_report_of_the_other_metric_fails_and_says_so(records: ModuleType) -> None:
+def test_a_report_of_the_other_metric_fails_and_says_so() -> None:
     reports = {runtime: records.report(runtime, 0.99) for runtime in ("fp32", "quantsim", "onnxruntime")}
     quantized = QuantizedEvaluation(
         quantsim=reports["quantsim"], onnx=reports["onnxruntime"], kernels=records.kernels()
@@ -467,14 +453,13 @@ def test_a_report_of_the_other_metric_fails_and_says_so(records: ModuleType) -> 
     checks = failed(decide(PCKH, reports["fp32"], quantized, records.exported(), metric="pckh"))
     assert set(checks) == {"min_pckh", "max_pckh_drop", "quantsim_gap"}
     assert checks["min_pckh"].reason == "ONNX PCKh is missing: the report in its place holds AP"
-    other = judge(records, onnx=records.report("onnxruntime", 0.99, metric="pckh"))
+    other = judge(onnx=records.report("onnxruntime", 0.99, metric="pckh"))
     assert "ONNX AP is missing: the report in its place holds PCKh" in other.reason
 
 
-def test_unreadable_images_are_noted(records: ModuleType) -> None:
+def test_unreadable_images_are_noted() -> None:
     lost = {"failed": ("a.jpg", "b.jpg", "c.jpg"), "num_images": 200}
     decision = judge(
-        records,
         fp32=records.report("fp32", 0.62, **lost),
         quantsim=records.report("quantsim", 0.615, **lost),
         onnx=records.report("onnxruntime", 0.612, **lost, num_persons=20),
@@ -484,16 +469,16 @@ def test_unreadable_images_are_noted(records: ModuleType) -> None:
     )
 
 
-def test_measurements_that_could_not_read_the_same_images_are_not_compared(records: ModuleType) -> None:
-    decision = judge(records, fp32=records.report("fp32", 0.62, failed=("a.jpg",)))
+def test_measurements_that_could_not_read_the_same_images_are_not_compared() -> None:
+    decision = judge(fp32=records.report("fp32", 0.62, failed=("a.jpg",)))
     assert set(failed(decision)) == {"max_ap_drop"}
     assert failed(decision)["max_ap_drop"].reason == (
         "FP32 and ONNX AP cannot be compared: only one of them could read a.jpg"
     )
 
 
-def test_kernels_that_were_not_compared_are_no_evidence(records: ModuleType) -> None:
-    decision = judge(records, kernels=None)
+def test_kernels_that_were_not_compared_are_no_evidence() -> None:
+    decision = judge(kernels=None)
     assert not decision.passed
     (check,) = [check for check in decision.checks if not check.passed]
     assert (check.name, check.observed) == ("kernel_sqnr_db", None)

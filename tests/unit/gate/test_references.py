@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from hpe_tasks.config.run import RECIPES, QuantizationRecipe
 from hpe_tasks.gate.references import PublishedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
 from hpe_tasks.records import ProtocolFingerprint
+from support import sample_records as records
 
 ROWS = (
     PublishedFigure("R50", "fp32", 0.704, 0.763, architecture="pose_resnet_50"),
@@ -25,7 +25,7 @@ def reference(**protocol: Any) -> Reference:
     return Reference("Paper", "Table 1", "ap", ROWS, 0.003, JOINTS, protocol)
 
 
-def test_a_figure_of_the_same_protocol_is_within_the_tolerance_or_not(records: ModuleType) -> None:
+def test_a_figure_of_the_same_protocol_is_within_the_tolerance_or_not() -> None:
     measured = [records.report("quantsim", 0.6869), None, records.report("fp32", 0.707)]
     r50, w8a8 = compare(reference(split="val"), measured, architecture="pose_resnet_50", recipe=PER_TENSOR)
     # 0.707 - 0.704 is 0.0030000000000000027 in floating point.
@@ -34,7 +34,7 @@ def test_a_figure_of_the_same_protocol_is_within_the_tolerance_or_not(records: M
     assert (w8a8.within, w8a8.difference) == (False, pytest.approx(-0.0031))
 
 
-def test_the_run_s_network_decides_which_figures_are_shown(records: ModuleType) -> None:
+def test_the_run_s_network_decides_which_figures_are_shown() -> None:
     rows = compare(reference(), [records.report("fp32", 0.71)], architecture="pose_resnet_101", recipe=PER_TENSOR)
     assert [row.published.label for row in rows] == ["R101", "W8A8"]
     assert rows[1].ours is None  # not measured
@@ -56,7 +56,7 @@ def test_the_run_s_network_decides_which_figures_are_shown(records: ModuleType) 
     ],
 )
 def test_figures_of_another_protocol_are_shown_but_not_compared(
-    records: ModuleType, wanted: dict[str, Any], changes: dict[str, Any], obstacle: str
+    wanted: dict[str, Any], changes: dict[str, Any], obstacle: str
 ) -> None:
     measured = [records.report("fp32", 0.704, **changes)]
     row = compare(reference(**wanted), measured, architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
@@ -65,7 +65,7 @@ def test_figures_of_another_protocol_are_shown_but_not_compared(
     assert row.obstacles == (obstacle,)
 
 
-def test_every_difference_is_named(records: ModuleType) -> None:
+def test_every_difference_is_named() -> None:
     wanted = reference(split="val2014", num_images=40_504, box_source="detector")
     row = compare(
         wanted, [records.report("fp32", 0.8, num_images=79)], architecture="pose_resnet_50", recipe=PER_TENSOR
@@ -77,7 +77,7 @@ def test_every_difference_is_named(records: ModuleType) -> None:
     )
 
 
-def test_another_metric_is_not_compared(records: ModuleType) -> None:
+def test_another_metric_is_not_compared() -> None:
     measured = [records.report("fp32", 88.0, metric="pckh")]
     row = compare(reference(), measured, architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert (row.ours, row.within, row.obstacles) == (None, None, ("PCKh instead of AP",))
@@ -94,9 +94,7 @@ def test_another_metric_is_not_compared(records: ModuleType) -> None:
         pytest.param(QuantizationRecipe(granularity="per_tensor", calibration_images=7), "", id="other images only"),
     ],
 )
-def test_a_quantized_figure_is_compared_with_the_same_recipe_only(
-    records: ModuleType, recipe: QuantizationRecipe, obstacle: str
-) -> None:
+def test_a_quantized_figure_is_compared_with_the_same_recipe_only(recipe: QuantizationRecipe, obstacle: str) -> None:
     measured = [records.report("fp32", 0.704), records.report("quantsim", 0.690)]
     r50, w8a8 = compare(reference(), measured, architecture="pose_resnet_50", recipe=recipe)
     assert r50.within
@@ -104,7 +102,7 @@ def test_a_quantized_figure_is_compared_with_the_same_recipe_only(
     assert " ".join(w8a8.obstacles).startswith(obstacle)
 
 
-def test_figures_over_other_joints_or_with_unread_images_are_not_compared(records: ModuleType) -> None:
+def test_figures_over_other_joints_or_with_unread_images_are_not_compared() -> None:
     partly = records.report("fp32", 0.704, failed=("a.jpg",))
     row = compare(reference(), [partly], architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert (row.ours, row.within) == (0.704, None)
@@ -114,7 +112,7 @@ def test_figures_over_other_joints_or_with_unread_images_are_not_compared(record
     assert row.obstacles == ("1 instead of 2 joints",)
 
 
-def test_one_figure_may_have_a_protocol_of_its_own(records: ModuleType) -> None:
+def test_one_figure_may_have_a_protocol_of_its_own() -> None:
     """HRNet's authors measured in a detector's boxes, the AIMET model zoo in annotated ones."""
     authors, zoo = (
         PublishedFigure("authors", "fp32", 0.744),
@@ -128,7 +126,7 @@ def test_one_figure_may_have_a_protocol_of_its_own(records: ModuleType) -> None:
         replace(both, rows=(replace(zoo, protocol={"boxes": "annotated"}),))
 
 
-def test_a_measurement_without_a_number_is_not_compared(records: ModuleType) -> None:
+def test_a_measurement_without_a_number_is_not_compared() -> None:
     row = compare(reference(), [records.report("fp32", None)], architecture="pose_resnet_50", recipe=PER_TENSOR)[0]
     assert (row.ours, row.difference, row.within) == (None, None, None)
 
@@ -139,7 +137,7 @@ def test_a_protocol_that_no_fingerprint_can_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.reference is not None])
-def test_the_references_of_presets_can_be_met(name: str, records: ModuleType) -> None:
+def test_the_references_of_presets_can_be_met(name: str) -> None:
     published = PRESETS[name].reference
     assert published is not None
     assert published.tolerance > 0

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import boto3
@@ -24,6 +23,7 @@ from hpe_tasks.release.golden import similarity
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.verified_model import VerifiedModel, model_file
 from hpe_tasks.storage.s3 import S3Location
+from support import sample_records as records
 
 JOINTS = COCO17.joints
 PICTURE = b"\xff\xd8\xff a picture"
@@ -60,7 +60,7 @@ def answer(*people: Joints) -> bytes:
 
 
 @pytest.fixture
-def manifest(records: ModuleType, tmp_path: Path) -> ModelManifest:
+def manifest(tmp_path: Path) -> ModelManifest:
     made: ModelManifest = records.manifest(records.write_files(tmp_path / "files"))
     return made
 
@@ -192,15 +192,13 @@ def test_where_the_file_is_proved_to_compute_the_same_is_told(
     assert versions.describe()["proof"] == said
 
 
-def test_pckh_is_told_in_percent(records: ModuleType, tmp_path: Path) -> None:
+def test_pckh_is_told_in_percent(tmp_path: Path) -> None:
     made = records.manifest(records.write_files(tmp_path / "files"), metric="pckh", ap=81.25)
     accuracy = versions_of(tmp_path / "m", made).describe()["accuracy"]
     assert (accuracy["metric"], accuracy["figures"]["onnx"]) == ("PCKh", "81.2")
 
 
-def test_an_older_manifest_is_described_all_the_same(
-    manifest: ModelManifest, records: ModuleType, tmp_path: Path
-) -> None:
+def test_an_older_manifest_is_described_all_the_same(manifest: ModelManifest, tmp_path: Path) -> None:
     older = ModelManifest.model_validate_json(records.as_published_before_kernels(manifest))
     described = versions_of(tmp_path / "m", older).describe()
     assert (described["trained_on"], described["scores"], described["processor"]) == (None, None, [])
@@ -237,9 +235,7 @@ def test_a_manifest_that_cannot_be_read_is_named(manifest: ModelManifest, tmp_pa
         Versions(lambda: other, FolderFiles(tmp_path / "m"), origin="", threshold=0.2).describe()
 
 
-def test_when_the_channel_moves_the_other_version_is_described(
-    manifest: ModelManifest, records: ModuleType, tmp_path: Path
-) -> None:
+def test_when_the_channel_moves_the_other_version_is_described(manifest: ModelManifest, tmp_path: Path) -> None:
     before = with_golden(manifest, person(20))
     after = records.manifest(records.write_files(tmp_path / "other", "two"))
     (tmp_path / "m").mkdir()
@@ -290,9 +286,7 @@ def test_only_golden_images_of_described_versions_are_given(
         versions.compare(version or manifest.version, role, b"[]")
 
 
-def test_a_registry_gives_the_files_of_the_version_that_answers(
-    records: ModuleType, manifest: ModelManifest, tmp_path: Path
-) -> None:
+def test_a_registry_gives_the_files_of_the_version_that_answers(manifest: ModelManifest, tmp_path: Path) -> None:
     files = records.write_files(tmp_path / "files") | {"golden-1": tmp_path / "picture.jpg"}
     files["golden-1"].write_bytes(PICTURE)
     with mock_aws():

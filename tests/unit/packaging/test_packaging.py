@@ -19,6 +19,7 @@ from hpe_tasks.packaging import Package, PackagedModel, PackagePart, build_packa
 from hpe_tasks.packaging.archive import append_bytes, append_folder
 from hpe_tasks.packaging.dependencies import is_removed
 from hpe_tasks.packaging.deployment import deploy_package, template_parameters
+from support import sample_records as records
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_lambdas_python_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert lambda_python() == python
 
 
-def test_a_model_that_is_not_its_manifests_is_refused(records: object, tmp_path: Path) -> None:
+def test_a_model_that_is_not_its_manifests_is_refused(tmp_path: Path) -> None:
     files = records.write_files(tmp_path / "one")  # type: ignore[attr-defined]
     manifest = records.manifest(files).to_bytes()  # type: ignore[attr-defined]
     files["model"].write_bytes(b"another")

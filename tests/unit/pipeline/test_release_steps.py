@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import boto3
@@ -40,6 +39,7 @@ from hpe_tasks.release.golden import is_clear
 from hpe_tasks.release.smoke_test import SmokeTestError
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.s3 import S3Location
+from support import sample_records as records
 from support.signing_keys import key_pem
 
 REGISTRY = S3Location("models", "registry")
@@ -76,7 +76,7 @@ OpenAtPublish = Callable[..., Run]
 
 
 @pytest.fixture
-def at_publish(client: Any, records: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenAtPublish:
+def at_publish(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenAtPublish:
     """Opens runs that have passed the gate, each with files of its own content."""
 
     def found(images: np.ndarray) -> dict[str, np.ndarray]:

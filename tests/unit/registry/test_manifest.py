@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,21 +14,22 @@ from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.records import PckhStats, TensorSpec
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
 from hpe_tasks.serving.served_model import ServedModel
+from support import sample_records as records
 
 
 @pytest.fixture
-def files(records: ModuleType, tmp_path: Path) -> dict[str, Path]:
+def files(tmp_path: Path) -> dict[str, Path]:
     return records.write_files(tmp_path / "files")
 
 
-def test_a_manifest_survives_storage(records: ModuleType, files: dict[str, Path]) -> None:
+def test_a_manifest_survives_storage(files: dict[str, Path]) -> None:
     manifest = records.manifest(files)
     stored = manifest.to_bytes()
     assert ModelManifest.model_validate_json(stored) == manifest
     assert json.loads(stored)["schema_version"] == 1
 
 
-def test_a_manifest_says_what_serving_and_audit_need(records: ModuleType, files: dict[str, Path]) -> None:
+def test_a_manifest_says_what_serving_and_audit_need(files: dict[str, Path]) -> None:
     manifest = records.manifest(files)
     model = manifest.file("model")
     assert model.blob == f"blobs/sha256/{model.sha256}"
@@ -55,9 +55,7 @@ def trained_on(what: str | None) -> RunConfig:
 
 
 @pytest.mark.parametrize("what", ["Dancers.", None])
-def test_the_manifest_says_what_the_checkpoint_was_trained_on(
-    records: ModuleType, files: dict[str, Path], what: str | None
-) -> None:
+def test_the_manifest_says_what_the_checkpoint_was_trained_on(files: dict[str, Path], what: str | None) -> None:
     assert records.manifest(files, config=trained_on(what)).provenance.trained_on == what
 
 
@@ -71,7 +69,7 @@ def test_the_manifest_says_what_the_checkpoint_was_trained_on(
         pytest.param({"config": trained_on("Dancers.")}, id="trained-on"),
     ],
 )
-def test_what_does_not_change_the_version(records: ModuleType, files: dict[str, Path], changes: dict[str, Any]) -> None:
+def test_what_does_not_change_the_version(files: dict[str, Path], changes: dict[str, Any]) -> None:
     assert records.manifest(files, **changes).version == records.manifest(files).version
 
 
@@ -83,15 +81,11 @@ def test_what_does_not_change_the_version(records: ModuleType, files: dict[str, 
         pytest.param({"limits": GateLimits(min_ap=0.4)}, id="other-limits"),
     ],
 )
-def test_other_terms_of_admission_are_another_version(
-    records: ModuleType, files: dict[str, Path], changes: dict[str, Any]
-) -> None:
+def test_other_terms_of_admission_are_another_version(files: dict[str, Path], changes: dict[str, Any]) -> None:
     assert records.manifest(files, **changes).version != records.manifest(files).version
 
 
-def test_other_weights_and_other_input_are_other_versions(
-    records: ModuleType, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_other_weights_and_other_input_are_other_versions(files: dict[str, Path], tmp_path: Path) -> None:
     other = records.write_files(tmp_path / "other", "two")
     normalized = records.run_config(model=ModelConfig(checkpoint="sample", mean=(0.5, 0.5, 0.5)))
     bgr = records.run_config(model=ModelConfig(checkpoint="sample", channel_order="bgr"))
@@ -104,9 +98,7 @@ def test_other_weights_and_other_input_are_other_versions(
     assert len(versions) == 4
 
 
-def test_the_version_does_not_depend_on_the_place_of_the_files(
-    records: ModuleType, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_version_does_not_depend_on_the_place_of_the_files(files: dict[str, Path], tmp_path: Path) -> None:
     copy = records.write_files(tmp_path / "elsewhere")
     assert records.manifest(copy).version == records.manifest(files).version
 
@@ -125,7 +117,7 @@ def test_the_version_does_not_depend_on_the_place_of_the_files(
     ],
 )
 def test_a_manifest_that_was_tampered_with_is_refused(
-    records: ModuleType, files: dict[str, Path], path: tuple[Any, ...], value: Any, message: str
+    files: dict[str, Path], path: tuple[Any, ...], value: Any, message: str
 ) -> None:
     stored = json.loads(records.manifest(files).to_bytes())
     place = stored
@@ -136,12 +128,12 @@ def test_a_manifest_that_was_tampered_with_is_refused(
         ModelManifest.model_validate_json(json.dumps(stored))
 
 
-def test_an_unknown_role_names_the_known_ones(records: ModuleType, files: dict[str, Path]) -> None:
+def test_an_unknown_role_names_the_known_ones(files: dict[str, Path]) -> None:
     with pytest.raises(BadInputError, match=r"has no file 'report'.*encodings, model"):
         records.manifest(files).file("report")
 
 
-def test_an_output_that_the_file_lacks_is_refused(records: ModuleType, files: dict[str, Path]) -> None:
+def test_an_output_that_the_file_lacks_is_refused(files: dict[str, Path]) -> None:
     config = records.run_config(model=ModelConfig(checkpoint="m.onnx", architecture="onnx", output_name="scores"))
     with pytest.raises(CheckpointError, match=r"model.onnx has no output 'scores'; it has: heatmaps"):
         records.manifest(files, config=config)
@@ -154,9 +146,7 @@ _PAF_OUTPUTS = (
 )
 
 
-def test_a_bottom_up_manifest_names_both_outputs_and_both_orientations(
-    records: ModuleType, files: dict[str, Path]
-) -> None:
+def test_a_bottom_up_manifest_names_both_outputs_and_both_orientations(files: dict[str, Path]) -> None:
     model = ModelConfig(
         checkpoint="pe_weights.pth", architecture="aimet_pose", codec="paf", input_width=496, input_height=384
     )
@@ -172,15 +162,13 @@ def test_a_bottom_up_manifest_names_both_outputs_and_both_orientations(
     assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest
 
 
-def test_a_bottom_up_file_that_lacks_an_output_is_refused(records: ModuleType, files: dict[str, Path]) -> None:
+def test_a_bottom_up_file_that_lacks_an_output_is_refused(files: dict[str, Path]) -> None:
     model = ModelConfig(checkpoint="m.onnx", architecture="onnx", codec="paf", input_width=496, input_height=384)
     with pytest.raises(CheckpointError, match="no output 'pafs' and none with 38 channels"):
         records.manifest(files, config=records.run_config(model=model))
 
 
-def test_a_manifest_of_mpii_holds_pckh_and_calibration_by_file_name(
-    records: ModuleType, files: dict[str, Path]
-) -> None:
+def test_a_manifest_of_mpii_holds_pckh_and_calibration_by_file_name(files: dict[str, Path]) -> None:
     config = records.run_config(dataset={"kind": "mpii", "source": "/data/mpii"}, gate=GateLimits(min_pckh=80))
     manifest = records.manifest(
         files, config=config, ap=84.2, limits=config.gate, metric="pckh", calibration=("b.jpg", "a.jpg")
@@ -198,9 +186,7 @@ def test_a_manifest_of_mpii_holds_pckh_and_calibration_by_file_name(
     assert other.version == manifest.version
 
 
-def test_other_files_are_published_beside_the_model(
-    records: ModuleType, files: dict[str, Path], tmp_path: Path
-) -> None:
+def test_other_files_are_published_beside_the_model(files: dict[str, Path], tmp_path: Path) -> None:
     predictions = tmp_path / "predictions.json"
     predictions.write_text("[]")
     manifest = records.manifest(files | {"predictions": predictions})
@@ -208,9 +194,7 @@ def test_other_files_are_published_beside_the_model(
     assert manifest.version == records.manifest(files).version
 
 
-def test_the_speed_is_kept_and_changes_the_version_only_where_it_is_judged(
-    records: ModuleType, files: dict[str, Path]
-) -> None:
+def test_the_speed_is_kept_and_changes_the_version_only_where_it_is_judged(files: dict[str, Path]) -> None:
     without, measured = records.manifest(files), records.manifest(files, speed=records.latency())
     assert (without.latency, measured.latency) == (None, records.latency())
     assert measured.version == without.version
@@ -220,7 +204,7 @@ def test_the_speed_is_kept_and_changes_the_version_only_where_it_is_judged(
     assert judged.version != measured.version
 
 
-def test_a_manifest_of_the_version_before_is_read(records: ModuleType, files: dict[str, Path]) -> None:
+def test_a_manifest_of_the_version_before_is_read(files: dict[str, Path]) -> None:
     manifest = ModelManifest.model_validate_json(records.as_published_before_kernels(records.manifest(files)))
     assert (manifest.kernels, manifest.golden, manifest.onnx.cpu_features) == (None, (), ())
     assert manifest.latency is None
@@ -243,9 +227,7 @@ def test_a_manifest_that_an_earlier_release_published_keeps_its_version() -> Non
 
 
 @pytest.mark.parametrize("reduced", [True, False])
-def test_a_manifest_of_the_time_of_reduce_range_stays_readable(
-    records: ModuleType, tmp_path: Path, reduced: bool
-) -> None:
+def test_a_manifest_of_the_time_of_reduce_range_stays_readable(tmp_path: Path, reduced: bool) -> None:
     """Seven bits could not saturate either; without, nothing kept sums in range."""
     stored = json.loads(records.manifest(records.write_files(tmp_path)).to_bytes())
     del stored["recipe"]["saturation_free"]
@@ -253,7 +235,7 @@ def test_a_manifest_of_the_time_of_reduce_range_stays_readable(
     assert ModelManifest.model_validate_json(json.dumps(stored)).recipe.saturation_free == reduced
 
 
-def test_a_proof_of_another_file_is_refused(records: ModuleType, tmp_path: Path) -> None:
+def test_a_proof_of_another_file_is_refused(tmp_path: Path) -> None:
     stored = json.loads(records.manifest(records.write_files(tmp_path)).to_bytes())
     stored["proof"]["model_sha256"] = "9" * 64
     with pytest.raises(ValidationError, match="proof is of a file with the SHA-256 9999"):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import boto3
@@ -27,6 +26,7 @@ from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
+from support import sample_records as records
 from support.signing_keys import key_pem
 
 LOCATION = S3Location("models", "team/registry")
@@ -57,24 +57,24 @@ def registry(client: Any) -> Registry:
 class Version:
     """A manifest and its files."""
 
-    def __init__(self, records: ModuleType, folder: Path, content: str, **changes: Any) -> None:
+    def __init__(self, folder: Path, content: str, **changes: Any) -> None:
         self.files: dict[str, Path] = records.write_files(folder / content, content)
         self.manifest: ModelManifest = records.manifest(self.files, **changes)
 
 
 @pytest.fixture
-def one(records: ModuleType, tmp_path: Path) -> Version:
-    return Version(records, tmp_path, "one")
+def one(tmp_path: Path) -> Version:
+    return Version(tmp_path, "one")
 
 
 @pytest.fixture
-def two(records: ModuleType, tmp_path: Path) -> Version:
-    return Version(records, tmp_path, "two")
+def two(tmp_path: Path) -> Version:
+    return Version(tmp_path, "two")
 
 
 @pytest.fixture
-def three(records: ModuleType, tmp_path: Path) -> Version:
-    return Version(records, tmp_path, "three")
+def three(tmp_path: Path) -> Version:
+    return Version(tmp_path, "three")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_layout_is_the_documented_one_and_written_in_order(client: Any, one:
     assert (promoted.channel, promoted.version, promoted.previous_version) == ("staging", published.version, None)
 
 
-def test_publishing_twice_changes_nothing(client: Any, records: ModuleType, one: Version, key: SigningKey) -> None:
+def test_publishing_twice_changes_nothing(client: Any, one: Version, key: SigningKey) -> None:
     first = Registry(client, LOCATION)
     first.promote("pose", first.store(one.manifest, one.files, key).version, "staging")
     before = keys(client)
@@ -237,10 +237,8 @@ def test_what_is_not_there_is_named(
         call(registry)
 
 
-def test_a_model_that_failed_its_gate_is_not_published(
-    client: Any, registry: Registry, records: ModuleType, tmp_path: Path
-) -> None:
-    bad = Version(records, tmp_path, "bad", limits=GateLimits(min_ap=0.9))
+def test_a_model_that_failed_its_gate_is_not_published(client: Any, registry: Registry, tmp_path: Path) -> None:
+    bad = Version(tmp_path, "bad", limits=GateLimits(min_ap=0.9))
     with pytest.raises(NotApprovedError, match=r"ONNX AP 0\.600 is below 0\.900"):
         publish(registry, bad)
     assert keys(client) == {}
@@ -322,9 +320,7 @@ def test_a_manifest_under_another_version_is_noticed(
         registry.stored("pose", two.manifest.version)
 
 
-def test_a_lost_manifest_is_mended_by_publishing(
-    client: Any, registry: Registry, records: ModuleType, one: Version
-) -> None:
+def test_a_lost_manifest_is_mended_by_publishing(client: Any, registry: Registry, one: Version) -> None:
     publish(registry, one)
     client.delete_object(
         Bucket="models", Key=f"team/registry/models/pose/versions/{one.manifest.version}/manifest.json"
@@ -407,7 +403,7 @@ def test_storing_moves_no_channel(client: Any, registry: Registry, one: Version,
 
 
 def test_a_version_is_signed_when_it_is_published_again(
-    client: Any, registry: Registry, records: ModuleType, one: Version, key: SigningKey
+    client: Any, registry: Registry, one: Version, key: SigningKey
 ) -> None:
     assert registry.store(one.manifest, one.files).signed_by is None
     assert registry.signature("pose", one.manifest.version) is None
@@ -435,7 +431,7 @@ def test_a_signature_that_is_not_of_this_key_is_replaced(
 
 
 def test_publishers_who_meet_sign_what_is_stored(
-    client: Any, registry: Registry, records: ModuleType, one: Version, key: SigningKey
+    client: Any, registry: Registry, one: Version, key: SigningKey
 ) -> None:
     rival = records.manifest(one.files, run="run-2")
     name = f"team/registry/models/pose/versions/{rival.version}/manifest.json"
@@ -540,7 +536,7 @@ def test_a_prefix_may_be_empty(client: Any, one: Version) -> None:
 
 
 def test_versions_of_this_project_before_kernels_were_compared_are_promoted_and_rolled_back_to(
-    client: Any, registry: Registry, records: ModuleType, one: Version, two: Version
+    client: Any, registry: Registry, one: Version, two: Version
 ) -> None:
     publish(registry, one)
     data = records.as_published_before_kernels(one.manifest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.release import smoke_test as module
 from hpe_tasks.release.smoke_test import SmokeTestError, check_answer, function_url_event, smoke_test
+from support import sample_records as records
 
 Joints = Sequence[tuple[float, float, float] | None]
 
@@ -45,7 +45,7 @@ def golden(*people: Joints, boxes: bool = True) -> GoldenImage:
 
 
 @pytest.fixture
-def manifest(records: ModuleType, tmp_path: Path) -> ModelManifest:
+def manifest(tmp_path: Path) -> ModelManifest:
     made: ModelManifest = records.manifest(records.write_files(tmp_path))
     return made
 

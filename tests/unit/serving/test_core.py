@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -29,6 +28,7 @@ from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.preprocessing import crop, normalize, resize
 from hpe_tasks.serving.served_model import ServedModel
+from support import sample_records as records
 from support.paf_scenes import STANDING, ideal_maps
 from support.tiny_networks import paf_onnx, pose_onnx
 
@@ -42,18 +42,18 @@ _PAF_OUTPUTS = (
 
 
 @pytest.fixture(scope="module")
-def manifest(records: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(records.manifest(records.write_files(tmp_path_factory.mktemp("files"))).to_bytes())
 
 
 @pytest.fixture(scope="module")
-def paf_manifest(records: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def paf_manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     files = records.write_files(tmp_path_factory.mktemp("files"))
     made = records.manifest(files, config=records.run_config(model=_PAF), outputs=_PAF_OUTPUTS)
     return json.loads(made.to_bytes())
 
 
-def test_a_top_down_manifest(records: ModuleType, tmp_path: Path) -> None:
+def test_a_top_down_manifest(tmp_path: Path) -> None:
     files = records.write_files(tmp_path)
     published = records.manifest(files, protocol={"flip_test": True})
     model = ServedModel.from_manifest(published.to_bytes())
@@ -71,7 +71,7 @@ def test_a_top_down_manifest(records: ModuleType, tmp_path: Path) -> None:
     assert model.model_size_bytes == files["model"].stat().st_size
 
 
-def test_a_manifest_of_a_file_of_ones_own(records: ModuleType, tmp_path: Path) -> None:
+def test_a_manifest_of_a_file_of_ones_own(tmp_path: Path) -> None:
     config = ModelConfig(
         checkpoint="m.onnx", architecture="onnx", skeleton="efficientpose16", input_layout="nhwc", output_layout="nhwc"
     )

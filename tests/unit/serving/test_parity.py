@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -43,6 +42,7 @@ from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.preprocessing import crop, normalize
 from hpe_tasks.serving.served_model import ServedModel
+from support import sample_records as records
 from support.bgr_network import pose_for_mobile
 from support.efficientpose import efficientpose
 from support.named_outputs import paf_network
@@ -54,7 +54,7 @@ _LARGEST_AP_DIFFERENCE = 0.002
 _MAX_PIXELS = 1_000_000
 
 
-def served(records: ModuleType, folder: Path, config: ModelConfig, file: Path, **protocol: object) -> ServedModel:
+def served(folder: Path, config: ModelConfig, file: Path, **protocol: object) -> ServedModel:
     """The file as the function would read it from the manifest of a run with this configuration."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     outputs = tuple(TensorSpec(name=o.name, dtype="float32", shape=tuple(o.shape)) for o in session.get_outputs())
@@ -208,10 +208,10 @@ def test_crops_of_coco_mini_are_those_of_the_evaluation_to_the_byte(
     ],
 )
 def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
-    records: ModuleType, test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path, name: str, size: int, flip: bool
+    test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path, name: str, size: int, flip: bool
 ) -> None:
     file, config = efficientpose(test_data, name, size)
-    finder = PoseFinder(served(records, tmp_path, config, file, flip_test=flip), file, threads=1)
+    finder = PoseFinder(served(tmp_path, config, file, flip_test=flip), file, threads=1)
     difference = compare(coco_mini, config, file, finder, flip=flip)
     difference.show(f"{name}, {'flip test' if flip else 'plain'}")
     assert len(difference.points) >= 66
@@ -222,14 +222,14 @@ def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
 @pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip-test"])
 @pytest.mark.parametrize("product", ["MatMul", "Gemm"])
 def test_joints_by_coordinate_classification_are_those_of_the_evaluation(
-    records: ModuleType, coco_mini: CocoKeypoints, tmp_path: Path, product: str, flip: bool
+    coco_mini: CocoKeypoints, tmp_path: Path, product: str, flip: bool
 ) -> None:
     """Random weights: some joints are not found, which the evaluation gives a score that is not above 0."""
     config = simcc_config(
         joint_names=("left_wrist", "right_wrist", "nose", "left_knee", "right_knee"), mean=(0.4, 0.5, 0.6)
     )
     onnx.save(simcc_onnx(product=product), tmp_path / "m.onnx")
-    model = served(records, tmp_path / "files", config, tmp_path / "m.onnx", flip_test=flip)
+    model = served(tmp_path / "files", config, tmp_path / "m.onnx", flip_test=flip)
     assert (model.codec, model.outputs) == ("simcc", {"simcc_x": "simcc_x", "simcc_y": "simcc_y"})
     finder = PoseFinder(model, tmp_path / "m.onnx", threads=1)
     predict = onnx_predictor(tmp_path / "m.onnx", config, threads=1)
@@ -246,9 +246,9 @@ def test_joints_by_coordinate_classification_are_those_of_the_evaluation(
     assert compared > 100
 
 
-def test_a_file_of_other_bins_than_its_manifest_says_is_refused(records: ModuleType, tmp_path: Path) -> None:
+def test_a_file_of_other_bins_than_its_manifest_says_is_refused(tmp_path: Path) -> None:
     onnx.save(simcc_onnx(), tmp_path / "m.onnx")
-    model = served(records, tmp_path / "files", simcc_config(), tmp_path / "m.onnx")
+    model = served(tmp_path / "files", simcc_config(), tmp_path / "m.onnx")
     for fields, says in (({"bins": (128, 128)}, "simcc_x has 128 and simcc_y 128"), ({"joints": 6}, "n×6×128")):
         onnx.save(simcc_onnx(**fields), tmp_path / "other.onnx")
         with pytest.raises(CheckpointError, match=says):
@@ -259,11 +259,11 @@ def test_a_file_of_other_bins_than_its_manifest_says_is_refused(records: ModuleT
 
 
 def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(
-    records: ModuleType, test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
+    test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
 ) -> None:
     """A real one; mean and std are in the order of its channels, which those of each channel here tell apart."""
     file, config = pose_for_mobile(test_data, mean=(0.0, 0.02, 0.05), std=(1 / 255, 1.02 / 255, 1.05 / 255))
-    model = served(records, tmp_path, config, file)
+    model = served(tmp_path, config, file)
     assert model.channel_order == "bgr"
     difference = compare(coco_mini, config, file, PoseFinder(model, file, threads=1), flip=False)
     assert len(difference.points) >= 66
@@ -274,11 +274,11 @@ def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(
 
 
 def test_the_ap_of_coco_mini_is_that_of_the_evaluation(
-    records: ModuleType, test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
+    test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
 ) -> None:
     file, config = efficientpose(test_data, "EfficientPoseRT_LITE_224.onnx", 224)
     report = measured(coco_mini, config, onnx_predictor(file, config, threads=1), tmp_path)
-    finder = PoseFinder(served(records, tmp_path / "files", config, file), file, threads=1)
+    finder = PoseFinder(served(tmp_path / "files", config, file), file, threads=1)
     ap = served_ap(coco_mini, report, tmp_path, finder)
     print(f"\ncoco-mini val2017, RT_LITE: evaluation {report.stats.ap:.4f}, function {ap:.4f}")
     assert ap == pytest.approx(report.stats.ap, abs=_LARGEST_AP_DIFFERENCE)
@@ -311,11 +311,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 @pytest.mark.slow
-def test_people_of_the_sample_have_the_joints_and_the_ap_of_the_evaluation(
-    records: ModuleType, sample: Sample, tmp_path: Path
-) -> None:
+def test_people_of_the_sample_have_the_joints_and_the_ap_of_the_evaluation(sample: Sample, tmp_path: Path) -> None:
     dataset, config, file = sample.dataset, sample.config, sample.file
-    finder = PoseFinder(served(records, tmp_path / "files", config, file), file, threads=1)
+    finder = PoseFinder(served(tmp_path / "files", config, file), file, threads=1)
     difference = compare(dataset, config, file, finder, flip=False)
     difference.show("Sample, int8")
     # Integer sums do not depend on their order; only a few operators are float.
@@ -347,7 +345,6 @@ _BOTTOM_UP = ModelConfig(
     ("nhwc", "order"), [pytest.param(False, "rgb", id="nchw"), pytest.param(True, "rgb", id="nhwc"), (False, "bgr")]
 )
 def test_maps_of_whole_images_are_those_of_the_evaluation(
-    records: ModuleType,
     coco_mini: CocoKeypoints,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -358,7 +355,7 @@ def test_maps_of_whole_images_are_those_of_the_evaluation(
     config = _BOTTOM_UP.model_copy(update={"input_layout": layout, "output_layout": layout, "channel_order": order})
     file = tmp_path / "m.onnx"
     onnx.save(paf_onnx(shape=("n", "h", "w", 3) if nhwc else ("n", 3, "h", "w"), nhwc=nhwc), file)
-    finder = PoseFinder(served(records, tmp_path / "files", config, file), file, threads=1)
+    finder = PoseFinder(served(tmp_path / "files", config, file), file, threads=1)
     seen: list[np.ndarray] = []
 
     def keep(heatmaps: np.ndarray, pafs: np.ndarray, image_size: tuple[int, int]) -> People:
@@ -377,11 +374,11 @@ def test_maps_of_whole_images_are_those_of_the_evaluation(
 
 
 def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
-    records: ModuleType, coco_mini: CocoKeypoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coco_mini: CocoKeypoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Around a network that gives the ideal maps of the image that it is shown, which it knows by every byte."""
     onnx.save(paf_onnx(), tmp_path / "m.onnx")
-    finder = PoseFinder(served(records, tmp_path / "files", _BOTTOM_UP, tmp_path / "m.onnx"), tmp_path / "m.onnx", 1)
+    finder = PoseFinder(served(tmp_path / "files", _BOTTOM_UP, tmp_path / "m.onnx"), tmp_path / "m.onnx", 1)
     maps = {}
     for image in coco_mini.images:
         people = np.array([p.keypoints for p in coco_mini.persons(image.id)]).reshape(-1, 17, 3)

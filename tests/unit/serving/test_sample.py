@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from hpe_tasks.presets import load_config
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
+from support import sample_records as records
 from support.serving_cases import Context, base64_of, http_v2
 
 
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> CocoKeypoints:
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory, records: ModuleType) -> Path:
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A package folder with the sample network, and a manifest that describes it."""
     folder = tmp_path_factory.mktemp("package")
     config = load_config("sample")

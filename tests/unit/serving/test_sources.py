@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -33,6 +33,7 @@ from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import PackageSource, open_source
 from hpe_tasks.storage.s3 import S3Location
+from support import sample_records as records
 from support.serving_cases import Context, ask, base64_of, encoded, photo, tiny_model
 from support.signing_keys import key_pem
 
@@ -49,7 +50,7 @@ def key() -> SigningKey:
 class Package:
     """An unpacked package's model folder."""
 
-    def __init__(self, folder: Path, records: ModuleType, key: SigningKey) -> None:
+    def __init__(self, folder: Path, key: SigningKey) -> None:
         folder.mkdir()
         files = records.write_files(folder.parent / "files")
         self.folder = folder
@@ -68,8 +69,8 @@ class Package:
 
 
 @pytest.fixture
-def package(tmp_path: Path, records: ModuleType, key: SigningKey) -> Package:
-    return Package(tmp_path / "model", records, key)
+def package(tmp_path: Path, key: SigningKey) -> Package:
+    return Package(tmp_path / "model", key)
 
 
 def test_the_model_of_the_package_is_served(package: Package, key: SigningKey) -> None:
@@ -285,15 +286,14 @@ class Bucket:
 
     client: Any
     registry: Registry
-    records: ModuleType
     requests: Requests
     key: SigningKey
     folder: Path
 
     def publish(self, content: str, *, signed: bool = True, graph: bool = False) -> Any:
         """Publish a model whose content is named by a word, and point the channel to it."""
-        files = self.records.write_files(self.folder.parent / content, content)
-        manifest = self.records.manifest(files)
+        files = records.write_files(self.folder.parent / content, content)
+        manifest = records.manifest(files)
         if graph:
             role = graph_role(manifest.file("model").sha256, os.uname().machine, onnxruntime.__version__)
             files[role] = files["model"].with_name("graph.onnx")
@@ -350,14 +350,12 @@ def moto_client() -> Iterator[Any]:
 
 
 @pytest.fixture
-def bucket(
-    moto_client: Any, records: ModuleType, key: SigningKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Bucket]:
+def bucket(moto_client: Any, key: SigningKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     moto_client.create_bucket(Bucket="models")
     requests = Requests(moto_client)
     monkeypatch.setattr(registry_source, "s3_client", lambda renewal=False: requests)
     registry = Registry(moto_client, REGISTRY)
-    yield Bucket(moto_client, registry, records, requests, key, tmp_path / "kept")
+    yield Bucket(moto_client, registry, requests, key, tmp_path / "kept")
     for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
         moto_client.delete_object(Bucket="models", Key=entry["Key"])
     moto_client.delete_bucket(Bucket="models")
