@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,18 @@ def test_one_person_alone_is_read_although_matlab_drops_the_dimension(root: Path
     assert load_truth(load_mpii(root, "valid")).joints.shape == (1, 16, 2)
 
 
-def drop(name: str):
+Edit = Callable[[dict[str, Any]], Any]
+
+
+def drop(name: str) -> Edit:
     return lambda mat: mat.pop(name)
 
 
-def change(name: str, function):
+def change(name: str, function: Callable[[np.ndarray], np.ndarray]) -> Edit:
     return lambda mat: mat.update({name: function(mat[name])})
 
 
-def with_value(index: tuple, value: float):
+def with_value(index: tuple, value: float) -> Callable[[np.ndarray], np.ndarray]:
     def function(array: np.ndarray) -> np.ndarray:
         changed = array.astype(np.float64)
         changed[index] = value
@@ -148,7 +152,7 @@ def without_size(boxes: np.ndarray) -> np.ndarray:
         ),
     ],
 )
-def test_a_truth_file_that_does_not_fit_is_refused(root: Path, edit, message: str) -> None:
+def test_a_truth_file_that_does_not_fit_is_refused(root: Path, edit: Edit, message: str) -> None:
     with edited_mat(root) as mat:
         edit(mat)
     with pytest.raises(DatasetError, match=message):
@@ -181,7 +185,9 @@ def test_joints_and_truth_from_0_beside_original_head_boxes(root: Path) -> None:
         pytest.param([1.0], False, id="at-1"),
     ],
 )
-def test_joints_at_pixel_0_are_suspicious_unless_some_lie_outside(root: Path, caplog, value, warned: bool) -> None:
+def test_joints_at_pixel_0_are_suspicious_unless_some_lie_outside(
+    root: Path, caplog: pytest.LogCaptureFixture, value: list[float], warned: bool
+) -> None:
     with edited_rows(root) as rows:
         for i, x in enumerate(value):
             rows[i]["joints"][3][0] = x
@@ -206,7 +212,9 @@ def rounded(rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("edit", [corrected, relabelled, rounded])
-def test_records_that_differ_from_the_truth_are_logged_and_the_truth_is_used(root: Path, caplog, edit) -> None:
+def test_records_that_differ_from_the_truth_are_logged_and_the_truth_is_used(
+    root: Path, caplog: pytest.LogCaptureFixture, edit: Callable[[list[dict[str, Any]]], None]
+) -> None:
     with edited_rows(root) as rows:
         edit(rows)
     with caplog.at_level(logging.WARNING):
@@ -218,7 +226,7 @@ def test_records_that_differ_from_the_truth_are_logged_and_the_truth_is_used(roo
     assert np.array_equal(truth.visible, visible)
 
 
-def test_other_labels_for_everybody_are_logged(root: Path, caplog) -> None:
+def test_other_labels_for_everybody_are_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with edited_rows(root) as rows:
         for row in rows:
             row["joints_vis"][2] = 0
@@ -241,7 +249,7 @@ def test_other_labels_for_everybody_are_logged(root: Path, caplog) -> None:
         pytest.param({"joints_vis": None}, "16 numbers that are 0 or 1", id="null"),
     ],
 )
-def test_a_record_that_cannot_be_used_is_named(root: Path, change, message: str) -> None:
+def test_a_record_that_cannot_be_used_is_named(root: Path, change: dict[str, Any], message: str) -> None:
     with edited_rows(root) as rows:
         rows[2] |= change
     with pytest.raises(DatasetError, match=rf"valid\.json: person number 2 cannot be read: .*{message}"):
@@ -277,7 +285,7 @@ def test_an_annotation_file_that_cannot_be_read_is_named(root: Path, content: st
         pytest.param(lambda data: data[:200] + bytes(200) + data[400:], id="zeros-inside"),
     ],
 )
-def test_a_mat_file_that_is_broken_is_named(root: Path, content) -> None:
+def test_a_mat_file_that_is_broken_is_named(root: Path, content: Callable[[bytes], bytes]) -> None:
     path = root / "annot" / "gt_valid.mat"
     path.write_bytes(content(path.read_bytes()))
     with pytest.raises(DatasetError, match=r"gt_valid\.mat"):
@@ -290,7 +298,7 @@ def test_a_missing_mat_file_is_named(root: Path) -> None:
         load_truth(load_mpii(root, "valid"))
 
 
-def test_real_annotations(test_data: Path, caplog) -> None:
+def test_real_annotations(test_data: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = load_mpii(test_data / "mpii-mini", "valid")
     truth = load_truth(dataset)
     assert all(dataset.image_path(person).is_file() for person in dataset.persons)

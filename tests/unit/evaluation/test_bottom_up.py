@@ -47,8 +47,11 @@ def person_at(x: float, y: float, scale: float = 1.0) -> np.ndarray:
 ONE, TWO = person_at(20, 40), person_at(130, 30)
 
 
+MakeDataset = Callable[..., CocoKeypoints]
+
+
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[..., CocoKeypoints]:
+def make_dataset(tmp_path: Path) -> MakeDataset:
     """Writes a split `val` of (size, persons); image number n is all of the grey level 10·n (modulo 256)."""
 
     def make(*images: tuple[tuple[int, int], Sequence[np.ndarray]]) -> CocoKeypoints:
@@ -127,7 +130,7 @@ def measure_into(
 # Results
 
 
-def test_ideal_maps_find_everybody(make_dataset) -> None:
+def test_ideal_maps_find_everybody(make_dataset: MakeDataset) -> None:
     report, rows = measure(
         dataset := make_dataset((WIDE, [ONE, TWO]), (WIDE, []), (HIGH, [ONE])), ideal_network(dataset)
     )
@@ -145,7 +148,7 @@ def test_ideal_maps_find_everybody(make_dataset) -> None:
         assert row["category_id"] == 1
 
 
-def test_scores_and_missing_joints_are_as_the_codec_gives_them(make_dataset) -> None:
+def test_scores_and_missing_joints_are_as_the_codec_gives_them(make_dataset: MakeDataset) -> None:
     half = ONE.copy()
     half[13:, 2] = 0  # knees and ankles
     dataset = make_dataset((WIDE, [half]))
@@ -157,7 +160,7 @@ def test_scores_and_missing_joints_are_as_the_codec_gives_them(make_dataset) -> 
     assert row["score"] == people.scores[0]
 
 
-def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
+def test_the_fingerprint_says_how_the_number_was_made(make_dataset: MakeDataset) -> None:
     dataset = make_dataset((WIDE, [ONE, TWO]), (WIDE, []), (HIGH, [ONE]))
     fingerprint = measure(dataset, ideal_network(dataset))[0].fingerprint
     assert fingerprint.box_source == "whole_image"
@@ -172,7 +175,7 @@ def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
     assert fingerprint.metric == "coco_oks_ap"
 
 
-def test_people_found_where_nobody_is_count_with_all_images_only(make_dataset) -> None:
+def test_people_found_where_nobody_is_count_with_all_images_only(make_dataset: MakeDataset) -> None:
     dataset = make_dataset((WIDE, [ONE]), (WIDE, []))
     network = ideal_network(dataset, also={2: TWO}, certainty={1: 0.9})
     assert measure(dataset, network)[0].stats.ap == pytest.approx(1.0)
@@ -184,7 +187,7 @@ def test_people_found_where_nobody_is_count_with_all_images_only(make_dataset) -
     assert report.stats.ap == pytest.approx(0.5)
 
 
-def test_a_pose_that_nobody_takes_has_no_annotation(make_dataset) -> None:
+def test_a_pose_that_nobody_takes_has_no_annotation(make_dataset: MakeDataset) -> None:
     dataset = make_dataset((WIDE, [ONE]))
     _, rows = measure(dataset, ideal_network(dataset, also={1: TWO}))
     assert {row["annotation_id"]: row["keypoints"][0] for row in rows} == {
@@ -217,7 +220,7 @@ def test_the_real_photographs(test_data: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_whole_image_is_resized_and_turned(
-    make_dataset, size: tuple[int, int], input_size: tuple[int, int]
+    make_dataset: MakeDataset, size: tuple[int, int], input_size: tuple[int, int]
 ) -> None:
     dataset = make_dataset((size, [ONE]))
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -243,7 +246,7 @@ MIXED = (WIDE, HIGH, HIGH, WIDE, SQUARE, WIDE, WIDE)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
-def test_wide_and_high_images_share_no_batch_and_keep_their_order(make_dataset, batch_size: int) -> None:
+def test_wide_and_high_images_share_no_batch_and_keep_their_order(make_dataset: MakeDataset, batch_size: int) -> None:
     dataset = make_dataset(*((size, [ONE]) for size in MIXED))
     ideal, shapes = ideal_network(dataset), []
 
@@ -261,7 +264,7 @@ def test_wide_and_high_images_share_no_batch_and_keep_their_order(make_dataset, 
         assert [shape[0] for shape in shapes] == [4, 3]
 
 
-def test_calibration_sees_all_images_in_batches_of_one_size(make_dataset) -> None:
+def test_calibration_sees_all_images_in_batches_of_one_size(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(*((size, []) for size in MIXED), (WIDE, [ONE]))
     batches = list(calibration_batches(dataset, CONFIG, 4))
     assert [batch.shape for batch in batches] == [
@@ -277,7 +280,9 @@ def test_calibration_sees_all_images_in_batches_of_one_size(make_dataset) -> Non
 # The pipeline
 
 
-def test_the_network_runs_in_the_calling_thread_and_maps_are_read_in_others(make_dataset, monkeypatch) -> None:
+def test_the_network_runs_in_the_calling_thread_and_maps_are_read_in_others(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dataset = make_dataset(*[(WIDE, [ONE])] * 6)
     ideal, threads = ideal_network(dataset), {"network": set(), "decode": set()}
 
@@ -295,7 +300,7 @@ def test_the_network_runs_in_the_calling_thread_and_maps_are_read_in_others(make
     assert threading.current_thread() not in threads["decode"]
 
 
-def test_little_is_held_at_a_time(make_dataset) -> None:
+def test_little_is_held_at_a_time(make_dataset: MakeDataset) -> None:
     """However many images there are: a consumer that stops has had few of them made, and leaves no thread."""
     dataset = make_dataset((WIDE, [ONE]), *[(WIDE, [])] * 80)
     shown = 0
@@ -324,14 +329,16 @@ def test_little_is_held_at_a_time(make_dataset) -> None:
         pytest.param(lambda maps: maps * np.nan, "NaN", id="nan"),
     ],
 )
-def test_an_output_that_does_not_fit_is_refused(make_dataset, broken, says: str) -> None:
+def test_an_output_that_does_not_fit_is_refused(
+    make_dataset: MakeDataset, broken: Callable[[np.ndarray], np.ndarray], says: str
+) -> None:
     dataset = make_dataset((WIDE, [ONE]))
     ideal = ideal_network(dataset)
     with pytest.raises(CheckpointError, match=says):
         measure(dataset, lambda images: broken(ideal(images)))
 
 
-def test_the_files_whose_maps_are_broken_are_named(make_dataset) -> None:
+def test_the_files_whose_maps_are_broken_are_named(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(*[(WIDE, [ONE])] * 3)
     ideal = ideal_network(dataset)
 
@@ -344,7 +351,7 @@ def test_the_files_whose_maps_are_broken_are_named(make_dataset) -> None:
         measure(dataset, broken)
 
 
-def test_the_file_whose_maps_cannot_be_decoded_is_named(make_dataset) -> None:
+def test_the_file_whose_maps_cannot_be_decoded_is_named(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(*[(WIDE, [ONE])] * 3)
     ideal = ideal_network(dataset)
     checkered = np.indices((48, 62)).sum(axis=0) % 2
@@ -359,7 +366,7 @@ def test_the_file_whose_maps_cannot_be_decoded_is_named(make_dataset) -> None:
     assert "trained" in caught.value.hint
 
 
-def test_an_image_of_another_size_than_its_record_is_refused(make_dataset) -> None:
+def test_an_image_of_another_size_than_its_record_is_refused(make_dataset: MakeDataset) -> None:
     dataset = make_dataset((WIDE, [ONE]))
     network = ideal_network(dataset)
     cv2.imwrite(str(dataset.image_path(dataset.images[0])), np.zeros((240, 319, 3), np.uint8))
@@ -367,7 +374,7 @@ def test_an_image_of_another_size_than_its_record_is_refused(make_dataset) -> No
         measure(dataset, network)
 
 
-def test_there_is_no_flip_test(make_dataset) -> None:
+def test_there_is_no_flip_test(make_dataset: MakeDataset) -> None:
     dataset = make_dataset((WIDE, [ONE]))
     with pytest.raises(ConfigError, match="no flip test"):
         measure(dataset, ideal_network(dataset), flip_test=True)

@@ -31,12 +31,17 @@ def write_boxes(folder: Path, content: Any) -> Path:
     return file
 
 
+MakeDataset = Callable[..., CocoKeypoints]
+
+
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[..., CocoKeypoints]:
+def make_dataset(tmp_path: Path) -> MakeDataset:
     return partial(write_dataset, tmp_path)
 
 
-def test_persons_are_found_in_detected_boxes_and_named_by_their_poses(make_dataset, tmp_path: Path) -> None:
+def test_persons_are_found_in_detected_boxes_and_named_by_their_poses(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
     """Boxes of no annotation, in the order of the detector: the annotation is the one that the pose matches."""
     dataset = make_dataset([ONE, TWO], [TWO])
     shifted = [BOX_TWO[0] - 6, BOX_TWO[1] - 4, BOX_TWO[2] + 9, BOX_TWO[3] + 7]
@@ -48,7 +53,7 @@ def test_persons_are_found_in_detected_boxes_and_named_by_their_poses(make_datas
         assert np.abs(np.array(row["keypoints"]).reshape(17, 3)[:, :2] - truth[:, :2]).max() < 2
 
 
-def test_the_fingerprint_names_the_boxes(make_dataset, tmp_path: Path) -> None:
+def test_the_fingerprint_names_the_boxes(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = make_dataset([ONE], [], [TWO])
     boxes = write_boxes(tmp_path, [detection(BOX_ONE)])
     detected, annotated = (measure(dataset, boxes=file)[0].fingerprint for file in (boxes, None))
@@ -58,7 +63,7 @@ def test_the_fingerprint_names_the_boxes(make_dataset, tmp_path: Path) -> None:
     assert detected.model_copy(update=changed) == annotated
 
 
-def test_the_score_is_that_of_the_joints_times_that_of_the_box(make_dataset, tmp_path: Path) -> None:
+def test_the_score_is_that_of_the_joints_times_that_of_the_box(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = make_dataset([ONE, TWO])
     _, certain = measure(dataset, boxes=write_boxes(tmp_path, [detection(BOX_ONE), detection(BOX_TWO)]))
     _, rows = measure(dataset, boxes=write_boxes(tmp_path, [detection(BOX_ONE, 0.25), detection(BOX_TWO, 0.5)]))
@@ -67,7 +72,7 @@ def test_the_score_is_that_of_the_joints_times_that_of_the_box(make_dataset, tmp
     ]
 
 
-def test_of_two_boxes_of_one_person_the_better_stays(make_dataset, tmp_path: Path) -> None:
+def test_of_two_boxes_of_one_person_the_better_stays(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = make_dataset([ONE, TWO])
     found = [detection(BOX_ONE, 0.3), detection(BOX_TWO, 0.9), detection(BOX_ONE, 0.8)]
     _, rows = measure(dataset, boxes=write_boxes(tmp_path, found))
@@ -75,21 +80,23 @@ def test_of_two_boxes_of_one_person_the_better_stays(make_dataset, tmp_path: Pat
     assert rows[1]["score"] / rows[0]["score"] == pytest.approx(8 / 9, abs=0.02)
 
 
-def test_a_false_detection_shows_nobody_and_costs_precision(make_dataset, tmp_path: Path) -> None:
+def test_a_false_detection_shows_nobody_and_costs_precision(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = make_dataset([ONE], [])
     boxes = write_boxes(tmp_path, [detection(BOX_ONE, 0.5), detection([0, 0, 480, 20], 0.9)])
     _, rows = measure(dataset, lambda images: np.ones((len(images), 17, 64, 48), np.float32), boxes=boxes)
     assert [row["annotation_id"] for row in rows][1] is None
 
 
-def test_who_is_not_detected_is_missed(make_dataset, tmp_path: Path) -> None:
+def test_who_is_not_detected_is_missed(make_dataset: MakeDataset, tmp_path: Path) -> None:
     report, rows = measure(make_dataset([ONE], [TWO]), boxes=write_boxes(tmp_path, [detection(BOX_ONE)]))
     assert len(rows) == 1
     assert report.stats.ar == pytest.approx(0.5)
     assert (report.fingerprint.num_images, report.fingerprint.num_persons) == (2, 2)
 
 
-def test_other_categories_and_images_that_are_not_measured_are_passed_over(make_dataset, tmp_path: Path) -> None:
+def test_other_categories_and_images_that_are_not_measured_are_passed_over(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
     dataset = make_dataset([ONE], [])
     found = [
         detection([0, 0, -1, 5], image_id=99, category_id=OTHER_CATEGORY),
@@ -111,14 +118,16 @@ def test_other_categories_and_images_that_are_not_measured_are_passed_over(make_
         pytest.param([10, 10, 1e-300, 1e-300], id="next-to-nothing"),
     ],
 )
-def test_a_box_that_shows_anything_of_its_image_is_measured(make_dataset, tmp_path: Path, box) -> None:
+def test_a_box_that_shows_anything_of_its_image_is_measured(
+    make_dataset: MakeDataset, tmp_path: Path, box: list[float]
+) -> None:
     _, alone = measure(make_dataset([ONE]), boxes=write_boxes(tmp_path, [detection(BOX_ONE)]))
     _, rows = measure(make_dataset([ONE]), boxes=write_boxes(tmp_path, [detection(BOX_ONE), detection(box, 0.5)]))
     assert rows[0] == alone[0]
     assert len(rows) == 2
 
 
-def test_detected_boxes_are_not_clipped_as_annotated_ones_are(make_dataset, tmp_path: Path) -> None:
+def test_detected_boxes_are_not_clipped_as_annotated_ones_are(make_dataset: MakeDataset, tmp_path: Path) -> None:
     """Half outside: the crop is centred on the border and as high as the box."""
     seen: list[np.ndarray] = []
 
@@ -168,7 +177,9 @@ def test_detected_boxes_are_not_clipped_as_annotated_ones_are(make_dataset, tmp_
         pytest.param([detection(BOX_ONE, category_id=OTHER_CATEGORY)], "no detection of a person", id="no-person"),
     ],
 )
-def test_boxes_that_cannot_be_used_are_refused_before_any_work(make_dataset, tmp_path: Path, content, says) -> None:
+def test_boxes_that_cannot_be_used_are_refused_before_any_work(
+    make_dataset: MakeDataset, tmp_path: Path, content: Any, says: str
+) -> None:
     def network(images: np.ndarray) -> np.ndarray:
         raise AssertionError("the network ran")
 
@@ -179,7 +190,7 @@ def test_boxes_that_cannot_be_used_are_refused_before_any_work(make_dataset, tmp
     assert caught.value.hint
 
 
-def test_an_image_of_another_size_than_its_record_fails(make_dataset, tmp_path: Path) -> None:
+def test_an_image_of_another_size_than_its_record_fails(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = make_dataset([ONE], [TWO])
     cv2.imwrite(str(dataset.image_path(dataset.images[0])), np.zeros((50, 40, 3), np.uint8))
     boxes = write_boxes(tmp_path, [detection(BOX_ONE), detection(BOX_TWO, image_id=2)])
@@ -192,12 +203,12 @@ def test_an_image_of_another_size_than_its_record_fails(make_dataset, tmp_path: 
         measure(dataset, boxes=boxes)
 
 
-def test_a_missing_file_is_named(make_dataset, tmp_path: Path) -> None:
+def test_a_missing_file_is_named(make_dataset: MakeDataset, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"boxes\.json does not exist"):
         measure(make_dataset([ONE]), boxes=tmp_path / "boxes.json")
 
 
-def test_whole_images_take_no_boxes(make_dataset, tmp_path: Path) -> None:
+def test_whole_images_take_no_boxes(make_dataset: MakeDataset, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"codec": "paf"})
     with pytest.raises(ConfigError, match="takes no boxes"):
         measure(make_dataset([ONE]), config=config, boxes=write_boxes(tmp_path, [detection(BOX_ONE)]))

@@ -22,9 +22,11 @@ from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.records import ScoreSpread
 from support.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
+MakeDataset = Callable[..., CocoKeypoints]
+
 
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[..., CocoKeypoints]:
+def make_dataset(tmp_path: Path) -> MakeDataset:
     return partial(write_dataset, tmp_path)
 
 
@@ -34,7 +36,7 @@ def without(keypoints: np.ndarray, joints: Sequence[int]) -> np.ndarray:
     return changed
 
 
-def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset) -> None:
+def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset: MakeDataset) -> None:
     report, rows = measure(make_dataset([ONE, TWO], [], [TWO]))
     assert report.stats.ap == pytest.approx(1.0, abs=0.01)
     assert report.stats.ar == pytest.approx(1.0, abs=0.01)
@@ -61,7 +63,7 @@ def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset) -> None
     assert [path.name for path in written.parent.iterdir()] == ["predictions.json"]  # no temporary file stays
 
 
-def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
+def test_the_fingerprint_says_how_the_number_was_made(make_dataset: MakeDataset) -> None:
     fingerprint = measure(make_dataset([ONE, TWO], [], [TWO]))[0].fingerprint
     assert fingerprint.model_dump(exclude={"joint_map", "sigmas"}) == {
         "dataset_digest": "d" * 64,
@@ -82,7 +84,9 @@ def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
     assert len(fingerprint.sigmas) == 17
 
 
-def test_the_numbers_are_those_of_pycocotools_on_the_predictions_file(make_dataset, capsys) -> None:
+def test_the_numbers_are_those_of_pycocotools_on_the_predictions_file(
+    make_dataset: MakeDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A network that is wrong here and there, and a crowd that must be ignored."""
 
     def sloppy(images: np.ndarray) -> np.ndarray:
@@ -107,7 +111,7 @@ def test_the_numbers_are_those_of_pycocotools_on_the_predictions_file(make_datas
     assert 0 < report.stats.ap < 0.99
 
 
-def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset) -> None:
+def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset: MakeDataset) -> None:
     def blind_for_wrists(images: np.ndarray) -> np.ndarray:
         maps = colour_network(images)
         maps[:, 9:11] = 0
@@ -122,7 +126,7 @@ def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset) -> None:
     assert rows[0]["score"] == pytest.approx(found[found > 0.2].mean(), abs=1e-3)
 
 
-def test_a_model_of_other_joints_is_measured_on_those_that_both_have(make_dataset) -> None:
+def test_a_model_of_other_joints_is_measured_on_those_that_both_have(make_dataset: MakeDataset) -> None:
     only_head = without(joints_at(180, 90), range(5, 17))
     dataset = make_dataset([ONE, TWO], [only_head], [only_head, ONE])
     config = CONFIG.model_copy(update={"skeleton": "mpii16"})
@@ -140,7 +144,7 @@ def test_a_model_of_other_joints_is_measured_on_those_that_both_have(make_datase
         assert all(value > 0 for value in row["keypoints"][15:])
 
 
-def test_a_data_set_with_its_own_joint_order_is_followed(make_dataset) -> None:
+def test_a_data_set_with_its_own_joint_order_is_followed(make_dataset: MakeDataset) -> None:
     order = list(reversed(COCO17.joints))
     dataset = make_dataset([ONE[::-1].copy()], names=order)
     # The colours follow the data set's order in the picture: the network sees them mirrored.
@@ -149,7 +153,9 @@ def test_a_data_set_with_its_own_joint_order_is_followed(make_dataset) -> None:
     assert report.stats.ap == pytest.approx(1.0, abs=0.01)
 
 
-def test_joints_without_a_sigma_are_left_out_and_named(make_dataset, caplog) -> None:
+def test_joints_without_a_sigma_are_left_out_and_named(
+    make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     dataset = make_dataset([ONE], names=["head_top", *COCO17.joints[1:]])
     config = CONFIG.model_copy(update={"joint_names": ("head_top", *COCO17.joints[1:])})
     report, _ = measure(dataset, config=config)
@@ -157,7 +163,7 @@ def test_joints_without_a_sigma_are_left_out_and_named(make_dataset, caplog) -> 
     assert "head_top" in caplog.text
 
 
-def test_no_common_joint_is_a_config_error(make_dataset) -> None:
+def test_no_common_joint_is_a_config_error(make_dataset: MakeDataset) -> None:
     config = CONFIG.model_copy(update={"joint_names": ("tail", "snout")})
     with pytest.raises(ConfigError, match=r"tail, snout.*no joint in common"):
         measure(make_dataset([ONE]), config=config)
@@ -167,14 +173,16 @@ def test_no_common_joint_is_a_config_error(make_dataset) -> None:
     "images",
     [pytest.param(([], []), id="empty-images"), pytest.param(([without(ONE, range(5, 17))],), id="no-common-joint")],
 )
-def test_a_split_without_a_person_to_measure_is_a_dataset_error(make_dataset, images) -> None:
+def test_a_split_without_a_person_to_measure_is_a_dataset_error(
+    make_dataset: MakeDataset, images: tuple[list[np.ndarray], ...]
+) -> None:
     dataset = make_dataset(*images) if images[0] else make_dataset([ONE]).subset([])
     config = CONFIG.model_copy(update={"skeleton": "mpii16"})
     with pytest.raises(DatasetError, match=r"person_keypoints_val\.json"):
         measure(dataset, lambda images: colour_network(images, MPII16.joints), config)
 
 
-def test_a_subset_is_drawn_by_seed_and_marked(make_dataset) -> None:
+def test_a_subset_is_drawn_by_seed_and_marked(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(*[[ONE]] * 10, [], [])
     first, rows = measure(dataset, num_images=4, seed=3)
     again, same_rows = measure(dataset, num_images=4, seed=3, batch_size=1)
@@ -190,20 +198,20 @@ def test_a_subset_is_drawn_by_seed_and_marked(make_dataset) -> None:
 
 
 @pytest.mark.parametrize("num_images", [10, 500])
-def test_asking_for_all_images_is_no_subset(make_dataset, num_images: int) -> None:
+def test_asking_for_all_images_is_no_subset(make_dataset: MakeDataset, num_images: int) -> None:
     dataset = make_dataset(*[[ONE]] * 10, [])
     report, _ = measure(dataset, num_images=num_images)
     assert report.fingerprint == measure(dataset)[0].fingerprint
     assert not report.fingerprint.subset
 
 
-def test_a_person_found_twice_is_kept_once(make_dataset) -> None:
+def test_a_person_found_twice_is_kept_once(make_dataset: MakeDataset) -> None:
     """Two annotations of one person: their poses are the same, so OKS-NMS keeps the first."""
     _, rows = measure(make_dataset([ONE, ONE, TWO]))
     assert [row["annotation_id"] for row in rows] == [1, 3]
 
 
-def test_the_report_says_how_sure_the_network_was_of_the_annotated_people(make_dataset) -> None:
+def test_the_report_says_how_sure_the_network_was_of_the_annotated_people(make_dataset: MakeDataset) -> None:
     report, rows = measure(make_dataset([ONE, TWO], [], [TWO]))
     assert report.person_scores is not None
     assert report.person_scores.persons == 3
@@ -225,7 +233,9 @@ def test_the_report_says_how_sure_the_network_was_of_the_annotated_people(make_d
         pytest.param([], None, id="nothing"),
     ],
 )
-def test_the_usual_scores_are_those_of_the_annotated_people(rows, expected) -> None:
+def test_the_usual_scores_are_those_of_the_annotated_people(
+    rows: list[tuple[int | None, float]], expected: ScoreSpread | None
+) -> None:
     assert score_spread([{"annotation_id": person, "score": score} for person, score in rows]) == expected
 
 
@@ -238,10 +248,10 @@ def test_the_usual_scores_are_those_of_the_annotated_people(rows, expected) -> N
         pytest.param([-0.5, 0.5], 0.5, id="negative"),
     ],
 )
-def test_the_score_of_a_person(scores, expected) -> None:
+def test_the_score_of_a_person(scores: list[float], expected: float) -> None:
     assert person_score(np.array(scores, dtype=np.float32)) == pytest.approx(expected)
 
 
-def test_the_batch_size_changes_nothing(make_dataset) -> None:
+def test_the_batch_size_changes_nothing(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([ONE, TWO], [TWO], [ONE])
     assert measure(dataset, batch_size=1)[1] == measure(dataset, batch_size=64)[1]

@@ -58,8 +58,11 @@ def joints_at(x: float, y: float) -> np.ndarray:
 Image = Sequence[np.ndarray]
 
 
+MakeDataset = Callable[..., MpiiKeypoints]
+
+
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> Callable[..., MpiiKeypoints]:
+def make_dataset(tmp_path: Path) -> MakeDataset:
     """Writes a split `valid`: for each image a list of persons, each 16×2 joints counted from 0."""
 
     def make(*images: Image, visible: np.ndarray | None = None, order: Sequence[int] | None = None) -> MpiiKeypoints:
@@ -122,7 +125,7 @@ def measure(
 ONE, TWO = joints_at(20, 30), joints_at(290, 150)
 
 
-def test_a_network_that_finds_every_joint_has_100_percent(make_dataset) -> None:
+def test_a_network_that_finds_every_joint_has_100_percent(make_dataset: MakeDataset) -> None:
     report, rows = measure(make_dataset([ONE, TWO], [TWO]))
     assert {report.stats.model_dump()[column] for column in (*COLUMNS, "mean", "mean_at_01")} == {100.0}
     assert report.stats.num_joints == 42
@@ -139,7 +142,7 @@ def test_a_network_that_finds_every_joint_has_100_percent(make_dataset) -> None:
     assert report.predictions.size_bytes == len(json.dumps(rows))
 
 
-def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
+def test_the_fingerprint_says_how_the_number_was_made(make_dataset: MakeDataset) -> None:
     fingerprint = measure(make_dataset([ONE, TWO], [TWO]))[0].fingerprint
     assert fingerprint.model_dump(exclude={"joint_map"}) == {
         "dataset_digest": "d" * 64,
@@ -159,7 +162,7 @@ def test_the_fingerprint_says_how_the_number_was_made(make_dataset) -> None:
     assert fingerprint.joint_map == tuple((joint, i, i) for i, joint in enumerate(MPII16.joints))
 
 
-def test_persons_of_an_image_need_not_stand_together_in_the_file(make_dataset) -> None:
+def test_persons_of_an_image_need_not_stand_together_in_the_file(make_dataset: MakeDataset) -> None:
     report, rows = measure(make_dataset([ONE, TWO], [TWO], order=[1, 2, 0]))
     assert report.stats.mean == 100.0
     assert [(row["image"], row["person"]) for row in rows] == [("0.png", 0), ("1.png", 1), ("0.png", 2)]
@@ -167,14 +170,16 @@ def test_persons_of_an_image_need_not_stand_together_in_the_file(make_dataset) -
     assert first_x == pytest.approx([TWO[0, 0], TWO[0, 0], ONE[0, 0]], abs=1)
 
 
-def test_a_model_with_another_order_of_joints_is_matched_by_name(make_dataset) -> None:
+def test_a_model_with_another_order_of_joints_is_matched_by_name(make_dataset: MakeDataset) -> None:
     config = CONFIG.model_copy(update={"skeleton": "efficientpose16"})
     report, _ = measure(make_dataset([ONE]), lambda images: colour_network(images, EFFICIENTPOSE16.joints), config)
     assert report.stats.mean == 100.0
     assert report.fingerprint.joint_map[0] == ("right_ankle", 12, 0)
 
 
-def test_joints_that_the_model_lacks_are_not_compared(make_dataset, caplog) -> None:
+def test_joints_that_the_model_lacks_are_not_compared(
+    make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     joints = tuple(joint for joint in MPII16.joints if joint not in ("head_top", "left_wrist", "right_wrist"))
     config = CONFIG.model_copy(update={"joint_names": joints})
     report, rows = measure(make_dataset([ONE]), lambda images: colour_network(images, joints), config)
@@ -185,7 +190,7 @@ def test_joints_that_the_model_lacks_are_not_compared(make_dataset, caplog) -> N
     assert "head_top, right_wrist, left_wrist" in caplog.text
 
 
-def test_joints_that_are_wrong_show_in_their_columns(make_dataset) -> None:
+def test_joints_that_are_wrong_show_in_their_columns(make_dataset: MakeDataset) -> None:
     def blind_for_the_left_knee(images: np.ndarray) -> np.ndarray:
         maps = colour_network(images)
         maps[:, MPII16.joints.index("left_knee")] = 0
@@ -202,7 +207,7 @@ def test_joints_that_are_wrong_show_in_their_columns(make_dataset) -> None:
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
-def test_predictions_meet_the_truth_in_the_same_pixels(make_dataset, shift: int) -> None:
+def test_predictions_meet_the_truth_in_the_same_pixels(make_dataset: MakeDataset, shift: int) -> None:
     """A tenth of a head is 2 pixels, a shift by one in x and y 1.4: right, unless a second pixel adds to it."""
 
     def shifted(images: np.ndarray) -> np.ndarray:
@@ -213,7 +218,7 @@ def test_predictions_meet_the_truth_in_the_same_pixels(make_dataset, shift: int)
     assert stats.mean_at_exactly_01 == 100.0
 
 
-def test_the_flip_test_swaps_left_and_right(make_dataset) -> None:
+def test_the_flip_test_swaps_left_and_right(make_dataset: MakeDataset) -> None:
     """A network that calls every dot by its colour, also in the mirror, finds its left joints on both sides."""
     report, rows = measure(make_dataset([ONE], [TWO]), flip_test=True)
     assert report.fingerprint.flip_test
@@ -223,7 +228,7 @@ def test_the_flip_test_swaps_left_and_right(make_dataset) -> None:
     assert 0.3 < by_joint["left_knee"][2] < 0.6
 
 
-def test_persons_of_a_failed_image_are_wrong_wherever_they_are(make_dataset) -> None:
+def test_persons_of_a_failed_image_are_wrong_wherever_they_are(make_dataset: MakeDataset) -> None:
     """Half of this person's joints lie within half a head of (0, 0), which no failure may take for a find."""
     near_the_corner = joints_at(2, 3) * 0.1
     dataset = make_dataset([ONE], [near_the_corner])
@@ -236,7 +241,7 @@ def test_persons_of_a_failed_image_are_wrong_wherever_they_are(make_dataset) -> 
     assert report.fingerprint.num_persons == 2
 
 
-def test_who_has_no_compared_joint_is_not_measured(make_dataset) -> None:
+def test_who_has_no_compared_joint_is_not_measured(make_dataset: MakeDataset) -> None:
     visible = np.ones((2, 16), dtype=bool)
     visible[0] = False
     report, rows = measure(make_dataset([ONE], [TWO], visible=visible))
@@ -245,7 +250,7 @@ def test_who_has_no_compared_joint_is_not_measured(make_dataset) -> None:
     assert report.stats.mean == 100.0
 
 
-def test_a_subset_is_drawn_by_seed_and_marked(make_dataset) -> None:
+def test_a_subset_is_drawn_by_seed_and_marked(make_dataset: MakeDataset) -> None:
     dataset = make_dataset(*[[ONE]] * 6)
     first, rows = measure(dataset, num_images=2)
     again, same_rows = measure(dataset, num_images=2, batch_size=1)
@@ -256,7 +261,7 @@ def test_a_subset_is_drawn_by_seed_and_marked(make_dataset) -> None:
     assert not measure(dataset, num_images=6)[0].fingerprint.subset
 
 
-def test_calibration_sees_the_same_crops(make_dataset) -> None:
+def test_calibration_sees_the_same_crops(make_dataset: MakeDataset) -> None:
     dataset = make_dataset([ONE, TWO], [TWO])
     seen: list[np.ndarray] = []
     measure(dataset, lambda images: (seen.append(images), colour_network(images))[1])
@@ -265,17 +270,17 @@ def test_calibration_sees_the_same_crops(make_dataset) -> None:
     assert all(np.array_equal(a, b.images) for a, b in zip(seen, batches, strict=True))
 
 
-def nobody_labelled(make) -> MpiiKeypoints:
+def nobody_labelled(make: MakeDataset) -> MpiiKeypoints:
     return make([ONE], visible=np.zeros((1, 16), dtype=bool))
 
 
-def without_image(make) -> MpiiKeypoints:
+def without_image(make: MakeDataset) -> MpiiKeypoints:
     dataset = make([ONE], [TWO])
     (dataset.root / "images" / "1.png").unlink()
     return dataset
 
 
-def with_empty_image(make) -> MpiiKeypoints:
+def with_empty_image(make: MakeDataset) -> MpiiKeypoints:
     dataset = make([ONE])
     (dataset.root / "images" / "0.png").write_bytes(b"")
     return dataset
@@ -291,18 +296,20 @@ def with_empty_image(make) -> MpiiKeypoints:
         pytest.param(with_empty_image, r"0\.png is an empty file", id="broken-image"),
     ],
 )
-def test_a_data_set_that_cannot_be_measured_is_refused(make_dataset, make, message: str) -> None:
+def test_a_data_set_that_cannot_be_measured_is_refused(
+    make_dataset: MakeDataset, make: Callable[[MakeDataset], MpiiKeypoints], message: str
+) -> None:
     with pytest.raises(DatasetError, match=message):
         measure(make(make_dataset))
 
 
-def test_no_common_joint_is_a_config_error(make_dataset) -> None:
+def test_no_common_joint_is_a_config_error(make_dataset: MakeDataset) -> None:
     config = CONFIG.model_copy(update={"joint_names": ("nose", "tail")})
     with pytest.raises(ConfigError, match=r"nose, tail.*predicts no joint of MPII"):
         measure(make_dataset([ONE]), config=config)
 
 
-def test_heatmaps_of_another_number_of_joints_are_refused(make_dataset) -> None:
+def test_heatmaps_of_another_number_of_joints_are_refused(make_dataset: MakeDataset) -> None:
     with pytest.raises(CheckpointError, match="16 joints"):
         measure(make_dataset([ONE]), lambda images: colour_network(images)[:, :15])
 

@@ -285,7 +285,9 @@ def test_predictions_are_in_image_pixels(make_dataset: MakeDataset) -> None:
         pytest.param(lambda x: pooled(x) * np.nan, "NaN", id="nan"),
     ],
 )
-def test_an_output_that_does_not_fit_is_refused(make_dataset: MakeDataset, broken, says: str) -> None:
+def test_an_output_that_does_not_fit_is_refused(
+    make_dataset: MakeDataset, broken: Callable[[np.ndarray], np.ndarray], says: str
+) -> None:
     dataset = make_dataset([BOX, SMALL])
     with pytest.raises(CheckpointError, match=says):
         list(find_poses(person_batches(dataset, CONFIG, 8), heatmap_network(broken), CONFIG))

@@ -13,7 +13,7 @@ from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.inference import CropBatch, find_poses, mpii_batches, person_batches
 from hpe_tasks.pose.codecs.heatmaps import encode_heatmaps, flip_back
 from hpe_tasks.pose.crops import crop_matrix, transform_points
-from hpe_tasks.pose.skeletons import COCO17, MPII16
+from hpe_tasks.pose.skeletons import COCO17, MPII16, Skeleton
 from support.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 from support.mpii_factory import write_mpii
 from support.named_outputs import heatmap_network
@@ -104,7 +104,7 @@ def flipped_by_hand(heatmaps: np.ndarray, pairs: tuple[tuple[int, int], ...]) ->
         pytest.param(MPII16, ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)), id="mpii"),
     ],
 )
-def test_mirrored_heatmaps_are_turned_back_as_published(joints, pairs) -> None:
+def test_mirrored_heatmaps_are_turned_back_as_published(joints: Skeleton, pairs: tuple[tuple[int, int], ...]) -> None:
     assert {tuple(sorted(pair)) for pair in joints.flip_pairs} == set(pairs)
     heatmaps = np.random.default_rng(0).normal(size=(2, len(joints.joints), 4, 5)).astype(np.float32)
     assert_array_equal(flip_back(heatmaps, joints.flip_pairs), flipped_by_hand(heatmaps, pairs))

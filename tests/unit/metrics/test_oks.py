@@ -6,6 +6,8 @@ import contextlib
 import copy
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +162,9 @@ def test_a_size_that_no_person_has_is_none() -> None:
         pytest.param(0.49, 0.0, 0, 0, id="below-all"),
     ],
 )
-def test_ap_of_one_person_counts_the_thresholds_below_its_oks(similarity, ap, ap50, ap75) -> None:
+def test_ap_of_one_person_counts_the_thresholds_below_its_oks(
+    similarity: float, ap: float, ap50: float, ap75: float
+) -> None:
     truth = [person(1)]
     shift = tuple(miss(similarity, LARGE, sigma) for sigma in SIGMAS)
     got = stats(truth, [found(truth[0], shift=shift)])
@@ -184,7 +188,7 @@ def test_a_better_scored_false_detection_halves_precision() -> None:
         pytest.param({"id": 2, "image_id": 1, "iscrowd": 1}, id="crowd-without-any-field"),
     ],
 )
-def test_what_cannot_be_found_is_ignored_and_not_missed(annotation) -> None:
+def test_what_cannot_be_found_is_ignored_and_not_missed(annotation: dict[str, Any]) -> None:
     truth = [person(1), annotation]
     assert stats(truth, [found(truth[0])]).ar == ONE
 
@@ -257,7 +261,7 @@ def test_only_the_twenty_best_results_of_an_image_count() -> None:
     assert stats(truth, results[:20]).ar == ONE
 
 
-def test_photographs_have_the_numbers_of_pycocotools(test_data) -> None:
+def test_photographs_have_the_numbers_of_pycocotools(test_data: Path) -> None:
     rng = np.random.default_rng(0)
     for subset in ("train2017", "val2017"):
         file = test_data / "coco-mini" / "annotations" / f"person_keypoints_{subset}.json"
@@ -294,14 +298,14 @@ def test_a_part_that_nobody_has_labelled_is_none() -> None:
         pytest.param({"keypoints": [1.0] * 48}, "image 1 has a pose of 48 numbers where others have 51", id="length"),
     ],
 )
-def test_results_that_have_no_place_in_an_image_are_refused(changes, message) -> None:
+def test_results_that_have_no_place_in_an_image_are_refused(changes: dict[str, Any], message: str) -> None:
     """pycocotools takes NaN for a perfect match."""
     truth = [person(1)]
     with pytest.raises(ValueError, match=message):
         stats(truth, [found(truth[0]), found(truth[0]) | changes])
 
 
-def test_arguments_stay_as_they_were_and_nothing_is_printed(capsys) -> None:
+def test_arguments_stay_as_they_were_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     truth = [person(1), person(2, crowd=1)]
     results = [found(truth[0])]
     before = json.dumps([truth, results])
@@ -311,7 +315,7 @@ def test_arguments_stay_as_they_were_and_nothing_is_printed(capsys) -> None:
 
 
 @pytest.mark.parametrize(("joints", "sigmas"), [((), ()), ((0, 1), (0.1,))], ids=["none", "unequal"])
-def test_joints_and_sigmas_must_match(joints, sigmas) -> None:
+def test_joints_and_sigmas_must_match(joints: tuple[int, ...], sigmas: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="joints and sigmas"):
         coco_stats([person(1)], [], joints=joints, sigmas=sigmas)
     with pytest.raises(ValueError, match="joints and sigmas"):
@@ -345,13 +349,13 @@ def test_oks_by_hand() -> None:
         pytest.param([0], [0.0], [0], id="one-pose"),
     ],
 )
-def test_duplicates_go(poses, scores, kept) -> None:
+def test_duplicates_go(poses: list[float], scores: list[float], kept: list[int]) -> None:
     keypoints = np.zeros((len(poses), 17, 2)) + np.array(poses)[:, None, None]
     assert suppress_duplicates(keypoints, scores, [LARGE] * len(poses), SIGMAS, threshold=0.9) == kept
 
 
 @pytest.mark.parametrize(("area", "kept"), [(100.0, [0, 1]), (300.0, [0])], ids=["small-areas", "large-areas"])
-def test_the_area_of_a_pair_is_the_mean_of_both(area, kept) -> None:
+def test_the_area_of_a_pair_is_the_mean_of_both(area: float, kept: list[int]) -> None:
     # Alone, an area of 100 gives an OKS of 0.866, one of 300 0.953; their mean, 200, gives 0.930.
     distance = miss(0.93, 200, 0.1)
     keypoints = [[(0.0, 0.0)], [(distance, 0.0)]]
@@ -377,7 +381,9 @@ def row_of_poses(positions: list[float]) -> np.ndarray:
         pytest.param([], [], [0], [], id="nothing-found"),
     ],
 )
-def test_found_poses_are_matched_to_persons(found_at, scores, persons_at, expected) -> None:
+def test_found_poses_are_matched_to_persons(
+    found_at: list[float], scores: list[float], persons_at: list[float], expected: list[int | None]
+) -> None:
     persons = row_of_poses(persons_at)
     matches = match_poses(
         row_of_poses(found_at), scores, persons, np.ones(persons.shape[:2]), [LARGE] * len(persons), SIGMAS
@@ -395,6 +401,6 @@ def test_poses_are_matched_by_labelled_joints_alone() -> None:
 
 
 @pytest.mark.parametrize(("similarity", "expected"), [(0.11, [0]), (0.09, [None])])
-def test_a_pose_below_an_oks_of_a_tenth_matches_nobody(similarity, expected) -> None:
+def test_a_pose_below_an_oks_of_a_tenth_matches_nobody(similarity: float, expected: list[int | None]) -> None:
     pose = [[(miss(similarity, 100.0, 0.1), 0.0)]]
     assert match_poses(pose, [0.9], [[(0.0, 0.0)]], [[1]], [100.0], [0.1]) == expected

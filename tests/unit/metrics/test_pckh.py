@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,9 @@ def test_perfect_predictions_have_100_percent_in_every_column() -> None:
         ),
     ],
 )
-def test_known_errors_have_the_values_computed_by_hand(shifts, persons, changed) -> None:
+def test_known_errors_have_the_values_computed_by_hand(
+    shifts: dict[Any, tuple[float, float]], persons: int, changed: dict[str, float]
+) -> None:
     expected = ALL_RIGHT | {"num_joints": 14 * persons} | changed
     if "mean" in changed:  # What is wrong at half a head is wrong at a tenth.
         expected["mean_at_01"] = changed["mean"]
@@ -137,7 +140,14 @@ def test_input_that_does_not_fit_is_refused(changes: dict[str, np.ndarray], mess
         pckh_by_joint(**(good | changes))
 
 
-def plain_percentage(predictions, expected, visible, boxes, joints, threshold) -> tuple[int, int]:
+def plain_percentage(
+    predictions: np.ndarray,
+    expected: np.ndarray,
+    visible: np.ndarray,
+    boxes: np.ndarray,
+    joints: list[int],
+    threshold: float,
+) -> tuple[int, int]:
     """Right and labelled joints among `joints`, one after the other."""
     right = labelled = 0
     for person in range(len(expected)):
@@ -151,8 +161,10 @@ def plain_percentage(predictions, expected, visible, boxes, joints, threshold) -
     return right, labelled
 
 
-def plain_stats(predictions, expected, visible, boxes) -> dict[str, float | None]:
-    def percent(joints, threshold) -> float | None:
+def plain_stats(
+    predictions: np.ndarray, expected: np.ndarray, visible: np.ndarray, boxes: np.ndarray
+) -> dict[str, float | None]:
+    def percent(joints: list[int], threshold: float) -> float | None:
         right, labelled = plain_percentage(predictions, expected, visible, boxes, joints, threshold)
         return 100 * right / labelled if labelled else None
 

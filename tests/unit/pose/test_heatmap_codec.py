@@ -14,6 +14,10 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs.heatmaps import decode_heatmaps, encode_heatmaps, find_peaks
 from hpe_tasks.pose.crops import Poses, box_to_center_scale, crop_matrix, inverse_crop_matrix, transform_points
 
+Point = tuple[float, float]
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
+
 sizes = st.tuples(st.integers(8, 96), st.integers(8, 96))
 centers = st.tuples(st.floats(-500, 5000), st.floats(-500, 5000))
 extents = st.floats(0.02, 20)
@@ -58,7 +62,7 @@ def decode_slowly(heatmaps: np.ndarray, centers: np.ndarray, scales: np.ndarray)
         pytest.param((5, 5, 1, 41), (640, 480), (256, 256), (5, 25), (0.25, 0.25), id="one-pixel-wide"),
     ],
 )
-def test_a_box_becomes_center_and_scale(box, image, size, center, scale) -> None:
+def test_a_box_becomes_center_and_scale(box: Box, image: Size, size: Size, center: Point, scale: Point) -> None:
     got_center, got_scale = box_to_center_scale(box, image, size)
     assert_allclose(got_center, center)
     assert_allclose(got_scale, scale)
@@ -74,7 +78,7 @@ def test_a_box_becomes_center_and_scale(box, image, size, center, scale) -> None
         pytest.param((float("nan"), 10, 50, 50), id="nan"),
     ],
 )
-def test_a_box_without_pixels_is_refused(box) -> None:
+def test_a_box_without_pixels_is_refused(box: Box) -> None:
     with pytest.raises(DatasetError, match="640×480"):
         box_to_center_scale(box, (640, 480), (192, 256))
 
@@ -90,7 +94,7 @@ def test_a_box_without_pixels_is_refused(box) -> None:
         pytest.param((10, 10, 0.5, 0.25), (10.25, 10.125), (1 / 320,) * 2, id="less-than-a-pixel"),
     ],
 )
-def test_a_box_that_is_not_clipped_is_taken_as_it_is(box, center, scale) -> None:
+def test_a_box_that_is_not_clipped_is_taken_as_it_is(box: Box, center: Point, scale: Point) -> None:
     got_center, got_scale = box_to_center_scale(box, (640, 480), (256, 256), clip=False)
     assert_allclose(got_center, center)
     assert_allclose(got_scale, scale)
@@ -109,14 +113,16 @@ def test_a_box_that_is_not_clipped_is_taken_as_it_is(box, center, scale) -> None
         pytest.param((10, 10, float("inf"), 50), id="infinite"),
     ],
 )
-def test_a_box_that_is_not_clipped_must_show_something_of_the_image(box) -> None:
+def test_a_box_that_is_not_clipped_must_show_something_of_the_image(box: Box) -> None:
     with pytest.raises(DatasetError, match="640×480"):
         box_to_center_scale(box, (640, 480), (192, 256), clip=False)
 
 
 @settings(deadline=None)
 @given(centers, extents, extents, sizes)
-def test_the_crop_is_the_three_point_transform_of_the_reference(center, scale_w, scale_h, size) -> None:
+def test_the_crop_is_the_three_point_transform_of_the_reference(
+    center: Point, scale_w: float, scale_h: float, size: Size
+) -> None:
     """Centre, a point above it, and the corner that completes the right angle, as Simple Baselines picks them."""
     width, height = size
     source_width = scale_w * 200
@@ -135,7 +141,7 @@ def test_the_crop_is_the_three_point_transform_of_the_reference(center, scale_w,
 
 
 @given(centers, extents, sizes, st.lists(centers, min_size=1, max_size=5))
-def test_the_inverse_takes_points_back(center, scale, size, points) -> None:
+def test_the_inverse_takes_points_back(center: Point, scale: float, size: Size, points: list[Point]) -> None:
     there = transform_points(points, crop_matrix(center, (scale, scale), size))
     back = transform_points(there, inverse_crop_matrix(center, (scale, scale), size))
     assert_allclose(back, points, atol=1e-6)
@@ -147,7 +153,7 @@ def test_the_center_lands_in_the_middle() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), sizes, st.sampled_from(["uniform", "negative", "coarse"]))
-def test_decoding_equals_the_protocol_joint_by_joint(seed, size, kind) -> None:
+def test_decoding_equals_the_protocol_joint_by_joint(seed: int, size: Size, kind: str) -> None:
     rng = np.random.default_rng(seed)
     width, height = size
     heatmaps = rng.uniform(-1, 1, (3, 4, height, width)).astype(np.float32)
@@ -176,7 +182,7 @@ def test_decoding_equals_the_protocol_joint_by_joint(seed, size, kind) -> None:
         pytest.param((8, 19), (8, 19), id="y-last-stays"),
     ],
 )
-def test_the_quarter_shift_stops_at_the_border(peak, expected) -> None:
+def test_the_quarter_shift_stops_at_the_border(peak: Size, expected: Point) -> None:
     heatmap = np.zeros((1, 1, 20, 16), dtype=np.float32)
     x, y = peak
     heatmap[0, 0, y, min(x + 1, 15)] = 0.5
@@ -188,7 +194,7 @@ def test_the_quarter_shift_stops_at_the_border(peak, expected) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])
-def test_a_heatmap_without_a_positive_value_gives_its_origin_in_the_image(value) -> None:
+def test_a_heatmap_without_a_positive_value_gives_its_origin_in_the_image(value: float) -> None:
     heatmap = np.full((1, 1, 64, 48), value, dtype=np.float32)
     keypoints, scores = decode_heatmaps(heatmap, [[100, 200]], [[1.5, 2.0]])
     factor = 1.5 * 200 / 48
@@ -198,7 +204,7 @@ def test_a_heatmap_without_a_positive_value_gives_its_origin_in_the_image(value)
 
 @settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from([(48, 64), (64, 64), (24, 32)]), st.sampled_from([1.0, 2.0, 3.0]))
-def test_decoding_gives_back_what_was_encoded(data, size, sigma) -> None:
+def test_decoding_gives_back_what_was_encoded(data: st.DataObject, size: Size, sigma: float) -> None:
     width, height = size
     point = st.tuples(st.floats(2, width - 2.51), st.floats(2, height - 2.51))
     in_heatmap = np.array(data.draw(st.lists(st.lists(point, min_size=2, max_size=2), min_size=1, max_size=3)))
@@ -228,7 +234,7 @@ def test_decoding_gives_back_what_was_encoded(data, size, sigma) -> None:
         pytest.param((5, 19.6), 2, 0, id="below-the-map"),
     ],
 )
-def test_only_labelled_joints_on_the_map_are_drawn(point, visible, weight) -> None:
+def test_only_labelled_joints_on_the_map_are_drawn(point: Point, visible: int, weight: int) -> None:
     targets, weights = encode_heatmaps([[point]], [[visible]], (16, 20), 2.0)
     assert targets.shape == (1, 1, 20, 16)
     assert targets.dtype == weights.dtype == np.float32
@@ -250,7 +256,7 @@ def test_a_target_is_a_gaussian_around_the_joint() -> None:
         pytest.param(np.zeros((2, 17, 2)), np.zeros((2, 17), np.float32), id="float64"),
     ],
 )
-def test_poses_check_their_shapes(keypoints, scores) -> None:
+def test_poses_check_their_shapes(keypoints: np.ndarray, scores: np.ndarray) -> None:
     with pytest.raises(ValueError, match="must be"):
         Poses(keypoints, scores)
 
@@ -263,7 +269,7 @@ def test_poses_count_persons() -> None:
     ("shape", "centers"),
     [pytest.param((17, 64, 48), (1, 2), id="no-batch"), pytest.param((2, 17, 64, 48), (1, 2), id="too-few-centers")],
 )
-def test_decoding_checks_shapes(shape, centers) -> None:
+def test_decoding_checks_shapes(shape: tuple[int, ...], centers: Size) -> None:
     with pytest.raises(ValueError, match="must be"):
         decode_heatmaps(np.zeros(shape, np.float32), np.zeros(centers), np.zeros(centers))
 
