@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -16,10 +15,7 @@ from hpe_tasks.presets import load_config
 from hpe_tasks.storage.files import sha256_file
 from support.coco_factory import EVALUATION, write_coco
 from support.faulty_server import serve
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
+from support.no_s3 import no_s3
 
 
 def test_an_address_that_gives_other_weights_is_refused(tmp_path: Path) -> None:

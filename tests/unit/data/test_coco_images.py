@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,14 +31,11 @@ from hpe_tasks.errors import DatasetError, StorageError, TransientError
 from hpe_tasks.records import FetchedDataset
 from support.dot_pictures import measure
 from support.faulty_server import Mood, Site, serve
+from support.no_s3 import no_s3
 
 SPLITS = ("train2017", "val2017")
 CALIBRATION_IMAGES = 12
 FAST = HttpPatience(connect_timeout_s=2, read_timeout_s=0.5, retries=2, first_wait_s=0.02, longest_wait_s=2)
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -24,6 +24,7 @@ from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, HpeError, StorageError, TransientError
 from hpe_tasks.storage.folders import locked
 from support.faulty_server import Mood, Site, serve
+from support.no_s3 import no_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -32,10 +33,6 @@ CONTENT = random.Random(0).randbytes(3 * 2**20 + 17)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 PATIENCE = HttpPatience(connect_timeout_s=2, read_timeout_s=0.5, retries=2, first_wait_s=0.01, longest_wait_s=2)
 CUT = 2**20 + 5000
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -32,16 +32,13 @@ from hpe_tasks.errors import (
 from hpe_tasks.records import FetchedDataset
 from support.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
 from support.faulty_server import Mood, serve
+from support.no_s3 import no_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 SPEC = SampleSpec(train=1, calibration=2, val=2, width=200, height=150)
 SPLITS = {"calibration_split": "calibration", "evaluation_split": "val"}
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
 
 
 @pytest.fixture

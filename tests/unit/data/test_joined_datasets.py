@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -27,13 +27,10 @@ from support.faulty_server import Mood, serve
 from support.mpii_factory import edited_mat, edited_rows, write_mpii
 from support.mpii_original import TRAINING, image, person
 from support.mpii_original import write as write_original
+from support.no_s3 import no_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -26,6 +26,7 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.report.page import ReportFiles, render_report
 from support.dot_pictures import CONFIG, ONE, TWO, measure, write_dataset
+from support.no_s3 import no_s3
 from support.run_cases import complete
 
 SPEC = SampleSpec(train=1, calibration=3, val=4, width=200, height=150)
@@ -48,12 +49,8 @@ def load(root: Path, split: str = "val") -> CocoKeypoints:
     return load_coco(root, split, CUSTOM)
 
 
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
-
-
 def fetch(source: Path | str, cache: Path) -> tuple[Path, Any]:
-    return fetch_dataset(config_of(source), cache, no_client, sample=SPEC)
+    return fetch_dataset(config_of(source), cache, no_s3, sample=SPEC)
 
 
 @contextmanager
@@ -211,7 +208,7 @@ def test_annotation_files_may_have_coco_s_own_name(drawn: Path, tmp_path: Path) 
     root, fetched = fetch(drawn, tmp_path / "cache")
     assert fetched.digest == before.digest
     assert problems(root, tmp_path / "docs") == []
-    assert preview_source(config_of(drawn), tmp_path / "cache", no_client).text.endswith("calibration and val")
+    assert preview_source(config_of(drawn), tmp_path / "cache", no_s3).text.endswith("calibration and val")
 
 
 def test_joints_that_coco_knows_are_measured_as_coco_measures_them(tmp_path: Path) -> None:

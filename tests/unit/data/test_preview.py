@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import boto3
 import pytest
@@ -21,10 +21,7 @@ from hpe_tasks.errors import AccessError, ArchiveError, DatasetError, HpeError, 
 from support.coco_factory import CALIBRATION, EVALUATION, annotations_file, write_coco
 from support.faulty_server import Mood, Site, serve
 from support.mpii_factory import write_mpii
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
+from support.no_s3 import no_s3
 
 
 def config(source: str | Path, **fields: Any) -> DatasetConfig:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -14,10 +13,7 @@ from hpe_tasks.data.fetch.trust import check_trusted
 from hpe_tasks.errors import DigestError
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from support.faulty_server import Site, serve
-
-
-def no_s3() -> NoReturn:
-    raise AssertionError("no S3 client is needed")
+from support.no_s3 import no_s3
 
 
 @pytest.fixture

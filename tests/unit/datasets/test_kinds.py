@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.gate.accuracy import METRICS, metric_named
 from hpe_tasks.pose.skeletons import Skeleton
 from support.dot_pictures import measure
+from support.no_s3 import no_s3
 
 ALL = [pytest.param(kind, id=kind.name) for kind in KINDS.values()]
 
@@ -111,18 +111,14 @@ def test_a_folder_is_looked_at_before_anything_is_fetched(kind: DatasetKind, tmp
     make_sample(tmp_path, SampleSpec(train=1, calibration=1, val=1), splits=["calibration", "val"], kind=kind)
     splits = {"calibration_split": "calibration", "evaluation_split": "val"}
     config = DatasetConfig.model_validate({"kind": kind.name, "source": str(tmp_path)} | splits)
-    assert "holds the splits calibration and val" in preview_source(config, tmp_path / "cache", no_client).text
+    assert "holds the splits calibration and val" in preview_source(config, tmp_path / "cache", no_s3).text
     missing = config.model_copy(update={"evaluation_split": "x"})
     with pytest.raises(DatasetError, match=f"has no {kind.layout.annotations.format(split='x')}"):
-        preview_source(missing, tmp_path / "cache", no_client)
+        preview_source(missing, tmp_path / "cache", no_s3)
     other = DatasetConfig.model_validate({"kind": "mpii", "source": str(tmp_path)})
     with pytest.raises(DatasetError, match=r"layout of .*, not of MPII") as caught:
-        preview_source(other, tmp_path / "cache", no_client)
+        preview_source(other, tmp_path / "cache", no_s3)
     assert f"Set dataset.kind to {kind.name}" in caught.value.hint
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
 
 
 def test_another_kind_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

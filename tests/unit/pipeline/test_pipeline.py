@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import typing
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from typer.main import get_command
@@ -24,16 +23,13 @@ from hpe_tasks.presets import load_config
 from hpe_tasks.records import FetchedDataset, Record, RunReport
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.storage.workspace import Scratch
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
+from support.no_s3 import no_s3
 
 
 def open_at(folder: Path, pipeline: str = REQUANTIZE.name, config: RunConfig | None = None) -> Run:
     workspace = (folder / "w").as_uri()
     config = config or load_config("sample")
-    return open_run(config, workspace=workspace, cache=folder / "c", name="r", s3=no_client, pipeline=pipeline)
+    return open_run(config, workspace=workspace, cache=folder / "c", name="r", s3=no_s3, pipeline=pipeline)
 
 
 def test_what_the_command_line_reads_from_the_source_is_what_the_pipelines_hold() -> None:
@@ -121,7 +117,7 @@ def test_a_second_pipeline_has_runs_of_its_own(tmp_path: Path, monkeypatch: pyte
     assert first.name != second.name
     fetch_toys(second)
     count_toys(second)
-    found = find_run(second.name, workspace=(tmp_path / "w").as_uri(), cache=tmp_path / "c", s3=no_client)
+    found = find_run(second.name, workspace=(tmp_path / "w").as_uri(), cache=tmp_path / "c", s3=no_s3)
     assert found.pipeline == "toys"
     assert found.result(count_toys) == second.result(count_toys)
     with pytest.raises(MissingInputError, match="belongs to the pipeline 'toys'"):
@@ -138,7 +134,7 @@ def test_a_run_that_names_no_pipeline_is_of_the_first(tmp_path: Path) -> None:
     file = tmp_path / "w" / run.prefix / "run.json"
     file.write_text(file.read_text().replace(',\n "pipeline": "hpe_requantize"', ""))
     assert "pipeline" not in file.read_text()
-    found = find_run(run.name, workspace=(tmp_path / "w").as_uri(), cache=tmp_path / "c", s3=no_client)
+    found = find_run(run.name, workspace=(tmp_path / "w").as_uri(), cache=tmp_path / "c", s3=no_s3)
     assert found.pipeline == REQUANTIZE.name
 
 

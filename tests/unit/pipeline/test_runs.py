@@ -4,7 +4,6 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -16,10 +15,7 @@ from hpe_tasks.pipeline.step import step
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import FetchedDataset, GateDecision, RunReport
 from hpe_tasks.storage.workspace import Scratch
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
+from support.no_s3 import no_s3
 
 
 class Toy:
@@ -58,7 +54,7 @@ class Toy:
     def open(self, name: str = "r", **overrides: object) -> Run:
         config = load_config("sample", overrides={key.replace("__", "."): value for key, value in overrides.items()})
         workspace = (self.tmp_path / "w").as_uri()
-        return open_run(config, workspace=workspace, cache=self.tmp_path / "cache", name=name, s3=no_client)
+        return open_run(config, workspace=workspace, cache=self.tmp_path / "cache", name=name, s3=no_s3)
 
 
 @pytest.fixture
@@ -205,13 +201,13 @@ def test_runs_of_one_name_with_other_configurations_do_not_meet(pipeline: Toy) -
 def test_a_run_is_found_again(pipeline: Toy) -> None:
     run = pipeline.open("manual__2026-01-01T00:00:00+00:00")
     workspace = (pipeline.tmp_path / "w").as_uri()
-    found = find_run(run.name, workspace=workspace, cache=run.cache, s3=no_client)
+    found = find_run(run.name, workspace=workspace, cache=run.cache, s3=no_s3)
     assert found.config == run.config
     assert "/" not in run.name
     with pytest.raises(MissingInputError, match="No runs are called 'x'"):
-        find_run("x", workspace=workspace, cache=run.cache, s3=no_client)
+        find_run("x", workspace=workspace, cache=run.cache, s3=no_s3)
     with pytest.raises(MissingInputError, match="No run has reported"):
-        find_run(None, workspace=workspace, cache=run.cache, s3=no_client)
+        find_run(None, workspace=workspace, cache=run.cache, s3=no_s3)
 
 
 def test_a_refused_input_hides_older_results_from_the_report_but_not_from_looking_back(pipeline: Toy) -> None:
@@ -236,10 +232,10 @@ def test_a_failure_is_outdated_once_its_input_is_made_again(pipeline: Toy) -> No
 def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Toy) -> None:
     workspace, cache = (pipeline.tmp_path / "w").as_uri(), pipeline.tmp_path / "cache"
     first = pipeline.open("mine", gate__min_ap=0.1)
-    assert find_run("mine", workspace=workspace, cache=cache, s3=no_client).name == first.name
+    assert find_run("mine", workspace=workspace, cache=cache, s3=no_s3).name == first.name
     second = pipeline.open("mine", gate__min_ap=0.2)
     with pytest.raises(MissingInputError, match=f"2 runs are called 'mine'.*{second.name}"):
-        find_run("mine", workspace=workspace, cache=cache, s3=no_client)
+        find_run("mine", workspace=workspace, cache=cache, s3=no_s3)
 
 
 def test_a_run_has_a_name(pipeline: Toy) -> None:
@@ -277,4 +273,4 @@ def test_a_run_with_settings_of_another_version_says_so(pipeline: Toy) -> None:
     run.workspace.write(file, json.dumps(stored).encode())
     workspace = (pipeline.tmp_path / "w").as_uri()
     with pytest.raises(BadInputError, match=r"another version of this project: config\.recipe\.unheard_of"):
-        find_run(run.name, workspace=workspace, cache=run.cache, s3=no_client)
+        find_run(run.name, workspace=workspace, cache=run.cache, s3=no_s3)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -19,11 +18,8 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
 from hpe_tasks.storage.files import sha256_file
+from support.no_s3 import no_s3
 from support.signing_keys import key_pem
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def open_at(tmp_path: Path, cache: str, **overrides: object) -> Run:
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     workspace = (tmp_path / "workspace").as_uri()
     config = load_config("sample", overrides=settings)
-    return open_run(config, workspace=workspace, cache=tmp_path / cache, name="r", s3=no_client)
+    return open_run(config, workspace=workspace, cache=tmp_path / cache, name="r", s3=no_s3)
 
 
 def test_a_checkpoint_of_our_own_training_says_what_it_was_trained_on(tmp_path: Path) -> None:
