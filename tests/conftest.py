@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,27 @@ def lambda_python() -> Path:
         return lambda_environment.lambda_python()
     except ConfigError as error:
         missing(str(error))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One core for torch: networks this small are slower on two."""
+    yield from _threads(1)
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """Both cores for torch, where a test trains."""
+    yield from _threads(2)
+
+
+def _threads(number: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

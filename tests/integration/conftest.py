@@ -53,14 +53,3 @@ def s3_bucket(s3_server: Server, s3_session_client: Any) -> S3Bucket:
     s3_session_client.create_bucket(Bucket=bucket)
     s3_session_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     return S3Bucket(s3_session_client, bucket, s3_server)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Both cores for torch, where a test trains."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,20 +36,14 @@ from support.efficientpose import efficientpose
 from support.named_outputs import heatmap_network, paf_network
 from support.paf_scenes import ideal_maps
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 MODEL = load_config("sample").model
 FLIPPED = tuple(
     f"right{joint[4:]}" if joint.startswith("left") else f"left{joint[5:]}" if joint.startswith("right") else joint
     for joint in COCO17.joints
 )
 ZEROS, ONES, HALVES, PER_255 = ((value,) * 3 for value in (0.0, 1.0, 0.5, 1 / 255))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
 from support import tiny_networks as tiny
 from support.efficientpose import efficientpose
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MIN_MAX = QuantizationRecipe(scheme="min_max")
 EXACT = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
 FAST = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -36,11 +38,6 @@ SAID: dict[str, dict[str, Any]] = {
     "output-shape": {"output_shape": "doubled"},
 }
 """Ways to say that the result is twice the input."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _layer(

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
@@ -25,15 +24,12 @@ from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
 from support import tiny_networks as tiny
 from support.named_outputs import joined
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MIN_MAX = QuantizationRecipe(scheme="min_max")
 MOBILENET = tiny.mobilenet_config()
 
 Quantize = Callable[[ModelConfig, QuantizationRecipe], QuantizedFiles]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

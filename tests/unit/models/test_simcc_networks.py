@@ -27,14 +27,11 @@ from hpe_tasks.quantization import load_quantsim, quantize_model
 from support import tiny_networks as tiny
 from support.simcc_networks import simcc_config, simcc_onnx
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = simcc_config()
 MIN_MAX = QuantizationRecipe(scheme="min_max")
 OWN = tiny.mobilenet_config(codec="simcc", input_width=64, input_height=96)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def write(path: Path, **fields: Any) -> Path:

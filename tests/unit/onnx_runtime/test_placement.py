@@ -15,10 +15,7 @@ from hpe_tasks.quantization import torch_backend
 from hpe_tasks.quantization.aimet import import_aimet, vendor_warnings_muted
 from support import tiny_networks as tiny
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _save(

@@ -32,15 +32,12 @@ from hpe_tasks.quantization.aimet import vendor_warnings_muted
 from support import tiny_networks as tiny
 from support.named_outputs import joined
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MOBILENET = tiny.mobilenet_config()
 USERS_OWN = tiny.onnx_config()
 AIMET_POSE = tiny.aimet_config()
 MIN_MAX = QuantizationRecipe(scheme="min_max")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
