@@ -90,9 +90,8 @@ class IdealMaps:
     """A network whose work is done and whose maps are then replaced by ideal ones of the same photograph."""
 
     def __init__(self, predict: Callable[[np.ndarray], Any] | None, dataset: Any, config: Any) -> None:
-        from paf_scenes import ideal_maps
-
         from hpe_tasks.inference import prepare_image
+        from support.paf_scenes import ideal_maps
 
         self._predict = predict
         self._maps = {}
@@ -117,7 +116,8 @@ class IdealMaps:
 def plainly(dataset: Any, predict: Callable[[np.ndarray], Any], seconds: dict[str, float]) -> Iterator[Any]:
     """One image after the other, as a script would do it."""
     import cv2
-    import paf_oracle
+
+    from support import paf_oracle
 
     for image in dataset.images:
         start = time.perf_counter()

@@ -43,13 +43,12 @@ def coco_results(image_id: int, persons: list[tuple[np.ndarray, float]]) -> list
 
 
 def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
-    import paf_oracle
-    from paf_scenes import ideal_maps
-
     from hpe_tasks.data.annotation_files import read_annotations
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.metrics.oks import coco_sigmas, coco_stats
     from hpe_tasks.pose.codecs.part_affinity import decode_people
+    from support import paf_oracle
+    from support.paf_scenes import ideal_maps
 
     dataset = load_coco(folder, split)
     images = [image for image in dataset.images if dataset.persons(image.id)]
@@ -80,10 +79,9 @@ def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
 
 
 def measure_crowd(count: int, repeats: int) -> dict[str, Any]:
-    import paf_oracle
-    from paf_scenes import crowd, ideal_maps
-
     from hpe_tasks.pose.codecs.part_affinity import decode_people
+    from support import paf_oracle
+    from support.paf_scenes import crowd, ideal_maps
 
     size = (640, 480)
     random = np.random.default_rng(count)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
+
+from support.requirements import folder_named_by, missing
 
 # Test processes share the machine: threads that wait by spinning would slow each other down tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,33 +18,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def missing(what: str) -> NoReturn:
-    """Skip the test, or fail it where CI promises that everything needed is there (HPE_REQUIRE_TOOLS=1)."""
-    if os.environ.get("HPE_REQUIRE_TOOLS") == "1":
-        pytest.fail(f"HPE_REQUIRE_TOOLS=1, but {what}")
-    pytest.skip(what)
-
-
-def _folder(variable: str, holds: str) -> Path:
-    value = os.environ.get(variable)
-    if not value:
-        missing(f"{variable} is not set: it names the folder that holds {holds}")
-    folder = Path(value).resolve()
-    if not folder.is_dir():
-        missing(f"{variable}={value} is not a folder")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder with `coco-mini/` (real photographs and annotations) and `models/` (real ONNX models)."""
-    return _folder("HPE_TEST_DATA", "coco-mini/ and models/")
-
-
-@pytest.fixture(scope="session")
-def specs() -> Path:
-    """Folder with `*.state_dict.json`: names and shapes of published checkpoints."""
-    return _folder("HPE_TEST_SPECS", "the *.state_dict.json files")
+    return folder_named_by("HPE_TEST_DATA", "coco-mini/ and models/")
 
 
 @pytest.fixture(scope="session")
@@ -63,20 +42,31 @@ def lambda_python() -> Path:
         missing(str(error))
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser's executable."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        missing("no Chromium is installed")
-    return found
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One core for torch: networks this small are slower on two."""
+    yield from _threads(1)
+
+
+@pytest.fixture(scope="module")
+def two_threads() -> Iterator[None]:
+    """Both cores for torch, where a test trains."""
+    yield from _threads(2)
+
+
+def _threads(number: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Have int8 files that tests run in this process noticed, as soon as something has imported onnxruntime."""
     if "onnxruntime" in sys.modules:
-        import int8_runs
-        import processors
+        from support import int8_runs, processors
 
         int8_runs.watch(lambda: processors.ran.add("host"))
 
@@ -85,7 +75,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist tells the controller where int8 files ran."""
     told = getattr(session.config, "workeroutput", None)
     if told is not None:
-        import processors
+        from support import processors
 
         told["int8_ran_on"] = sorted(processors.ran)
 
@@ -93,7 +83,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
     """The controller takes note of what a worker ran."""
-    import processors
+    from support import processors
 
     processors.ran.update(getattr(node, "workeroutput", {}).get("int8_ran_on", ()))
 
@@ -103,6 +93,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is None or hasattr(config, "workerinput") or config.option.collectonly:
         return
-    import processors
+    from support import processors
 
     terminal.write_line(processors.last_line(processors.ran))

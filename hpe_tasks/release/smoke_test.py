@@ -31,8 +31,8 @@ MIN_OKS = 0.9
 
 The function shows the network the bytes that the evaluation showed it. Its joints lie where the evaluation's do, but
 for one in a thousand, which lies in the next cell of its map where two are equal: measured by
-tests/unit/test_serving_parity.py. Such a joint costs a person in a box at most 0.04, and that only where five joints of
-the face are all that is known of him (tests/unit/test_smoke_test.py).
+tests/unit/serving/test_parity.py. Such a joint costs a person in a box at most 0.04, and that only where five joints of
+the face are all that is known of him (tests/unit/release/test_smoke_test.py).
 """
 
 _ARCHITECTURES: dict[str, Architecture] = {"x86_64": "x86_64", "aarch64": "arm64"}

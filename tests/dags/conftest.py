@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import airflow_home
 import pytest
-from airflow_home import pytest_sessionfinish
+
+from support import airflow_home
+from support.airflow_home import pytest_sessionfinish
 
 if TYPE_CHECKING:
     from hpe_tasks.local.object_store import Server
@@ -51,6 +52,6 @@ def s3_server(object_store: Server, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of a run that takes seconds: a small drawn data set and a network that has learned nothing."""
-    from tiny_inputs import tiny_settings
+    from support.tiny_inputs import tiny_settings
 
     return tiny_settings(tmp_path_factory.mktemp("tiny"))

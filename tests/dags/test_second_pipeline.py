@@ -126,7 +126,7 @@ def test_commands_trigger_check_and_dag_are_made_of_it(tree: Path) -> None:
 
 
 def test_its_command_runs_its_steps_and_its_step_is_a_command(tree: Path, tmp_path: Path) -> None:
-    from tiny_inputs import tiny_settings
+    from support.tiny_inputs import tiny_settings
 
     settings = tiny_settings(tmp_path)
     preset = settings.pop("preset")

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hpe_tasks.report.page import render_report
-from tests.run_cases import STATES
-from tests.run_files import files_of_states
+from support.run_cases import STATES
+from support.run_files import files_of_states
 
 pytestmark = pytest.mark.e2e
 

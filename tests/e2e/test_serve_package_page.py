@@ -9,16 +9,16 @@ from pathlib import Path
 
 import onnx
 import pytest
-import sample_records as records
 from playwright.sync_api import expect
-from serve_browser import OpenPage, Service, browser, open_page
-from serving_cases import encoded, photo, two_people_onnx
 
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.records import ScoreSpread, TensorSpec
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.served_model import ServedModel
+from support import sample_records as records
+from support.serve_browser import OpenPage, Service, browser, open_page
+from support.serving_cases import encoded, photo, two_people_onnx
 
 __all__ = ["browser", "open_page"]
 

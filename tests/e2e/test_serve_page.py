@@ -14,18 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import airflow_home
 import cv2
 import numpy as np
 import pytest
-from airflow_server import prepare_home
 from playwright.sync_api import FilePayload, Locator, Page, Position, expect
-from serve_browser import OpenPage, Service, browser, open_page
 
 from hpe_tasks.data.sample import SampleSpec, draw_picture
 from hpe_tasks.local.object_store import ObjectStore, Server
 from hpe_tasks.pose.skeletons import COCO17
-from tests.conftest import missing
+from support import airflow_home
+from support.airflow_server import prepare_home
+from support.requirements import missing
+from support.serve_browser import OpenPage, Service, browser, open_page
 
 __all__ = ["browser", "open_page"]
 

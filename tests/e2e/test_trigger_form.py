@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from airflow_server import AirflowServer, airflow_server
 from playwright.sync_api import Page, expect, sync_playwright
+
+from support.airflow_server import AirflowServer, airflow_server
 
 __all__ = ["airflow_server"]
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_networks as tiny
 import torch
-from named_outputs import joined
 
 from hpe_tasks.config.run import QuantizationRecipe
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.quantization import best_device, load_quantsim, quantize_model
+from support import tiny_networks as tiny
+from support.named_outputs import joined
 
 pytestmark = [
     pytest.mark.gpu,

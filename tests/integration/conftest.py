@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
+from support.requirements import missing
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,12 @@ class S3Bucket:
 
 
 @pytest.fixture(scope="session")
-def object_store_python(repository: Path, request: pytest.FixtureRequest) -> Path:
+def object_store_python(repository: Path) -> Path:
     """Interpreter of the environment that holds ministack."""
     named = os.environ.get("HPE_OBJECT_STORE_PYTHON")
     python = Path(named) if named else repository / ".venv-object-store" / "bin" / "python"
     if not python.is_file():
-        # The rule for missing tools is that of tests/conftest.py, which pytest has loaded as a plugin.
-        rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-        rules.missing(f"{python} does not exist: install docker/object-store/requirements.txt there")
+        missing(f"{python} does not exist: install docker/object-store/requirements.txt there")
     return python
 
 
@@ -56,25 +53,3 @@ def s3_bucket(s3_server: Server, s3_session_client: Any) -> S3Bucket:
     s3_session_client.create_bucket(Bucket=bucket)
     s3_session_client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     return S3Bucket(s3_session_client, bucket, s3_server)
-
-
-@pytest.fixture(scope="session")
-def records(repository: Path) -> ModuleType:
-    """Makers of records, manifests and files: the module tests/sample_records.py."""
-    spec = importlib.util.spec_from_file_location("sample_records", repository / "tests" / "sample_records.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """Both cores for torch, where a test trains."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import tiny_networks as tiny
 import torch
-from named_outputs import joined
 
 from hpe_tasks.config.run import RECIPES
 from hpe_tasks.export import check_onnx, export_onnx
@@ -18,6 +16,9 @@ from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import load_quantsim, quantize_model
+from support import tiny_networks as tiny
+from support.named_outputs import joined
+from support.signals import decibels
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
@@ -31,7 +32,7 @@ def test_aimet_pose_runs_in_int8_alone_and_better_per_channel(tmp_path: Path) ->
     load_checkpoint(network, checkpoint)
     with torch.inference_mode():
         expected = [torch.cat(network(torch.from_numpy(images)), dim=1).numpy() for images in batches]
-    decibels: dict[str, list[float]] = {}
+    left: dict[str, list[float]] = {}
     for name, published in RECIPES.items():
         recipe = published.model_copy(update={"scheme": "min_max"})
         simulated, exported = tmp_path / f"{name}-quantsim", tmp_path / f"{name}-exported"
@@ -51,19 +52,15 @@ def test_aimet_pose_runs_in_int8_alone_and_better_per_channel(tmp_path: Path) ->
 
         run = onnx_predictor(path, CONFIG, threads=1)
         simulate = load_quantsim(CONFIG, recipe, files.model, files.encodings, "cpu")
-        decibels[name] = []
+        left[name] = []
         for images, maps in zip(batches, expected, strict=True):
             computed, wanted = joined(run(images)), joined(simulate(images))
             assert computed.shape == maps.shape == (1, 57, images.shape[2] // 8, images.shape[3] // 8)
             # Codes that round the other way move those of the layers behind them, as in any two implementations: the
             # error towards FP32 stays the same.
-            assert abs(_decibels(maps, computed) - _decibels(maps, wanted)) < 0.5
+            assert abs(decibels(maps, computed) - decibels(maps, wanted)) < 0.5
             assert np.abs(computed - wanted).mean() < 2 * np.ptp(wanted) / 255
-            decibels[name].append(_decibels(maps, computed))
-    assert min(decibels["w8a8_per_tensor"]) > 18
-    for better, plain in zip(decibels["w8a8_per_channel"], decibels["w8a8_per_tensor"], strict=True):
+            left[name].append(decibels(maps, computed))
+    assert min(left["w8a8_per_tensor"]) > 18
+    for better, plain in zip(left["w8a8_per_channel"], left["w8a8_per_tensor"], strict=True):
         assert better > plain
-
-
-def _decibels(signal: np.ndarray, noisy: np.ndarray) -> float:
-    return float(10 * np.log10((signal**2).sum() / ((signal - noisy) ** 2).sum()))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import requests
-from airflow_server import AirflowServer, airflow_server
+
+from support.airflow_server import AirflowServer, airflow_server
 
 __all__ = ["airflow_server"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow_server import airflow, prepare_home
-from tiny_inputs import tiny_settings
 
 from hpe_tasks.local.object_store import Server
+from support.airflow_server import airflow, prepare_home
+from support.tiny_inputs import tiny_settings
 
 pytestmark = [
     pytest.mark.integration,

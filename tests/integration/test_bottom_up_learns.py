@@ -8,18 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks.config.training import SCHEDULES
-from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.data.sample import SampleSpec
 from hpe_tasks.local.object_store import Server
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.collected import records_of
-from hpe_tasks.pipeline.requantize import REQUANTIZE
-from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
+from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.records import CocoStats
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.storage.s3 import S3Location
-from hpe_tasks.training.regression import train
+from support.short_training import finished_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -32,33 +29,18 @@ TOLERANCE = 0.02
 @pytest.fixture
 def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
     """A run with all steps done."""
-    data = tmp_path / "data"
-    make_sample(data, SampleSpec(train=600, calibration=12, val=40))
-    # Many small steps on pictures as they are: the fastest way to something.
-    still = {"rotation_degrees": 0.0, "scale_range": 0.0, "shift_range": 0.0}
-    short = {"epochs": 1, "batch_size": 2, "val_split": None, **still}
-    training = SCHEDULES["aimet_pose_sample"][0].model_copy(update=short)
-    trained = train(training, data, tmp_path / "short.safetensors")
-    config = load_config(
+    return finished_run(
+        tmp_path,
+        s3_server.client,
         "aimet_pose_sample",
-        overrides={
-            "model.checkpoint": str(trained.checkpoint),
-            "model.input_width": training.input_width,
-            "model.input_height": training.input_height,
-            "dataset.source": str(data),
-            "dataset.min_persons": 50,
-            "recipe.calibration_images": 12,
-            "gate.min_ap": FLOOR,
-            "gate.max_ap_drop": TOLERANCE,
-            "gate.max_quantsim_gap": TOLERANCE,
-            "destination.name": "short-aimet-pose",
-        },
+        SampleSpec(train=600, calibration=12, val=40),
+        # Many small steps.
+        {"epochs": 1, "batch_size": 2},
+        gate__min_ap=FLOOR,
+        gate__max_ap_drop=TOLERANCE,
+        gate__max_quantsim_gap=TOLERANCE,
+        destination__name="short-aimet-pose",
     )
-    workspace = (tmp_path / "workspace").as_uri()
-    run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="short", s3=s3_server.client)
-    for step in REQUANTIZE.steps:
-        step(run)
-    return run
 
 
 def test_people_are_found_quantized_and_published(finished: Run) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_inputs import tiny_bottom_up_settings, tiny_settings
 
 from hpe_tasks.local.object_store import Server
+from support.tiny_inputs import tiny_bottom_up_settings, tiny_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("command-line")]
 

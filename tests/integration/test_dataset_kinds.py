@@ -6,12 +6,11 @@ import base64
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from serving_cases import ask, http_v2
 
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -33,15 +32,13 @@ from hpe_tasks.report.page import ReportFiles, render_report
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
+from support.no_s3 import no_s3
+from support.serving_cases import ask, http_v2
 
 pytestmark = [pytest.mark.integration]
 
 SPEC = SampleSpec(train=1, calibration=8, val=24)
 SPLITS = ["calibration", "val"]
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
 
 
 def open_at(folder: Path, **settings: Any) -> Run:
@@ -54,7 +51,7 @@ def open_at(folder: Path, **settings: Any) -> Run:
         **{key.replace("__", "."): value for key, value in settings.items()},
     }
     config = load_config("sample", overrides=overrides)
-    return open_run(config, workspace=(folder / "workspace").as_uri(), cache=folder / "cache", name="r", s3=no_client)
+    return open_run(config, workspace=(folder / "workspace").as_uri(), cache=folder / "cache", name="r", s3=no_s3)
 
 
 def all_steps(run: Run) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from efficientpose import efficientpose
 
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.annotation_files import read_annotations
@@ -18,6 +17,7 @@ from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
 from hpe_tasks.records import Artifact, CocoStats, EvaluationReport, ProtocolFingerprint
+from support.efficientpose import efficientpose
 
 pytestmark = pytest.mark.integration
 

@@ -15,13 +15,10 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import arm64_python
 import numpy as np
 import pytest
-from processors import PROCESSORS, need, run_on
 
 from hpe_tasks.config.run import DestinationConfig
 from hpe_tasks.contract.cpu import cpu_features
@@ -32,6 +29,9 @@ from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.smoke_test import check_answer, function_url_event
 from hpe_tasks.storage.s3 import S3Location
+from support import arm64_python
+from support import sample_records as records
+from support.processors import PROCESSORS, need, run_on
 
 pytestmark = [
     pytest.mark.integration,
@@ -297,9 +297,7 @@ except ConfigError as error:
         ("neoverse-n1", "and this processor is aarch64, asimddp:"),
     ],
 )
-def test_a_model_for_vnni_starts_nowhere_else(
-    server: str, told: str, arm64_package: Path, records: ModuleType, tmp_path: Path
-) -> None:
+def test_a_model_for_vnni_starts_nowhere_else(server: str, told: str, arm64_package: Path, tmp_path: Path) -> None:
     """What the processor itself says decides, not what the machine around it has."""
     config = records.run_config(destination=DestinationConfig(processors="x86_64_vnni"))
     manifest = tmp_path / "manifest.json"

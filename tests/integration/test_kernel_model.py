@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import processors
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.contract.cpu import VNNI, cpu_features
 from hpe_tasks.onnx_runtime.kernel_model import arm64_margin, x86_margin
 from hpe_tasks.quantization.weight_grid import Layer, fit_grid
+from support import processors
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

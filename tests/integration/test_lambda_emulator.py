@@ -26,8 +26,6 @@ import psutil
 import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
-from serving_cases import base64_of, form, http_v1, http_v2
-from signing_keys import key_pem
 
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -45,6 +43,8 @@ from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.release.smoke_test import SmokeTestError, smoke_test
 from hpe_tasks.storage.s3 import S3Location
+from support.serving_cases import base64_of, form, http_v1, http_v2
+from support.signing_keys import key_pem
 
 pytestmark = [
     pytest.mark.integration,

@@ -13,7 +13,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from hpe_tasks.errors import BadInputError
 from hpe_tasks.packaging import Architecture, Package, PackagedModel, build_package
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.storage.s3 import S3Location
+from support import sample_records as records
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -312,9 +312,7 @@ def test_every_licence_is_inside(unpacked: Path) -> None:
     assert (unpacked / "onnxruntime" / "ThirdPartyNotices.txt").is_file()
 
 
-def test_with_a_model_its_bytes_go_in_as_they_are(
-    packages: dict[str, Package], records: ModuleType, tmp_path: Path
-) -> None:
+def test_with_a_model_its_bytes_go_in_as_they_are(packages: dict[str, Package], tmp_path: Path) -> None:
     files = records.write_files(tmp_path / "one")
     manifest = records.manifest(files).to_bytes()
     model = PackagedModel(manifest=manifest, signature=b"c2lnbmVk", model=files["model"])
@@ -332,7 +330,7 @@ def test_with_a_model_its_bytes_go_in_as_they_are(
     assert package.unzipped_bytes > packages["arm64"].unzipped_bytes
 
 
-def sized_model(records: ModuleType, folder: Path, *, zeros: int = 0, noise: int = 0) -> PackagedModel:
+def sized_model(folder: Path, *, zeros: int = 0, noise: int = 0) -> PackagedModel:
     files = records.write_files(folder)
     with files["model"].open("wb") as file:
         file.write(np.random.default_rng(3).bytes(noise))
@@ -340,22 +338,20 @@ def sized_model(records: ModuleType, folder: Path, *, zeros: int = 0, noise: int
     return PackagedModel(records.manifest(files).to_bytes(), None, files["model"])
 
 
-def test_more_than_lambda_takes_is_refused(records: ModuleType, packages: dict[str, Package], tmp_path: Path) -> None:
-    model = sized_model(records, tmp_path / "model", zeros=180_000_000)
+def test_more_than_lambda_takes_is_refused(packages: dict[str, Package], tmp_path: Path) -> None:
+    model = sized_model(tmp_path / "model", zeros=180_000_000)
     with pytest.raises(BadInputError, match=r"26\d\.\d MB.* model 180\.0 MB"):
         build_package(tmp_path / "package.zip", architecture="arm64", model=model)
     assert not list(tmp_path.glob("*package*"))
 
 
-def test_it_says_when_the_way_leads_through_s3(
-    records: ModuleType, packages: dict[str, Package], tmp_path: Path
-) -> None:
-    model = sized_model(records, tmp_path / "model", noise=26_000_000)
+def test_it_says_when_the_way_leads_through_s3(packages: dict[str, Package], tmp_path: Path) -> None:
+    model = sized_model(tmp_path / "model", noise=26_000_000)
     assert build_package(tmp_path / "package.zip", architecture="arm64", model=model).needs_s3
 
 
 def test_the_command_builds_a_package_with_a_model_of_the_registry(
-    records: ModuleType, packages: dict[str, Package], s3_bucket: Any, tmp_path: Path
+    packages: dict[str, Package], s3_bucket: Any, tmp_path: Path
 ) -> None:
     files = records.write_files(tmp_path / "one")
     manifest = records.manifest(files)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import airflow_server
 import pytest
-from mpii_inputs import write_mpii_of_photographs
 
 from hpe_tasks.local.object_store import Server
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.storage.s3 import S3Location
+from support import airflow_server
+from support.mpii_inputs import write_mpii_of_photographs
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.xdist_group("photographs")]
 

@@ -7,37 +7,22 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-import tiny_networks as tiny
-import torch
-from safetensors.torch import save_file
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
-from hpe_tasks.export import check_onnx, export_onnx
-from hpe_tasks.models import build_model
+from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.export import check_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.placement import audit_placement
-from hpe_tasks.quantization import quantize_model
+from support.published_size import exported
+from support.signals import decibels
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 CONFIG = ModelConfig(architecture="pose_hrnet_w32", checkpoint="random")
-RECIPE = QuantizationRecipe(scheme="min_max")
 
 
 def test_pose_hrnet_w32_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    checkpoint = tmp_path / "weights.safetensors"
-    network = build_model(CONFIG)
-    save_file(network.state_dict(), checkpoint)
-    images = tiny.smooth_images(3, CONFIG)
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(images)).numpy()
-
-    simulated, exported = tmp_path / "quantsim", tmp_path / "exported"
-    simulated.mkdir()
-    exported.mkdir()
-    files = quantize_model(CONFIG, RECIPE, checkpoint, [images], simulated, "cpu")
-    path = export_onnx(CONFIG, RECIPE, files.model, files.encodings, exported)
+    made = exported(CONFIG, tmp_path)
+    images, expected, files, path = made.images, made.expected, made.files, made.onnx
 
     assert 110e6 < files.model.stat().st_size < 120e6
     assert path.stat().st_size <= 32e6
@@ -53,8 +38,4 @@ def test_pose_hrnet_w32_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) ->
     one, three = (session.run(None, {"image": images[:count]})[0] for count in (1, 3))
     assert one.shape == (1, 17, 64, 48)
     np.testing.assert_allclose(three[:1], one)
-    assert _decibels(expected, three) > 20
-
-
-def _decibels(signal: np.ndarray, noisy: np.ndarray) -> float:
-    return float(10 * np.log10((signal**2).sum() / ((signal - noisy) ** 2).sum()))
+    assert decibels(expected, three) > 20

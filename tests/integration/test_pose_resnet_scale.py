@@ -8,36 +8,22 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import tiny_networks as tiny
-import torch
-from safetensors.torch import save_file
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.export import check_onnx, export_onnx
-from hpe_tasks.models import build_model
 from hpe_tasks.onnx_runtime.placement import audit_placement
-from hpe_tasks.quantization import load_quantsim, quantize_model
+from hpe_tasks.quantization import load_quantsim
+from support.published_size import MIN_MAX, exported
+from support.signals import decibels
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 
 CONFIG = ModelConfig(architecture="pose_resnet_50", checkpoint="random", input_width=256, input_height=256)
-RECIPE = QuantizationRecipe(scheme="min_max")
 
 
 def test_pose_resnet_50_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    checkpoint = tmp_path / "weights.safetensors"
-    network = build_model(CONFIG)
-    save_file(network.state_dict(), checkpoint)
-    images = tiny.smooth_images(3, CONFIG)
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(images)).numpy()
-
-    simulated, exported = tmp_path / "quantsim", tmp_path / "exported"
-    simulated.mkdir()
-    exported.mkdir()
-    files = quantize_model(CONFIG, RECIPE, checkpoint, [images], simulated, "cpu")
-    path = export_onnx(CONFIG, RECIPE, files.model, files.encodings, exported)
+    made = exported(CONFIG, tmp_path)
+    images, expected, files, path = made.images, made.expected, made.files, made.onnx
 
     assert 130e6 < files.model.stat().st_size < 140e6
     assert path.stat().st_size <= 36e6
@@ -54,7 +40,7 @@ def test_pose_resnet_50_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) ->
     # The same codes with the deconvolutions as they were, in float: what rounds the other way moves codes behind it.
     transposed = tmp_path / "transposed"
     transposed.mkdir()
-    plain = RECIPE.model_copy(update={"four_phase_deconvolution": False})
+    plain = MIN_MAX.model_copy(update={"four_phase_deconvolution": False})
     before = export_onnx(CONFIG, plain, files.model, files.encodings, transposed)
     audit = audit_placement(before)
     assert 0.7 < audit.int8_mac_share < 0.75
@@ -62,18 +48,14 @@ def test_pose_resnet_50_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) ->
     assert path.stat().st_size - before.stat().st_size < 0.1e6
     unchanged = ort.InferenceSession(before, providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
     assert np.count_nonzero(three != unchanged) < 0.01 * three.size
-    assert _decibels(unchanged, three) > 45
+    assert decibels(unchanged, three) > 45
 
-    heatmaps = load_quantsim(CONFIG, RECIPE, files.model, files.encodings, "cpu")(images)["heatmaps"]
+    heatmaps = load_quantsim(CONFIG, MIN_MAX, files.model, files.encodings, "cpu")(images)["heatmaps"]
     step = np.ptp(heatmaps) / 255
     difference = np.abs(three - heatmaps)
     # A code that rounds the other way moves a few codes of the next layer; 54 layers leave about one step.
     assert difference.mean() < step
     assert np.quantile(difference, 0.99) < 4 * step
-    assert _decibels(expected, heatmaps) > 20
-    assert _decibels(expected, three) > 20
+    assert decibels(expected, heatmaps) > 20
+    assert decibels(expected, three) > 20
     assert {i.name for i in onnx.load(path).graph.input} == {"image"}
-
-
-def _decibels(signal: np.ndarray, noisy: np.ndarray) -> float:
-    return float(10 * np.log10((signal**2).sum() / ((signal - noisy) ** 2).sum()))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_inputs import tiny_bottom_up_settings, tiny_settings
+
+from support.tiny_inputs import tiny_bottom_up_settings, tiny_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

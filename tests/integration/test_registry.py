@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.local.object_store import HOST, ObjectStore, Server
@@ -19,6 +17,8 @@ from hpe_tasks.records import PublishedModel
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
+from support import sample_records as records
+from support.signing_keys import key_pem
 
 pytestmark = pytest.mark.integration
 
@@ -34,7 +34,7 @@ def registry(s3_bucket: Any, location: S3Location) -> Registry:
 
 
 @pytest.fixture
-def publish(records: ModuleType, tmp_path: Path) -> Callable[..., PublishedModel]:
+def publish(tmp_path: Path) -> Callable[..., PublishedModel]:
     """Store a signed model whose content is named by a word, and let a channel serve it."""
     key = SigningKey(key_pem())
 
@@ -123,9 +123,7 @@ def test_of_concurrent_publishers_of_different_models_one_wins(
         registry.promote("pose", version.version, "check")
 
 
-def test_concurrent_publishers_of_the_same_model_all_succeed(
-    registry: Registry, records: ModuleType, tmp_path: Path
-) -> None:
+def test_concurrent_publishers_of_the_same_model_all_succeed(registry: Registry, tmp_path: Path) -> None:
     files = records.write_files(tmp_path / "files")
     key = SigningKey(key_pem())
 
@@ -200,9 +198,7 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
     assert calls == 14
 
 
-def test_a_blob_damaged_on_disk_is_noticed(
-    object_store_python: Path, tmp_path: Path, publish: Any, records: ModuleType
-) -> None:
+def test_a_blob_damaged_on_disk_is_noticed(object_store_python: Path, tmp_path: Path, publish: Any) -> None:
     store = ObjectStore(tmp_path / "store", object_store_python)
     with store as server:
         registry = Registry(server.client(), S3Location(server.bucket, "registry"))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sample_records as records
-from processors import PROCESSORS, need, run_on
 
 from hpe_tasks.config.run import GateLimits
 from hpe_tasks.data.coco import load_coco
@@ -25,6 +23,8 @@ from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
 from hpe_tasks.records import GateCheck, KernelAgreement, QuantizedEvaluation
+from support import sample_records as records
+from support.processors import PROCESSORS, need, run_on
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

@@ -8,15 +8,15 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.local.environment import lambda_python
+from support.requirements import missing
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -24,15 +24,7 @@ OSLS_VERSION = "3.77.1"
 
 
 @pytest.fixture(scope="module")
-def missing(repository: Path, request: pytest.FixtureRequest) -> Callable[[str], NoReturn]:
-    """Skips a test, or fails it where everything needed was promised."""
-    rules = request.config.pluginmanager.get_plugin(str(repository / "tests" / "conftest.py"))
-    reject: Callable[[str], NoReturn] = rules.missing
-    return reject
-
-
-@pytest.fixture(scope="module")
-def osls(request: pytest.FixtureRequest, missing: Callable[[str], NoReturn]) -> Path:
+def osls(request: pytest.FixtureRequest) -> Path:
     """osls, installed once into the folder where pytest keeps what it needs again."""
     npm = shutil.which("npm")
     if npm is None:
@@ -54,7 +46,7 @@ def osls(request: pytest.FixtureRequest, missing: Callable[[str], NoReturn]) -> 
 
 
 @pytest.fixture(scope="module")
-def cfn_lint(missing: Callable[[str], NoReturn]) -> Path:
+def cfn_lint() -> Path:
     try:
         return lambda_python().with_name("cfn-lint")
     except ConfigError as error:

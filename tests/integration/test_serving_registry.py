@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from signing_keys import key_pem
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError
 from hpe_tasks.registry.publishing import Registry
@@ -33,6 +32,8 @@ from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
 from hpe_tasks.storage.s3 import S3Location
+from support import sample_records as records
+from support.signing_keys import key_pem
 
 pytestmark = pytest.mark.integration
 
@@ -111,7 +112,7 @@ def registry(s3_bucket: Any) -> Registry:
 
 
 @pytest.fixture
-def publish(registry: Registry, records: ModuleType, tmp_path: Path, key: SigningKey) -> Callable[..., Any]:
+def publish(registry: Registry, tmp_path: Path, key: SigningKey) -> Callable[..., Any]:
     """Publish the network of a column, and let the channel serve it."""
 
     def _publish(column: int, *, signed: bool = True) -> Any:

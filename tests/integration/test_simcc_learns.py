@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks.config.training import SCHEDULES
-from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.data.sample import SampleSpec
 from hpe_tasks.local.object_store import Server
 from hpe_tasks.pipeline.collected import records_of
-from hpe_tasks.pipeline.requantize import REQUANTIZE
-from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
+from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.records import CocoStats
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.storage.s3 import S3Location
-from hpe_tasks.training.regression import train
+from support.short_training import finished_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("lambda_python")]
 
@@ -28,31 +25,18 @@ TOLERANCE = 0.03
 @pytest.fixture
 def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
     """A run with all steps done, the smoke test in the emulator among them."""
-    data = tmp_path / "data"
-    make_sample(data, SampleSpec(train=250, calibration=20, val=40))
-    still = {"rotation_degrees": 0.0, "scale_range": 0.0, "shift_range": 0.0}
-    short = {"epochs": 2, "batch_size": 8, "val_split": None, **still}
-    training = SCHEDULES["simcc_sample"][0].model_copy(update=short)
-    trained = train(training, data, tmp_path / "short.safetensors")
-    config = load_config(
+    return finished_run(
+        tmp_path,
+        s3_server.client,
         "simcc_sample",
-        overrides={
-            "model.checkpoint": str(trained.checkpoint),
-            "dataset.source": str(data),
-            "dataset.min_persons": 50,
-            "recipe.calibration_images": 20,
-            "gate.min_ap": FLOOR,
-            "gate.max_ap_drop": TOLERANCE,
-            "gate.max_quantsim_gap": TOLERANCE,
-            "destination.name": "short-simcc",
-            "destination.smoke_test": True,
-        },
+        SampleSpec(train=250, calibration=20, val=40),
+        {"epochs": 2, "batch_size": 8},
+        gate__min_ap=FLOOR,
+        gate__max_ap_drop=TOLERANCE,
+        gate__max_quantsim_gap=TOLERANCE,
+        destination__name="short-simcc",
+        destination__smoke_test=True,
     )
-    workspace = (tmp_path / "workspace").as_uri()
-    run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="short", s3=s3_server.client)
-    for step in REQUANTIZE.steps:
-        step(run)
-    return run
 
 
 def test_joints_are_found_quantized_published_and_served(finished: Run) -> None:

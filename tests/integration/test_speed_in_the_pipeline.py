@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
-from sample_records import latency
-from tiny_inputs import tiny_settings
 
 from hpe_tasks.contract.cpu import processor_name
 from hpe_tasks.pipeline import steps
@@ -15,12 +13,11 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import GateDecision
+from support.no_s3 import no_s3
+from support.sample_records import latency
+from support.tiny_inputs import tiny_settings
 
 pytestmark = [pytest.mark.integration]
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
 
 
 def judged(tmp_path: Path, settings: dict[str, Any], min_speedup: float | None) -> tuple[Run, GateDecision]:
@@ -28,7 +25,7 @@ def judged(tmp_path: Path, settings: dict[str, Any], min_speedup: float | None) 
     overrides = {**settings, "gate.min_speedup": min_speedup}
     config = load_config(overrides.pop("preset"), overrides=overrides)
     workspace = (tmp_path / "workspace").as_uri()
-    run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_client)
+    run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_s3)
     for step in REQUANTIZE.ordered:
         if step is steps.publish:
             break

@@ -11,12 +11,11 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_inputs import tiny_settings
 
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import load_coco
@@ -29,19 +28,17 @@ from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.steps.inputs import dataset_of, split_of
 from hpe_tasks.presets import load_config
 from hpe_tasks.records import EvaluationReport, PckhStats
+from support.no_s3 import no_s3
+from support.tiny_inputs import tiny_settings
 
 pytestmark = [pytest.mark.integration]
-
-
-def no_client() -> NoReturn:
-    raise AssertionError("nothing here needs S3")
 
 
 def open_at(tmp_path: Path, settings: dict[str, Any], **changes: Any) -> Run:
     overrides = settings | {key.replace("__", "."): value for key, value in changes.items()}
     config = load_config(overrides.pop("preset"), overrides=overrides)
     workspace = (tmp_path / "workspace").as_uri()
-    return open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_client)
+    return open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_s3)
 
 
 def annotation_file(root: Path, split: str) -> Path:

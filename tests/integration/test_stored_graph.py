@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import processors
 import pytest
-from quantized_networks import SHAPE, float_onnx, int8_onnx
 
 from hpe_tasks.onnx_runtime.optimized_graph import make_graph
+from support import processors
+from support.quantized_networks import SHAPE, float_onnx, int8_onnx
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

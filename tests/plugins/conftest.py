@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import airflow_home
 import pytest
-from airflow_home import pytest_sessionfinish
+
+from support import airflow_home
+from support.airflow_home import pytest_sessionfinish
 
 __all__ = ["pytest_sessionfinish"]
 

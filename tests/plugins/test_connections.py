@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from hpe_airflow.connections import client_options, key_of, s3_client, signing_key
-from signing_keys import key_pem
 
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.registry.signing import SigningKey
+from support.signing_keys import key_pem
 
 
 def connection(**fields: Any) -> Any:

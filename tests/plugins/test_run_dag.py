@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import airflow_home
 import pytest
 from hpe_airflow.params_form import form_params
 
@@ -18,6 +17,7 @@ from hpe_tasks.errors import ConfigError, StorageError
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
 from hpe_tasks.storage.s3 import make_client
+from support import airflow_home
 
 
 def tool(repository: Path, name: str) -> ModuleType:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from support.requirements import folder_named_by
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,11 +29,6 @@ def no_aws_account() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def records(repository: Path) -> ModuleType:
-    """Makers of records, manifests and files: the module tests/sample_records.py."""
-    spec = importlib.util.spec_from_file_location("sample_records", repository / "tests" / "sample_records.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def specs() -> Path:
+    """Folder with `*.state_dict.json`: names and shapes of published checkpoints."""
+    return folder_named_by("HPE_TEST_SPECS", "the *.state_dict.json files")

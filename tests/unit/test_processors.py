@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import processors
 import pytest
-from processors import PROCESSORS, Absence, absence, as_processor, last_line, need, ran, run_on
-from tiny_networks import integer_product
 
 from hpe_tasks.contract import instruction_sets
+from support import processors
+from support.processors import PROCESSORS, Absence, absence, as_processor, last_line, need, ran, run_on
+from support.tiny_networks import integer_product
 
 # A product of two matrices whose pairs of products leave 16 bits; of the project there is one module on arm64.
 PRODUCT = """
@@ -114,7 +114,7 @@ SUITE = """
 import numpy as np
 import onnxruntime
 import pytest
-from processors import run_on
+from support.processors import run_on
 
 CODE = '''
 import sys

@@ -1,0 +1,1 @@
+"""What the tests of several folders share: makers of inputs, networks and records, servers, other processors."""
