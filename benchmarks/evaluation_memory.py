@@ -78,7 +78,7 @@ def measure(folder: Path, input_size: tuple[int, int], threads: int) -> dict[str
     from hpe_tasks.evaluation import evaluate
     from hpe_tasks.inference import fp32_predictor
     from hpe_tasks.models import build_model
-    from hpe_tasks.records import Artifact
+    from hpe_tasks.records.base import Artifact
 
     torch.set_num_threads(threads)
     weights = folder / "network.pth"

@@ -118,7 +118,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     from hpe_tasks.pipeline.requantize import REQUANTIZE
     from hpe_tasks.pipeline.runs import open_run
     from hpe_tasks.presets import load_config
-    from hpe_tasks.records import Artifact
+    from hpe_tasks.records.base import Artifact
     from hpe_tasks.registry.manifest import build_manifest
     from hpe_tasks.storage.files import sha256_file
     from hpe_tasks.storage.s3 import make_client

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from hpe_tasks.config.run import DatasetConfig, RunConfig
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file
-from hpe_tasks.records import Artifact, EvaluationReport
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.storage.files import sha256_file, storage_errors
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 

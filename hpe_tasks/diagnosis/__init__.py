@@ -23,7 +23,7 @@ from hpe_tasks.gate.accuracy import Metric
 from hpe_tasks.inference import Predict
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.progress import track
-from hpe_tasks.records import Diagnosis, TriedMistake
+from hpe_tasks.records.diagnosis import Diagnosis, TriedMistake
 
 __all__ = ["diagnose"]
 

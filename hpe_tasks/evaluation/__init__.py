@@ -21,7 +21,8 @@ from hpe_tasks.evaluation.mpii import evaluate_mpii
 from hpe_tasks.evaluation.request import FailedImages, Request
 from hpe_tasks.inference import Predict
 from hpe_tasks.pose.codecs import CODECS
-from hpe_tasks.records import Artifact, EvaluationReport, ProtocolFingerprint, Runtime
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
 from hpe_tasks.storage.files import sha256_file
 
 __all__ = ["evaluate"]

@@ -24,7 +24,7 @@ from hpe_tasks.evaluation.request import JointMap, Request
 from hpe_tasks.metrics.crowdpose import crowdpose_stats
 from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
 from hpe_tasks.pose.skeletons import common_joints
-from hpe_tasks.records import ScoreSpread, Stats
+from hpe_tasks.records.evaluation import ScoreSpread, Stats
 from hpe_tasks.storage.files import write_atomically
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what OKS resolves.

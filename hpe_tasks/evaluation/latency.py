@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.cpu import available_threads, cpu_features, processor_name
 from hpe_tasks.onnx_runtime.session import single_run
-from hpe_tasks.records import Latency, LatencyComparison, SpeedUp
+from hpe_tasks.records.execution import Latency, LatencyComparison, SpeedUp
 
 Clock = Callable[[], float]
 """Seconds, from anywhere on."""

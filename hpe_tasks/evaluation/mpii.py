@@ -26,7 +26,7 @@ from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.skeletons import MPII16, common_joints
 from hpe_tasks.progress import track
-from hpe_tasks.records import EvaluationReport, ProtocolFingerprint
+from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint
 from hpe_tasks.storage.files import write_atomically
 
 _JOINTS = len(MPII16.joints)

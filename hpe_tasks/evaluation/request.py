@@ -12,7 +12,8 @@ from typing import Literal
 from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import Predict, Unreadable
-from hpe_tasks.records import Artifact, FailedImage, Runtime
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import FailedImage, Runtime
 
 RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.datasets import MetricName
-from hpe_tasks.records import EvaluationReport, Stats
+from hpe_tasks.records.evaluation import EvaluationReport, Stats
 
 FEW_PERSONS = 150
 """Below this many persons the same model's figure moves by more than the usual limits from sample to sample."""

@@ -10,7 +10,9 @@ from hpe_tasks.config.run import GateLimits, MetricKey, Processors
 from hpe_tasks.gate.accuracy import METRICS
 from hpe_tasks.gate.checks import CHECKS
 from hpe_tasks.gate.checks.base import Evidence
-from hpe_tasks.records import EvaluationReport, ExportedModel, GateDecision, QuantizedEvaluation
+from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
+from hpe_tasks.records.gate import GateDecision
+from hpe_tasks.records.network import ExportedModel
 
 
 def decide(

@@ -10,7 +10,8 @@ import math
 from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.gate.accuracy import METRICS, TOLERANCE, Metric, accuracy_limits, metric_of, sample_text
-from hpe_tasks.records import Diagnosis, EvaluationReport, Fp32Check
+from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check
+from hpe_tasks.records.evaluation import EvaluationReport
 
 _STANDARD_ERRORS = 2.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from hpe_tasks.config.run import MetricKey, QuantizationRecipe
 from hpe_tasks.gate.accuracy import METRICS, metric_of, unreadable_text
-from hpe_tasks.records import EvaluationReport, ProtocolFingerprint, Runtime
+from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
 
 BOX_SOURCES: dict[str, str] = {
     "ground_truth": "annotated boxes",

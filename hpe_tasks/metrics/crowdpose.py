@@ -9,7 +9,7 @@ import numpy as np
 
 from hpe_tasks.datasets.kind import CrowdLevels
 from hpe_tasks.metrics.coco_ap import KeypointComparison
-from hpe_tasks.records import CrowdPoseStats
+from hpe_tasks.records.evaluation import CrowdPoseStats
 
 _OKS_50, _OKS_75 = 0, 5
 """Positions of these thresholds among 0.50, 0.55, …, 0.95."""

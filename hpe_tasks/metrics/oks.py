@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.datasets import COCO
 from hpe_tasks.metrics.coco_ap import KeypointComparison
-from hpe_tasks.records import CocoStats
+from hpe_tasks.records.evaluation import CocoStats
 
 JOINT_GROUPS = COCO.groups
 """Joints of COCO whose accuracy is reported together."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.pose.skeletons import MPII16
-from hpe_tasks.records import PckhStats
+from hpe_tasks.records.evaluation import PckhStats
 
 THRESHOLD = 0.5
 """Fraction of the head's size within which a joint is right: PCKh@0.5."""

@@ -15,7 +15,7 @@ from onnx import version_converter
 from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes
-from hpe_tasks.records import TensorSpec
+from hpe_tasks.records.network import TensorSpec
 
 MIN_OPSET = 13
 """First opset whose DequantizeLinear knows one scale for each channel."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from hpe_tasks.onnx_runtime.kernel_model import arm64_margin, kernel_order, x86_margin
-from hpe_tasks.records import FamilyProof, KernelProof
+from hpe_tasks.records.execution import FamilyProof, KernelProof
 from hpe_tasks.storage.files import sha256_file
 
 _LAYERS = {"Conv", "MatMul", "Gemm"}

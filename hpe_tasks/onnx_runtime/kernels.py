@@ -25,7 +25,7 @@ from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.onnx_runtime.session import open_session
-from hpe_tasks.records import KernelAgreement
+from hpe_tasks.records.execution import KernelAgreement
 
 _GIVEN = "given:"
 """Before the name of a tensor that its readers are given instead of what the graph computes."""

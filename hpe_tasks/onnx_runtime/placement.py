@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.records import PlacementAudit
+from hpe_tasks.records.execution import PlacementAudit
 
 # Operators that hold the work, by how their multiply-accumulates follow from shapes: positions of the two factors.
 # Names are those of onnxruntime's optimized graph; the layout domains repeat them.

@@ -13,7 +13,7 @@ from typing import Any
 from hpe_tasks.errors import BelowFloorError, HpeError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, Step, never_skipped
-from hpe_tasks.records import StepFailure, StepOutcome, StepState
+from hpe_tasks.records.run import StepFailure, StepOutcome, StepState
 
 
 @dataclass(frozen=True)

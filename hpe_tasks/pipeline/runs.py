@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.run import Frozen, RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
-from hpe_tasks.records import Record, StepFailure
+from hpe_tasks.records.base import Record
+from hpe_tasks.records.run import StepFailure
 from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.opening import open_workspace
 from hpe_tasks.storage.workspace import RESULT, Workspace

@@ -19,7 +19,7 @@ from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
 from hpe_tasks.pipeline.reach import code_version
 from hpe_tasks.pipeline.runs import FAILURE, Pointer, Run
-from hpe_tasks.records import Record
+from hpe_tasks.records.base import Record
 from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.workspace import Scratch
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hpe_tasks.config.run import SAMPLE, RunConfig
 from hpe_tasks.errors import ConfigError, PreflightError, TransientError
 from hpe_tasks.preflight.findings import Check, Finding
-from hpe_tasks.records import Preflight, PreflightCheck
+from hpe_tasks.records.preflight import Preflight, PreflightCheck
 from hpe_tasks.storage.files import megabytes, path_of
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.workspace import Workspace

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpe_tasks.errors import HpeError, TransientError
-from hpe_tasks.records import PreflightCheck
+from hpe_tasks.records.preflight import PreflightCheck
 
 
 @dataclass(frozen=True)

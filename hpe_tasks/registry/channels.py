@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.run import Frozen, Sha256, Slug
 from hpe_tasks.errors import ChannelConflictError, DigestError
-from hpe_tasks.records import Record
+from hpe_tasks.records.base import Record
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_objects import (

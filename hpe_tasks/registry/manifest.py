@@ -33,25 +33,12 @@ from hpe_tasks.config.run import Frozen, ModelConfig, Processors, QuantizationRe
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.models.interface import find_outputs, input_sizes
-from hpe_tasks.records import (
-    Artifact,
-    EvaluationReport,
-    ExportedModel,
-    FetchedCheckpoint,
-    FetchedDataset,
-    GateDecision,
-    KernelAgreement,
-    KernelProof,
-    LatencyComparison,
-    PlacementAudit,
-    ProtocolFingerprint,
-    QuantizedEvaluation,
-    QuantizedModel,
-    Record,
-    ScoreSpread,
-    Stats,
-    TensorSpec,
-)
+from hpe_tasks.records.base import Artifact, Record
+from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, QuantizedEvaluation, ScoreSpread, Stats
+from hpe_tasks.records.execution import KernelAgreement, KernelProof, LatencyComparison, PlacementAudit
+from hpe_tasks.records.gate import GateDecision
+from hpe_tasks.records.inputs import FetchedCheckpoint, FetchedDataset
+from hpe_tasks.records.network import ExportedModel, QuantizedModel, TensorSpec
 
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 

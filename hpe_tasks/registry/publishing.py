@@ -35,7 +35,8 @@ from hpe_tasks.errors import (
     DigestError,
     NotApprovedError,
 )
-from hpe_tasks.records import Artifact, PromotedModel, PublishedModel, ServedBefore
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.release import PromotedModel, PublishedModel, ServedBefore
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
 from hpe_tasks.storage.files import sha256_file

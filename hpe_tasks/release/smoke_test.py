@@ -22,7 +22,7 @@ from hpe_tasks.local.emulator import FunctionError, LambdaEmulator
 from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging import Architecture, PackagedModel, build_package
 from hpe_tasks.pose.codecs import CODECS
-from hpe_tasks.records import SmokedImage, SmokeTest
+from hpe_tasks.records.release import SmokedImage, SmokeTest
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.release.golden import is_clear, similarity
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hpe_tasks.gate.accuracy import UNITS, Metric
-from hpe_tasks.records import GateCheck
+from hpe_tasks.records.gate import GateCheck
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from hpe_tasks.gate.accuracy import UNITS, accuracy_limits, megabytes_text, samp
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import BOX_SOURCES, ComparedFigure
 from hpe_tasks.pose.drawing import CENTRE, LEFT, RIGHT
-from hpe_tasks.records import FailedImage, GateCheck, LatencyComparison, ProtocolFingerprint
+from hpe_tasks.records.evaluation import FailedImage, ProtocolFingerprint
+from hpe_tasks.records.execution import LatencyComparison
+from hpe_tasks.records.gate import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.records import (

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from hpe_tasks.records import Preflight, PreflightCheck
+from hpe_tasks.records.preflight import Preflight, PreflightCheck
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red"}
 

@@ -12,26 +12,15 @@ from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named,
 from hpe_tasks.gate.floor import diagnosis_text
 from hpe_tasks.gate.references import ComparedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
-from hpe_tasks.records import (
-    DatasetValidation,
-    EvaluationReport,
-    ExportedModel,
-    FetchedCheckpoint,
-    FetchedDataset,
-    Fp32Check,
-    GateCheck,
-    GateDecision,
-    LatencyComparison,
-    Preflight,
-    PromotedModel,
-    PublishedModel,
-    QuantizedEvaluation,
-    QuantizedModel,
-    SmokeTest,
-    SpeedUp,
-    StepFailure,
-    StepOutcome,
-)
+from hpe_tasks.records.diagnosis import Fp32Check
+from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
+from hpe_tasks.records.execution import LatencyComparison, SpeedUp
+from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.records.inputs import DatasetValidation, FetchedCheckpoint, FetchedDataset
+from hpe_tasks.records.network import ExportedModel, QuantizedModel
+from hpe_tasks.records.preflight import Preflight
+from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
+from hpe_tasks.records.run import StepFailure, StepOutcome
 
 VerdictKind = Literal["published", "passed", "gate_failed", "failed", "unfinished"]
 

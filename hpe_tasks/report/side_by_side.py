@@ -18,7 +18,7 @@ from hpe_tasks.data.dataset import Subject
 from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.drawing import Stroke, draw_pose, draw_poses
-from hpe_tasks.records import ProtocolFingerprint
+from hpe_tasks.records.evaluation import ProtocolFingerprint
 from hpe_tasks.report.subjects import PredictedPose, Predictions, Truth, agreement_text
 
 # (W, H) of a picture: somewhat larger than it is shown, so that it is sharp on dense screens as well.

@@ -17,7 +17,7 @@ from hpe_tasks.data.dataset import ImageKey, Subject
 from hpe_tasks.data.splits import load_split
 from hpe_tasks.metrics.oks import oks
 from hpe_tasks.pose.skeletons import Skeleton
-from hpe_tasks.records import ProtocolFingerprint
+from hpe_tasks.records.evaluation import ProtocolFingerprint
 
 
 @dataclass(frozen=True)

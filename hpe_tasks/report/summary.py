@@ -16,17 +16,12 @@ from hpe_tasks.config.run import Frozen
 from hpe_tasks.gate.accuracy import Metric, megabytes_text, metric_of, sample_text
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import Reference
-from hpe_tasks.records import (
-    Artifact,
-    Diagnosis,
-    EvaluationReport,
-    Fp32Check,
-    GateCheck,
-    GateDecision,
-    LatencyComparison,
-    Preflight,
-    Record,
-)
+from hpe_tasks.records.base import Artifact, Record
+from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check
+from hpe_tasks.records.evaluation import EvaluationReport
+from hpe_tasks.records.execution import LatencyComparison
+from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.commands import Launcher, command_with
 from hpe_tasks.report.preflight_table import attention_table, preflight_table

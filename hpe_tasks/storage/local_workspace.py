@@ -12,7 +12,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from hpe_tasks.errors import AccessError
-from hpe_tasks.records import Artifact
+from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import link_file, path_of, storage_errors, write_atomically
 from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from hpe_tasks.errors import AccessError
-from hpe_tasks.records import Artifact
+from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import sha256_file, storage_errors
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified

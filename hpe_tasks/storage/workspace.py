@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from hpe_tasks.errors import DigestError, StorageError
-from hpe_tasks.records import Artifact, Record
+from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.storage.files import sha256_file, storage_errors
 
 R = TypeVar("R", bound=Record)

@@ -41,7 +41,7 @@ from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.progress import track
-from hpe_tasks.records import Artifact
+from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import write_atomically
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.images import Batch

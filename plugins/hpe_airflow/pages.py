@@ -20,7 +20,8 @@ from hpe_tasks.errors import AccessError, HpeError, MissingInputError
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import FIRST_PIPELINE, Run, find_run
 from hpe_tasks.pipeline.step import Step
-from hpe_tasks.records import PublishedModel, Record
+from hpe_tasks.records.base import Record
+from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 
 RUN_NAME = r"^[\w+][\w.+-]*$"

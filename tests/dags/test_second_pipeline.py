@@ -20,7 +20,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, step
-from hpe_tasks.records import RunReport
+from hpe_tasks.records.run import RunReport
 from hpe_tasks.storage.workspace import Scratch
 
 

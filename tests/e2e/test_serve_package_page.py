@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import expect
 
 from hpe_tasks.config.run import ModelConfig
-from hpe_tasks.records import ScoreSpread, TensorSpec
+from hpe_tasks.records.evaluation import ScoreSpread
+from hpe_tasks.records.network import TensorSpec
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.served_model import ServedModel

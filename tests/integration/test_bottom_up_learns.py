@@ -13,7 +13,7 @@ from hpe_tasks.local.object_store import Server
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run
-from hpe_tasks.records import CocoStats
+from hpe_tasks.records.evaluation import CocoStats
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.storage.s3 import S3Location
 from support.short_training import finished_run

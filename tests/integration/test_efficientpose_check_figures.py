@@ -16,7 +16,8 @@ from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
-from hpe_tasks.records import Artifact, CocoStats, EvaluationReport, ProtocolFingerprint
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import CocoStats, EvaluationReport, ProtocolFingerprint
 from support.efficientpose import efficientpose
 
 pytestmark = pytest.mark.integration

@@ -48,7 +48,8 @@ from pathlib import Path
 from hpe_tasks.pipeline import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import PublishedModel, QuantizedEvaluation
+from hpe_tasks.records.evaluation import QuantizedEvaluation
+from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import open_run
 from hpe_tasks.storage.s3 import make_client

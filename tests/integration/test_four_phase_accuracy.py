@@ -18,7 +18,8 @@ from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import load_quantsim, quantize_model
-from hpe_tasks.records import Artifact, CocoStats, Runtime
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import CocoStats, Runtime
 
 pytestmark = [pytest.mark.slow, pytest.mark.integration]
 

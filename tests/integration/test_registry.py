@@ -13,7 +13,7 @@ import pytest
 
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.local.object_store import HOST, ObjectStore, Server
-from hpe_tasks.records import PublishedModel
+from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client

@@ -22,7 +22,9 @@ from hpe_tasks.inference import calibration_batches
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
-from hpe_tasks.records import GateCheck, KernelAgreement, QuantizedEvaluation
+from hpe_tasks.records.evaluation import QuantizedEvaluation
+from hpe_tasks.records.execution import KernelAgreement
+from hpe_tasks.records.gate import GateCheck
 from support import sample_records as records
 from support.processors import PROCESSORS, need, run_on
 

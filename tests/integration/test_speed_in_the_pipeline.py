@@ -12,7 +12,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import GateDecision
+from hpe_tasks.records.gate import GateDecision
 from support.no_s3 import no_s3
 from support.sample_records import latency
 from support.tiny_inputs import tiny_settings

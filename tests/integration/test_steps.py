@@ -27,7 +27,7 @@ from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.steps.inputs import dataset_of, split_of
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import EvaluationReport, PckhStats
+from hpe_tasks.records.evaluation import EvaluationReport, PckhStats
 from support.no_s3 import no_s3
 from support.tiny_inputs import tiny_settings
 

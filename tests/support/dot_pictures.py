@@ -16,7 +16,8 @@ from hpe_tasks.config.run import EvaluationConfig, ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.records import Artifact, EvaluationReport
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import EvaluationReport
 from support.named_outputs import heatmap_network
 
 WIDTH, HEIGHT = 480, 360

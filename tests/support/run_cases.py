@@ -15,40 +15,30 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import (
-    Artifact,
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check, TriedMistake
+from hpe_tasks.records.evaluation import (
     CocoStats,
-    DatasetProblem,
-    DatasetValidation,
-    Diagnosis,
     EvaluationReport,
-    ExportedModel,
     FailedImage,
+    PckhStats,
+    ProtocolFingerprint,
+    QuantizedEvaluation,
+)
+from hpe_tasks.records.execution import (
     FamilyProof,
-    FetchedCheckpoint,
-    FetchedDataset,
-    Fp32Check,
     KernelAgreement,
     KernelProof,
     Latency,
     LatencyComparison,
-    PckhStats,
     PlacementAudit,
-    Preflight,
-    PreflightCheck,
-    PromotedModel,
-    ProtocolFingerprint,
-    PublishedModel,
-    QuantizedEvaluation,
-    QuantizedModel,
-    SmokedImage,
-    SmokeTest,
     SpeedUp,
-    SplitCounts,
-    StepFailure,
-    TensorSpec,
-    TriedMistake,
 )
+from hpe_tasks.records.inputs import DatasetProblem, DatasetValidation, FetchedCheckpoint, FetchedDataset, SplitCounts
+from hpe_tasks.records.network import ExportedModel, QuantizedModel, TensorSpec
+from hpe_tasks.records.preflight import Preflight, PreflightCheck
+from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokedImage, SmokeTest
+from hpe_tasks.records.run import StepFailure
 from hpe_tasks.report.records import RunRecords
 
 P = ParamSpec("P")

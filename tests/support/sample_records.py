@@ -11,27 +11,26 @@ from typing import Any
 from hpe_tasks.config.run import GateLimits, ModelConfig, RunConfig
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.gate.decision import decide
-from hpe_tasks.records import (
-    Artifact,
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import (
     CocoStats,
     EvaluationReport,
-    ExportedModel,
     FailedImage,
+    PckhStats,
+    ProtocolFingerprint,
+    QuantizedEvaluation,
+)
+from hpe_tasks.records.execution import (
     FamilyProof,
-    FetchedCheckpoint,
-    FetchedDataset,
     KernelAgreement,
     KernelProof,
     Latency,
     LatencyComparison,
-    PckhStats,
     PlacementAudit,
-    ProtocolFingerprint,
-    QuantizedEvaluation,
-    QuantizedModel,
     SpeedUp,
-    TensorSpec,
 )
+from hpe_tasks.records.inputs import FetchedCheckpoint, FetchedDataset
+from hpe_tasks.records.network import ExportedModel, QuantizedModel, TensorSpec
 from hpe_tasks.registry.manifest import ModelManifest, build_manifest
 
 CPU = ("x86_64", "avx2", "avx512_vnni")

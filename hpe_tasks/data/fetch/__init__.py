@@ -13,7 +13,7 @@ from hpe_tasks.data.fetch.sources import SourceRequest, Sources
 from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.data.formats import format_of
 from hpe_tasks.errors import DatasetError
-from hpe_tasks.records import DatasetSkeleton, FetchedDataset
+from hpe_tasks.records.inputs import DatasetSkeleton, FetchedDataset
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

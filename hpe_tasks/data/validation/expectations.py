@@ -23,7 +23,7 @@ from great_expectations.render.view import DefaultJinjaComponentView
 
 from hpe_tasks.data.validation.data_docs import SuiteTable, one_page
 from hpe_tasks.errors import HpeError
-from hpe_tasks.records import DatasetProblem, SplitCounts
+from hpe_tasks.records.inputs import DatasetProblem, SplitCounts
 from hpe_tasks.storage.files import storage_errors
 
 _SHOWN = 5

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from hpe_tasks.gate.checks import accuracy, arithmetic, cost
 from hpe_tasks.gate.checks.base import Advice, Requirement, Situation
-from hpe_tasks.records import GateCheck
+from hpe_tasks.records.gate import GateCheck
 
 CHECKS: tuple[Requirement, ...] = (*accuracy.CHECKS, *arithmetic.CHECKS, *cost.CHECKS)
 """In the order in which they are judged and shown."""

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from hpe_tasks.gate.accuracy import FEW_PERSONS, Metric, accuracy_limits, few_persons_text, metric_of, unreadable_text
 from hpe_tasks.gate.checks.base import Advice, Evidence, Observation, Requirement, Situation
-from hpe_tasks.records import EvaluationReport, GateCheck, ProtocolFingerprint, Runtime
+from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
+from hpe_tasks.records.gate import GateCheck
 
 _RUNTIME_NAMES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX"}
 

@@ -9,7 +9,10 @@ from typing import ClassVar, Literal, Protocol
 
 from hpe_tasks.config.run import GateLimits, Processors, RunConfig
 from hpe_tasks.gate.accuracy import TOLERANCE, UNITS, AccuracyLimits, Metric, accuracy_limits
-from hpe_tasks.records import EvaluationReport, ExportedModel, GateCheck, LatencyComparison, QuantizedEvaluation
+from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
+from hpe_tasks.records.execution import LatencyComparison
+from hpe_tasks.records.gate import GateCheck
+from hpe_tasks.records.network import ExportedModel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing_extensions import override
 from hpe_tasks.gate.accuracy import UNITS, megabytes_text
 from hpe_tasks.gate.checks.arithmetic import more_int8
 from hpe_tasks.gate.checks.base import Advice, Evidence, Observation, Requirement, Situation
-from hpe_tasks.records import LatencyComparison
+from hpe_tasks.records.execution import LatencyComparison
 
 _BYTES_PER_MB = 1e6
 

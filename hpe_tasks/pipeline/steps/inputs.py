@@ -13,7 +13,8 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.preflight import refuse_failed, signature_required_by
-from hpe_tasks.records import DatasetValidation, FetchedCheckpoint, FetchedDataset, Preflight
+from hpe_tasks.records.inputs import DatasetValidation, FetchedCheckpoint, FetchedDataset
+from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.storage.files import digest_of, sha256_file
 from hpe_tasks.storage.workspace import Scratch, Workspace
 

@@ -10,7 +10,8 @@ from hpe_tasks.gate.floor import check_floor, refuse_below_floor
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
-from hpe_tasks.records import EvaluationReport, Fp32Check, Runtime
+from hpe_tasks.records.diagnosis import Fp32Check
+from hpe_tasks.records.evaluation import EvaluationReport, Runtime
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:

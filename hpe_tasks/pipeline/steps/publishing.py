@@ -15,7 +15,7 @@ from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, spl
 from hpe_tasks.pipeline.steps.measuring import evaluate_fp32
 from hpe_tasks.pipeline.steps.quantizing import evaluate_quantized, export_onnx, gate, quantize
 from hpe_tasks.preflight import signature_required_by
-from hpe_tasks.records import PromotedModel, PublishedModel, SmokeTest
+from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:

@@ -18,7 +18,9 @@ from hpe_tasks.pipeline.steps.measuring import (
     network_settings,
 )
 from hpe_tasks.progress import track
-from hpe_tasks.records import ExportedModel, GateDecision, QuantizedEvaluation, QuantizedModel
+from hpe_tasks.records.evaluation import QuantizedEvaluation
+from hpe_tasks.records.gate import GateDecision
+from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.workspace import Scratch
 

@@ -11,7 +11,8 @@ from hpe_tasks.errors import HpeError
 from hpe_tasks.pipeline.runs import LATEST, Run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.pipeline.steps.inputs import dataset_of
-from hpe_tasks.records import Artifact, RunReport
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.run import RunReport
 from hpe_tasks.storage.workspace import Scratch
 
 log = logging.getLogger(__name__)

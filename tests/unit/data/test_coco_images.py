@@ -28,7 +28,7 @@ from hpe_tasks.data.fetch import coco_images, fetch_dataset, image_pool
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.data.image_files import look_at
 from hpe_tasks.errors import DatasetError, StorageError, TransientError
-from hpe_tasks.records import FetchedDataset
+from hpe_tasks.records.inputs import FetchedDataset
 from support.dot_pictures import measure
 from support.faulty_server import Mood, Site, serve
 from support.no_s3 import no_s3

@@ -23,7 +23,7 @@ from hpe_tasks.datasets.kind import CrowdLevels
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.metrics.crowdpose import crowdpose_stats
 from hpe_tasks.metrics.oks import coco_stats
-from hpe_tasks.records import CrowdPoseStats
+from hpe_tasks.records.evaluation import CrowdPoseStats
 
 JOINTS = range(14)
 SIGMAS = list(CROWDPOSE.sigmas.values())

@@ -29,7 +29,7 @@ from hpe_tasks.errors import (
     StorageError,
     TransientError,
 )
-from hpe_tasks.records import FetchedDataset
+from hpe_tasks.records.inputs import FetchedDataset
 from support.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
 from support.faulty_server import Mood, serve
 from support.no_s3 import no_s3

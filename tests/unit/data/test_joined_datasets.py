@@ -21,7 +21,7 @@ from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import fetch_boxes, fetch_dataset
 from hpe_tasks.data.mpii import load_mpii, load_truth
 from hpe_tasks.errors import AccessError, ArchiveError, DatasetError, DigestError, StorageError, TransientError
-from hpe_tasks.records import FetchedDataset
+from hpe_tasks.records.inputs import FetchedDataset
 from support.coco_factory import CALIBRATION, EVALUATION, edited, write_coco
 from support.faulty_server import Mood, serve
 from support.mpii_factory import edited_mat, edited_rows, write_mpii

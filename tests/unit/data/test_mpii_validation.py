@@ -12,7 +12,7 @@ import pytest
 from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.validation import validate_dataset
 from hpe_tasks.data.validation.expectations import ValidationOutcome
-from hpe_tasks.records import SplitCounts
+from hpe_tasks.records.inputs import SplitCounts
 from support.mpii_factory import HEIGHT, WIDTH, edited_mat, edited_rows, write_mpii
 
 DIGEST = "d" * 64

@@ -15,7 +15,7 @@ from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.validation import ValidationOutcome, validate_dataset
 from hpe_tasks.errors import StorageError
-from hpe_tasks.records import SplitCounts
+from hpe_tasks.records.inputs import SplitCounts
 from support.coco_factory import (
     CALIBRATION,
     EVALUATION,

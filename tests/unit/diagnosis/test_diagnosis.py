@@ -30,7 +30,7 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
 from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import Diagnosis
+from hpe_tasks.records.diagnosis import Diagnosis
 from support.bgr_network import JOINTS, pose_for_mobile
 from support.efficientpose import efficientpose
 from support.named_outputs import heatmap_network, paf_network

@@ -19,7 +19,7 @@ from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import calibration_batches, find_people, prepare_image
 from hpe_tasks.pose.codecs.part_affinity import decode_people
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.records import EvaluationReport
+from hpe_tasks.records.evaluation import EvaluationReport
 from support.dot_pictures import describe
 from support.named_outputs import paf_network
 from support.paf_scenes import STANDING, ideal_maps

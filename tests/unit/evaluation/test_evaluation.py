@@ -19,7 +19,7 @@ from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.coco import score_spread
 from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.skeletons import COCO17, MPII16
-from hpe_tasks.records import ScoreSpread
+from hpe_tasks.records.evaluation import ScoreSpread
 from support.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
 MakeDataset = Callable[..., CocoKeypoints]

@@ -17,7 +17,7 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.evaluation.request import FailedImages
 from hpe_tasks.inference import Unreadable, calibration_batches
-from hpe_tasks.records import EvaluationReport, FailedImage
+from hpe_tasks.records.evaluation import EvaluationReport, FailedImage
 from support.dot_pictures import CONFIG, ONE, TWO, describe, measure, write_dataset
 from support.mpii_factory import write_mpii
 from support.named_outputs import heatmap_network, paf_network

@@ -20,7 +20,8 @@ from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import mpii_batches, onnx_predictor
 from hpe_tasks.pose.skeletons import EFFICIENTPOSE16, MPII16
-from hpe_tasks.records import Artifact, EvaluationReport
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import EvaluationReport
 from support.efficientpose import efficientpose
 from support.named_outputs import heatmap_network
 

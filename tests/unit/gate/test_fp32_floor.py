@@ -7,7 +7,7 @@ import pytest
 from hpe_tasks.config.run import GateLimits, MetricKey
 from hpe_tasks.errors import BadInputError, BelowFloorError
 from hpe_tasks.gate.floor import check_floor, next_step, refuse_below_floor
-from hpe_tasks.records import Diagnosis, Fp32Check, TriedMistake
+from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check, TriedMistake
 from support import sample_records as records
 
 AP = GateLimits(min_ap=0.6)

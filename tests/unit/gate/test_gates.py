@@ -12,7 +12,10 @@ from hpe_tasks.gate.checks.accuracy import fingerprint_differences
 from hpe_tasks.gate.checks.base import Evidence
 from hpe_tasks.gate.checks.cost import tells_speed
 from hpe_tasks.gate.decision import decide
-from hpe_tasks.records import Artifact, ExportedModel, GateCheck, GateDecision, QuantizedEvaluation
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import QuantizedEvaluation
+from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.records.network import ExportedModel
 from support import sample_records as records
 
 LIMITS = GateLimits(min_ap=0.5, max_ap_drop=0.02, max_quantsim_gap=0.02, min_int8_mac_share=0.5, max_size_mb=40)

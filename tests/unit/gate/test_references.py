@@ -8,7 +8,7 @@ import pytest
 from hpe_tasks.config.run import RECIPES, QuantizationRecipe
 from hpe_tasks.gate.references import PublishedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
-from hpe_tasks.records import ProtocolFingerprint
+from hpe_tasks.records.evaluation import ProtocolFingerprint
 from support import sample_records as records
 
 ROWS = (

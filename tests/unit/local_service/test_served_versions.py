@@ -16,7 +16,8 @@ from hpe_tasks.errors import AccessError, BadInputError, DigestError
 from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.local_service.versions import FolderFiles, RegistryFiles, Versions
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.records import FamilyProof, ScoreSpread
+from hpe_tasks.records.evaluation import ScoreSpread
+from hpe_tasks.records.execution import FamilyProof
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ManifestFile, ModelManifest, blob_key
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.golden import similarity

@@ -26,7 +26,7 @@ from hpe_tasks.metrics.oks import (
     suppress_duplicates,
 )
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.records import CocoStats
+from hpe_tasks.records.evaluation import CocoStats
 
 ALL = tuple(range(17))
 SIGMAS = tuple(coco_sigmas().values())

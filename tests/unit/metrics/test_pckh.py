@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from hpe_tasks.metrics.pckh import PCKH_GROUPS, pckh_by_joint, pckh_stats
 from hpe_tasks.pose.skeletons import MPII16
-from hpe_tasks.records import PckhStats
+from hpe_tasks.records.evaluation import PckhStats
 
 JOINT = {joint: i for i, joint in enumerate(MPII16.joints)}
 GROUPS = list(PCKH_GROUPS)

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
-from hpe_tasks.records import KernelProof
+from hpe_tasks.records.execution import KernelProof
 
 UNSIGNED = np.uint8(3)
 

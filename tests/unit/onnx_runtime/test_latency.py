@@ -25,7 +25,7 @@ from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.fp32_onnx import export_fp32
 from hpe_tasks.networks import ARCHITECTURES, NetworkArchitecture
 from hpe_tasks.onnx_runtime.session import onnx_predictor, single_run
-from hpe_tasks.records import LatencyComparison, SpeedUp
+from hpe_tasks.records.execution import LatencyComparison, SpeedUp
 from support import tiny_networks as tiny
 from support.named_outputs import joined
 

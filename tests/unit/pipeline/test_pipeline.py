@@ -20,7 +20,9 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, find_run, open_run
 from hpe_tasks.pipeline.step import Step, step
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import FetchedDataset, Record, RunReport
+from hpe_tasks.records.base import Record
+from hpe_tasks.records.inputs import FetchedDataset
+from hpe_tasks.records.run import RunReport
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.storage.workspace import Scratch
 from support.no_s3 import no_s3

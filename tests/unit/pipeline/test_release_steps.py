@@ -26,13 +26,11 @@ from hpe_tasks.pipeline.runs import Pointer, Run, open_run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.inputs import split_of
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import (
-    DatasetValidation,
-    QuantizedEvaluation,
-    QuantizedModel,
-    Record,
-    SmokeTest,
-)
+from hpe_tasks.records.base import Record
+from hpe_tasks.records.evaluation import QuantizedEvaluation
+from hpe_tasks.records.inputs import DatasetValidation
+from hpe_tasks.records.network import QuantizedModel
+from hpe_tasks.records.release import SmokeTest
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.release.golden import is_clear

@@ -13,7 +13,9 @@ from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run, find_run, open_run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import FetchedDataset, GateDecision, RunReport
+from hpe_tasks.records.gate import GateDecision
+from hpe_tasks.records.inputs import FetchedDataset
+from hpe_tasks.records.run import RunReport
 from hpe_tasks.storage.workspace import Scratch
 from support.no_s3 import no_s3
 

@@ -26,7 +26,7 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.preflight import refuse_failed
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import Preflight, PreflightCheck
+from hpe_tasks.records.preflight import Preflight, PreflightCheck
 from support import tiny_networks as tiny
 from support.faulty_server import serve
 from support.signing_keys import key_pem

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from hpe_tasks.config.run import GateLimits, ModelConfig, RunConfig
 from hpe_tasks.contract.version import check_version
 from hpe_tasks.errors import BadInputError, CheckpointError
-from hpe_tasks.records import PckhStats, TensorSpec
+from hpe_tasks.records.evaluation import PckhStats
+from hpe_tasks.records.network import TensorSpec
 from hpe_tasks.registry.manifest import ModelManifest, blob_key
 from hpe_tasks.serving.served_model import ServedModel
 from support import sample_records as records

@@ -21,7 +21,7 @@ from hpe_tasks.errors import (
     StorageError,
     TransientError,
 )
-from hpe_tasks.records import PublishedModel
+from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey

@@ -15,7 +15,7 @@ from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.accuracy import METRICS, Metric
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.presets import load_config
-from hpe_tasks.records import GateCheck
+from hpe_tasks.records.gate import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot
 from hpe_tasks.report.page import ReportFiles, render_report

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hpe_tasks.records import EvaluationReport, FailedImage, Preflight, QuantizedEvaluation
+from hpe_tasks.records.evaluation import EvaluationReport, FailedImage, QuantizedEvaluation
+from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.report.as_json import summary_json
 from hpe_tasks.report.records import RunRecords
 from hpe_tasks.report.summary import record_table, summary_table

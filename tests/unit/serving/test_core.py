@@ -23,7 +23,7 @@ from hpe_tasks.inference.images import normalized
 from hpe_tasks.pose.codecs.pixels import input_levels
 from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix
 from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, Skeleton
-from hpe_tasks.records import TensorSpec
+from hpe_tasks.records.network import TensorSpec
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.preprocessing import crop, normalize, resize

@@ -36,7 +36,9 @@ from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.people import People
 from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
-from hpe_tasks.records import Artifact, EvaluationReport, TensorSpec
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.evaluation import EvaluationReport
+from hpe_tasks.records.network import TensorSpec
 from hpe_tasks.serving.images import decode_image
 from hpe_tasks.serving.network import Network
 from hpe_tasks.serving.pose_finder import PoseFinder

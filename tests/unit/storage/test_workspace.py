@@ -11,7 +11,8 @@ import pytest
 from moto import mock_aws
 
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
-from hpe_tasks.records import Artifact, RunReport
+from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.run import RunReport
 from hpe_tasks.storage.files import path_of, write_atomically
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.opening import open_workspace

@@ -20,7 +20,7 @@ from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.networks.aimet_pose import AimetPose
-from hpe_tasks.records import CocoStats
+from hpe_tasks.records.evaluation import CocoStats
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.regression import train, train_stages
 from support.named_outputs import joined

@@ -1,0 +1,1 @@
+"""What steps produce: the records that are stored in the workspace and cross every boundary."""
