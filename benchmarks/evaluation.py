@@ -63,9 +63,9 @@ def load_images(folder: Path, split: str, count: int | None) -> Any:
 def prepare(folder: Path, split: str, checkpoint: Path | None, out: Path) -> Path:
     """Export the network to int8; returns the checkpoint."""
     import torch
+    from hpe_tasks.config.recipe import QuantizationRecipe
     from safetensors.torch import save_file
 
-    from hpe_tasks.config.run import QuantizationRecipe
     from hpe_tasks.export import export_onnx
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.models import build_model

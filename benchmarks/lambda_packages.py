@@ -14,9 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from hpe_tasks.config.model import ModelConfig
 
 import hpe_tasks.packaging
-from hpe_tasks.config.run import ModelConfig
 from hpe_tasks.data.sample.dataset import Picture
 from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging import PackagedModel, build_package

@@ -71,10 +71,10 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
     """Write the files; returns `images.npy` in `folder`."""
     import numpy as np
     import torch
+    from hpe_tasks.config.model import ModelConfig
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from safetensors.torch import save_file
 
-    from hpe_tasks.config.run import ModelConfig
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.data.sample import SampleSpec, make_sample
     from hpe_tasks.export import export_onnx

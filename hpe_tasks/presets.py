@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hpe_tasks.config.base import SAMPLE, Frozen
 from hpe_tasks.config.help import setting_schema
-from hpe_tasks.config.run import RECIPES, SAMPLE, Frozen, QuantizationRecipe, RunConfig
+from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import DatasetConfig, RunConfig
+from hpe_tasks.config.dataset import DatasetConfig
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport

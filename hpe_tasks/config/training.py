@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hpe_tasks.config.run import SAMPLE, Frozen, ModelConfig
+from hpe_tasks.config.base import SAMPLE, Frozen
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.pose.codecs import CodecName
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 

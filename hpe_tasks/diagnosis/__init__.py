@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, Self, TypeVar
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import in_whole_images
 from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.diagnosis.bottom_up import read_images, try_images

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.diagnosis.hypotheses import Mistake

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hpe_tasks.config.run import MODEL_SKELETONS, ModelConfig
+from hpe_tasks.config.model import MODEL_SKELETONS, ModelConfig
 from hpe_tasks.pose.skeletons import COCO17, OPENPOSE18, SKELETONS
 
 _RIGHT_ARM = ("right_shoulder", "right_elbow", "right_wrist")

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import CocoKeypoints, Person
 from hpe_tasks.data.dataset import Dataset

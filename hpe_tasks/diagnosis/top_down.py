@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.diagnosis.hypotheses import AS_CONFIGURED, Mistake
 from hpe_tasks.diagnosis.joint_orders import joint_settings, other_orders
 from hpe_tasks.diagnosis.people import Floats, LabelledPersons, as_input

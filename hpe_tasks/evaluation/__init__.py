@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.dataset import Dataset

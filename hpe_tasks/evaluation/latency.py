@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import available_threads, cpu_features, processor_name
 from hpe_tasks.onnx_runtime.session import single_run
 from hpe_tasks.records.execution import Latency, LatencyComparison, SpeedUp

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError

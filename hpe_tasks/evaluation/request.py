@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import Predict, Unreadable
 from hpe_tasks.records.base import Artifact

@@ -16,7 +16,8 @@ from typing import Any
 
 import onnx
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.export.deconvolution import split_deconvolutions
 from hpe_tasks.export.integer_kernels import (

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hpe_tasks.config.run import GateLimits, MetricKey
+from hpe_tasks.config.dataset import MetricKey
+from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.records.evaluation import EvaluationReport, Stats
 

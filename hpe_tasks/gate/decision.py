@@ -6,7 +6,9 @@ lost. A number that is missing, out of range, or made under another protocol fai
 
 from __future__ import annotations
 
-from hpe_tasks.config.run import GateLimits, MetricKey, Processors
+from hpe_tasks.config.dataset import MetricKey
+from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.config.run import Processors
 from hpe_tasks.gate.accuracy import METRICS
 from hpe_tasks.gate.checks import CHECKS
 from hpe_tasks.gate.checks.base import Evidence

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from hpe_tasks.config.run import GateLimits, MetricKey
+from hpe_tasks.config.dataset import MetricKey
+from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.gate.accuracy import METRICS, TOLERANCE, Metric, accuracy_limits, metric_of, sample_text
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpe_tasks.config.run import MetricKey, QuantizationRecipe
+from hpe_tasks.config.dataset import MetricKey
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.gate.accuracy import METRICS, metric_of, unreadable_text
 from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
 

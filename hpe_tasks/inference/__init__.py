@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import in_whole_images
 from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.inference.crops import (

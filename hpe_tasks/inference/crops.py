@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, Person
 from hpe_tasks.data.dataset import ImageCrops, Region
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import wrong_size
 from hpe_tasks.data.image_files import Unreadable, read_image
 from hpe_tasks.errors import DatasetError

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import CocoImage, CocoKeypoints
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.inference.images import (

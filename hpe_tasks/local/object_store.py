@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from hpe_tasks.config.run import Frozen
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, StorageError
 from hpe_tasks.storage.s3 import S3Location, error_code, make_client, s3_errors
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import ValidationError
 
-from hpe_tasks.config.run import SAMPLE, QuantizationRecipe
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.gate.accuracy import metric_of
 from hpe_tasks.gate.references import BOX_SOURCES

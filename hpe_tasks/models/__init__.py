@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.networks import ARCHITECTURES, NetworkOptions
 

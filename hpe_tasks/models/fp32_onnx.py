@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import version_converter
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes
 from hpe_tasks.records.network import TensorSpec

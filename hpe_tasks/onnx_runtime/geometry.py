@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.models.interface import Shape, check_shapes, find_outputs, input_sizes, shape_text

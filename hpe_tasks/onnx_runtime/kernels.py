@@ -21,7 +21,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.onnx_runtime.session import open_session

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.refusals import REFUSALS
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes, named_arrays, shape_text

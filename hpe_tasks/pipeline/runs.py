@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from hpe_tasks.config.run import Frozen, RunConfig
+from hpe_tasks.config.base import Frozen
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.run import StepFailure

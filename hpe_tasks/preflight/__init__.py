@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import SAMPLE, RunConfig
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError, PreflightError, TransientError
 from hpe_tasks.preflight.findings import Check, Finding
 from hpe_tasks.records.preflight import Preflight, PreflightCheck

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 
 if TYPE_CHECKING:
     import numpy as np

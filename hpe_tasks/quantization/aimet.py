@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from jsonschema.exceptions import ValidationError
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import ConfigError, QuantizationError
 from hpe_tasks.models.interface import input_sizes
 

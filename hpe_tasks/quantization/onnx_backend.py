@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.interface import named_arrays
 from hpe_tasks.models.onnx_model import output_names, prepare_onnx

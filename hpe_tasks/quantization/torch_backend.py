@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint

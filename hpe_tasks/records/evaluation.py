@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hpe_tasks.config.run import Frozen
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.records.execution import KernelAgreement, LatencyComparison

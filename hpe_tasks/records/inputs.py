@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpe_tasks.config.run import Frozen
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.pose.skeletons import Skeleton
 from hpe_tasks.records.base import Artifact, Record
 

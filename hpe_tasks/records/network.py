@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpe_tasks.config.run import Frozen, QuantizationRecipe
+from hpe_tasks.config.base import Frozen
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.records.execution import KernelProof, PlacementAudit
 

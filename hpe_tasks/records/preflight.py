@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hpe_tasks.config.run import Frozen
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.records.base import Record
 
 

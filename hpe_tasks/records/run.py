@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from hpe_tasks.config.run import Frozen
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.records.base import Artifact, Record
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from hpe_tasks.config.run import Frozen, Sha256, Slug
+from hpe_tasks.config.base import Frozen, Sha256, Slug
 from hpe_tasks.errors import ChannelConflictError, DigestError
 from hpe_tasks.records.base import Record
 from hpe_tasks.registry.manifest import Version

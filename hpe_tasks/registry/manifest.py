@@ -29,7 +29,10 @@ from pydantic import (
     model_validator,
 )
 
-from hpe_tasks.config.run import Frozen, ModelConfig, Processors, QuantizationRecipe, RunConfig, Sha256, Slug
+from hpe_tasks.config.base import Frozen, Sha256, Slug
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.run import Processors, RunConfig
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.models.interface import find_outputs, input_sizes

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
-from hpe_tasks.config.run import Slug
+from hpe_tasks.config.base import Slug
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,

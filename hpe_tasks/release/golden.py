@@ -19,7 +19,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from hpe_tasks import inference
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.coco import in_whole_images
 from hpe_tasks.data.dataset import Box, Dataset
 from hpe_tasks.errors import DatasetError

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from hpe_tasks.config.run import Frozen
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.gate.accuracy import Metric, megabytes_text, metric_of, sample_text
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import Reference

@@ -27,7 +27,8 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from hpe_tasks.config.run import SAMPLE, EvaluationConfig
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.coco import CocoKeypoints, load_coco

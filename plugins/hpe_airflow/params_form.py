@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import Param
+from hpe_tasks.config.recipe import RECIPES
+from hpe_tasks.config.run import RunConfig
 
 from hpe_tasks.config.help import describe_setting, setting_schema
-from hpe_tasks.config.run import RECIPES, RunConfig
 from hpe_tasks.config.values import BOOLEANS, INTEGER, JSON_ARRAY, NUMBER, typed_value
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.presets import PRESETS, config_keys, load_config

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from playwright.sync_api import expect
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.records.evaluation import ScoreSpread
 from hpe_tasks.records.network import TensorSpec
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest

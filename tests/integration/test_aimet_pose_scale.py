@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from hpe_tasks.config.run import RECIPES
+from hpe_tasks.config.recipe import RECIPES
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint

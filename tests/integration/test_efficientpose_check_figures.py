@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.evaluation import evaluate

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.export import check_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.placement import audit_placement

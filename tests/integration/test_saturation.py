@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpe_tasks.config.run import GateLimits
+from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.export import export_onnx
@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.onnx_runtime.kernels import compare_kernels
 
 model, config, images = sys.argv[1:]

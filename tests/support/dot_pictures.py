@@ -12,7 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.pose.skeletons import COCO17

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 
 
 def efficientpose(test_data: Path, name: str, size: int) -> tuple[Path, ModelConfig]:

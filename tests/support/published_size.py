@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.export import export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.quantization import QuantizedFiles, quantize_model

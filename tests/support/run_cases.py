@@ -9,7 +9,11 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, ParamSpec
 
-from hpe_tasks.config.run import RECIPES, GateLimits, ModelConfig, QuantizationRecipe, RunConfig
+from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
+from hpe_tasks.config.run import RunConfig
+
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.step import Step

@@ -8,7 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hpe_tasks.config.run import GateLimits, ModelConfig, RunConfig
+from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import RunConfig
+
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.records.base import Artifact

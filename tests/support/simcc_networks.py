@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from support import tiny_networks as tiny
 
 

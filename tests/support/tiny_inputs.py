@@ -35,7 +35,7 @@ def tiny_bottom_up_settings(folder: Path) -> dict[str, Any]:
 
 def tiny_settings(folder: Path) -> dict[str, Any]:
     """Make the inputs in `folder`; returns the run's settings by the trigger form's keys, with limits that all pass."""
-    from hpe_tasks.config.run import ModelConfig
+    from hpe_tasks.config.model import ModelConfig
     from hpe_tasks.data.sample import SampleSpec, make_sample
     from support.tiny_networks import write_checkpoint
 

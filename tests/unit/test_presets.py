@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 import pytest
+from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.run import RunConfig
 
-from hpe_tasks.config.run import QuantizationRecipe, RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.networks.pose_resnet import PoseResNet
 from hpe_tasks.presets import PRESETS, config_keys, load_config, load_training

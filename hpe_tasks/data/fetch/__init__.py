@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch.digests import digest_content
 from hpe_tasks.data.fetch.download import FetchedFile, fetch_file
 from hpe_tasks.data.fetch.sources import SourceRequest, Sources

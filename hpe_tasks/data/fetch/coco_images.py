@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data import annotation_files, calibration, coco
 from hpe_tasks.data import dataset as dataset_module
 from hpe_tasks.data.annotation_files import annotation_path, image_folder, read_annotations

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import SAMPLE
+from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.data.annotation_files import find_root
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.sources import SourceRequest, refuse_digest

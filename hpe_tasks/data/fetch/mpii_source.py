@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.sources import SourceRequest, Sources

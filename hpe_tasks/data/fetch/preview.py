@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import SAMPLE, DatasetConfig
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.download import Offer, local_path
 from hpe_tasks.data.fetch.mirror import check_prefix

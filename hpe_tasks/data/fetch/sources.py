@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch.archive import extract_archive, remove_unfinished
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.download import FetchedFile, Offer, fetch, forget, local_path, look

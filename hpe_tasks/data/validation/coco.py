@@ -9,7 +9,7 @@ import great_expectations.expectations as gxe
 import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.own_joints import UNKNOWN_SIGMA
 from hpe_tasks.data.validation.expectations import (
     Suite,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
-from hpe_tasks.config.run import GateLimits, Processors, RunConfig
+from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.config.run import Processors, RunConfig
 from hpe_tasks.gate.accuracy import TOLERANCE, UNITS, AccuracyLimits, Metric, accuracy_limits
 from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.execution import LatencyComparison

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.config.run import SAMPLE, ModelConfig
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import step

@@ -5,9 +5,9 @@ import sys
 from typing import Any
 
 import pytest
+from hpe_tasks.config.base import SAMPLE
 from pydantic import ValidationError
 
-from hpe_tasks.config.run import SAMPLE
 from hpe_tasks.config.training import SCHEDULES
 from support.training_factory import top_down
 

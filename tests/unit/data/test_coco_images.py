@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hpe_tasks.config.dataset import DatasetConfig
 from PIL import Image
 
-from hpe_tasks.config.run import DatasetConfig
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
 from hpe_tasks.data.coco import load_coco
@@ -525,7 +525,7 @@ def test_long_retry_after_ends_the_fetch(records: Path, cache: Path, site: Site)
 CHILD = """
 import sys
 from pathlib import Path
-from hpe_tasks.config.run import DatasetConfig
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch import fetch_dataset
 config = DatasetConfig(source=sys.argv[1], images_by_url=True, requests_per_second=20)
 fetch_dataset(config, Path(sys.argv[2]), None, calibration_images=12, seed=0)

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from hpe_tasks import diagnosis as package
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate

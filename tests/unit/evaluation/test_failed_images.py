@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
 from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat

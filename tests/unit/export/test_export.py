@@ -13,7 +13,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.export.integer_kernels import align_biases, drop_redundant_clips, merge_repeated_quantizers, sign_weights

@@ -71,7 +71,7 @@ def test_a_further_requirement_takes_two_files(repository: Path, tmp_path: Path)
         ignored = shutil.ignore_patterns("__pycache__", "integration", "unit", "e2e")
         shutil.copytree(repository / name, tmp_path / name, ignore=ignored)
     for file, old, new in (
-        ("config/run.py", '\n    @model_validator(mode="before")\n    @classmethod\n    def _without_metric(', SETTING),
+        ("config/gate.py", '\n    @model_validator(mode="before")\n    @classmethod\n    def _without_metric(', SETTING),
         (
             "gate/checks/cost.py",
             "\n\nCHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32())\n",

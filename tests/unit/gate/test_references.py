@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
 
-from hpe_tasks.config.run import RECIPES, QuantizationRecipe
 from hpe_tasks.gate.references import PublishedFigure, Reference, compare
 from hpe_tasks.presets import PRESETS
 from hpe_tasks.records.evaluation import ProtocolFingerprint

@@ -13,7 +13,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import CheckpointError, DatasetError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.inference import CropBatch, find_poses, mpii_batches, person_batches
 from hpe_tasks.pose.codecs.heatmaps import encode_heatmaps, flip_back

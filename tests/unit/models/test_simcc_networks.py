@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.inference import fp32_predictor

@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import CheckpointError, QuantizationError
 from hpe_tasks.export import export_onnx

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from scipy.stats import binom
 from torch import nn
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import available_threads, cpu_features, processor_name
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.evaluation.latency import LEAST_PAIRS, compare_latency, median_interval, speed_up

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hpe_tasks.config.run import ModelConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from support import tiny_networks as tiny

@@ -11,8 +11,9 @@ import onnx
 import pytest
 import torch
 
-from hpe_tasks.config.run import RECIPES as config_recipes
-from hpe_tasks.config.run import ModelConfig, QuantizationRecipe
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import RECIPES as config_recipes
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
 from hpe_tasks.export import export_onnx
 from hpe_tasks.models import build_model
@@ -139,7 +140,7 @@ handler = logging.StreamHandler()
 logging.basicConfig(handlers=[handler], level=logging.INFO)
 torch.set_num_threads(1)
 from support import tiny_networks as tiny
-from hpe_tasks.config.run import QuantizationRecipe
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.quantization import load_quantsim
 model, encodings, out = map(Path, sys.argv[1:])
 config = tiny.mobilenet_config()

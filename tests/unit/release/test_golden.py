@@ -11,7 +11,8 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import crop_region, load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample

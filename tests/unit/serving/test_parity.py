@@ -19,7 +19,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hpe_tasks import inference
-from hpe_tasks.config.run import EvaluationConfig, ModelConfig
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.frozen import replace
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration

@@ -1,0 +1,69 @@
+"""How a network is quantized."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from hpe_tasks.config.base import Frozen
+
+
+class QuantizationRecipe(Frozen):
+    """How the network is quantized."""
+
+    param_bw: Literal[4, 8, 16] = Field(default=8, description="Bit width of weights.")
+    activation_bw: Literal[8, 16] = Field(default=8, description="Bit width of activations.")
+    granularity: Literal["per_channel", "per_tensor"] = Field(
+        default="per_channel", description="One weight scale for each output channel, or one for each tensor."
+    )
+    scheme: Literal["min_max", "tf_enhanced"] = Field(
+        default="tf_enhanced",
+        description="Range estimation: the extremes seen, or the range of the least expected quantization error.",
+    )
+    fold_batch_norms: bool = Field(default=True, description="Fold batch norms into the convolutions before them.")
+    cross_layer_equalization: bool = Field(
+        default=False, description="Even out the weight ranges of consecutive layers before calibration (CLE)."
+    )
+    aimet_config: str | None = Field(
+        default=None,
+        description="AIMET quantization configuration (.json) in place of the recipe's own.",
+    )
+    calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
+    four_phase_deconvolution: bool = Field(
+        default=True,
+        description="Export each 4x4 transposed convolution of stride 2 as the four convolutions that it is equal to: "
+        "onnxruntime runs those in int8, and the transposed one in float.",
+    )
+    saturation_free: bool = Field(
+        default=True,
+        description="Choose 8-bit weights so that no processor's int8 kernel can clip a sum of their products, and the "
+        "file computes the same on all of them. Without, x86-64 processors that lack VNNI may compute something else.",
+    )
+
+    @property
+    def name(self) -> str:
+        """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
+        equalized = "_cle" if self.cross_layer_equalization else ""
+        full = "_full_range" if (self.param_bw, self.activation_bw) == (8, 8) and not self.saturation_free else ""
+        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}{full}"
+
+    @property
+    def keeps_sums_in_range(self) -> bool:
+        """Whether weights are chosen for the integer kernels' sums; only 8-bit layers run in such kernels."""
+        return self.saturation_free and (self.param_bw, self.activation_bw) == (8, 8)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_reduce_range(cls, values: Any) -> Any:
+        """The setting that 7 bits of weights used to be asked for by: off, it is what older runs have recorded."""
+        if isinstance(values, dict) and values.get("reduce_range") is False:
+            return {key: value for key, value in values.items() if key != "reduce_range"}
+        return values
+
+
+RECIPES: dict[str, QuantizationRecipe] = {
+    "w8a8_per_channel": QuantizationRecipe(),
+    # As the AIMET model zoo published its pose network.
+    "w8a8_per_tensor": QuantizationRecipe(granularity="per_tensor"),
+}
