@@ -14,9 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from hpe_tasks.config.model import ModelConfig
 
 import hpe_tasks.packaging
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.sample.dataset import Picture
 from hpe_tasks.local.environment import PYTHON_VERSION
 from hpe_tasks.packaging import PackagedModel, build_package
@@ -119,7 +119,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     from hpe_tasks.pipeline.runs import open_run
     from hpe_tasks.presets import load_config
     from hpe_tasks.records.base import Artifact
-    from hpe_tasks.registry.manifest import build_manifest
+    from hpe_tasks.registry.describing import build_manifest
     from hpe_tasks.storage.files import sha256_file
     from hpe_tasks.storage.s3 import make_client
 

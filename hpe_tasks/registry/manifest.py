@@ -13,11 +13,7 @@ is a version of its own: its manifest holds that evidence, while the manifest th
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -30,18 +26,15 @@ from pydantic import (
 )
 
 from hpe_tasks.config.base import Frozen, Sha256, Slug
-from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
-from hpe_tasks.config.run import Processors, RunConfig
+from hpe_tasks.config.run import Processors
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.models.interface import find_outputs, input_sizes
-from hpe_tasks.records.base import Artifact, Record
-from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, QuantizedEvaluation, ScoreSpread, Stats
+from hpe_tasks.records.base import Record
+from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, ScoreSpread, Stats
 from hpe_tasks.records.execution import KernelAgreement, KernelProof, LatencyComparison, PlacementAudit
 from hpe_tasks.records.gate import GateDecision
-from hpe_tasks.records.inputs import FetchedCheckpoint, FetchedDataset
-from hpe_tasks.records.network import ExportedModel, QuantizedModel, TensorSpec
+from hpe_tasks.records.network import TensorSpec
 
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
@@ -262,7 +255,7 @@ class ModelManifest(Record):
         model = self.file(MODEL_ROLE).sha256
         if self.proof is not None and self.proof.model_sha256 != model:
             raise ValueError(f"proof is of a file with the SHA-256 {self.proof.model_sha256}, the model has {model}")
-        expected = _version(model, self.serving, self.onnx.fingerprint, self.gate)
+        expected = version_of(model, self.serving, self.onnx.fingerprint, self.gate)
         if self.version != expected:
             raise ValueError(f"version is {self.version!r}, but the content says {expected!r}")
         return self
@@ -282,118 +275,11 @@ class ModelManifest(Record):
         return self.model_dump_json(indent=2).encode() + b"\n"
 
 
-def build_manifest(
-    config: RunConfig,
-    *,
-    dataset: FetchedDataset,
-    checkpoint: FetchedCheckpoint,
-    quantized: QuantizedModel,
-    exported: ExportedModel,
-    fp32: EvaluationReport,
-    evaluation: QuantizedEvaluation,
-    gate: GateDecision,
-    run: str,
-    created_by: str,
-    created_at: datetime,
-    git_commit: str | None = None,
-    golden: Iterable[GoldenImage] = (),
-    other_files: Mapping[str, Artifact] | None = None,
-) -> ModelManifest:
-    """Describe a run's exported model, ready to be published, from what the run's steps produced.
-
-    `other_files` are published beside `model` and `encodings`, by role: the golden images among them. `created_at` is
-    aware of its time zone.
-
-    Raises:
-        BadInputError: The exported file names no input or no output.
-        CheckpointError: It lacks the output that the configuration names, or that its codec needs.
-    """
-    files = {MODEL_ROLE: exported.model, ENCODINGS_ROLE: exported.encodings, **(other_files or {})}
-    own_joints = None if dataset.own_joints is None else dataset.own_joints.skeleton
-    serving = _serving(config, config.model.drawn_as(own_joints), exported, evaluation.onnx.fingerprint)
-    return ModelManifest(
-        name=config.destination.name,
-        version=_version(exported.model.sha256, serving, evaluation.onnx.fingerprint, gate),
-        files=tuple(
-            ManifestFile(role=role, blob=blob_key(file.sha256), sha256=file.sha256, size_bytes=file.size_bytes)
-            for role, file in sorted(files.items())
-        ),
-        serving=serving,
-        recipe=quantized.recipe,
-        fp32=Metrics.of(fp32),
-        quantsim=Metrics.of(evaluation.quantsim),
-        onnx=Metrics.of(evaluation.onnx),
-        kernels=evaluation.kernels,
-        proof=exported.proof,
-        latency=evaluation.latency,
-        gate=gate,
-        placement=exported.placement,
-        golden=tuple(golden),
-        fp32_size_bytes=exported.fp32_size_bytes,
-        opset=exported.opset,
-        provenance=Provenance(
-            run=run,
-            created_at=created_at,
-            created_by=created_by,
-            preset=config.preset,
-            dataset_source=dataset.source,
-            dataset_digest=dataset.digest,
-            checkpoint_source=checkpoint.source,
-            checkpoint_sha256=checkpoint.file.sha256,
-            calibration=Calibration(
-                split=config.dataset.calibration_split,
-                num_images=len(quantized.calibration_image_ids),
-                num_persons=quantized.calibration_persons,
-                seed=config.seed,
-                image_ids_digest=_digest(list(quantized.calibration_image_ids)),
-            ),
-            quantized_on=quantized.device,
-            tool_versions={**quantized.tool_versions, "onnxruntime": exported.placement.onnxruntime_version},
-            git_commit=git_commit,
-            trained_on=config.model.trained_on or checkpoint.trained_on,
-        ),
-    )
-
-
-def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, protocol: ProtocolFingerprint) -> Serving:
-    if not exported.inputs or not exported.outputs:
-        raise BadInputError(
-            f"The exported file {exported.model.uri} names no input or no output.",
-            hint="Run the step export_onnx again.",
-        )
-    outputs = {output.name: output for output in exported.outputs}
-    shapes = {name: output.shape for name, output in outputs.items()}
-    names = find_outputs(shapes, model, Path(exported.model.uri.rpartition("/")[2]))
-    joints = model.joints
-    return Serving(
-        architecture=model.architecture,
-        codec=model.codec,
-        decoder=protocol.decoder,
-        input=exported.inputs[0],
-        input_layout=model.input_layout,
-        input_sizes=input_sizes(model),
-        channel_order=model.channel_order,
-        mean=model.mean,
-        std=model.std,
-        outputs={kind: outputs[name] for kind, name in names.items()},
-        output_layout=model.output_layout,
-        skeleton=joints.name,
-        joints=joints.joints,
-        limbs=joints.limb_indices(),
-        flip_pairs=joints.flip_pairs,
-        processors=config.destination.processors,
-    )
-
-
-def _version(model_sha256: str, serving: Serving, protocol: ProtocolFingerprint, gate: GateDecision) -> str:
+def version_of(model_sha256: str, serving: Serving, protocol: ProtocolFingerprint, gate: GateDecision) -> str:
+    """The version of a file that is served like this, measured like this and held to these limits."""
     return content_version(
         model_sha256,
         serving.model_dump(mode="json"),
         protocol.model_dump(mode="json"),
         {check.name: check.limit for check in gate.checks},
     )
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -24,7 +24,7 @@ from hpe_tasks.pipeline.steps.inputs import dataset_of
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.presets import load_config
 from hpe_tasks.records.evaluation import CocoStats, CrowdPoseStats
-from hpe_tasks.registry.manifest import build_manifest
+from hpe_tasks.registry.describing import build_manifest
 from hpe_tasks.report.page import ReportFiles, render_report
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings

@@ -11,7 +11,6 @@ from typing import Any
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
-
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.records.base import Artifact
@@ -34,7 +33,8 @@ from hpe_tasks.records.execution import (
 )
 from hpe_tasks.records.inputs import FetchedCheckpoint, FetchedDataset
 from hpe_tasks.records.network import ExportedModel, QuantizedModel, TensorSpec
-from hpe_tasks.registry.manifest import ModelManifest, build_manifest
+from hpe_tasks.registry.describing import build_manifest
+from hpe_tasks.registry.manifest import ModelManifest
 
 CPU = ("x86_64", "avx2", "avx512_vnni")
 

@@ -49,7 +49,8 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         ConfigError: A signature is required, and there is no key.
     """
     from hpe_tasks.pipeline.provenance import git_commit, user
-    from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE, build_manifest
+    from hpe_tasks.registry.describing import build_manifest
+    from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE
     from hpe_tasks.registry.signing import open_signing_key
 
     config, decision, exported = run.config, run.result(gate), run.result(export_onnx)
