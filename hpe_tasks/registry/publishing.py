@@ -17,39 +17,32 @@ Needs s3:GetObject and s3:PutObject below the prefix, and s3:ListBucket on the b
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
-from hpe_tasks.config.base import Slug
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,
     ChannelConflictError,
-    ConfigError,
     DigestError,
     NotApprovedError,
 )
-from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.release import PromotedModel, PublishedModel, ServedBefore
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
-from hpe_tasks.registry.manifest import ManifestFile, ModelManifest, Version
+from hpe_tasks.registry.layout import RegistryLayout
+from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.stored_versions import StoredManifest, StoredVersions
 from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.s3 import S3Location, s3_errors
-from hpe_tasks.storage.s3_objects import download, get_bytes, is_stored, put_bytes, put_new_bytes, upload
+from hpe_tasks.storage.s3_objects import download
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.registry.signing import SigningKey
-
-_SLUG: TypeAdapter[str] = TypeAdapter(Slug)
-_VERSION: TypeAdapter[str] = TypeAdapter(Version)
 
 
 @dataclass(frozen=True)
@@ -66,19 +59,6 @@ class StoredVersion:
     channels: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class StoredManifest:
-    """A manifest as the registry holds it: the bytes that its digest and its signature are about."""
-
-    manifest: ModelManifest
-    data: bytes
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the bytes, as channels point to it."""
-        return hashlib.sha256(self.data).hexdigest()
-
-
 class Registry:
     """Models in one bucket and prefix.
 
@@ -90,7 +70,8 @@ class Registry:
 
     def __init__(self, client: S3Client, location: S3Location, *, actor: str = "") -> None:
         self._client = client
-        self._location = location
+        self._layout = RegistryLayout(location)
+        self._versions = StoredVersions(client, self._layout)
         self._actor = actor
 
     def store(
@@ -126,19 +107,19 @@ class Registry:
             )
         sources = _local_sources(manifest, files)
         before = None if channel is None else self._served_before(manifest.name, channel)
-        stored = self._find_manifest(manifest.name, manifest.version)
+        stored = self._versions.find(manifest.name, manifest.version)
         for file in (stored.manifest if stored else manifest).files:
-            self._store_blob(file, sources.get(file.sha256))
+            self._versions.store_blob(file, sources.get(file.sha256))
         created = stored is None
         if stored is None:
-            stored, created = self._create_manifest(manifest)
+            stored, created = self._versions.create(manifest)
         if signing_key is not None:
-            self._sign(stored, signing_key)
+            self._versions.sign(stored, signing_key)
         return PublishedModel(
-            registry=str(self._location),
+            registry=str(self._layout.root),
             name=manifest.name,
             version=manifest.version,
-            manifest=self._artifact(stored),
+            manifest=self._versions.artifact(stored),
             created=created,
             signed_by=signing_key.public_sha256 if signing_key else None,
             before=before,
@@ -150,14 +131,14 @@ class Registry:
 
     def channels(self, name: str) -> tuple[str, ...]:
         """Names of the model's channels, sorted."""
-        return tuple(sorted(key.removesuffix(".json") for key in self._list(self._model(name) / "channels")))
+        return tuple(sorted(key.removesuffix(".json") for key in self._list(self._layout.model(name) / "channels")))
 
     def versions(self, name: str) -> tuple[StoredVersion, ...]:
         """The model's versions, latest first."""
         served: dict[str, list[str]] = {}
         for channel in self.channels(name):
             served.setdefault(self.show(name, channel).version, []).append(channel)
-        found = self._list(self._model(name) / "versions")
+        found = self._list(self._layout.model(name) / "versions")
         versions = (
             StoredVersion(version, at, tuple(served.get(version, ())))
             for version, at in ((key.removesuffix("/manifest.json"), at) for key, at in found.items())
@@ -171,15 +152,11 @@ class Registry:
             AccessError: There is no such version.
             DigestError: The manifest is damaged, or is not the one that was asked for.
         """
-        stored = self._require_manifest(name, version)
-        if sha256 is not None and stored.sha256 != sha256:
-            raise self._manifest_error(name, version, f"its SHA-256 is {stored.sha256}, not {sha256}")
-        return stored
+        return self._versions.require(name, version, sha256=sha256)
 
     def signature(self, name: str, version: str) -> bytes | None:
         """The signature file of a version's manifest, base64 text; None for a version that is not signed."""
-        found = get_bytes(self._client, self._signature_location(name, version), "reading the signature")
-        return None if found is None else found.data
+        return self._versions.signature(name, version)
 
     def served(self, name: str, channel: str) -> ModelManifest:
         """The verified manifest of the version that a channel serves."""
@@ -195,7 +172,7 @@ class Registry:
             StorageError: The file cannot be written here.
         """
         file = manifest.file(role)
-        download(self._client, self._location / file.blob, destination, file.sha256)
+        download(self._client, self._layout.root / file.blob, destination, file.sha256)
         return destination
 
     def download_graph(self, manifest: ModelManifest, role: str, destination: Path) -> Path | None:
@@ -223,13 +200,13 @@ class Registry:
                 is served; the version is in the registry all the same, and can be promoted.
         """
         # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
-        before = read_channel(self._client, self._pointer(name, channel))
+        before = read_channel(self._client, self._layout.pointer(name, channel))
         if published is not None and before.pointer is not None:
             _refuse_to_go_back(before.pointer, published)
-        stored = self._require_whole(name, version, sha256=published.manifest.sha256 if published else None)
+        stored = self._versions.require_whole(name, version, sha256=published.manifest.sha256 if published else None)
         self._point(before, stored, channel, published)
         return PromotedModel(
-            registry=str(self._location),
+            registry=str(self._layout.root),
             name=name,
             version=version,
             channel=channel,
@@ -250,10 +227,10 @@ class Registry:
                 hint="Promote the version that you want.",
             )
         target, *older = pointer.history
-        self._require_whole(name, target.version, sha256=target.manifest_sha256)
+        self._versions.require_whole(name, target.version, sha256=target.manifest_sha256)
         return move_channel(
             self._client,
-            self._pointer(name, channel),
+            self._layout.pointer(name, channel),
             before,
             target,
             name=name,
@@ -264,15 +241,15 @@ class Registry:
         )
 
     def _served_before(self, name: str, channel: str) -> ServedBefore:
-        pointer = read_channel(self._client, self._pointer(name, channel)).pointer
+        pointer = read_channel(self._client, self._layout.pointer(name, channel)).pointer
         return ServedBefore(channel=channel, version=pointer.version if pointer else None)
 
     def _require_channel(self, name: str, channel: str) -> tuple[ChannelPointer, ChannelState]:
-        state = read_channel(self._client, self._pointer(name, channel))
+        state = read_channel(self._client, self._layout.pointer(name, channel))
         if state.pointer is None:
             known = ", ".join(self.channels(name)) or "none"
             raise AccessError(
-                f"Model {name!r} has no channel {channel!r} in {self._location}.", hint=f"Its channels: {known}."
+                f"Model {name!r} has no channel {channel!r} in {self._layout.root}.", hint=f"Its channels: {known}."
             )
         return state.pointer, state
 
@@ -291,12 +268,12 @@ class Registry:
             # The manifest was deleted from the registry, and this publication mended it.
             history = before.pointer.history
         else:
-            raise self._manifest_error(
+            raise self._versions.damaged(
                 manifest.name, manifest.version, "its SHA-256 is not the one that the channel points to"
             )
         move_channel(
             self._client,
-            self._pointer(manifest.name, channel),
+            self._layout.pointer(manifest.name, channel),
             before,
             target,
             name=manifest.name,
@@ -305,66 +282,6 @@ class Registry:
             moved_by=self._actor or ("" if published is None else manifest.provenance.created_by),
             history=history,
         )
-
-    def _store_blob(self, file: ManifestFile, source: Path | None) -> None:
-        """Make sure that a blob is there and whole; a damaged one is replaced when its content is at hand."""
-        location = self._location / file.blob
-        if is_stored(self._client, location, file.sha256, file.size_bytes):
-            return
-        if source is None:
-            raise DigestError(
-                f"{location} is damaged or missing: it is the {file.role} of a version that is published already.",
-                hint=f"Put the file with the SHA-256 {file.sha256} back under that key.",
-            )
-        upload(self._client, source, location, file.sha256)
-
-    def _create_manifest(self, manifest: ModelManifest) -> tuple[StoredManifest, bool]:
-        """Create the manifest; (the one that is there, whether it is ours)."""
-        data = manifest.to_bytes()
-        location = self._manifest_location(manifest.name, manifest.version)
-        created = put_new_bytes(self._client, location, data, "creating the manifest")
-        stored = self._require_manifest(manifest.name, manifest.version)
-        if created and stored.sha256 != hashlib.sha256(data).hexdigest():
-            raise self._manifest_error(manifest.name, manifest.version, "it reads back differently than it was written")
-        # Not created: another publisher of the same version was faster, or our own write was sent twice.
-        return stored, created or stored.manifest == manifest
-
-    def _sign(self, stored: StoredManifest, key: SigningKey) -> None:
-        """Sign the bytes that are stored, unless that is done."""
-        location = self._signature_location(stored.manifest.name, stored.manifest.version)
-        found = get_bytes(self._client, location, "reading the signature")
-        if found is None or not key.signed(stored.data, found.data):
-            put_bytes(self._client, location, key.sign(stored.data), "writing the signature")
-
-    def _find_manifest(self, name: str, version: str) -> StoredManifest | None:
-        location = self._manifest_location(name, version)
-        found = get_bytes(self._client, location, "reading the manifest")
-        if found is None:
-            return None
-        try:
-            manifest = ModelManifest.model_validate_json(found.data)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(str(part) for part in problem["loc"])
-            raise self._manifest_error(name, version, f"{where or 'content'}: {problem['msg']}") from error
-        if (manifest.name, manifest.version) != (name, version):
-            raise self._manifest_error(name, version, f"it describes {manifest.name!r} {manifest.version}")
-        return StoredManifest(manifest, found.data)
-
-    def _require_manifest(self, name: str, version: str) -> StoredManifest:
-        stored = self._find_manifest(name, version)
-        if stored is None:
-            raise AccessError(
-                f"Model {name!r} has no version {version!r} in {self._location}.",
-                hint="List its versions, or publish it first.",
-            )
-        return stored
-
-    def _require_whole(self, name: str, version: str, *, sha256: str | None) -> StoredManifest:
-        stored = self.stored(name, version, sha256=sha256)
-        for file in stored.manifest.files:
-            self._store_blob(file, None)
-        return stored
 
     def _list(self, prefix: S3Location) -> dict[str, datetime]:
         """Keys below a prefix, relative to it, with the time of their last change."""
@@ -377,42 +294,6 @@ class Registry:
                 for entry in page.get("Contents", ())
                 if entry["Key"].endswith(".json")
             }
-
-    def _model(self, name: str) -> S3Location:
-        return self._location / "models" / _checked(_SLUG, name, "model name")
-
-    def _pointer(self, name: str, channel: str) -> S3Location:
-        return self._model(name) / "channels" / f"{_checked(_SLUG, channel, 'channel')}.json"
-
-    def _manifest_location(self, name: str, version: str) -> S3Location:
-        return self._model(name) / "versions" / _checked(_VERSION, version, "version") / "manifest.json"
-
-    def _signature_location(self, name: str, version: str) -> S3Location:
-        manifest = self._manifest_location(name, version)
-        return S3Location(manifest.bucket, f"{manifest.key}.sig")
-
-    def _artifact(self, stored: StoredManifest) -> Artifact:
-        location = self._manifest_location(stored.manifest.name, stored.manifest.version)
-        return Artifact(uri=str(location), sha256=stored.sha256, size_bytes=len(stored.data))
-
-    def _manifest_error(self, name: str, version: str, problem: str) -> DigestError:
-        return DigestError(
-            f"The manifest {self._manifest_location(name, version)} is corrupt: {problem}.",
-            hint="Restore the earlier version of that object, or delete it and publish the model again.",
-        )
-
-
-def _checked(kind: TypeAdapter[str], value: str, what: str) -> str:
-    """The value, if it may be part of a key."""
-    try:
-        return kind.validate_python(value)
-    except ValidationError as error:
-        rule = (
-            "16 hexadecimal digits"
-            if kind is _VERSION
-            else "lower-case letters, digits, '.', '_' and '-', and start with a letter or digit"
-        )
-        raise ConfigError(f"{value!r} is not a {what}.", hint=f"Use {rule}.") from error
 
 
 def _refuse_to_go_back(now: ChannelPointer, published: PublishedModel) -> None:

@@ -1,0 +1,62 @@
+"""Where everything of a registry lies below its prefix; names that may not be part of a key are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from hpe_tasks.config.base import Slug
+from hpe_tasks.errors import (
+    ConfigError,
+)
+from hpe_tasks.registry.manifest import Version
+from hpe_tasks.storage.s3 import S3Location
+
+if TYPE_CHECKING:
+    pass
+
+_SLUG: TypeAdapter[str] = TypeAdapter(Slug)
+_VERSION: TypeAdapter[str] = TypeAdapter(Version)
+
+
+@dataclass(frozen=True)
+class RegistryLayout:
+    """Locations of a registry's objects.
+
+    Attributes:
+        root: Bucket and prefix.
+    """
+
+    root: S3Location
+
+    def model(self, name: str) -> S3Location:
+        """Everything of one model."""
+        return self.root / "models" / _checked(_SLUG, name, "model name")
+
+    def pointer(self, name: str, channel: str) -> S3Location:
+        """What a channel serves."""
+        return self.model(name) / "channels" / f"{_checked(_SLUG, channel, 'channel')}.json"
+
+    def manifest(self, name: str, version: str) -> S3Location:
+        """A version's manifest."""
+        return self.model(name) / "versions" / _checked(_VERSION, version, "version") / "manifest.json"
+
+    def signature(self, name: str, version: str) -> S3Location:
+        """The signature over a version's manifest."""
+        manifest = self.manifest(name, version)
+        return S3Location(manifest.bucket, f"{manifest.key}.sig")
+
+
+def _checked(kind: TypeAdapter[str], value: str, what: str) -> str:
+    """The value, if it may be part of a key."""
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        rule = (
+            "16 hexadecimal digits"
+            if kind is _VERSION
+            else "lower-case letters, digits, '.', '_' and '-', and start with a letter or digit"
+        )
+        raise ConfigError(f"{value!r} is not a {what}.", hint=f"Use {rule}.") from error
