@@ -20,10 +20,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
+
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.config.run import RunConfig
-
 from hpe_tasks.contract.cpu import cpu_features, processor_name
 from hpe_tasks.preflight.machine import forward_seconds
 from hpe_tasks.quantization import quantize_model

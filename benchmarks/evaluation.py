@@ -40,7 +40,7 @@ CALIBRATION_IMAGES = 12
 
 
 def model_config(architecture: str, checkpoint: Path) -> Any:
-    from hpe_tasks.presets import load_config
+    from hpe_tasks.config.loading import load_config
 
     preset = load_config("aimet_pose_coco2014", overrides={"model.checkpoint": str(checkpoint)}).model
     return preset.model_copy(update={"architecture": architecture})
@@ -63,9 +63,9 @@ def load_images(folder: Path, split: str, count: int | None) -> Any:
 def prepare(folder: Path, split: str, checkpoint: Path | None, out: Path) -> Path:
     """Export the network to int8; returns the checkpoint."""
     import torch
-    from hpe_tasks.config.recipe import QuantizationRecipe
     from safetensors.torch import save_file
 
+    from hpe_tasks.config.recipe import QuantizationRecipe
     from hpe_tasks.export import export_onnx
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.models import build_model

@@ -72,9 +72,9 @@ class ResidentMemory:
 
 def measure(folder: Path, input_size: tuple[int, int], threads: int) -> dict[str, float]:
     import torch
+
     from hpe_tasks.config.model import ModelConfig
     from hpe_tasks.config.run import EvaluationConfig
-
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.evaluation import evaluate
     from hpe_tasks.inference import fp32_predictor

@@ -113,11 +113,11 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     Nothing is published: no destination is asked.
     """
     from hpe_tasks.config.environment import Settings
+    from hpe_tasks.config.loading import load_config
     from hpe_tasks.onnx_runtime.optimized_graph import make_graph
     from hpe_tasks.pipeline import steps
     from hpe_tasks.pipeline.requantize import REQUANTIZE
     from hpe_tasks.pipeline.runs import open_run
-    from hpe_tasks.presets import load_config
     from hpe_tasks.records.base import Artifact
     from hpe_tasks.registry.describing import build_manifest
     from hpe_tasks.storage.files import sha256_file

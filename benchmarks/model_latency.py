@@ -71,10 +71,11 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
     """Write the files; returns `images.npy` in `folder`."""
     import numpy as np
     import torch
-    from hpe_tasks.config.model import ModelConfig
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from safetensors.torch import save_file
 
+    from hpe_tasks.config.loading import load_config
+    from hpe_tasks.config.model import ModelConfig
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.data.sample import SampleSpec, make_sample
     from hpe_tasks.export import export_onnx
@@ -82,7 +83,6 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
     from hpe_tasks.models import build_model
     from hpe_tasks.models.checkpoint import sample_checkpoint
     from hpe_tasks.models.fp32_onnx import export_fp32
-    from hpe_tasks.presets import load_config
     from hpe_tasks.quantization import quantize_model
 
     if model == "pose_mobilenet":

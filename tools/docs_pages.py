@@ -20,7 +20,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 def _settings() -> Iterator[str]:
     from hpe_tasks.config.help import describe_setting
-    from hpe_tasks.presets import PRESETS, config_keys
+    from hpe_tasks.config.keys import config_keys
+    from hpe_tasks.config.presets import PRESETS
 
     yield from ("# Settings", "")
     yield "What `--set`, a file, `CONF` and the form in Airflow take. The default is that of a run without a preset."

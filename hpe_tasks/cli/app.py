@@ -144,8 +144,8 @@ def evaluate(
     """
     from hpe_tasks.cli.standalone import evaluate_file
     from hpe_tasks.config.environment import Settings
+    from hpe_tasks.config.loading import given_keys
     from hpe_tasks.networks import OWN_FILE
-    from hpe_tasks.presets import given_keys
     from hpe_tasks.storage.s3 import make_client
 
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
@@ -186,7 +186,7 @@ def train(
     """Train a network on its ideal maps; without a schedule or settings, as the sample checkpoint was trained."""
     from hpe_tasks.cli.standalone import train_network
     from hpe_tasks.config.environment import Settings
-    from hpe_tasks.presets import load_training
+    from hpe_tasks.config.loading import load_training
     from hpe_tasks.storage.s3 import make_client
 
     logging.getLogger("hpe_tasks").setLevel(logging.INFO)
@@ -202,13 +202,16 @@ def train(
 
 @app.command()
 def presets(
-    show_one: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print one preset as YAML.")] = None,
+    show_one: Annotated[
+        str | None, typer.Option("--show", metavar="NAME", help="Print one preset as a file to copy from.")
+    ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List the keys that --set takes.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the ready-made configurations."""
+    from hpe_tasks.config.keys import config_keys
+    from hpe_tasks.config.presets import PRESETS
     from hpe_tasks.errors import ConfigError
-    from hpe_tasks.presets import PRESETS, config_keys
 
     if keys:
         from hpe_tasks.config.help import describe_setting
@@ -216,14 +219,12 @@ def presets(
         described = {key: describe_setting(key, choices=True) for key in config_keys()}
         typer.echo(json.dumps(described, indent=1) if as_json else "\n".join(f"{k}  {d}" for k, d in described.items()))
     elif show_one is not None:
-        import yaml
-
         if show_one not in PRESETS:
             raise ConfigError(f"There is no preset {show_one!r}.", hint=f"Choose one of: {', '.join(PRESETS)}.")
         shown = PRESETS[show_one]
         if shown.needs:
             typer.echo(f"# Add {' and '.join(shown.needs)}.")
-        typer.echo(yaml.safe_dump({"preset": show_one, **json.loads(json.dumps(shown.values))}), nl=False)
+        typer.echo(f"preset: {show_one}\n{shown.text}", nl=False)
     elif as_json:
         listed = {name: {"description": p.description, "needs": p.needs} for name, p in PRESETS.items()}
         typer.echo(json.dumps(listed, indent=1))

@@ -55,8 +55,8 @@ def read_values(settings: list[str] | None) -> dict[str, Any]:
 
 def read_config(preset: str | None, file: Path | None, settings: list[str] | None, **extra: Any) -> RunConfig:
     """The configuration that `--preset`, `--config` and `--set` ask for; `extra` are settings of other options."""
+    from hpe_tasks.config.loading import load_config
     from hpe_tasks.errors import ConfigError
-    from hpe_tasks.presets import load_config
 
     overrides = {**extra, **read_values(settings)}
     if preset is None and file is None and "model.checkpoint" not in overrides:

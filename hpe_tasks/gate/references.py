@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ConfigDict, with_config
+
 from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.gate.accuracy import METRICS, metric_of, unreadable_text
@@ -28,6 +30,7 @@ BOX_SOURCES: dict[str, str] = {
 _ROUNDING = 1e-9
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class PublishedFigure:
     """One row of a published table.
@@ -51,6 +54,7 @@ class PublishedFigure:
     protocol: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class Reference:
     """Published figures, and the protocol that they were made with.

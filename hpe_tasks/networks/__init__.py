@@ -54,8 +54,6 @@ class NetworkArchitecture:
         side_multiple: What both sides of its input are a multiple of, in pixels.
         input: How it takes images, and settings that follow from it, where they differ from the defaults of
             `ModelConfig`.
-        min_int8_mac_share: Share of multiply-accumulates in int8 that the network's presets ask for: a little less than
-            the exported file has.
         caffe_style: Whether `model.caffe_style` is one of its settings.
         sample_checkpoint: The file in `hpe_tasks/assets` that `model.checkpoint=sample` means; None where there is
             none.
@@ -66,7 +64,6 @@ class NetworkArchitecture:
     codecs: tuple[str, ...] = ("heatmap",)
     side_multiple: int = 32
     input: Mapping[str, Any] = field(default_factory=dict)
-    min_int8_mac_share: float = 0.95
     caffe_style: bool = False
     sample_checkpoint: str | None = None
 
@@ -134,9 +131,8 @@ _LISTED = (
         side_multiple=8,
         # x / 256 − 0.5 of values up to 255, as OpenPose takes images.
         input={"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3},
-        min_int8_mac_share=0.9,
     ),
-    NetworkArchitecture(OWN_FILE, None, codecs=("heatmap", "paf", "simcc"), side_multiple=1, min_int8_mac_share=0.5),
+    NetworkArchitecture(OWN_FILE, None, codecs=("heatmap", "paf", "simcc"), side_multiple=1),
 )
 
 ARCHITECTURES: Mapping[str, NetworkArchitecture] = {network.name: network for network in _LISTED}

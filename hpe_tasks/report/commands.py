@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import yaml
 
+from hpe_tasks.config.keys import config_keys
+from hpe_tasks.config.loading import load_config
+from hpe_tasks.config.presets import PRESETS
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.presets import PRESETS, config_keys, load_config
 
 Launcher = Literal["hpe", "make"]
 """What starts runs: the command `hpe run`, or `make run`, which runs the DAG."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from hpe_tasks.config.presets import PRESETS
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named, metric_of
 from hpe_tasks.gate.floor import diagnosis_text
+from hpe_tasks.gate.published import published_figures
 from hpe_tasks.gate.references import ComparedFigure, Reference, compare
-from hpe_tasks.presets import PRESETS
 from hpe_tasks.records.diagnosis import Fp32Check
 from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.execution import LatencyComparison, SpeedUp
@@ -101,7 +102,7 @@ class RunRecords:
     def reference(self) -> Reference | None:
         """Published figures of the preset that the run started from; None where there are none."""
         preset = PRESETS.get(self.config.preset)
-        return preset.reference if preset else None
+        return published_figures(preset.reference) if preset and preset.reference else None
 
     @property
     def compared(self) -> tuple[ComparedFigure, ...]:

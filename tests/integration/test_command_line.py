@@ -504,8 +504,9 @@ def test_presets_and_keys(hpe: Hpe) -> None:
     assert "gate.min_ap  Lowest COCO AP of the exported file. (at least 0, at most 1, default `0.5`)" in keys
     assert "(one of coco, mpii, crowdpose, custom, default `coco`)" in keys
     shown = hpe("presets", "--show", "sample").stdout
-    assert "source: sample" in shown
-    assert "#" not in shown
+    assert shown.startswith("preset: sample\n")
+    assert "  # Builds the Lambda package" in shown
+    assert yaml.safe_load(shown)["dataset"]["source"] == "sample"
     needy = hpe("presets", "--show", "pose_resnet_50").stdout
     assert needy.startswith("# Add model.checkpoint and dataset.source.\n")
     assert yaml.safe_load(needy)["preset"] == "pose_resnet_50"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.data.sample.dataset import FIVE_POINTS
@@ -22,7 +23,6 @@ from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.steps.inputs import dataset_of
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.evaluation import CocoStats, CrowdPoseStats
 from hpe_tasks.registry.describing import build_manifest
 from hpe_tasks.report.page import ReportFiles, render_report

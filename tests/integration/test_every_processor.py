@@ -47,7 +47,7 @@ from pathlib import Path
 
 from hpe_tasks.pipeline import steps
 from hpe_tasks.data.sample import SampleSpec, make_sample
-from hpe_tasks.presets import load_config
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.pipeline.requantize import REQUANTIZE

@@ -27,6 +27,7 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
@@ -37,7 +38,6 @@ from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_rol
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
 from hpe_tasks.registry.manifest import ModelManifest, Serving, blob_key
 from hpe_tasks.registry.publishing import Registry
 from hpe_tasks.registry.signing import SigningKey

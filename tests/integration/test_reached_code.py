@@ -26,7 +26,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.reach import Source, reach_of
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import open_run
-from hpe_tasks.presets import load_config
+from hpe_tasks.config.loading import load_config
 
 folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 package = Path(hpe_tasks.__file__).parent

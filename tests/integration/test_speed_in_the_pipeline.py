@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.contract.cpu import processor_name
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.gate import GateDecision
 from support.no_s3 import no_s3
 from support.sample_records import latency

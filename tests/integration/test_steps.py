@@ -17,6 +17,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.calibration import choose_calibration
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -26,7 +27,6 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.steps.inputs import dataset_of, split_of
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.evaluation import EvaluationReport, PckhStats
 from support.no_s3 import no_s3
 from support.tiny_inputs import tiny_settings

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import ParamValidationError
 from hpe_airflow.params_form import config_from_params, form_params
-from hpe_tasks.config.recipe import RECIPES
-from hpe_tasks.config.run import RunConfig
 
 from hpe_tasks.config.help import setting_schema
+from hpe_tasks.config.keys import config_keys
+from hpe_tasks.config.loading import load_config
+from hpe_tasks.config.presets import PRESETS
+from hpe_tasks.config.recipe import RECIPES
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.datasets import KINDS
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.presets import PRESETS, config_keys, load_config
 
 PARAMS = form_params()
 

@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 from hpe_airflow.params_form import form_params
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import ConfigError, StorageError
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
 from hpe_tasks.storage.s3 import make_client
 from support import airflow_home
 

@@ -10,15 +10,14 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
 from hpe_tasks.config.run import RunConfig
-
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pose.skeletons import COCO17, MPII16
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check, TriedMistake
 from hpe_tasks.records.evaluation import (

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.training import SCHEDULES
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
 from hpe_tasks.training.regression import train
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ def tiny_bottom_up_settings(folder: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
+    from hpe_tasks.config.loading import load_config
     from hpe_tasks.data.sample import SampleSpec, make_sample
     from hpe_tasks.models import build_model
-    from hpe_tasks.presets import load_config
 
     make_sample(folder / "data", SampleSpec(train=1, calibration=3, val=4, width=200, height=150))
     torch.manual_seed(0)

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import onnx
 import torch
-from hpe_tasks.config.model import ModelConfig
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.models import build_model
 from hpe_tasks.models.interface import input_sizes
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from hpe_tasks.config.help import setting_schema
+from hpe_tasks.config.keys import config_keys
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
-from hpe_tasks.presets import config_keys, load_config
 
 OBJECT = {"type": "object"}
 

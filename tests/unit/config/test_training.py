@@ -5,9 +5,9 @@ import sys
 from typing import Any
 
 import pytest
-from hpe_tasks.config.base import SAMPLE
 from pydantic import ValidationError
 
+from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.training import SCHEDULES
 from support.training_factory import top_down
 
@@ -34,7 +34,7 @@ def test_the_schedules_measure_what_they_train() -> None:
         assert all(stage.val_split == "val" for stage in stages), name
 
 
-@pytest.mark.parametrize("module", ["hpe_tasks.config.training", "hpe_tasks.presets"])
+@pytest.mark.parametrize("module", ["hpe_tasks.config.training", "hpe_tasks.config.loading"])
 def test_settings_are_read_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(', '.join({{'torch', 'numpy', 'cv2'}} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
 from PIL import Image
 
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
 from hpe_tasks.data.coco import load_coco

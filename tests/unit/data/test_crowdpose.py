@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
 
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.fetch.digests import coco_files
 from hpe_tasks.data.sample import SampleSpec, make_sample

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
 from moto import mock_aws
 
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.fetch import digests, fetch_dataset
 from hpe_tasks.data.fetch.transports import HttpPatience

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
 
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.validation import validate_dataset
 from hpe_tasks.data.validation.expectations import ValidationOutcome
 from hpe_tasks.records.inputs import SplitCounts

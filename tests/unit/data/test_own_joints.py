@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.model import ModelConfig
-
 from hpe_tasks.data.calibration import draw_calibration
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.fetch import fetch_dataset

@@ -12,9 +12,9 @@ from typing import Any
 
 import boto3
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
 from moto import mock_aws
 
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch.preview import preview_file, preview_source
 from hpe_tasks.data.fetch.sources import Sources
 from hpe_tasks.errors import AccessError, ArchiveError, DatasetError, HpeError, TransientError

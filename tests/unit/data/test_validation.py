@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
 from PIL import Image
 
+from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.validation import ValidationOutcome, validate_dataset
 from hpe_tasks.errors import StorageError

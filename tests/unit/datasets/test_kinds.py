@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hpe_tasks.config.dataset import DatasetConfig
-from hpe_tasks.config.model import MODEL_SKELETONS
 from pycocotools.cocoeval import Params
 
 import hpe_tasks
+from hpe_tasks.config.dataset import DatasetConfig
+from hpe_tasks.config.model import MODEL_SKELETONS
 from hpe_tasks.data.calibration import draw_calibration
 from hpe_tasks.data.fetch.digests import coco_files
 from hpe_tasks.data.fetch.preview import preview_source

@@ -14,6 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from hpe_tasks import diagnosis as package
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.mpii import load_mpii
@@ -29,7 +30,6 @@ from hpe_tasks.inference import Predict, fp32_predictor, onnx_predictor, person_
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
 from hpe_tasks.pose.skeletons import COCO17, EFFICIENTPOSE16, MPII16
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.diagnosis import Diagnosis
 from support.bgr_network import JOINTS, pose_for_mobile
 from support.efficientpose import efficientpose

@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.gate import GateLimits
-
 from hpe_tasks.errors import BadInputError, BelowFloorError
 from hpe_tasks.gate.floor import check_floor, next_step, refuse_below_floor
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check, TriedMistake

@@ -51,7 +51,7 @@ import json
 from support.run_cases import complete, replace
 from hpe_tasks.config.help import describe_setting
 from hpe_tasks.gate.decision import decide
-from hpe_tasks.presets import load_config
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.report.advice import next_steps
 
 config, run = load_config("sample", overrides={"gate.max_opset": "13"}), complete()
@@ -71,7 +71,11 @@ def test_a_further_requirement_takes_two_files(repository: Path, tmp_path: Path)
         ignored = shutil.ignore_patterns("__pycache__", "integration", "unit", "e2e")
         shutil.copytree(repository / name, tmp_path / name, ignore=ignored)
     for file, old, new in (
-        ("config/gate.py", '\n    @model_validator(mode="before")\n    @classmethod\n    def _without_metric(', SETTING),
+        (
+            "config/gate.py",
+            '\n    @model_validator(mode="before")\n    @classmethod\n    def _without_metric(',
+            SETTING,
+        ),
         (
             "gate/checks/cost.py",
             "\n\nCHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32())\n",

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hpe_tasks.config.gate import GateLimits
 from pydantic import ValidationError
 
+from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.gate.accuracy import METRICS, UNITS
 from hpe_tasks.gate.checks import CHECKS
 from hpe_tasks.gate.checks.accuracy import fingerprint_differences

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hpe_tasks.config.model import ModelConfig
 from safetensors.torch import save, save_file
 from torch import nn
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model, checkpoint
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint

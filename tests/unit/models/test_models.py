@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hpe_tasks.config.model import ModelConfig
 from torch import nn
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models import build_model
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hpe_tasks.config.model import ModelConfig
 from pydantic import ValidationError
 
 import hpe_tasks
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models import build_model

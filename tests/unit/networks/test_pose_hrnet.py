@@ -12,11 +12,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.config.recipe import QuantizationRecipe
 from torch import nn
 from torch.nn import functional
 
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.export import export_onnx
 from hpe_tasks.models import build_model

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hpe_tasks.config.model import ModelConfig
 from onnx import TensorProto, helper, numpy_helper
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError, ConfigError, HpeError
 from hpe_tasks.onnx_runtime.geometry import read_geometry
 

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.config.recipe import QuantizationRecipe
 from onnx import TensorProto, helper, numpy_helper
 
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import torch_backend

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
 from hpe_tasks.pipeline import pipelines
@@ -19,7 +20,6 @@ from hpe_tasks.pipeline.pipelines import PIPELINES
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, find_run, open_run
 from hpe_tasks.pipeline.step import Step, step
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.inputs import FetchedDataset
 from hpe_tasks.records.run import RunReport

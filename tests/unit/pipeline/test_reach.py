@@ -165,7 +165,7 @@ OWN_EDITS = [
     pytest.param("config/help.py", '"at least"', '"not below"', False, id="words of the help"),
     pytest.param("cli/app.py", "List the ready-made", "List all", False, id="help text of a command"),
     pytest.param("report/templates/report.html.j2", "<body>", "<body >", False, id="report"),
-    pytest.param("presets.py", "min_ap=0.6)", "min_ap=0.61)", False, id="preset"),
+    pytest.param("config/presets/sample.yaml", "min_ap: 0.6", "min_ap: 0.61", False, id="preset"),
     pytest.param("gate/checks/cost.py", "allow {size}", "take {size}", False, id="advice of the gate"),
     pytest.param("quantization/torch_backend.py", "def quantize(", "def quantize_(", True, id="what it runs"),
     pytest.param("config/recipe.py", "le=10_000", "le=20_000", True, id="bound of a setting"),

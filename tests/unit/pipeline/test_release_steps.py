@@ -16,6 +16,7 @@ import pytest
 from moto import mock_aws
 from typing_extensions import override
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import ChannelConflictError, ConfigError, MissingInputError
 from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
@@ -25,7 +26,6 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Pointer, Run, open_run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.inputs import split_of
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.inputs import DatasetValidation

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
 from hpe_tasks.pipeline import runs
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run, find_run, open_run
 from hpe_tasks.pipeline.step import step
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.inputs import FetchedDataset
 from hpe_tasks.records.run import RunReport

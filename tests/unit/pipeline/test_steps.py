@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.presets import load_config
 from hpe_tasks.storage.files import sha256_file
 from support.no_s3 import no_s3
 from support.signing_keys import key_pem

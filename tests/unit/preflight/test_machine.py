@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import StorageError
 from hpe_tasks.preflight import machine
@@ -21,7 +22,6 @@ from hpe_tasks.preflight.machine import (
     needed_memory,
     processor_text,
 )
-from hpe_tasks.presets import load_config
 
 GB = 10**9
 Usage = namedtuple("Usage", ["total", "used", "free"])

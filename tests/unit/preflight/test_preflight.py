@@ -18,6 +18,7 @@ from moto import mock_aws
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import CheckpointError, PreflightError, TransientError
 from hpe_tasks.pipeline import steps
@@ -25,7 +26,6 @@ from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.preflight import refuse_failed
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.preflight import Preflight, PreflightCheck
 from support import tiny_networks as tiny
 from support.faulty_server import serve

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
+
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
-from pydantic import ValidationError
-
 from hpe_tasks.contract.version import check_version
 from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.records.evaluation import PckhStats

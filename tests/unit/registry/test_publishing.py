@@ -8,9 +8,9 @@ from typing import Any
 import boto3
 import pytest
 from botocore.exceptions import ClientError
-from hpe_tasks.config.gate import GateLimits
 from moto import mock_aws
 
+from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,

@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose
 from PIL import Image
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
@@ -20,7 +21,6 @@ from hpe_tasks.inference import Predict, find_poses, fp32_predictor, onnx_predic
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.presets import load_config
 from hpe_tasks.registry.manifest import GoldenPerson
 from hpe_tasks.release.golden import choose_golden, is_clear, similarity
 from support.named_outputs import paf_network

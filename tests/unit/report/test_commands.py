@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.presets import load_config
 from hpe_tasks.report.commands import command_with
 
 MINE = {"model.checkpoint": "/my models/a'b$c.pth", "dataset.source": "s3://bucket/coco"}

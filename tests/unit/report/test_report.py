@@ -11,10 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.accuracy import METRICS, Metric
 from hpe_tasks.gate.decision import decide
-from hpe_tasks.presets import load_config
 from hpe_tasks.records.gate import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from hpe_tasks.config.model import ModelConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.frozen import replace
 from hpe_tasks.errors import BadInputError, CheckpointError, DigestError
 from hpe_tasks.inference.images import normalized

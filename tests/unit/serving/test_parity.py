@@ -19,6 +19,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from hpe_tasks import inference
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.frozen import replace
@@ -35,7 +36,6 @@ from hpe_tasks.models.interface import find_outputs
 from hpe_tasks.pose.codecs.pixels import input_levels
 from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.people import People
-from hpe_tasks.presets import load_config
 from hpe_tasks.quantization import quantize_model
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport

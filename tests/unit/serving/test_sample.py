@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.coco import CocoKeypoints, load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
 from hpe_tasks.pose.skeletons import COCO17
-from hpe_tasks.presets import load_config
 from hpe_tasks.serving.service import PoseService
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import open_source
