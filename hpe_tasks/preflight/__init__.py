@@ -232,7 +232,7 @@ class _Looks:
         return check_disk(folders)
 
     def _memory(self) -> Finding:
-        from hpe_tasks.preflight.machine import available_memory, check_memory, needed_memory
+        from hpe_tasks.preflight.memory import available_memory, check_memory, needed_memory
 
         return check_memory(needed_memory(self.checkpoint_bytes), available_memory())
 

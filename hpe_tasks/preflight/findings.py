@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from hpe_tasks.errors import HpeError, TransientError
 from hpe_tasks.records.preflight import PreflightCheck
 
+_GB = 1e9
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -45,3 +47,8 @@ class Check:
     def _record(self, state: str, found: str, advice: str, *, may_pass: bool = False) -> PreflightCheck:
         fields = {"state": state, "found": found, "advice": advice, "may_pass": may_pass}
         return PreflightCheck.model_validate({"name": self.name, "title": self.title, **fields})
+
+
+def gigabytes(size_bytes: float) -> str:
+    """A size as people read it."""
+    return f"{size_bytes / _GB:,.1f} GB" if size_bytes >= _GB / 10 else f"{size_bytes / 1e6:,.0f} MB"

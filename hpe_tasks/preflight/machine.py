@@ -1,4 +1,4 @@
-"""This machine: disk, memory, and what its processor means for the run."""
+"""This machine: its disk, and what its processor means for the run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import psutil
-
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.contract.cpu import VNNI, cpu_features, processor_name
 from hpe_tasks.errors import StorageError
-from hpe_tasks.preflight.findings import Finding
-
-_GB = 1e9
+from hpe_tasks.preflight.findings import Finding, gigabytes
 
 CHECKPOINT_COPIES = 5
 """Files of about the checkpoint's size that a run keeps in its workspace: the checkpoint, the network as it was
@@ -25,16 +21,6 @@ OTHER_FILES_BYTES = 200_000_000
 """Predictions, Data Docs, report and the Lambda package with its build folder."""
 
 _SPARE_BYTES = 1_000_000_000
-
-LIBRARIES_BYTES = 1_200_000_000
-"""Resident memory of a process with torch, onnxruntime and AIMET imported."""
-
-MEMORY_PER_CHECKPOINT_BYTE = 6
-"""The peak over all steps beyond libraries and activations, in checkpoints: measured was 1.8 GB in all with the sample
-(2.3 MB) and 2.6 GB with pose_resnet_50 (136 MB)."""
-
-ACTIVATIONS_BYTES = 1_000_000_000
-"""Batches of images and of activations, whose size the checkpoint's says little of."""
 
 LONG_CALIBRATION_S = 1800.0
 
@@ -58,7 +44,7 @@ def check_disk(folders: Mapping[Path, int]) -> Finding:
     said, low, full = [], False, []
     for place, needed in by_disk.values():
         free = shutil.disk_usage(place).free
-        said.append(f"{place}: {_gigabytes(free)} free, about {_gigabytes(needed)} needed")
+        said.append(f"{place}: {gigabytes(free)} free, about {gigabytes(needed)} needed")
         low |= free < needed + _SPARE_BYTES
         if free < needed:
             full.append(said[-1])
@@ -70,37 +56,6 @@ def check_disk(folders: Mapping[Path, int]) -> Finding:
 
 def _existing(folder: Path) -> Path:
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-
-
-def needed_memory(checkpoint_bytes: int) -> int:
-    """Bytes that a run's largest process takes, roughly: libraries, activations and copies of the weights."""
-    return LIBRARIES_BYTES + ACTIVATIONS_BYTES + MEMORY_PER_CHECKPOINT_BYTE * checkpoint_bytes
-
-
-def available_memory(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that a new process can have: of the machine, or of the container where that has a limit of its own."""
-    available = psutil.virtual_memory().available + psutil.swap_memory().free
-    try:
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        # Pages of files that were read count as used; the kernel gives them up for a program that asks.
-        given_up = int(counts.get("inactive_file", 0))
-    except (OSError, ValueError):  # no such file outside of containers; "max" where there is no limit
-        return available
-    return min(available, max(limit - used + given_up, 0))
-
-
-def check_memory(needed: int, available: int) -> Finding:
-    """Compare memory.
-
-    Raises:
-        StorageError: There is not enough for the libraries alone.
-    """
-    said = f"{_gigabytes(available)} available, about {_gigabytes(needed)} needed"
-    hint = "End other programs, use a machine with more memory, or set evaluation.batch_size lower."
-    if available < LIBRARIES_BYTES:
-        raise StorageError(f"There is not enough memory: {said}.", hint=hint)
-    return Finding(said, warning=hint if available < needed else "")
 
 
 def processor_text(name: str, features: tuple[str, ...]) -> str:
@@ -182,7 +137,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(10, round(seconds, -1)):.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _gigabytes(size_bytes: float) -> str:
-    return f"{size_bytes / _GB:,.1f} GB" if size_bytes >= _GB / 10 else f"{size_bytes / 1e6:,.0f} MB"

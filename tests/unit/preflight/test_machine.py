@@ -11,17 +11,8 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import StorageError
 from hpe_tasks.preflight import machine
-from hpe_tasks.preflight.machine import (
-    LIBRARIES_BYTES,
-    available_memory,
-    calibration_s,
-    check_disk,
-    check_memory,
-    check_processor,
-    forward_seconds,
-    needed_memory,
-    processor_text,
-)
+from hpe_tasks.preflight.machine import calibration_s, check_disk, check_processor, forward_seconds, processor_text
+from hpe_tasks.preflight.memory import LIBRARIES_BYTES, available_memory, check_memory, needed_memory
 
 GB = 10**9
 Usage = namedtuple("Usage", ["total", "used", "free"])
@@ -76,18 +67,46 @@ def test_memory(available: int, state: str) -> None:
     [
         pytest.param(str(3 * GB), 2 * GB, id="limited container"),
         pytest.param(str(GB // 2), 0, id="beyond its limit"),
-        pytest.param("max", None, id="no limit"),
-        pytest.param(None, None, id="no container"),
+        pytest.param("max", 7_000_000 * 1024, id="no limit"),
+        pytest.param(None, 7_000_000 * 1024, id="no container"),
     ],
 )
-def test_a_containers_limit_counts(tmp_path: Path, limit: str | None, expected: int | None) -> None:
+def test_a_containers_limit_counts(tmp_path: Path, limit: str | None, expected: int) -> None:
     if limit is not None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text(f"{3 * GB}\n")
         # Two of the three are files that were read.
         (tmp_path / "memory.stat").write_text(f"anon {GB}\nfile {2 * GB}\ninactive_file {2 * GB}\n")
-    found = available_memory(tmp_path)
-    assert found == expected if expected is not None else found > 0
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 64000000 kB\nMemAvailable: 6000000 kB\nHugePages_Total: 0\nSwapFree: 1000000 kB\n")
+    assert available_memory(tmp_path, meminfo) == expected
+
+
+def test_a_container_with_a_limit_above_what_is_there_has_what_is_there(tmp_path: Path) -> None:
+    for name, text in (("memory.max", f"{64 * GB}"), ("memory.current", "0"), ("memory.stat", "anon 0")):
+        (tmp_path / name).write_text(f"{text}\n")
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable: 6000000 kB\nSwapFree: 0 kB\n")
+    assert available_memory(tmp_path, meminfo) == 6_000_000 * 1024
+
+
+@pytest.mark.parametrize("text", [pytest.param(None, id="no file"), pytest.param("MemTotal: 1 kB\n", id="old kernel")])
+def test_where_the_system_does_not_say_what_it_has_the_need_is_said(tmp_path: Path, text: str | None) -> None:
+    meminfo = tmp_path / "meminfo"
+    if text is not None:
+        meminfo.write_text(text)
+    assert available_memory(tmp_path, meminfo) is None
+    found = check_memory(3 * GB, None)
+    assert (found.found, found.warning) == (
+        "about 3.0 GB needed; this system does not say how much is available",
+        "",
+    )
+
+
+def test_this_machine_says_what_it_has() -> None:
+    available = available_memory()
+    assert available is not None
+    assert GB // 10 < available < 10_000 * GB
 
 
 @pytest.mark.parametrize(
