@@ -19,7 +19,7 @@ from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import bottom_up, coco, top_down
 from hpe_tasks.evaluation.mpii import evaluate_mpii
-from hpe_tasks.evaluation.request import FailedImages, Request
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
 from hpe_tasks.inference import Predict
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.records.base import Artifact
@@ -74,7 +74,7 @@ def evaluate(
             boxes cannot be used.
         CheckpointError: The network's output does not fit the configuration.
     """
-    request = Request(
+    request = EvaluationRequest(
         predict, model, evaluation, images, boxes, runtime, dataset_digest, seed, predictions_file, artifact
     )
     codec = CODECS[model.codec]
@@ -86,7 +86,7 @@ def evaluate(
     return _FORMATS[dataset.kind.format](dataset, request)
 
 
-def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport:
+def _evaluate_coco(dataset: CocoKeypoints, request: EvaluationRequest) -> EvaluationReport:
     measured = coco.choose(dataset, request)
     failed = FailedImages(dataset.root, len(measured.dataset.images), request.evaluation.max_failed_images)
     codec, boxes = CODECS[request.model.codec], request.boxes
@@ -131,4 +131,7 @@ def _evaluate_coco(dataset: CocoKeypoints, request: Request) -> EvaluationReport
     )
 
 
-_FORMATS: dict[str, Callable[[Any, Request], EvaluationReport]] = {"coco": _evaluate_coco, "mpii": evaluate_mpii}
+_FORMATS: dict[str, Callable[[Any, EvaluationRequest], EvaluationReport]] = {
+    "coco": _evaluate_coco,
+    "mpii": evaluate_mpii,
+}

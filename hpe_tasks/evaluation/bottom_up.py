@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
-from hpe_tasks.evaluation.request import FailedImages, Request
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
 from hpe_tasks.inference import find_people
 from hpe_tasks.progress import track
 
 
-def find_poses(measured: Measured, request: Request, failed: FailedImages) -> Found:
+def find_poses(measured: Measured, request: EvaluationRequest, failed: FailedImages) -> Found:
     """Find all people in the measured images; the score of a joint is 1 where it was found, else 0.
 
     Raises:

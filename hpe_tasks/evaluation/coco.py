@@ -20,7 +20,7 @@ from hpe_tasks.data.annotation_files import person_category, read_annotations
 from hpe_tasks.data.coco import CocoKeypoints, Person
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.evaluation.request import JointMap, Request
+from hpe_tasks.evaluation.request import EvaluationRequest, JointMap
 from hpe_tasks.metrics.crowdpose import crowdpose_stats
 from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
 from hpe_tasks.pose.skeletons import common_joints
@@ -103,7 +103,7 @@ class Accuracy:
     by_joint: dict[str, float | None]
 
 
-def choose(dataset: CocoKeypoints, request: Request) -> Measured:
+def choose(dataset: CocoKeypoints, request: EvaluationRequest) -> Measured:
     """Choose images, persons and joints.
 
     Raises:
@@ -139,7 +139,7 @@ def choose(dataset: CocoKeypoints, request: Request) -> Measured:
     )
 
 
-def _comparable_joints(dataset: CocoKeypoints, request: Request) -> JointMap:
+def _comparable_joints(dataset: CocoKeypoints, request: EvaluationRequest) -> JointMap:
     of_model = request.model.joints
     common = common_joints(of_model, dataset.skeleton)
     known, title = dataset.sigmas, dataset.kind.title
@@ -170,7 +170,7 @@ def read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]
     return (1 if category is None else category["id"]), truth
 
 
-def write_results(measured: Measured, poses: Sequence[FoundPose], request: Request) -> list[dict[str, Any]]:
+def write_results(measured: Measured, poses: Sequence[FoundPose], request: EvaluationRequest) -> list[dict[str, Any]]:
     """Write poses as COCO results, and give them back."""
     rows = [
         _row(pose, annotation_id, measured)

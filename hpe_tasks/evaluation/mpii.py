@@ -20,7 +20,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.evaluation.request import FailedImages, JointMap, Request
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap
 from hpe_tasks.inference import find_poses, mpii_batches
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh_stats
 from hpe_tasks.pose.codecs import CODECS
@@ -55,7 +55,7 @@ class _Found:
     seen: NDArray[np.bool_]
 
 
-def evaluate_mpii(dataset: MpiiKeypoints, request: Request) -> EvaluationReport:
+def evaluate_mpii(dataset: MpiiKeypoints, request: EvaluationRequest) -> EvaluationReport:
     """Measure a network on the persons of an MPII split and keep its predictions.
 
     Joints that the model does not predict are not compared: their columns are None, and the fingerprint's joint map
@@ -139,7 +139,7 @@ def _choose_persons(
     return everyone.subset(random.Random(seed).sample(everyone.images, num_images)), True
 
 
-def _find(dataset: MpiiKeypoints, joint_map: JointMap, request: Request, failed: FailedImages) -> _Found:
+def _find(dataset: MpiiKeypoints, joint_map: JointMap, request: EvaluationRequest, failed: FailedImages) -> _Found:
     channels = [channel for _, channel, _ in joint_map]
     joints = [index for _, _, index in joint_map]
     batch_size, flip_test = request.evaluation.batch_size, request.evaluation.flip_test

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """The arguments of `evaluate`, which describes them."""
 
     predict: Predict

@@ -15,7 +15,7 @@ from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
-from hpe_tasks.evaluation.request import FailedImages, Request
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
 from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
 from hpe_tasks.pose.codecs import Codec
@@ -44,7 +44,7 @@ def decoder_text(codec: Codec) -> str:
     )
 
 
-def find_in_annotated_boxes(measured: Measured, request: Request, failed: FailedImages) -> Found:
+def find_in_annotated_boxes(measured: Measured, request: EvaluationRequest, failed: FailedImages) -> Found:
     """Find the measured persons' joints, each in its annotated box, clipped to its image.
 
     Raises:
@@ -59,7 +59,7 @@ def find_in_annotated_boxes(measured: Measured, request: Request, failed: Failed
 
 
 def find_in_detected_boxes(
-    measured: Measured, dataset: CocoKeypoints, boxes: Path, request: Request, failed: FailedImages
+    measured: Measured, dataset: CocoKeypoints, boxes: Path, request: EvaluationRequest, failed: FailedImages
 ) -> Found:
     """Find the joints of everyone whom a detector found in the measured images, in its boxes as they are.
 
@@ -101,7 +101,9 @@ def _crops(
     return ImageCrops(path, tuple(persons), regions)
 
 
-def _find(batches: Iterable[CropBatch[PersonT]], persons: int, measured: Measured, request: Request) -> list[FoundPose]:
+def _find(
+    batches: Iterable[CropBatch[PersonT]], persons: int, measured: Measured, request: EvaluationRequest
+) -> list[FoundPose]:
     evaluation = request.evaluation
     found = inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
     poses = []

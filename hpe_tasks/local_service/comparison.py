@@ -22,15 +22,15 @@ class _Joint(BaseModel):
     score: FiniteFloat
 
 
-class _Person(BaseModel):
+class _PostedPerson(BaseModel):
     joints: list[_Joint]
 
 
-_PEOPLE: TypeAdapter[list[_Person]] = TypeAdapter(list[_Person])
+_PEOPLE: TypeAdapter[list[_PostedPerson]] = TypeAdapter(list[_PostedPerson])
 
 
 @dataclass(frozen=True)
-class ComparedPerson:
+class ComparedGoldenPerson:
     """A person of a golden image.
 
     Attributes:
@@ -62,7 +62,7 @@ class Comparison:
 
     same: bool
     limit: float
-    people: tuple[ComparedPerson, ...]
+    people: tuple[ComparedGoldenPerson, ...]
     clear: int
     min_oks: float | None
     mean_px: float | None
@@ -92,7 +92,7 @@ def compare(golden: GoldenImage, found: Sequence[GoldenPerson], joints: Sequence
     taken, those with enough joints first: people of fewer may come and go, as in the smoke test.
     """
     free = list(range(len(found)))
-    people: dict[int, ComparedPerson] = {}
+    people: dict[int, ComparedGoldenPerson] = {}
     for number, expected in sorted(enumerate(golden.people), key=lambda entry: not is_clear(entry[1])):
         taken = number if expected.box is not None else _most_similar(expected, found, free, joints)
         if taken in free:
@@ -133,7 +133,7 @@ def _most_similar(
 
 def _compared(
     expected: GoldenPerson, number: int | None, found: GoldenPerson | None, joints: Sequence[str]
-) -> ComparedPerson:
+) -> ComparedGoldenPerson:
     confident = _confident(expected, joints)
     there: Sequence[tuple[float, float, float] | None] = (None,) * len(joints) if found is None else found.joints
     distances = {
@@ -143,7 +143,7 @@ def _compared(
     }
     nobody = GoldenPerson(box=None, joints=(None,) * len(joints))
     oks = round(similarity(expected, found or nobody, joints), 4) if confident else None
-    return ComparedPerson(number, oks, distances, confident)
+    return ComparedGoldenPerson(number, oks, distances, confident)
 
 
 def _confident(person: GoldenPerson, joints: Sequence[str]) -> tuple[str, ...]:

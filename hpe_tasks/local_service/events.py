@@ -20,7 +20,7 @@ _TEXT_TYPES = ("application/json", "application/javascript", "application/xml", 
 
 
 @dataclass(frozen=True)
-class Request:
+class PageRequest:
     """One HTTP request.
 
     Attributes:
@@ -61,7 +61,7 @@ class Context:
         return max(0, int(1000 * (self.started + self.timeout_s - time.monotonic())))
 
 
-def function_url_event(request: Request, request_id: str) -> dict[str, Any]:
+def function_url_event(request: PageRequest, request_id: str) -> dict[str, Any]:
     """The event that a function URL makes of a request: repeated headers and parameters are joined by commas."""
     path, _, query = request.target.partition("?")
     headers = _joined((name.lower(), value) for name, value in request.headers)

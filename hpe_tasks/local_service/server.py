@@ -27,7 +27,7 @@ from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestErro
 from hpe_tasks.local_service.events import (
     MAX_PAYLOAD_BYTES,
     Context,
-    Request,
+    PageRequest,
     Response,
     function_url_event,
     response_of,
@@ -105,7 +105,7 @@ class LocalServer(ThreadingHTTPServer):
         """Whether a request with this Host header is meant for this server; programs may leave the header out."""
         return not self._local_only or host is None or _is_loopback(_host_name(host))
 
-    def invoke(self, request: Request) -> Response:
+    def invoke(self, request: PageRequest) -> Response:
         """Let the function answer a request."""
         context = Context()
         event = function_url_event(request, context.aws_request_id)
@@ -205,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if (body := self._body()) is None:
             return
-        request = Request(self.command, self.path, self.headers.items(), body, self.client_address[0])
+        request = PageRequest(self.command, self.path, self.headers.items(), body, self.client_address[0])
         self._send(self.server.invoke(request))
 
     def _meant_for_us(self) -> bool:

@@ -30,13 +30,13 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         started=run.started,
         git_commit=git_commit(),
         failures=failures,
-        steps=pipeline.outcomes(_Loaded(run.config, load), failures),
+        steps=pipeline.outcomes(_CollectedRun(run.config, load), failures),
         **shown,
     )
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class _CollectedRun:
     """Records as they were collected of a run."""
 
     config: RunConfig

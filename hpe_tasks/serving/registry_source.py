@@ -46,7 +46,7 @@ class _Pointer:
 
 
 @frozen
-class _Object:
+class _FetchedObject:
     data: bytes
     etag: str
 
@@ -248,7 +248,7 @@ class RegistrySource:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _get(self, key: str, limit_bytes: int, *, unless: str | None = None) -> _Object:
+    def _get(self, key: str, limit_bytes: int, *, unless: str | None = None) -> _FetchedObject:
         """Read a small object whole; raises _UnchangedError when it still is the one with the ETag `unless`."""
         from botocore.exceptions import ClientError
 
@@ -269,7 +269,7 @@ class RegistrySource:
                         f"{address} has {response['ContentLength']:,} bytes, too many for what it should be.",
                         hint="Publish the model again, or promote another version.",
                     )
-                return _Object(body.read(), response["ETag"])
+                return _FetchedObject(body.read(), response["ETag"])
 
     def _address(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"

@@ -30,7 +30,7 @@ _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
-class _Object:
+class _ListedObject:
     """An object of the data set: its name relative to the prefix, and which bytes it holds."""
 
     name: str
@@ -84,8 +84,8 @@ def check_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequenc
             _refuse_part(location, client, names)
 
 
-def _listing(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]]) -> list[_Object]:
-    wanted: list[_Object] = []
+def _listing(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]]) -> list[_ListedObject]:
+    wanted: list[_ListedObject] = []
     for names in parts:
         found = next((found for name in names if (found := list(_objects(location, client, name)))), [])
         if not found:
@@ -101,7 +101,7 @@ def _refuse_part(location: S3Location, client: S3Client, names: Sequence[str]) -
     )
 
 
-def _objects(location: S3Location, client: S3Client, below: str) -> Iterator[_Object]:
+def _objects(location: S3Location, client: S3Client, below: str) -> Iterator[_ListedObject]:
     base = f"{location.key}/" if location.key else ""
     with s3_errors(location, "listing"):
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=location.bucket, Prefix=base + below):
@@ -115,7 +115,7 @@ def _objects(location: S3Location, client: S3Client, below: str) -> Iterator[_Ob
                         f"{location}: the key {entry['Key']!r} would be written outside the data set's folder.",
                         hint="Rename or remove the object.",
                     )
-                yield _Object(name, entry["ETag"], entry["Size"])
+                yield _ListedObject(name, entry["ETag"], entry["Size"])
 
 
 def _what_is_there(location: S3Location, client: S3Client) -> str:
@@ -127,7 +127,9 @@ def _what_is_there(location: S3Location, client: S3Client) -> str:
     return f"It holds: {', '.join(names[:8]) or 'nothing'}{', …' if len(names) > 8 else ''}."
 
 
-def _copy_all(location: S3Location, client: S3Client, missing: list[_Object], folder: Path, record: IO[str]) -> None:
+def _copy_all(
+    location: S3Location, client: S3Client, missing: list[_ListedObject], folder: Path, record: IO[str]
+) -> None:
     stop = threading.Event()
     with ThreadPoolExecutor(_THREADS) as pool:
         futures = {pool.submit(_copy, location, client, o, folder, stop): o for o in missing}
@@ -152,7 +154,7 @@ def _copy_all(location: S3Location, client: S3Client, missing: list[_Object], fo
             raise failure
 
 
-def _copy(location: S3Location, client: S3Client, wanted: _Object, folder: Path, stop: threading.Event) -> None:
+def _copy(location: S3Location, client: S3Client, wanted: _ListedObject, folder: Path, stop: threading.Event) -> None:
     from botocore.exceptions import ClientError
 
     target = folder / wanted.name
@@ -179,7 +181,7 @@ def _copy(location: S3Location, client: S3Client, wanted: _Object, folder: Path,
             working.unlink(missing_ok=True)
 
 
-def _is_there(folder: Path, known: _Object) -> bool:
+def _is_there(folder: Path, known: _ListedObject) -> bool:
     path = folder / known.name
     return path.is_file() and path.stat().st_size == known.size
 
@@ -194,19 +196,19 @@ def _remove_others(folder: Path, parts: Sequence[Sequence[str]], names: set[str]
             shutil.rmtree(part)  # An empty folder would be taken for the split's.
 
 
-def _read_journal(journal: Path) -> list[_Object]:
+def _read_journal(journal: Path) -> list[_ListedObject]:
     if not journal.is_file():
         return []
     known = []
     for line in journal.read_text().splitlines():
         try:
-            known.append(_Object(**json.loads(line)))
+            known.append(_ListedObject(**json.loads(line)))
         except (ValueError, TypeError):
             continue  # The line that was being written when the process was killed.
     return known
 
 
-def _write_journal(journal: Path, objects: Iterable[_Object]) -> None:
+def _write_journal(journal: Path, objects: Iterable[_ListedObject]) -> None:
     working = journal.with_suffix(".tmp")
     working.write_text("".join(json.dumps(vars(o)) + "\n" for o in objects))
     working.replace(journal)

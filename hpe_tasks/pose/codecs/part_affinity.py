@@ -269,7 +269,7 @@ def _score(
 # People ----------------------------------------------------------------------------------------------------------
 
 
-class _Person:
+class _PartialPerson:
     """A person that is being put together: the peak of each joint, how many were added, and their scores."""
 
     def __init__(self, number: int) -> None:
@@ -279,17 +279,17 @@ class _Person:
         self.score = 0.0
 
 
-def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float]) -> list[_Person]:
+def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float]) -> list[_PartialPerson]:
     """Put people together from limbs, in the order of the limbs, as OpenPose does it.
 
     One person holds either end: it takes the second end, unless it has it. Two hold them: they become one if they have
     no joint in common, else the first of them takes the second end; as published, also where it has it already, so that
     its count and score grow without a new joint. Nobody holds one: a new person, but not from shoulder and ear.
     """
-    persons: dict[int, _Person] = {}
-    holders: dict[int, dict[int, _Person]] = {}  # of each peak, by their number
+    persons: dict[int, _PartialPerson] = {}
+    holders: dict[int, dict[int, _PartialPerson]] = {}  # of each peak, by their number
 
-    def take(person: _Person, joint: int, peak: int) -> None:
+    def take(person: _PartialPerson, joint: int, peak: int) -> None:
         before = person.peaks.get(joint)
         if before is not None:
             holders[before].pop(person.number, None)
@@ -316,7 +316,7 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
                 person.count += 1
                 person.score += scores[second] + limb_score
         elif limb < len(_LIMB_ENDS) - _JOINING_LIMBS:
-            person = persons[number] = _Person(number)
+            person = persons[number] = _PartialPerson(number)
             number += 1
             take(person, first_joint, first)
             take(person, second_joint, second)
@@ -325,7 +325,7 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
     return [p for p in persons.values() if p.count >= _MIN_JOINTS and p.score / p.count >= _MIN_MEAN_SCORE]
 
 
-def _in_coco_order(persons: list[_Person], peaks: Peaks) -> People:
+def _in_coco_order(persons: list[_PartialPerson], peaks: Peaks) -> People:
     keypoints = np.zeros((len(persons), len(COCO17.joints), 2), np.float32)
     found = np.zeros(keypoints.shape[:2], np.bool_)
     scores = np.zeros(len(persons), np.float32)

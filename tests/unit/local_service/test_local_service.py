@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hpe_tasks.cli.app import app
 from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, HpeError, TransientError
-from hpe_tasks.local_service.events import MAX_PAYLOAD_BYTES, Request, function_url_event, response_of
+from hpe_tasks.local_service.events import MAX_PAYLOAD_BYTES, PageRequest, function_url_event, response_of
 from hpe_tasks.local_service.server import LocalServer
 
 JPEG = bytes(range(256)) * 4
@@ -101,18 +101,18 @@ def test_a_picture_arrives_as_a_function_url_would_pass_it_on(server: LocalServe
     ],
 )
 def test_text_is_passed_on_as_text_and_all_else_as_base64(content_type: str, body: bytes, text: bool) -> None:
-    event = function_url_event(Request("POST", "/pose", [("Content-Type", content_type)], body, "::1"), "id")
+    event = function_url_event(PageRequest("POST", "/pose", [("Content-Type", content_type)], body, "::1"), "id")
     assert event["isBase64Encoded"] is not text
     assert (event["body"].encode() if text else base64.b64decode(event["body"])) == body
 
 
 def test_repeated_headers_and_parameters_are_joined_and_absent_ones_left_out() -> None:
     headers = [("Accept", "image/jpeg"), ("accept", "application/json")]
-    event = function_url_event(Request("GET", "/pose?a=1&a=2&b=", headers, b"", "::1"), "id")
+    event = function_url_event(PageRequest("GET", "/pose?a=1&a=2&b=", headers, b"", "::1"), "id")
     assert event["headers"] == {"accept": "image/jpeg,application/json"}
     assert event["queryStringParameters"] == {"a": "1,2", "b": ""}
     assert "body" not in event
-    assert "queryStringParameters" not in function_url_event(Request("GET", "/pose", [], b"", "::1"), "id")
+    assert "queryStringParameters" not in function_url_event(PageRequest("GET", "/pose", [], b"", "::1"), "id")
 
 
 def test_results_become_responses() -> None:

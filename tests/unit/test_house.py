@@ -1,0 +1,38 @@
+"""Rules of the house that no linter knows."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+PACKAGES = ("hpe_tasks", "dags", "plugins")
+
+
+def modules(repository: Path) -> dict[Path, ast.Module]:
+    paths = sorted(path for package in PACKAGES for path in (repository / package).rglob("*.py"))
+    return {path.relative_to(repository): ast.parse(path.read_bytes()) for path in paths}
+
+
+def test_no_two_classes_have_one_name(repository: Path) -> None:
+    places = defaultdict(list)
+    for path, tree in modules(repository).items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path}:{node.lineno}")
+    assert len(places) > 100
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_the_product_imports_no_tool_of_benchmarks(repository: Path) -> None:
+    """The worker's image holds them all the same, because AIMET brings them along: an import would not fail there."""
+    tools = {"matplotlib", "psutil"}
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in modules(repository).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if name.partition(".")[0] in tools
+    ]
+    assert found == []
