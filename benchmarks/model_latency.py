@@ -11,7 +11,7 @@ On a machine of each kind, then once with what they wrote:
   the reference way;
 * onnxruntime static, reduce_range: `quantize_static` of that file to QDQ, weights per channel and in 7 bits, which is
   how onnxruntime's documentation keeps sums from saturating on processors without VNNI;
-* static: the product's file without its four-phase deconvolution (`recipe.four_phase_deconvolution=false`);
+* static: the product's file without sub-pixel decomposition (`recipe.subpixel_deconvolution=false`);
 * ours: the product's file, by the preset's recipe.
 
 pose_resnet_50 at 256×256 and HRNet at 256×192 have random weights, pose_mobilenet those of the project's sample; all
@@ -105,8 +105,8 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
     for name in ("quantsim", "static", "ours"):
         (folder / name).mkdir()
     quantized = quantize_model(config, recipe, checkpoint, batches, folder / "quantsim", "cpu")
-    for name, four_phase in (("static", False), ("ours", True)):
-        own = recipe.model_copy(update={"four_phase_deconvolution": four_phase})
+    for name, subpixel in (("static", False), ("ours", True)):
+        own = recipe.model_copy(update={"subpixel_deconvolution": subpixel})
         export_onnx(config, own, quantized.model, quantized.encodings, folder / name).replace(files[name])
     np.save(folder / "images.npy", batches[0][:MEASURED_CROPS])
     return folder / "images.npy"

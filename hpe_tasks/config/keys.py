@@ -13,6 +13,7 @@ from hpe_tasks.config.run import RunConfig
 
 REPLACED = {
     "gate.metric": "Leave it out: dataset.kind says what is judged, PCKh of `mpii` and AP of all others.",
+    "recipe.four_phase_deconvolution": "Write recipe.subpixel_deconvolution, which is its name now.",
     "recipe.reduce_range": "Leave it out: recipe.saturation_free, on by default, keeps sums in range and costs less.",
 }
 """Settings that users may still have in their files, and what does their work now."""

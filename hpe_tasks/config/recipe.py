@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from hpe_tasks.config.base import Frozen
 
+_RENAMED = {"four_phase_deconvolution": "subpixel_deconvolution"}
+"""Settings by the names that older records have for them."""
+
 
 class QuantizationRecipe(Frozen):
     """How the network is quantized."""
@@ -30,10 +33,10 @@ class QuantizationRecipe(Frozen):
         description="AIMET quantization configuration (.json) in place of the recipe's own.",
     )
     calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
-    four_phase_deconvolution: bool = Field(
+    subpixel_deconvolution: bool = Field(
         default=True,
-        description="Export each 4x4 transposed convolution of stride 2 as the four convolutions that it is equal to: "
-        "onnxruntime runs those in int8, and the transposed one in float.",
+        description="Sub-pixel decomposition: export each 4x4 transposed convolution of stride 2 as the four "
+        "convolutions that it is equal to. onnxruntime runs those in int8, and the transposed one in float.",
     )
     saturation_free: bool = Field(
         default=True,
@@ -55,11 +58,14 @@ class QuantizationRecipe(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_reduce_range(cls, values: Any) -> Any:
-        """The setting that 7 bits of weights used to be asked for by: off, it is what older runs have recorded."""
-        if isinstance(values, dict) and values.get("reduce_range") is False:
-            return {key: value for key, value in values.items() if key != "reduce_range"}
-        return values
+    def _as_recorded_before(cls, values: Any) -> Any:
+        """What older runs have recorded: a setting by its earlier name, and one that is gone where it was off."""
+        if not isinstance(values, dict):
+            return values
+        recorded = {_RENAMED.get(key, key): value for key, value in values.items()}
+        if recorded.get("reduce_range") is False:
+            del recorded["reduce_range"]
+        return recorded
 
 
 RECIPES: dict[str, QuantizationRecipe] = {

@@ -67,7 +67,7 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
         merge_repeated_quantizers(exported)
         align_biases(exported)
         sign_weights(exported)
-        if recipe.four_phase_deconvolution:
+        if recipe.subpixel_deconvolution:
             split_deconvolutions(exported)
         _describe(exported, config, recipe)
         draft = Path(folder) / MODEL_FILE

@@ -1,4 +1,4 @@
-"""Transposed convolutions of kernel 4, stride 2 and padding 1 as the four convolutions that they are equal to.
+"""Sub-pixel decomposition: transposed convolutions of kernel 4, stride 2 and padding 1 as four convolutions.
 
 onnxruntime's CPU provider has no integer kernel for transposed convolutions. Of the 4×4 taps of such a layer each
 output pixel sees 2×2, and which ones depends on whether its row and its column are even or odd. Phase (a, b) of the

@@ -178,7 +178,7 @@ def _layer_of(node: onnx.NodeProto, weight: onnx.TensorProto, recipe: Quantizati
     if node.op_type == "Conv":
         return Layer("free" if 1 < groups == outputs and weight.dims[1] == 1 else "conv", 0)
     if node.op_type == "ConvTranspose":
-        split = recipe.four_phase_deconvolution and list(weight.dims[2:]) == [4, 4]
+        split = recipe.subpixel_deconvolution and list(weight.dims[2:]) == [4, 4]
         # Depthwise ones have their channels along the first axis.
         return Layer("phases", 1) if split and groups == 1 else Layer("free", 1 if groups == 1 else 0)
     if node.op_type in {"Gemm", "MatMul"} and len(weight.dims) == 2:

@@ -248,7 +248,7 @@ def _layer_of(module: Any, recipe: QuantizationRecipe) -> Layer:
         return Layer("free", 0)
     if not transposed:
         return Layer("conv", 0)
-    split = recipe.four_phase_deconvolution and (module.kernel_size, module.stride, module.padding) == (
+    split = recipe.subpixel_deconvolution and (module.kernel_size, module.stride, module.padding) == (
         (4, 4),
         (2, 2),
         (1, 1),

@@ -245,7 +245,8 @@ class ModelManifest(Record):
             return recipe
         reduced = recipe.get("reduce_range", False)
         kept = {key: value for key, value in recipe.items() if key != "reduce_range"}
-        return {"four_phase_deconvolution": False, "saturation_free": reduced, **kept}
+        decomposed = kept.pop("four_phase_deconvolution", False)
+        return {"subpixel_deconvolution": decomposed, "saturation_free": reduced, **kept}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -57,7 +57,7 @@ def test_four_phases_keep_the_ap_of_the_sample(tmp_path: Path) -> None:
     for phases in (False, True):
         out = tmp_path / f"phases-{phases}"
         out.mkdir()
-        switched = recipe.model_copy(update={"four_phase_deconvolution": phases})
+        switched = recipe.model_copy(update={"subpixel_deconvolution": phases})
         path = export_onnx(config, switched, files.model, files.encodings, out)
         transposed = [node for node in onnx.load(path).graph.node if node.op_type == "ConvTranspose"]
         assert len(transposed) == (0 if phases else 3)

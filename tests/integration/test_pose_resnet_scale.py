@@ -40,7 +40,7 @@ def test_pose_resnet_50_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) ->
     # The same codes with the deconvolutions as they were, in float: what rounds the other way moves codes behind it.
     transposed = tmp_path / "transposed"
     transposed.mkdir()
-    plain = MIN_MAX.model_copy(update={"four_phase_deconvolution": False})
+    plain = MIN_MAX.model_copy(update={"subpixel_deconvolution": False})
     before = export_onnx(CONFIG, plain, files.model, files.encodings, transposed)
     audit = audit_placement(before)
     assert 0.7 < audit.int8_mac_share < 0.75

@@ -231,7 +231,7 @@ def as_published_before_kernels(manifest: ModelManifest) -> bytes:
     del stored["serving"]["processors"], stored["provenance"]["trained_on"]
     for form in ("fp32", "quantsim", "onnx"):
         del stored[form]["cpu_features"], stored[form]["person_scores"]
-    for setting in ("four_phase_deconvolution", "saturation_free"):
+    for setting in ("subpixel_deconvolution", "saturation_free"):
         del stored["recipe"][setting]
     later = {"kernel_sqnr_db", "kernel_proof_any"}
     stored["gate"]["checks"] = [check for check in stored["gate"]["checks"] if check["name"] not in later]

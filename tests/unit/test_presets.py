@@ -64,7 +64,7 @@ def test_other_depths_by_one_key(preset: str, depth: int) -> None:
 def test_networks_with_deconvolutions_must_run_in_int8(preset: str) -> None:
     config = load_config(preset, overrides=dict.fromkeys(("model.checkpoint", *PRESETS[preset].needs), "/somewhere"))
     assert config.model.architecture.startswith(("pose_resnet", "pose_mobilenet"))
-    assert config.recipe.four_phase_deconvolution
+    assert config.recipe.subpixel_deconvolution
     assert config.gate.min_int8_mac_share == 0.95
 
 
@@ -326,3 +326,17 @@ def test_reduce_range_is_read_where_it_was_off_and_refused_otherwise() -> None:
         ConfigError, match=r"no setting 'recipe\.reduce_range' any more\. Leave it out: recipe\.saturation_free"
     ):
         load_config("sample", overrides={"recipe.reduce_range": True})
+
+
+def test_a_renamed_setting_is_read_where_it_is_stored_and_pointed_to_otherwise(tmp_path: Path) -> None:
+    stored = load_config("sample", overrides={"recipe.subpixel_deconvolution": False}).model_dump(mode="json")
+    now = RunConfig.model_validate(stored)
+    stored["recipe"]["four_phase_deconvolution"] = stored["recipe"].pop("subpixel_deconvolution")
+    assert RunConfig.model_validate(stored) == now
+    says = r"no setting 'recipe\.four_phase_deconvolution' any more.*Write recipe\.subpixel_deconvolution"
+    with pytest.raises(ConfigError, match=says):
+        load_config("sample", overrides={"recipe.four_phase_deconvolution": False})
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: sample\nrecipe: {four_phase_deconvolution: false}\n")
+    with pytest.raises(ConfigError, match=r"which is in .*run\.yaml\. Write recipe\.subpixel_deconvolution"):
+        load_config(file=file)

@@ -151,10 +151,10 @@ CHECKS: tuple[Requirement, ...] = (Int8Share(), UnclippedSums(), AgreeingKernels
 
 def more_int8(run: Situation) -> Iterator[Advice]:
     """What brings more of the arithmetic into int8."""
-    if not run.config.recipe.four_phase_deconvolution:
+    if not run.config.recipe.subpixel_deconvolution:
         yield Advice(
-            "Export transposed convolutions as ordinary ones, which have int8 kernels.",
-            "recipe.four_phase_deconvolution=true",
+            "Export transposed convolutions by sub-pixel decomposition, as ordinary ones, which have int8 kernels.",
+            "recipe.subpixel_deconvolution=true",
         )
     floats = run.exported.placement.float_operators if run.exported else ()
     named = f": {', '.join(floats[:_NAMED_FLOAT_OPERATORS])}" if floats else ""

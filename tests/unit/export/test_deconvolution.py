@@ -502,7 +502,7 @@ def _export_both(
     for on in (False, True):
         exported = folder / f"phases-{on}"
         exported.mkdir()
-        switched = recipe.model_copy(update={"four_phase_deconvolution": on})
+        switched = recipe.model_copy(update={"subpixel_deconvolution": on})
         paths.append(export_onnx(config, switched, files.model, files.encodings, exported))
         check_onnx(paths[-1])
     return files, paths[0], paths[1]

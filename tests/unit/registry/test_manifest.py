@@ -211,8 +211,8 @@ def test_a_manifest_of_the_version_before_is_read(files: dict[str, Path]) -> Non
     manifest = ModelManifest.model_validate_json(records.as_published_before_kernels(records.manifest(files)))
     assert (manifest.kernels, manifest.golden, manifest.onnx.cpu_features) == (None, (), ())
     assert manifest.latency is None
-    assert not manifest.recipe.four_phase_deconvolution
-    assert records.manifest(files).recipe.four_phase_deconvolution
+    assert not manifest.recipe.subpixel_deconvolution
+    assert records.manifest(files).recipe.subpixel_deconvolution
     # Read and written once more it says the same.
     assert ModelManifest.model_validate_json(manifest.to_bytes()) == manifest
 
@@ -222,6 +222,8 @@ def test_a_manifest_that_an_earlier_release_published_keeps_its_version() -> Non
     stored = (Path(__file__).parent / "manifests" / "pose_mobilenet_before_saturation_free.json").read_bytes()
     manifest = ModelManifest.model_validate_json(stored)
     assert manifest.version == "328f68a9a7ea0141"
+    # By its earlier name, four_phase_deconvolution.
+    assert manifest.recipe.subpixel_deconvolution
     model = next(file for file in manifest.files if file.role == "model")
     check_version(stored, manifest.version, model.sha256)
     served = ServedModel.from_manifest(stored)
