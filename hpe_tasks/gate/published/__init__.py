@@ -68,6 +68,6 @@ def _with_typed_protocol(fields: dict[str, Any]) -> None:
 
 
 def _typed(name: str, value: Any) -> Any:
-    kind = ProtocolFingerprint.model_fields[name].annotation
-    # A model of one field: its error names it.
-    return getattr(create_model("protocol", **{name: (kind, ...)})(**{name: value}), name)
+    field: dict[str, Any] = {name: (ProtocolFingerprint.model_fields[name].annotation, ...)}
+    # A model of this field alone: its error names it.
+    return getattr(create_model("protocol", **field)(**{name: value}), name)
