@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -28,8 +29,11 @@ from hpe_tasks.contract.cpu import cpu_features, processor_name
 from hpe_tasks.preflight.machine import forward_seconds
 from hpe_tasks.quantization import quantize_model
 
+Scheme = Literal["min_max", "tf_enhanced"]
+
 BATCH = 4
-NETWORKS = {
+SCHEMES: tuple[Scheme, ...] = ("min_max", "tf_enhanced")
+NETWORKS: dict[str, dict[str, Any]] = {
     "pose_mobilenet": {"architecture": "pose_mobilenet"},
     "pose_resnet_50": {"architecture": "pose_resnet_50"},
     "aimet_pose": {"architecture": "aimet_pose", "codec": "paf", "input_width": 496, "input_height": 384},
@@ -57,13 +61,13 @@ def random_checkpoint(config: ModelConfig, folder: Path) -> Path:
     return file
 
 
-def measure(config: ModelConfig, scheme: str, images: int, checkpoint: Path | None) -> dict[str, float]:
+def measure(config: ModelConfig, scheme: Scheme, images: int, checkpoint: Path | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         checkpoint = checkpoint or random_checkpoint(config, folder)
-        recipe = QuantizationRecipe(scheme=scheme, calibration_images=images)  # type: ignore[arg-type]
+        recipe = QuantizationRecipe(scheme=scheme, calibration_images=images)
         dataset = {"source": "sample", "calibration_split": "a", "evaluation_split": "b"}
-        run = RunConfig(model=config, dataset=dataset, recipe=recipe)  # type: ignore[arg-type]
+        run = RunConfig(model=config, dataset=dataset, recipe=recipe)
         forward_s = forward_seconds(run, checkpoint)
         stamps: list[float] = []
         out = folder / "out"
@@ -87,15 +91,17 @@ def main() -> None:
     parser.add_argument("--onnx", nargs=2, metavar=("FILE", "SIDE"), action="append", default=[])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    cases = [(name, ModelConfig(checkpoint="x", **fields), None) for name, fields in NETWORKS.items()]  # type: ignore[arg-type]
+    cases: list[tuple[str, ModelConfig, Path | None]] = [
+        (name, ModelConfig.model_validate({"checkpoint": "x", **fields}), None) for name, fields in NETWORKS.items()
+    ]
     for file, side in options.onnx:
         fields = {"input_width": side, "input_height": side, "output_layout": "nhwc", "skeleton": "efficientpose16"}
-        config = ModelConfig(architecture="onnx", checkpoint=file, **fields)  # type: ignore[arg-type]
+        config = ModelConfig(architecture="onnx", checkpoint=file, **fields)
         cases.append((Path(file).stem, config, Path(file)))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"network": name, "scheme": scheme, **measure(config, scheme, options.images, checkpoint)}
         for name, config, checkpoint in cases
-        for scheme in ("min_max", "tf_enhanced")
+        for scheme in SCHEMES
     ]
     if options.json:
         print(json.dumps({"processor": processor_name(), "features": cpu_features(), "rows": rows}, indent=1))

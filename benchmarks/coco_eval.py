@@ -97,7 +97,7 @@ def report_parts() -> dict[str, tuple[list[int], list[float]]]:
     from hpe_tasks.pose.skeletons import COCO17
 
     sigmas = coco_sigmas()
-    parts = JOINT_GROUPS | {joint: (joint,) for joint in COCO17.joints}
+    parts = {**JOINT_GROUPS, **{joint: (joint,) for joint in COCO17.joints}}
     return {
         name: ([COCO17.joints.index(joint) for joint in joints], [sigmas[joint] for joint in joints])
         for name, joints in parts.items()
@@ -145,7 +145,9 @@ def stats_by_product(persons: Rows, results: Rows) -> list[float | None]:
 def breakdown_by_pycocotools(persons: Rows, results: Rows) -> list[float | None]:
     parts = report_parts()
     return [
-        pycocotools_stats(*([restricted(row, joints) for row in rows] for rows in (persons, results)), sigmas)[0]
+        pycocotools_stats(
+            [restricted(row, joints) for row in persons], [restricted(row, joints) for row in results], sigmas
+        )[0]
         for joints, sigmas in (parts[name] for name in FEW_PARTS)
     ]
 

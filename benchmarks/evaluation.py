@@ -29,10 +29,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from evaluation_memory import MB, ResidentMemory
+
+if TYPE_CHECKING:
+    from hpe_tasks.data.image_files import Unreadable
+    from hpe_tasks.inference.whole_images import PreparedImage
 
 TESTS = str(Path(__file__).resolve().parent.parent / "tests")
 PATHS = ("plain", "fp32", "int8", "no network")
@@ -98,8 +102,8 @@ class IdealMaps:
         for image in {image.file_name: image for image in dataset.images}.values():
             people = np.stack([person.keypoints for person in dataset.persons(image.id)])
             heatmaps, pafs = ideal_maps(people, (image.width, image.height))
-            pixels = prepare_image(dataset, config, image).pixels
-            self._maps[self._key(pixels)] = np.concatenate([pafs, heatmaps]).astype(np.float32)
+            shown = readable(prepare_image(dataset, config, image))
+            self._maps[self._key(shown.pixels)] = np.concatenate([pafs, heatmaps]).astype(np.float32)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         maps = np.stack([self._maps[self._key(image)] for image in images])
@@ -113,6 +117,15 @@ class IdealMaps:
         return np.rint(256 * (pixels[:, ::41, ::37] + 0.5)).astype(np.uint8).tobytes()
 
 
+def readable(image: PreparedImage | Unreadable) -> PreparedImage:
+    """The image; the measured data sets hold no broken one."""
+    from hpe_tasks.data.image_files import Unreadable
+
+    if isinstance(image, Unreadable):
+        raise SystemExit(str(image))
+    return image
+
+
 def plainly(dataset: Any, predict: Callable[[np.ndarray], Any], seconds: dict[str, float]) -> Iterator[Any]:
     """One image after the other, as a script would do it."""
     import cv2
@@ -122,6 +135,7 @@ def plainly(dataset: Any, predict: Callable[[np.ndarray], Any], seconds: dict[st
     for image in dataset.images:
         start = time.perf_counter()
         pixels = cv2.imread(str(dataset.image_path(image)), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        assert pixels is not None
         size = (496, 384) if image.width > image.height else (384, 496)
         rgb = cv2.resize(pixels, size)[:, :, ::-1].astype(np.float32) / 256 - 0.5
         batch = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None])
@@ -134,7 +148,7 @@ def plainly(dataset: Any, predict: Callable[[np.ndarray], Any], seconds: dict[st
             seconds[stage] = seconds.get(stage, 0) + took
 
 
-def stage_seconds(dataset: Any, predict: Callable[[np.ndarray], Any], config: Any, batch_size: int) -> dict:
+def stage_seconds(dataset: Any, predict: Callable[[np.ndarray], Any], config: Any, batch_size: int) -> dict[str, float]:
     """The product's stages, one after the other."""
     from hpe_tasks.inference import decode_image, predict_maps, prepare_image
     from hpe_tasks.pose.codecs import image_codec
@@ -142,7 +156,8 @@ def stage_seconds(dataset: Any, predict: Callable[[np.ndarray], Any], config: An
     seconds = {"read": 0.0, "network": 0.0, "decode": 0.0}
     for start in range(0, len(dataset.images), batch_size):
         began = time.perf_counter()
-        prepared = [prepare_image(dataset, config, image) for image in dataset.images[start : start + batch_size]]
+        images = dataset.images[start : start + batch_size]
+        prepared = [readable(prepare_image(dataset, config, image)) for image in images]
         read = time.perf_counter()
         maps = predict_maps(prepared, predict, config)
         ran = time.perf_counter()
@@ -199,7 +214,7 @@ def in_process(arguments: argparse.Namespace, path: str, count: int | None = Non
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    rounds: dict[str, list[dict]] = {path: [] for path in PATHS}
+    rounds: dict[str, list[dict[str, Any]]] = {path: [] for path in PATHS}
     for _ in range(arguments.rounds):
         for path in PATHS:
             rounds[path].append(in_process(arguments, path))

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -34,10 +35,11 @@ def write_dataset(folder: Path, num_images: int) -> None:
     annotations = folder / "annotations" / "person_keypoints_val.json"
     images = folder / "images" / "val"
     drawn = json.loads(annotations.read_text())
-    persons: dict[int, list[dict]] = {}
+    persons: dict[int, list[dict[str, Any]]] = {}
     for annotation in drawn["annotations"]:
         persons.setdefault(annotation["image_id"], []).append(annotation)
-    records, repeated = [], []
+    records: list[dict[str, Any]] = []
+    repeated: list[dict[str, Any]] = []
     for number in range(num_images):
         source = drawn["images"][number % len(drawn["images"])]
         name = f"linked_{number:06d}{Path(source['file_name']).suffix}"

@@ -160,7 +160,7 @@ def ask(emulator: LambdaEmulator, event: dict[str, Any]) -> int:
     answer = emulator.invoke(event)
     body = json.loads(answer["body"]) if answer.get("statusCode") == 200 else {}
     people = body.get("people", [body])
-    joints = sum(joint["score"] >= THRESHOLD for person in people for joint in person.get("joints", ()))
+    joints: int = sum(joint["score"] >= THRESHOLD for person in people for joint in person.get("joints", ()))
     if joints < MIN_JOINTS or not body.get("hpe"):
         raise SystemExit(f"The function drew no skeleton: {str(answer)[:2000]}\n{emulator.log_text()}")
     return joints
@@ -333,7 +333,7 @@ def main() -> int:
                 measure_round(function, function.event(picture), invocations, processor)
     functions = {name: function.summary() for name, function in measured.items()}
     vnni = not processor and any("vnni" in feature for feature in cpu_features())
-    record = {
+    record: dict[str, Any] = {
         "machine": {**machine(arguments.processor), "as": processor.get("AS_PROCESSOR")},
         "event_bytes": len(json.dumps(picture_event(picture, None))),
         "rounds": rounds,

@@ -92,7 +92,10 @@ def fitted_resnet(picture: Picture, folder: Path) -> Path:
 
     torch.manual_seed(0)
     network = build_model(ModelConfig(architecture="pose_resnet_50", checkpoint=str(path)))
-    last, network.final_layer = network.final_layer, torch.nn.Identity()
+    last = network.get_submodule("final_layer")
+    assert isinstance(last, torch.nn.Conv2d)
+    assert last.bias is not None
+    network.final_layer = torch.nn.Identity()
     with torch.no_grad():
         features = network(torch.from_numpy(np.stack(inputs))).permute(0, 2, 3, 1).flatten(0, 2).numpy()
         features = np.concatenate([features, np.ones((len(features), 1), np.float32)], axis=1)
@@ -220,7 +223,16 @@ def reference_packages(models: dict[str, Path], folder: Path, python: Path) -> d
     from uv import find_uv_bin
 
     function = folder / "reference"
-    command = [find_uv_bin(), "pip", "install", "--quiet", "--target", function, "--only-binary", ":all:"]
+    command: list[str | Path] = [
+        find_uv_bin(),
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        function,
+        "--only-binary",
+        ":all:",
+    ]
     command += ["--python-platform", "x86_64-manylinux_2_28", "--python-version", PYTHON_VERSION]
     command += ["--constraints", LOCK, "--requirements", REFERENCE / "requirements.txt"]
     subprocess.run(command, check=True)

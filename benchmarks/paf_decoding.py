@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def cpu_ms(call: Callable[[], object], repeats: int) -> float:
     return shortest * 1e3
 
 
-def coco_results(image_id: int, persons: list[tuple[np.ndarray, float]]) -> list[dict]:
+def coco_results(image_id: int, persons: list[tuple[np.ndarray, float]]) -> list[dict[str, Any]]:
     return [
         {"image_id": image_id, "keypoints": keypoints.ravel().tolist(), "score": score} for keypoints, score in persons
     ]
@@ -53,8 +54,8 @@ def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
     dataset = load_coco(folder, split)
     images = [image for image in dataset.images if dataset.persons(image.id)]
     product_ms, plain_ms = [], []
-    product_results: list[dict] = []
-    plain_results: list[dict] = []
+    product_results: list[dict[str, Any]] = []
+    plain_results: list[dict[str, Any]] = []
     for image in images:
         size = (image.width, image.height)
         maps = ideal_maps(np.stack([person.keypoints for person in dataset.persons(image.id)]), size)
@@ -62,8 +63,8 @@ def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
         rows = np.concatenate([people.keypoints, people.found[..., None]], axis=2).astype(np.float64)
         product_results += coco_results(image.id, list(zip(rows, people.scores.tolist(), strict=True)))
         plain_results += coco_results(image.id, paf_oracle.decode(*maps, size))
-        product_ms.append(cpu_ms(lambda maps=maps, size=size: decode_people(*maps, size), repeats))
-        plain_ms.append(cpu_ms(lambda maps=maps, size=size: paf_oracle.decode(*maps, size, np.float32), repeats))
+        product_ms.append(cpu_ms(partial(decode_people, *maps, size), repeats))
+        plain_ms.append(cpu_ms(partial(paf_oracle.decode, *maps, size, np.float32), repeats))
     truth = read_annotations(dataset.annotation_file)["annotations"]
     sigmas = list(coco_sigmas().values())
     return {

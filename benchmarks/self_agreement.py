@@ -47,7 +47,10 @@ def main() -> None:
     height, width = network_input.shape[1:3] if last else network_input.shape[2:4]
     found = []
     for file in sorted(arguments.images.glob("*.jpg"))[: arguments.count]:
-        image = cv2.resize(cv2.imread(str(file))[..., ::-1], (width, height)).astype(np.float32) / 127.5 - 1
+        photograph = cv2.imread(str(file))
+        if photograph is None:
+            raise SystemExit(f"{file} cannot be decoded.")
+        image = cv2.resize(photograph[..., ::-1], (width, height)).astype(np.float32) / 127.5 - 1
         shown = (image if last else image.transpose(2, 0, 1))[None]
         maps = (each.run(None, {network_input.name: shown})[-1] for each in (exact, integer))
         found.append(sqnr_db(*maps))

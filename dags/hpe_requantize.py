@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
+from typing import Any
 
 from airflow.sdk import Asset, dag
 from hpe_airflow.failures import RETRIES, log_reason
@@ -17,6 +18,7 @@ from hpe_airflow.tasks import TaskRules, add_tasks
 
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.step import Step
 
 PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
 """Changes when a channel serves a published version; its events carry `name`, `version`, `channel` and `registry`."""
@@ -70,7 +72,7 @@ holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50
 PUBLICATION = (ReportLink(), VersionLink())
 ONE_HOUR = {"execution_timeout": timedelta(hours=1)}
 
-RULES = {
+RULES: dict[Step[Any], TaskRules] = {
     steps.preflight: TaskRules({"execution_timeout": timedelta(minutes=30)}),
     steps.check_fp32: TaskRules(links=(ReportLink(),)),
     # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.

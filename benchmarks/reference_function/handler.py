@@ -14,6 +14,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,10 +41,11 @@ _options.intra_op_num_threads = THREADS
 session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), _options, ["CPUExecutionProvider"])
 
 
-def handler(event: dict, _context: object) -> dict:
+def handler(event: dict[str, Any], _context: object) -> dict[str, Any]:
     """Answer an HTTP event that holds a picture as base64."""
     started = time.perf_counter()
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(event["body"]), dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
     height, width = picture.shape[:2]
     squashed = cv2.cvtColor(cv2.resize(picture, (INPUT_SIDE, INPUT_SIDE)), cv2.COLOR_BGR2RGB)
     normalized = (squashed.astype(np.float32) / 255 - MEAN) / STD
@@ -57,15 +59,16 @@ def handler(event: dict, _context: object) -> dict:
         points.append((int(x), int(y)) if score > THRESHOLD else None)
         joints.append({"name": name, "x": x, "y": y, "score": float(score)})
     for a, b in LIMBS:
-        if points[a] and points[b]:
-            cv2.line(picture, points[a], points[b], (0, 255, 255), 2, cv2.LINE_AA)
+        start, end = points[a], points[b]
+        if start and end:
+            cv2.line(picture, start, end, (0, 255, 255), 2, cv2.LINE_AA)
     for point in points:
         if point:
             cv2.circle(picture, point, 4, (0, 0, 255), -1, cv2.LINE_AA)
     _, jpeg = cv2.imencode(".jpg", picture)
     body = {
         "joints": joints,
-        "hpe": base64.b64encode(jpeg).decode(),
+        "hpe": base64.b64encode(jpeg.tobytes()).decode(),
         "timings_ms": {"total": 1000 * (time.perf_counter() - started)},
     }
     return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(body)}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-def open_run_from_context(context: Context | None = None) -> Run:
+def open_run_from_context(context: Mapping[str, Any] | Context | None = None) -> Run:
     """The run that the current task belongs to.
 
     Args:

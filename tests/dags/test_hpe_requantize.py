@@ -154,7 +154,8 @@ def test_a_documented_variable_switches_the_schedule_on(
     bag = DagBag(repository / "dags")
     assert bag.import_errors == {}
     dag = bag.dags["hpe_requantize"]
-    assert (dag.schedule, dag.is_paused_upon_creation, dag.params["preset"]) == (schedule, paused, preset)
+    assert (str(dag.schedule), dag.is_paused_upon_creation, dag.params["preset"]) == (str(schedule), paused, preset)
+    assert dag.doc_md is not None
     assert all(name in dag.doc_md for name in variables)
 
 

@@ -78,7 +78,7 @@ def change() -> Change:
 def service(change: Change, tmp_path: Path) -> Iterator[Service]:
     write_package(tmp_path / "package", change)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HPE_", "AWS_"))}
-    command = ["-m", "hpe_tasks", "serve", "--package", tmp_path / "package"]
+    command: list[str | Path] = ["-m", "hpe_tasks", "serve", "--package", tmp_path / "package"]
     service = Service(inherited, tmp_path / "log", command, 120)
     yield service
     assert service.stop() == 0, service.said

@@ -273,7 +273,7 @@ def test_what_was_published_is_served_at_once(
 def test_what_is_not_there_is_not_made_up(
     service: Service, environment: dict[str, str], repository: Path, asked: list[str]
 ) -> None:
-    command = [sys.executable, repository / "tools" / "serve.py", "--own-store", *asked]
+    command: list[str | Path] = [sys.executable, repository / "tools" / "serve.py", "--own-store", *asked]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert asked[1] in done.stderr

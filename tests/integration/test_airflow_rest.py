@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -42,7 +43,7 @@ def finished(airflow_server: AirflowServer) -> str:
 
 
 def links(server: AirflowServer, session: requests.Session, run: str, task: str) -> dict[str, str]:
-    answer = session.get(f"{server.url}{RUNS}/{requests.utils.quote(run)}/taskInstances/{task}/links", timeout=30)
+    answer = session.get(f"{server.url}{RUNS}/{quote(run)}/taskInstances/{task}/links", timeout=30)
     assert answer.status_code == 200, answer.text
     return dict(answer.json()["extra_links"])
 

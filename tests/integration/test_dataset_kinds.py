@@ -145,7 +145,7 @@ def test_the_function_serves_five_points_by_their_names(five_points: Run, tmp_pa
         checkpoint=run.result(steps.fetch_checkpoint),
         quantized=run.result(steps.quantize),
         exported=exported,
-        fp32=records_of(run).fp32,
+        fp32=run.result(steps.evaluate_fp32),
         evaluation=evaluation,
         gate=run.result(steps.gate),
         run="r",

@@ -207,6 +207,7 @@ def measured_joints(manifest: ModelManifest, golden: GoldenImage) -> list[dict[s
 def cell_size(manifest: ModelManifest, golden: GoldenImage, person: GoldenPerson) -> float:
     """Width of a cell of the person's maps, in pixels of the image."""
     (input_size,) = manifest.serving.input_sizes
+    assert person.box is not None
     _, scale = box_to_center_scale(person.box, (golden.width, golden.height), input_size)
     return float(scale[0]) * PIXEL_STD / manifest.serving.outputs["heatmaps"].shape[-1]
 

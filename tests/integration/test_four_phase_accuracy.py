@@ -51,6 +51,7 @@ def test_four_phases_keep_the_ap_of_the_sample(tmp_path: Path) -> None:
             artifact=lambda path: Artifact(uri=path.as_uri(), sha256="0" * 64, size_bytes=path.stat().st_size),
         )
         assert isinstance(report.stats, CocoStats)
+        assert report.stats.ap is not None
         return report.stats.ap
 
     measured: dict[bool, float] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -122,7 +123,7 @@ def save(path: Path, kind: Kind, rows: np.ndarray, data: np.ndarray) -> None:
     if kind.taps:
         image = np.moveaxis(shown.reshape(len(data), kind.taps, kind.taps, kind.fan_in), -1, 1)
         shown = np.tile(image, (1, groups, 1, 1))
-    constants = {
+    constants: dict[str, Any] = {
         "one": np.float32(1),
         "zero": np.uint8(0),
         "codes": np.ascontiguousarray(codes if kind.taps else codes.T),

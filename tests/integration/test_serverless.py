@@ -29,7 +29,7 @@ def osls(request: pytest.FixtureRequest) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         missing("npm, which comes with Node.js, is not installed: it installs osls")
-    folder: Path = request.config.cache.mkdir("osls")  # type: ignore[union-attr]
+    folder: Path = request.config.cache.mkdir("osls")
     installed = folder / OSLS_VERSION
     program = installed / "node_modules" / ".bin" / "osls"
     if not program.is_file():

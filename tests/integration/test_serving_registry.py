@@ -44,7 +44,7 @@ def network(column: int) -> bytes:
     """A network for crops of 192×256 that finds every joint in this column of its heatmaps, whatever it is shown."""
     peak = np.zeros((1, 17, 64, 48), np.float32)
     peak[:, :, 32, column] = 1
-    constants = [numpy_helper.from_array(peak, "peak"), numpy_helper.from_array(np.float32(0), "zero")]
+    constants = [numpy_helper.from_array(peak, "peak"), numpy_helper.from_array(np.array(0, np.float32), "zero")]
     nodes = [
         helper.make_node("AveragePool", ["image"], ["small"], kernel_shape=[4, 4], strides=[4, 4]),
         helper.make_node("ReduceMean", ["small"], ["grey"], axes=[1], keepdims=1),

@@ -43,7 +43,7 @@ class Instance:
 def test_the_links_lead_to_the_run_that_the_task_worked_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HPE_WORKSPACE", tmp_path.as_uri())
     context: dict[str, Any] = {"logical_date": None, "run_id": "manual__2026-01-02T03:04:05+00:00", "params": {}}
-    run = open_run_from_context(context)  # type: ignore[arg-type]
+    run = open_run_from_context(context)
     key: Any = Instance(context)
     assert ReportLink().get_link(None, ti_key=key) == report_path(run.name)  # type: ignore[arg-type]
     assert VersionLink().get_link(None, ti_key=key) == version_path(run.name)  # type: ignore[arg-type]

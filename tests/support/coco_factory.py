@@ -26,7 +26,7 @@ def write_coco(
         folder = root / "images" / split
         folder.mkdir(parents=True)
         ids = [100 * number + i for i in range(images)]
-        records = [
+        records: list[dict[str, Any]] = [
             {"id": i, "file_name": names.format(id=i, split=split), "width": WIDTH, "height": HEIGHT} for i in ids
         ]
         for record in records:

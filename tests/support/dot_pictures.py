@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -60,7 +60,8 @@ def write_dataset(
     folder = root / "images" / "val"
     folder.mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)
-    records, annotations = [], []
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, persons in enumerate(images, start=1):
         picture = np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
         for keypoints in persons:
@@ -95,14 +96,14 @@ def describe(path: Path) -> Artifact:
 
 def measure(
     dataset: CocoKeypoints,
-    network: Callable[[np.ndarray], np.ndarray] = colour_network,
+    network: Callable[[np.ndarray], Any] = colour_network,
     config: ModelConfig = CONFIG,
     *,
     seed: int = 0,
-    images: str = "with_persons",
+    images: Literal["with_persons", "all"] = "with_persons",
     boxes: Path | None = None,
     **evaluation: Any,
-) -> tuple[EvaluationReport, list[dict]]:
+) -> tuple[EvaluationReport, list[dict[str, Any]]]:
     """The report and the rows of the predictions file; a network may name its outputs, or give heatmaps."""
     file = dataset.root / "out" / "predictions.json"
     report = evaluate(

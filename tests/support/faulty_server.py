@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None and not mood.status:
             mood = Mood(status=404)
         if mood.status:
-            self._send(mood.status, b"", {"Content-Length": "0"} | mood.headers, with_body=with_body)
+            self._send(mood.status, b"", {"Content-Length": "0", **mood.headers}, with_body=with_body)
             return
         assert content is not None
         headers: dict[str, str | None] = {"ETag": site.etag, "Last-Modified": site.modified}

@@ -11,6 +11,7 @@ whose second end does.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +27,10 @@ CHANNELS = [
 ]  # fmt: skip
 TO_COCO = [0, None, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
 EQUAL = 1e-9
+
+# Of a map: (column, row, score). A person: `ends` (number of the peak of each joint), `count` and `score`.
+Peaks = list[tuple[int, int, float]]
+Person = dict[str, Any]
 
 
 def decode(
@@ -54,7 +59,7 @@ def find_peaks(heatmap: np.ndarray) -> list[tuple[int, int, float]]:
 
 
 def connect(
-    field_x: np.ndarray, field_y: np.ndarray, firsts: list, seconds: list, image_height: int
+    field_x: np.ndarray, field_y: np.ndarray, firsts: Peaks, seconds: Peaks, image_height: int
 ) -> list[tuple[int, int, float]]:
     """(number of the first end, of the second end, score) of each limb that is taken."""
     candidates = []
@@ -79,8 +84,8 @@ def connect(
     return taken
 
 
-def assemble(limbs: list, peaks: list) -> list[dict]:
-    persons: list[dict] = []
+def assemble(limbs: list[list[tuple[int, int, float]]], peaks: list[Peaks]) -> list[Person]:
+    persons: list[Person] = []
     for k, (first, second) in enumerate(LIMBS):
         for i, j, limb_score in limbs[k]:
             holders = [p for p in persons if p["ends"].get(first) == i or p["ends"].get(second) == j]
@@ -102,13 +107,13 @@ def assemble(limbs: list, peaks: list) -> list[dict]:
     return [person for person in persons if person["count"] >= 4 and person["score"] / person["count"] >= 0.4]
 
 
-def take_end(person: dict, joint: int, number: int, score: float) -> None:
+def take_end(person: Person, joint: int, number: int, score: float) -> None:
     person["ends"][joint] = number
     person["count"] += 1
     person["score"] += score
 
 
-def in_coco_order(person: dict, peaks: list) -> tuple[np.ndarray, float]:
+def in_coco_order(person: Person, peaks: list[Peaks]) -> tuple[np.ndarray, float]:
     keypoints = np.zeros((17, 3))
     found = 0
     for joint, number in person["ends"].items():

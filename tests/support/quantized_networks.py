@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 SHAPE = (1, 3, 32, 24)
 
 
-class _Images(CalibrationDataReader):
+class _Images:
     def __init__(self) -> None:
         generator = np.random.default_rng(0)
         self._batches = iter([{"input": generator.standard_normal(SHAPE, dtype=np.float32)} for _ in range(4)])

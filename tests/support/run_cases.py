@@ -169,7 +169,7 @@ def evaluation(runtime: str, ap: float | None, protocol: ProtocolFingerprint) ->
     }
     spread = 0.0 if runtime == "fp32" else 0.3
     return EvaluationReport(
-        runtime=runtime,  # type: ignore[arg-type]
+        runtime=runtime,
         stats=CocoStats(
             ap=ap,
             ap50=near(0.27),
@@ -510,7 +510,7 @@ def pckh_evaluation(runtime: str, mean: float | None, protocol: ProtocolFingerpr
     tight = {"mean_at_01": near(-52), "mean_at_exactly_01": near(-55)}
     speed = {"fp32": 20.5, "quantsim": 6.1, "onnxruntime": 33.0}[runtime]
     return EvaluationReport(
-        runtime=runtime,  # type: ignore[arg-type]
+        runtime=runtime,
         stats=PckhStats(**groups, mean=mean, **tight, num_joints=66),
         by_group=groups,
         by_joint={name: near(i % 5 - 2) for i, name in enumerate(MPII16.joints)},

@@ -70,7 +70,7 @@ def report(
         stats = PckhStats(mean=value, num_joints=66, **rest)
         changes = {"metric": "mpii_pckh", "box_source": "annotated_center_scale", "sigmas": (), **changes}
     return EvaluationReport(
-        runtime=runtime,  # type: ignore[arg-type]
+        runtime=runtime,
         stats=stats,
         by_group={"head": 0.7, "ankles": None},
         by_joint={"left_wrist": 0.4},

@@ -102,7 +102,7 @@ def two_people_onnx() -> onnx.ModelProto:
     for name, maps in (("heatmaps", heatmaps), ("pafs", pafs)):
         constants.append(numpy_helper.from_array(maps[None].astype(np.float32), f"{name}.constant"))
         nodes.append(helper.make_node("Add", ["none", f"{name}.constant"], [name]))
-    names = {"image": ["n", 3, "h", "w"], "heatmaps": [None] * 4, "pafs": [None] * 4}
+    names: dict[str, list[str | int | None]] = {"image": ["n", 3, "h", "w"], "heatmaps": [None] * 4, "pafs": [None] * 4}
     image, *outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in names.items())
     graph = helper.make_graph(nodes, "two people", [image], outputs, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -90,7 +90,8 @@ class PlainNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for index, conv in enumerate(self.convs[:4]):
             x = self.activations[index % len(self.activations)](conv(x))
-        return self.heatmaps(self.convs[4](x))
+        maps: torch.Tensor = self.heatmaps(self.convs[4](x))
+        return maps
 
 
 def onnx_config(**fields: Any) -> ModelConfig:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hpe_tasks import progress
 from hpe_tasks.progress import duration_text, progress_text, track
 
 
@@ -26,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", clock.monotonic)
+    monkeypatch.setattr("hpe_tasks.progress.time.monotonic", clock.monotonic)
     return clock
 
 

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -30,7 +30,10 @@ def make_zip(path: Path, files: dict[str, bytes] = FILES, **kw: Any) -> Path:
     return path
 
 
-def make_tar(path: Path, mode: str = "w:gz", files: dict[str, bytes] = FILES) -> Path:
+TarMode = Literal["w", "w:gz", "w:bz2", "w:xz"]
+
+
+def make_tar(path: Path, mode: TarMode = "w:gz", files: dict[str, bytes] = FILES) -> Path:
     with tarfile.open(path, mode) as archive:
         folder = tarfile.TarInfo("coco/folder")
         folder.type = tarfile.DIRTYPE
@@ -202,7 +205,7 @@ def test_duplicate_names(tmp_path: Path, kind: str, names: tuple[str, str]) -> N
 
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9, 0.999])
-def test_truncated(tmp_path: Path, mode: str, share: float) -> None:
+def test_truncated(tmp_path: Path, mode: Literal["zip"] | TarMode, share: float) -> None:
     path = make_zip(tmp_path / "a") if mode == "zip" else make_tar(tmp_path / "a", mode)
     whole = path.read_bytes()
     if mode == "w":  # A tar file is padded with zeros, which nobody misses.
@@ -219,7 +222,7 @@ def test_tar_cut_between_members(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["zip", "w:gz", "w"])
-def test_damaged_anywhere(tmp_path: Path, mode: str) -> None:
+def test_damaged_anywhere(tmp_path: Path, mode: Literal["zip"] | TarMode) -> None:
     """A flipped bit gives the same files or one clear error, and never half a folder."""
     path = make_zip(tmp_path / "a") if mode == "zip" else make_tar(tmp_path / "a", mode)
     whole = path.read_bytes()

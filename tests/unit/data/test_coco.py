@@ -31,7 +31,7 @@ def test_images_and_persons_are_sorted_and_crowds_left_out(root: Path) -> None:
     assert dataset.persons(202) == dataset.all_persons()[-2:]
     assert dataset.persons(4711) == ()
     first = dataset.persons(200)[0]
-    assert first.box == (30, 4, 25, 40)
+    assert first.box == (30.0, 4.0, 25.0, 40.0)
     assert first.area == 500
     assert first.num_keypoints == 15
     assert first.keypoints.shape == (17, 3)

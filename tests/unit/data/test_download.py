@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -373,7 +374,7 @@ def test_tracebacks_of_failed_connections_hold_no_secret(site: Site, tmp_path: P
         ("http://127.0.0.1:99999", "is not an address that leads to a file"),
     ):
         with pytest.raises(HpeError, match=says):
-            shown_by(lambda address=address: get_secretly(with_secrets(address), tmp_path))
+            shown_by(partial(get_secretly, with_secrets(address), tmp_path))
 
 
 def get_secretly(source: str, folder: Path) -> None:

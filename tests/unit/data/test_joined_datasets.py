@@ -120,7 +120,7 @@ def test_archives_come_from_the_web(coco: Path, cache: Path, tmp_path: Path) -> 
         addresses = [f"{site.address}/zips/{path.name}" for path in packed]
         site.moods_of["/zips/val.zip"].append(Mood(cut_after=2000))
         with pytest.raises(TransientError, match=r"zips/val\.zip"):
-            fetch(*addresses[:1], cache, *addresses[1:])
+            fetch(addresses[0], cache, *addresses[1:])
         assert not (cache / "joined").is_dir() or not list((cache / "joined").glob("[!.]*/images"))
         root, found = fetch(addresses[0], cache, *addresses[1:])
         assert found.digest == fetch(coco, cache)[1].digest

@@ -25,7 +25,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def annotations(folder: Path, split: str) -> dict[str, Any]:
+def annotations_of(folder: Path, split: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "annotations" / f"person_keypoints_{split}.json").read_text())
     return content
 
@@ -83,7 +83,7 @@ def test_ids_and_pictures_differ_between_splits(sample: Path) -> None:
     images: list[int] = []
     persons: list[int] = []
     for split in SPLITS:
-        content = annotations(sample, split)
+        content = annotations_of(sample, split)
         images += [image["id"] for image in content["images"]]
         persons += [person["id"] for person in content["annotations"]]
         assert {person["image_id"] for person in content["annotations"]} <= {i["id"] for i in content["images"]}
@@ -95,7 +95,7 @@ def test_ids_and_pictures_differ_between_splits(sample: Path) -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_records_are_valid_coco(sample: Path, split: str) -> None:
-    content = annotations(sample, split)
+    content = annotations_of(sample, split)
     (category,) = content["categories"]
     assert category["keypoints"] == list(COCO17.joints)
     assert all(1 <= index <= 17 for limb in category["skeleton"] for index in limb)
@@ -183,7 +183,7 @@ def test_bad_requests_are_refused(build: Any, names: str) -> None:
 def test_a_full_disk_leaves_no_annotations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    written = []
+    written: list[Path] = []
     real = Path.write_bytes
 
     def write(path: Path, data: bytes) -> int:

@@ -14,6 +14,7 @@ import hpe_tasks
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.model import MODEL_SKELETONS
 from hpe_tasks.data.calibration import draw_calibration
+from hpe_tasks.data.coco import CocoKeypoints
 from hpe_tasks.data.fetch.digests import coco_files
 from hpe_tasks.data.fetch.preview import preview_source
 from hpe_tasks.data.formats import FORMATS, format_of
@@ -133,6 +134,7 @@ def test_another_kind_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make_sample(tmp_path, SampleSpec(train=1, calibration=2, val=3), splits=["calibration", "val"], kind=kind)
     assert len(list(coco_files(tmp_path, ["calibration", "val"], kind))) == 2 + 5
     dataset = load_split("wrists", tmp_path, "val")
+    assert isinstance(dataset, CocoKeypoints)
     drawn = draw_calibration(load_split("wrists", tmp_path, "calibration"), dataset, num_images=1, seed=0)
     assert drawn.num_images == 1
     noise = np.random.default_rng(0)
@@ -149,7 +151,8 @@ def test_no_module_tells_kinds_apart() -> None:
     found = []
     for path in package.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
-            if any(isinstance(one, ast.Constant) and one.value in KINDS for one in compared):
+            if isinstance(node, ast.Compare) and any(
+                isinstance(one, ast.Constant) and one.value in KINDS for one in (node.left, *node.comparators)
+            ):
                 found.append(f"{path.relative_to(package)}:{node.lineno}")
     assert found == []

@@ -193,8 +193,8 @@ def test_a_wrong_description_is_named_and_its_settings_mend_it(
     assert diagnosis.found.accuracy > 0.65
     right = mended(config, diagnosis.found.settings)
     predict = onnx_predictor(file, right, threads=2)
-    [configured, *_] = try_crops(cut_persons(some_people, right, seed=0), AS_CONFIGURED, right, predict, 16)
-    assert configured.accuracy == pytest.approx(diagnosis.found.accuracy, abs=0.01)
+    [trial, *_] = try_crops(cut_persons(some_people, right, seed=0), AS_CONFIGURED, right, predict, 16)
+    assert trial.accuracy == pytest.approx(diagnosis.found.accuracy, abs=0.01)
 
 
 def test_the_sentence(people: CocoKeypoints, as_trained: Path, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_nobody_is_found_bottom_up_by_a_network_that_learned_nothing(people: Coc
     def noise(images: np.ndarray) -> np.ndarray:
         return rng.random((len(images), 57, 23, 31), np.float32)
 
-    diagnosis = diagnose(few, noise, _BOTTOM_UP, METRICS["ap"], batch_size=4, seed=0)
+    diagnosis = diagnose(few, paf_network(noise), _BOTTOM_UP, METRICS["ap"], batch_size=4, seed=0)
     assert diagnosis.found is None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -48,6 +49,7 @@ def person_at(x: float, y: float, scale: float = 1.0) -> np.ndarray:
 ONE, TWO = person_at(20, 40), person_at(130, 30)
 
 
+Images = Literal["with_persons", "all"]
 MakeDataset = Callable[..., CocoKeypoints]
 
 
@@ -59,7 +61,8 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
         folder = tmp_path / "images" / "val"
         folder.mkdir(parents=True)
         (tmp_path / "annotations").mkdir()
-        records, annotations = [], []
+        records: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, ((width, height), persons) in enumerate(images, start=1):
             cv2.imwrite(str(folder / f"{number}.png"), np.full((height, width, 3), 10 * number % 256, np.uint8))
             records.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
@@ -105,14 +108,23 @@ def ideal_network(
 
 
 def measure(
-    dataset: CocoKeypoints, network: Network, *, images: str = "with_persons", **evaluation: object
+    dataset: CocoKeypoints,
+    network: Network,
+    *,
+    images: Images = "with_persons",
+    **evaluation: object,
 ) -> tuple[EvaluationReport, list[dict]]:
     file = dataset.root / "out" / "predictions.json"
     return measure_into(file, dataset, network, images=images, **evaluation), json.loads(file.read_text())
 
 
 def measure_into(
-    file: Path, dataset: CocoKeypoints, network: Network, *, images: str = "with_persons", **evaluation: object
+    file: Path,
+    dataset: CocoKeypoints,
+    network: Network,
+    *,
+    images: Images = "with_persons",
+    **evaluation: object,
 ) -> EvaluationReport:
     return evaluate(
         dataset,
@@ -200,7 +212,8 @@ def test_a_pose_that_nobody_takes_has_no_annotation(make_dataset: MakeDataset) -
 def test_the_real_photographs(test_data: Path, tmp_path: Path) -> None:
     dataset = load_coco(test_data / "coco-mini", "val2017")
     network = ideal_network(dataset)
-    for images, count in (("with_persons", 32), ("all", len(dataset.images))):
+    wanted: tuple[tuple[Images, int], ...] = (("with_persons", 32), ("all", len(dataset.images)))
+    for images, count in wanted:
         report = measure_into(tmp_path / "predictions.json", dataset, network, images=images)
         assert report.stats.ap == pytest.approx(IDEAL_AP, abs=5e-4)
         assert (report.fingerprint.num_images, report.fingerprint.num_persons) == (count, 68)
@@ -285,13 +298,14 @@ def test_the_network_runs_in_the_calling_thread_and_maps_are_read_in_others(
     make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make_dataset(*[(WIDE, [ONE])] * 6)
-    ideal, threads = ideal_network(dataset), {"network": set(), "decode": set()}
+    ideal = ideal_network(dataset)
+    threads: dict[str, set[threading.Thread]] = {"network": set(), "decode": set()}
 
     def network(images: np.ndarray) -> np.ndarray:
         threads["network"].add(threading.current_thread())
         return ideal(images)
 
-    def decode(*args: object) -> object:
+    def decode(*args: Any) -> object:
         threads["decode"].add(threading.current_thread())
         return decode_people(*args)
 
@@ -311,7 +325,7 @@ def test_little_is_held_at_a_time(make_dataset: MakeDataset) -> None:
         shown += len(images)
         return np.zeros((len(images), 57, 48, 62), np.float32)
 
-    found: Iterator[object] = find_people(dataset, paf_network(network), CONFIG, 2)
+    found: Any = find_people(dataset, paf_network(network), CONFIG, 2)
     for _ in range(3):
         next(found)
     found.close()

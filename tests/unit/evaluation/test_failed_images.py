@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,11 +45,11 @@ def break_image(dataset: CocoKeypoints, number: int, how: str = "delete") -> Non
         path.write_bytes(path.read_bytes()[:200])
 
 
-def in_crops(dataset: CocoKeypoints, **evaluation: object) -> tuple[EvaluationReport, list[dict]]:
+def in_crops(dataset: CocoKeypoints, **evaluation: Any) -> tuple[EvaluationReport, list[dict[str, Any]]]:
     return measure(dataset, **evaluation)
 
 
-def in_whole_images(dataset: CocoKeypoints, **evaluation: object) -> tuple[EvaluationReport, list[dict]]:
+def in_whole_images(dataset: CocoKeypoints, **evaluation: Any) -> tuple[EvaluationReport, list[dict[str, Any]]]:
     return measure(dataset, paf_network(nobody), PAF, **evaluation)
 
 

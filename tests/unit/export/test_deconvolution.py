@@ -84,7 +84,7 @@ def _layer(
             "ys": np.array(2.0**-4 if powers_of_two else 0.071, np.float32),
             "yz": np.array(0 if activation else 121, np.uint8),
         }
-        axis = {} if quantized == "per_tensor" else {"axis": 0 if depthwise else 1}
+        axis: dict[str, Any] = {} if quantized == "per_tensor" else {"axis": 0 if depthwise else 1}
         nodes += [
             helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
             helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
@@ -603,7 +603,7 @@ def test_efficientpose_runs_in_int8_alone_with_the_same_maps(
     name: str, side: int, test_data: Path, tmp_path: Path
 ) -> None:
     source, config = efficientpose(test_data, f"EfficientPose{name}.onnx", side)
-    images = np.clip(tiny.smooth_images(2, config) / 2, -1, 1)
+    images = np.clip(tiny.smooth_images(2, config) / 2, -1, 1).astype(np.float32)
     _, plain, phases = _export_both(config, MIN_MAX, source, images, tmp_path)
     assert audit_placement(plain).int8_mac_share < 0.9
     assert audit_placement(phases).int8_mac_share == 1

@@ -151,7 +151,7 @@ def test_a_report_of_another_runtime_is_not_taken_for_the_exported_file() -> Non
 
 
 def test_a_subset_may_pass_and_is_named() -> None:
-    small = {"subset": True, "num_images": 20, "num_persons": 61}
+    small: dict[str, Any] = {"subset": True, "num_images": 20, "num_persons": 61}
     decision = judge(
         fp32=records.report("fp32", 0.62, **small),
         quantsim=records.report("quantsim", 0.615, **small),
@@ -461,7 +461,7 @@ def test_a_report_of_the_other_metric_fails_and_says_so() -> None:
 
 
 def test_unreadable_images_are_noted() -> None:
-    lost = {"failed": ("a.jpg", "b.jpg", "c.jpg"), "num_images": 200}
+    lost: dict[str, Any] = {"failed": ("a.jpg", "b.jpg", "c.jpg"), "num_images": 200}
     decision = judge(
         fp32=records.report("fp32", 0.62, **lost),
         quantsim=records.report("quantsim", 0.615, **lost),

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,7 +52,8 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
         folder = tmp_path / "images" / "val"
         folder.mkdir(parents=True)
         (tmp_path / "annotations").mkdir()
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, in_image in enumerate(boxes, start=1):
             name = f"{number:04d}.png"
             cv2.imwrite(str(folder / name), photograph(*size, seed=number))
@@ -207,7 +209,7 @@ def test_a_consumer_that_stops_leaves_no_thread_and_reads_only_a_little_ahead(
     decoded = []
     original = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda *args: decoded.append(1) or original(*args))
-    batches = person_batches(dataset, CONFIG, 1)
+    batches: Any = person_batches(dataset, CONFIG, 1)
     next(batches)
     batches.close()
     assert len(decoded) <= 20

@@ -133,7 +133,12 @@ def test_each_joint_has_its_own_percentage() -> None:
     ],
 )
 def test_input_that_does_not_fit_is_refused(changes: dict[str, np.ndarray], message: str) -> None:
-    good = {"predictions": truth(), "truth": truth(), "visible": np.ones((1, 16)), "head_boxes": [HEAD_BOX]}
+    good: dict[str, Any] = {
+        "predictions": truth(),
+        "truth": truth(),
+        "visible": np.ones((1, 16)),
+        "head_boxes": [HEAD_BOX],
+    }
     with pytest.raises(ValueError, match=message):
         pckh_stats(**(good | changes))
     with pytest.raises(ValueError, match=message):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_pose_mobilenet_follows_width_and_joints(width: float, joints: int) -> N
 def test_the_stride_of_a_bottleneck_lies_where_it_is_asked_for(caffe_style: bool, strides: tuple[int, int]) -> None:
     model = build_model(config("pose_resnet_50", caffe_style=caffe_style))
     for layer, first in {"layer1": (1, 1), "layer2": strides, "layer3": strides, "layer4": strides}.items():
-        blocks = list(model.get_submodule(layer))
+        blocks: list[Any] = list(model.get_submodule(layer).children())
         found = [(block.conv1.stride[0], block.conv2.stride[0]) for block in blocks]
         assert found == [first] + [(1, 1)] * (len(blocks) - 1)
 

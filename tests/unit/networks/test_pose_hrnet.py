@@ -136,7 +136,7 @@ def test_it_has_the_published_size(width: int, millions: float) -> None:
 def test_its_heatmaps_are_those_of_the_paper(width: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     network = lively(PoseHRNet(width, 17))
-    nn.init.normal_(network.get_submodule("final_layer").weight, std=0.1)
+    nn.init.normal_(network.get_parameter("final_layer.weight"), std=0.1)
     images = torch.randn(2, 3, size[1], size[0])
     with torch.inference_mode():
         heatmaps, expected = network(images), as_published(network.state_dict(), images)

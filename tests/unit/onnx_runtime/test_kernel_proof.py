@@ -235,7 +235,7 @@ def test_a_zero_point_that_is_computed_is_not_taken_for_unsigned(tmp_path: Path)
         helper.make_node("DequantizeLinear", ["q2", "step", "sign"], ["d2"]),
     ]
     nodes[-1].input[0] = "d2"
-    proof = proof_of(tmp_path, [cast, *again, *nodes], constants | {"number": np.float32(0)})
+    proof = proof_of(tmp_path, [cast, *again, *nodes], constants | {"number": np.array(0, np.float32)})
     assert "unsigned activations" in proof.x86_64.unproved[0]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ def save(path: Path, middle: list[onnx.NodeProto], shape: tuple[int | str, ...] 
         helper.make_node("QuantizeLinear", ["changed", "step", "zero"], ["codes_2"]),
         helper.make_node("DequantizeLinear", ["codes_2", "step", "zero"], ["y"]),
     ]
-    constants = {"step": np.float32(STEP), "zero": np.uint8(20), "nothing": np.float32(0)}
+    constants: dict[str, Any] = {"step": np.float32(STEP), "zero": np.uint8(20), "nothing": np.float32(0)}
     constants |= {"share": np.float32(DROPPED), "on": np.bool_(True)}
     constants |= {"steps": np.full(3, STEP, np.float32), "zeros": np.array([20, 30, 0], np.uint8)}
     graph = helper.make_graph(

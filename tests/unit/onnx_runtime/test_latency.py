@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,11 @@ from hpe_tasks.onnx_runtime.session import onnx_predictor, single_run
 from hpe_tasks.records.execution import LatencyComparison, SpeedUp
 from support import tiny_networks as tiny
 from support.named_outputs import joined
+
+
+def turn_of(factors: np.ndarray, run: int) -> float:
+    """How much slower the run is; the first four are not measured."""
+    return float(factors[run - 4]) if run >= 4 else 1.0
 
 
 class Machine:
@@ -110,7 +116,7 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
     for _ in range(200):
         # Turns of two runs: the third of them begins another turn.
         factors = np.exp(rng.normal(0, 0.2, 1000)).repeat(3)
-        found = Machine(lambda run, factors=factors: factors[run - 4] if run >= 4 else 1.0).compare(80.0, 40.0, 4.0)
+        found = Machine(partial(turn_of, factors)).compare(80.0, 40.0, 4.0)
         held += found.ratio_low <= 2.0 <= found.ratio_high
         widths.append(found.noise)
     assert held >= 185
@@ -187,7 +193,8 @@ def test_an_onnx_checkpoint_is_compared_as_it_came(nhwc: bool, batch: int | None
 
     # What is timed is the network's whole work.
     run, _ = single_run(path, config, image, threads=1)
-    (maps,) = run()  # type: ignore[misc]
+    outputs: Any = run()
+    (maps,) = outputs
     planes = np.asarray(maps).transpose(0, 3, 1, 2) if nhwc else np.asarray(maps)
     expected = onnx_predictor(path, config, threads=1)(image[None])["heatmaps"][0]
     for plane in planes:

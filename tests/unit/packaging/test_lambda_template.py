@@ -126,7 +126,7 @@ class Deployed:
 
 @pytest.fixture(scope="module")
 def deployed(lambda_python: Path, environment: dict[str, str]) -> Iterator[Callable[..., Deployed]]:
-    command = [lambda_python, "-c", TRANSFORM, TEMPLATE]
+    command: list[str | Path] = [lambda_python, "-c", TRANSFORM, TEMPLATE]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as sam:

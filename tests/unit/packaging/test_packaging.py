@@ -101,8 +101,8 @@ def test_lambdas_python_may_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_a_model_that_is_not_its_manifests_is_refused(tmp_path: Path) -> None:
-    files = records.write_files(tmp_path / "one")  # type: ignore[attr-defined]
-    manifest = records.manifest(files).to_bytes()  # type: ignore[attr-defined]
+    files = records.write_files(tmp_path / "one")
+    manifest = records.manifest(files).to_bytes()
     files["model"].write_bytes(b"another")
     for path, error in ((files["model"], DigestError), (tmp_path / "missing.onnx", BadInputError)):
         with pytest.raises(error, match=str(path)):

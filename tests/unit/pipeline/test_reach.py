@@ -6,12 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.reach import Reach, Source, reach_of
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.step import Step
 
 FILES = {
     "__init__.py": "from kit.cli import helper",
@@ -186,7 +188,7 @@ def test_what_quantizes_again(copied: Path, file: str, old: str, new: str, again
 
 
 @pytest.mark.parametrize("step", REQUANTIZE.steps, ids=lambda step: step.name)
-def test_the_command_line_and_the_report_are_behind_no_stored_result(step: steps.Step) -> None:  # type: ignore[type-arg]
+def test_the_command_line_and_the_report_are_behind_no_stored_result(step: Step[Any]) -> None:
     if not step.reuse:
         return
     found = reach_of(step.body)

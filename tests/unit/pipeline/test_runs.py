@@ -9,13 +9,13 @@ import pytest
 
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
-from hpe_tasks.pipeline import runs
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run, find_run, open_run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.inputs import FetchedDataset
 from hpe_tasks.records.run import RunReport
+from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.workspace import Scratch
 from support.no_s3 import no_s3
 
@@ -29,7 +29,7 @@ class Toy:
         self.accepts = True
         self.ran: list[str] = []
 
-        @step(FetchedDataset, "Data", found=lambda _: runs.digest_of(self.outside))
+        @step(FetchedDataset, "Data", found=lambda _: digest_of(self.outside))
         def fetch(run: Run, scratch: Scratch) -> FetchedDataset:
             self.ran.append("fetch")
             return FetchedDataset(source="outside", digest=self.outside, num_files=1, size_bytes=1)

@@ -263,8 +263,11 @@ def random_scene(
     if snap is not None:
         joints = np.round(joints / snap) * snap - OFF_GRID
     visible = random.random((people, 17)) >= missing
-    maps = encode_people(joints, visible, size, cells)
-    return tuple((channel + random.normal(0, noise, channel.shape)).astype(np.float32) for channel in maps)
+    heatmaps, pafs = (
+        (channel + random.normal(0, noise, channel.shape)).astype(np.float32)
+        for channel in encode_people(joints, visible, size, cells)
+    )
+    return heatmaps, pafs
 
 
 @given(scene=scenes)

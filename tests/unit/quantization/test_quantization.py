@@ -224,11 +224,12 @@ def test_aimet_pose_is_quantized_as_published(granularity: str) -> None:
     convolutions = {name: m for name, m in layers.items() if isinstance(m, torch.nn.Conv2d)}
     assert len(convolutions) == 62
     for module in convolutions.values():
-        weight = module.param_quantizers["weight"]
+        quantizers: Any = module.param_quantizers
+        weight = quantizers["weight"]
         assert weight.bitwidth == 8
         assert weight.symmetric == (granularity == "per_channel")
         assert tuple(weight.shape) == ((module.out_channels, 1, 1, 1) if granularity == "per_channel" else ())
-        assert "bias" not in module.param_quantizers or module.param_quantizers["bias"] is None
+        assert "bias" not in quantizers or quantizers["bias"] is None
     assert [name for name, m in layers.items() if any(q is not None for q in m.input_quantizers)] == ["basemodel.0"]
     # Each result is quantized once: convolutions before a ReLU and pooling leave it to what comes before or after.
     silent = {name for name, m in layers.items() if m.output_quantizers[0] is None}

@@ -54,7 +54,7 @@ def test_a_manifest_says_what_serving_and_audit_need(files: dict[str, Path]) -> 
 
 def trained_on(what: str | None) -> RunConfig:
     dataset = {"source": "sample", "calibration_split": "train", "evaluation_split": "val"}
-    return RunConfig(model={"checkpoint": "sample", "trained_on": what}, dataset=dataset, seed=7)  # type: ignore[arg-type]
+    return RunConfig(model={"checkpoint": "sample", "trained_on": what}, dataset=dataset, seed=7)
 
 
 @pytest.mark.parametrize("what", ["Dancers.", None])

@@ -123,7 +123,7 @@ def test_an_image_that_readers_may_show_differently_is_none(
 ) -> None:
     first, second, *others = own.images
     for image in (first, *others):
-        spoil(own.image_path(image))  # type: ignore[operator]
+        spoil(own.image_path(image))
     (only,) = choose_golden(own, network, MODEL, EVALUATION, seed=0)
     assert only.file == own.image_path(second)
 
@@ -176,7 +176,7 @@ def test_bottom_up_people_have_no_boxes(drawn: CocoKeypoints) -> None:
     for image in drawn.images:
         people = np.stack([person.keypoints for person in drawn.persons(image.id)])
         heatmaps, pafs = ideal_maps(people, (image.width, image.height))
-        maps[prepare_image(drawn, model, image).pixels.tobytes()] = np.concatenate([pafs, heatmaps])  # type: ignore[union-attr]
+        maps[prepare_image(drawn, model, image).pixels.tobytes()] = np.concatenate([pafs, heatmaps])
     chosen = choose_golden(
         drawn,
         paf_network(lambda images: np.stack([maps[one.tobytes()] for one in images])),
@@ -185,9 +185,9 @@ def test_bottom_up_people_have_no_boxes(drawn: CocoKeypoints) -> None:
         seed=0,
     )
     assert len(chosen) == 3
-    people = [person for one in chosen for person in one.golden.people]
-    assert people
-    assert all(person.box is None for person in people)
+    found = [person for one in chosen for person in one.golden.people]
+    assert found
+    assert all(person.box is None for person in found)
     assert {joint[2] for person in people for joint in person.joints if joint is not None} == {1.0}
 
 

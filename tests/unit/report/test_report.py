@@ -277,7 +277,7 @@ def test_what_the_preflight_found(tmp_path: Path) -> None:
     page = rendered(unfit(), ReportFiles(), tmp_path)
     assert "Failed at preflight" in page.text
     assert "2 of 4 checks: see the top of this page." in page.text
-    for check in unfit().preflight.failed:  # type: ignore[union-attr]
+    for check in unfit().preflight.failed:
         # At the top, and among all checks.
         assert page.text.count(check.found) == 2
         assert page.text.count(check.advice) == 2
@@ -413,7 +413,7 @@ def test_what_promotion_did_is_told(change: dict[str, object], words: str) -> No
 
 def check(observed: float | None, limit: float, comparison: str = "at_least", unit: str = "AP") -> GateCheck:
     return GateCheck(
-        name="x", title="x", passed=False, observed=observed, limit=limit, comparison=comparison, unit=unit, reason=""  # type: ignore[arg-type]
+        name="x", title="x", passed=False, observed=observed, limit=limit, comparison=comparison, unit=unit, reason=""
     )  # fmt: skip
 
 
@@ -538,7 +538,7 @@ def test_advice_on_speed(limit: float, share: float, texts: list[str], setting: 
     assert all(item.text.startswith(text) for item, text in zip(advice, texts, strict=True))
     assert advice[-1].setting == setting
     key, _, value = setting.partition("=")
-    assert complete(load_config("sample", overrides={key: float(value)})).decision.passed  # type: ignore[union-attr]
+    assert complete(load_config("sample", overrides={key: float(value)})).decision.passed
 
 
 def test_advice_on_a_speed_that_was_not_measured() -> None:

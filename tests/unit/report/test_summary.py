@@ -185,7 +185,7 @@ def test_a_failed_preflight_lists_every_failure_once() -> None:
     warned = printed(complete())
     assert "Preflight: 1 to look at of 2 checks" in warned
     assert "What to do: Free some space" in warned
-    assert "all is well" in printed(unfit().preflight.model_copy(update={"checks": ()}))  # type: ignore[union-attr,arg-type]
+    assert "all is well" in printed(unfit().preflight.model_copy(update={"checks": ()}))
 
 
 def test_values_of_users_are_not_read_as_markup() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +201,7 @@ def test_mutated_images_through_the_function(service: PoseService, data: bytes) 
 def test_every_cut_of_a_file(index: int) -> None:
     data = SEEDS[index]
     for end in range(0, len(data), max(1, len(data) // 150)):
-        cut = data[:end]
-        assert refusal(lambda cut=cut: decode_image(cut, 250_000)) in (None, 415, 422)
+        assert refusal(partial(decode_image, data[:end], 250_000)) in (None, 415, 422)
 
 
 @QUICK

@@ -183,7 +183,7 @@ def test_of_a_jpeg_with_further_pictures_the_first_counts() -> None:
     data = encoded(photo(), "MPO", save_all=True, append_images=[other], quality=97)
     with Image.open(io.BytesIO(data)) as opened:
         assert opened.format == "MPO"
-        assert opened.n_frames == 2
+        assert getattr(opened, "n_frames", 1) == 2
     assert off(decode_image(data, LIMIT), photo()) <= 3
 
 
@@ -230,8 +230,8 @@ def test_the_size_of_a_webp_file_is_read_from_every_kind_of_header(chunk: str) -
     image = Image.fromarray(photo(123, 45))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 1
-    options: dict[str, Any] = {"VP8X": {"exif": exif}, "VP8L": {"lossless": True}, "VP8 ": {}}[chunk]
-    data = encoded(image, "WEBP", **options)
+    options: dict[str, dict[str, Any]] = {"VP8X": {"exif": exif}, "VP8L": {"lossless": True}, "VP8 ": {}}
+    data = encoded(image, "WEBP", **options[chunk])
     assert data[12:16] == chunk.encode()
     assert "123×45" in refused(data, 123 * 45 - 1).message
     assert decode_image(data, 123 * 45).shape == (45, 123, 3)

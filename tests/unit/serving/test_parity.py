@@ -404,10 +404,10 @@ def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
     }
     for image in coco_mini.images:
         found, _ = finder.find(pixels(coco_mini, image.id), None)
-        people = expected[image.id]
-        assert_array_equal(np.nan_to_num(found.keypoints), people.keypoints)
-        assert_array_equal(found.joint_scores > 0, people.found)
-        assert_array_equal(found.scores, people.scores)
+        measured_people = expected[image.id]
+        assert_array_equal(np.nan_to_num(found.keypoints), measured_people.keypoints)
+        assert_array_equal(found.joint_scores > 0, measured_people.found)
+        assert_array_equal(found.scores, measured_people.scores)
         rows += [
             {
                 "image_id": image.id,

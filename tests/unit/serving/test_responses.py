@@ -77,7 +77,7 @@ def test_a_preflight_promises_nothing_to_an_origin_that_is_not_allowed() -> None
 
 
 def test_joints_that_were_not_found_are_left_out() -> None:
-    keypoints = np.arange(20, dtype=np.float32).reshape(2, 5, 2) / 3
+    keypoints = np.arange(20, dtype=np.float32).reshape(2, 5, 2) / np.float32(3)
     keypoints[0, 1] = np.nan
     found = FoundPeople(
         keypoints=keypoints,

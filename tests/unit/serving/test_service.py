@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from hpe_tasks.errors import CheckpointError, DigestError, TransientError
-from hpe_tasks.serving import service as service_module
 from hpe_tasks.serving.images import encode_jpeg
 from hpe_tasks.serving.pose_finder import FoundPeople, Timings
 from hpe_tasks.serving.responses import MAX_RESPONSE_BYTES
@@ -186,7 +185,7 @@ def test_a_picture_that_lambda_would_not_accept_is_reduced(tmp_path: Path, accep
 
 
 def test_a_picture_that_cannot_fit_is_left_out(service: PoseService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module.responses, "MAX_RESPONSE_BYTES", 5000)
+    monkeypatch.setattr("hpe_tasks.serving.responses.MAX_RESPONSE_BYTES", 5000)
     for accept in ("application/json", "image/jpeg"):
         status, document = ask(service, http_v2(JPEG, accept=accept))
         assert status == 200
@@ -345,7 +344,7 @@ class Following:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, refresh_s: str = "60") -> None:
         self.now = 1000.0
-        monkeypatch.setattr(service_module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("hpe_tasks.serving.service.time.monotonic", lambda: self.now)
         self.old, self.new = (tiny_model(folder, version=digit * 16) for digit in "ab")
         self.source = OneModel(self.old)
         settings = ServingSettings.from_environment({"HPE_REFRESH_SECONDS": refresh_s}, folder)
