@@ -24,7 +24,10 @@ class QuantizationRecipe(Frozen):
         default="tf_enhanced",
         description="Range estimation: the extremes seen, or the range of the least expected quantization error.",
     )
-    fold_batch_norms: bool = Field(default=True, description="Fold batch norms into the convolutions before them.")
+    fold_batch_norms: bool = Field(
+        default=True,
+        description="Fold batch norms, scales and shifts into the layers before them, and leave out what does nothing.",
+    )
     cross_layer_equalization: bool = Field(
         default=False, description="Even out the weight ranges of consecutive layers before calibration (CLE)."
     )

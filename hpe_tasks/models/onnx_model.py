@@ -65,8 +65,9 @@ def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
     model = _load(source)
     _drop_initializers_from_inputs(model)
     _constants_to_initializers(model)
-    _name_nodes(model)
+    name_nodes(model)
     _modernize(model, source)
+    _drop_spatial(model)
     model = _convert(model, source)
     _fit_input(model, source, config)
     _check_outputs(model, source, config)
@@ -138,7 +139,7 @@ def _constants_to_initializers(model: onnx.ModelProto) -> None:
         model.graph.node.remove(node)
 
 
-def _name_nodes(model: onnx.ModelProto) -> None:
+def name_nodes(model: onnx.ModelProto) -> None:
     """AIMET finds patterns by node names: without names it folds no batch norm, in silence."""
     uses = Counter(node.name for node in model.graph.node)
     taken = set(uses)
@@ -157,6 +158,19 @@ def _modernize(model: onnx.ModelProto, source: Path) -> None:
             raise CheckpointError(f"{source} does not import the standard ONNX operators.")
         model.opset_import.add(domain="", version=1)
     model.ir_version = max(model.ir_version, _MIN_IR)
+
+
+def _drop_spatial(model: onnx.ModelProto) -> None:
+    """Forget `spatial` of batch normalizations before opset 9, which the version converter refuses.
+
+    Older MXNet exports have spatial=0 with parameters that are one value for each channel: that is what every later
+    opset computes. Parameters for each place stay with their attribute, and the converter says why it refuses them.
+    """
+    ranks = {t.name: len(t.dims) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and all(ranks.get(name) == 1 for name in node.input[1:]):
+            for attribute in [a for a in node.attribute if a.name == "spatial"]:
+                node.attribute.remove(attribute)
 
 
 def _convert(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:

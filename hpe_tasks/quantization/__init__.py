@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.records.network import NormalForm
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,10 +34,12 @@ class QuantizedFiles:
     Attributes:
         model: The float network with its calibrated quantizers (`.safetensors`), or the float graph (`.onnx`).
         encodings: AIMET's quantization encodings as JSON.
+        normal_form: What became of a user's graph before it was calibrated; None where nothing was to be folded.
     """
 
     model: Path
     encodings: Path
+    normal_form: NormalForm | None = None
 
 
 def quantize_model(
@@ -67,12 +70,10 @@ def quantize_model(
     if config.network.from_file:
         from hpe_tasks.quantization import onnx_backend
 
-        model, encodings = onnx_backend.quantize(config, recipe, checkpoint, batches, out, device)
-    else:
-        from hpe_tasks.quantization import torch_backend
+        return QuantizedFiles(*onnx_backend.quantize(config, recipe, checkpoint, batches, out, device))
+    from hpe_tasks.quantization import torch_backend
 
-        model, encodings = torch_backend.quantize(config, recipe, checkpoint, batches, out, device)
-    return QuantizedFiles(model, encodings)
+    return QuantizedFiles(*torch_backend.quantize(config, recipe, checkpoint, batches, out, device))
 
 
 def load_quantsim(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -17,7 +18,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.interface import named_arrays
-from hpe_tasks.models.onnx_model import output_names, prepare_onnx
+from hpe_tasks.models.onnx_model import name_nodes, output_names, prepare_onnx
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
@@ -28,10 +29,15 @@ from hpe_tasks.quantization.aimet import (
     import_aimet,
     vendor_warnings_muted,
 )
+from hpe_tasks.quantization.normal_form import proved_normal_form
 from hpe_tasks.quantization.weight_grid import Layer, fit_grid
+from hpe_tasks.records.network import NormalForm
 
 MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
+
+_COMPARED_IMAGES = 4
+"""Images that the graph and its normal form are compared on."""
 
 _ACTIVATIONS = {"Relu", "Clip"}
 _OFF_THE_GRID = 1 + 2**-10
@@ -46,17 +52,17 @@ def quantize(
     batches: Iterable[np.ndarray],
     out: Path,
     device: str,
-) -> tuple[Path, Path]:
+) -> tuple[Path, Path, NormalForm | None]:
     """Calibrate and store; arguments and errors as for `hpe_tasks.quantization.quantize_model`."""
     model, encodings = out / MODEL_FILE, out / ENCODINGS_FILE
     with TemporaryDirectory(prefix="quantize-", dir=out) as folder:
         draft = Path(folder) / MODEL_FILE
-        sim = calibrated_sim(config, recipe, checkpoint, batches, draft, device)
+        sim, form = calibrated_sim(config, recipe, checkpoint, batches, draft, device)
         with vendor_warnings_muted():
             sim.export(folder, "sim", export_model=False, encoding_version="1.0.0")
         (Path(folder) / "sim.encodings").replace(encodings)
         draft.replace(model)
-    return model, encodings
+    return model, encodings, form
 
 
 def calibrated_sim(
@@ -66,20 +72,34 @@ def calibrated_sim(
     batches: Iterable[np.ndarray],
     prepared: Path,
     device: str,
-) -> Any:
-    """The simulation (`aimet_onnx.QuantizationSimModel`) with ranges measured on the batches.
+) -> tuple[Any, NormalForm | None]:
+    """The simulation (`aimet_onnx.QuantizationSimModel`) with ranges measured on the batches, and its graph's form.
 
     `prepared` is where the float graph that it simulates is written: cleaned, folded and equalized.
     """
     prepare_onnx(checkpoint, prepared, config)
+    checked = checked_batches(batches, config)
+    first = next(checked)
     with vendor_warnings_muted():
-        onnx.save(_fold_and_equalize(onnx.load(prepared), recipe), prepared)
+        graph, form = _simplified(onnx.load(prepared), recipe, first[:_COMPARED_IMAGES], config)
+        onnx.save(_fold_and_equalize(graph, recipe), prepared)
         sim = build_sim(prepared, config, recipe, device)
-        sim.compute_encodings(_feeds(checked_batches(batches, config), sim, config))
+        sim.compute_encodings(_feeds(chain([first], checked), sim.model.model, config))
         _avoid_ties(sim)
         if recipe.keeps_sums_in_range:
             _fit_weights(sim, recipe, prepared)
-    return sim
+    return sim, form
+
+
+def _simplified(
+    model: onnx.ModelProto, recipe: QuantizationRecipe, images: np.ndarray, config: ModelConfig
+) -> tuple[onnx.ModelProto, NormalForm | None]:
+    """The graph in the form that is quantized; see `proved_normal_form`."""
+    if not recipe.fold_batch_norms:
+        return model, None
+    simplified, form = proved_normal_form(model, _feeds([images], model, config))
+    name_nodes(simplified)
+    return simplified, form
 
 
 def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, device: str) -> Any:
@@ -215,16 +235,18 @@ def as_predictor(sim: Any, config: ModelConfig, model: Path) -> Callable[[np.nda
     def predict(images: np.ndarray) -> Arrays:
         parts = [
             named_arrays(sim.session.run(list(names.values()), feed), names, config, model)
-            for feed in _feeds([images], sim, config)
+            for feed in _feeds([images], sim.model.model, config)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
     return predict
 
 
-def _feeds(batches: Iterable[np.ndarray], sim: Any, config: ModelConfig) -> Iterator[dict[str, np.ndarray]]:
+def _feeds(
+    batches: Iterable[np.ndarray], model: onnx.ModelProto, config: ModelConfig
+) -> Iterator[dict[str, np.ndarray]]:
     """Batches as the graph takes them: its layout, and one image at a time where its batch is fixed."""
-    tensor = sim.model.model.graph.input[0]
+    tensor = model.graph.input[0]
     fixed = tensor.type.tensor_type.shape.dim[0].dim_value == 1
     for batch in batches:
         images = batch if config.input_layout == "nchw" else batch.transpose(0, 2, 3, 1)

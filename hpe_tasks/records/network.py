@@ -8,6 +8,25 @@ from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.records.execution import KernelProof, PlacementAudit
 
 
+class NormalForm(Frozen):
+    """What became of a user's graph before it was calibrated.
+
+    Attributes:
+        applied: Whether the simplified graph took its place: only where both compute the same.
+        nodes_before: Operators of the graph as it came.
+        nodes_after: Operators of the graph that was quantized.
+        largest_difference: Of their outputs on calibration images, relative to the largest value of an output; None
+            where they could not be compared.
+        reason: Why it was not applied.
+    """
+
+    applied: bool
+    nodes_before: int
+    nodes_after: int
+    largest_difference: float | None = None
+    reason: str = ""
+
+
 class QuantizedModel(Record):
     """A calibrated QuantSim, in the parts that rebuild it.
 
@@ -15,6 +34,8 @@ class QuantizedModel(Record):
         model: The network that was quantized, after folding and equalization: .safetensors or .onnx.
         encodings: AIMET's quantization encodings.
         calibration_image_ids: The images that were drawn: ids of COCO, file names of MPII.
+        normal_form: None where the project has built the network itself, where the recipe folds nothing, and in records
+            of older versions.
     """
 
     recipe: QuantizationRecipe
@@ -24,6 +45,7 @@ class QuantizedModel(Record):
     calibration_persons: int
     device: str
     tool_versions: dict[str, str]
+    normal_form: NormalForm | None = None
 
 
 class TensorSpec(Frozen):

@@ -94,6 +94,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         calibration_persons=drawn.num_persons,
         device=device,
         tool_versions=tool_versions(),
+        normal_form=files.normal_form,
     )
 
 

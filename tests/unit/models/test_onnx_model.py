@@ -52,6 +52,17 @@ def test_a_network_is_cleaned_and_computes_the_same(fields: dict[str, Any], tmp_
     np.testing.assert_array_equal(_run(again, images), _run(cleaned, images))
 
 
+def test_batch_norms_of_opset_8_may_say_that_they_are_not_spatial(tmp_path: Path) -> None:
+    """As MXNet exported them, although their parameters are one value for each channel."""
+    config, images = tiny.onnx_config(), tiny.smooth_images(1, tiny.onnx_config())
+    plain = tiny.write_onnx(tmp_path / "plain.onnx", opset=8, ir=3, listed_initializers=True)
+    model = onnx.load(plain)
+    model.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
+    onnx.save(model, tmp_path / "mxnet.onnx")
+    prepare_onnx(tmp_path / "mxnet.onnx", tmp_path / "cleaned.onnx", config)
+    np.testing.assert_allclose(_run(tmp_path / "cleaned.onnx", images), _run(plain, images), rtol=1e-5, atol=1e-5)
+
+
 def test_every_node_gets_a_name_of_its_own(tmp_path: Path) -> None:
     model = tiny.pose_onnx()
     for node in model.graph.node[1:3]:

@@ -122,7 +122,7 @@ def test_onnx_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, layo
     source = tiny.write_onnx(tmp_path / "users.onnx", shape=shape, nhwc=nhwc)
     images = tiny.smooth_images(3, config)
     prepared = tmp_path / "prepared.onnx"
-    sim = onnx_backend.calibrated_sim(config, recipe, source, [images], prepared, "cpu")
+    sim, _ = onnx_backend.calibrated_sim(config, recipe, source, [images], prepared, "cpu")
     expected = onnx_backend.as_predictor(sim, config, prepared)(images)["heatmaps"]
     out = tmp_path / "out"
     out.mkdir()
@@ -500,7 +500,7 @@ def test_behind_a_depthwise_layer_a_relu_keeps_its_quantizer(tmp_path: Path) -> 
     source = tmp_path / "users.onnx"
     onnx.save(model, source)
     images = [tiny.smooth_images(2, USERS_OWN)]
-    sim = onnx_backend.calibrated_sim(USERS_OWN, MIN_MAX, source, images, tmp_path / "prepared.onnx", "cpu")
+    sim, _ = onnx_backend.calibrated_sim(USERS_OWN, MIN_MAX, source, images, tmp_path / "prepared.onnx", "cpu")
     enabled = {name for name, quantizer in sim.qc_quantize_op_dict.items() if quantizer.enabled}
     assert enabled == {"image", "stem.w", "c", "dw.w", "e", "head.w", "heatmaps"}
     assert sim.qc_quantize_op_dict["e"].get_encodings()[0].min == 0
