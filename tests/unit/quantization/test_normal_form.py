@@ -233,8 +233,8 @@ def test_quantization_says_what_it_simplified(fold: bool, tmp_path: Path) -> Non
         assert (files.normal_form.nodes_before, files.normal_form.nodes_after) == (6, 5)
     else:
         assert files.normal_form is None
-    results = [
-        ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": images[:1]})[0]
+    wanted, got = (
+        np.asarray(ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": images[:1]})[0])
         for path in (source, files.model)
-    ]
-    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-5)
+    )
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
