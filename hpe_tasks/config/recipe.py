@@ -24,6 +24,10 @@ class QuantizationRecipe(Frozen):
         default="tf_enhanced",
         description="Range estimation: the extremes seen, or the range of the least expected quantization error.",
     )
+    weight_scheme: Literal["as_scheme", "min_max", "tf_enhanced"] = Field(
+        default="as_scheme",
+        description="Range estimation of weights, where it is another than that of activations.",
+    )
     fold_batch_norms: bool = Field(
         default=True,
         description="Fold batch norms, scales and shifts into the layers before them, and leave out what does nothing.",
@@ -53,6 +57,16 @@ class QuantizationRecipe(Frozen):
         equalized = "_cle" if self.cross_layer_equalization else ""
         full = "_full_range" if (self.param_bw, self.activation_bw) == (8, 8) and not self.saturation_free else ""
         return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}{full}"
+
+    @property
+    def weight_ranges(self) -> Literal["min_max", "tf_enhanced"]:
+        """Range estimation of weights."""
+        return self.scheme if self.weight_scheme == "as_scheme" else self.weight_scheme
+
+    @property
+    def ranges(self) -> str:
+        """Range estimation in words, such as `tf_enhanced, of weights min_max`."""
+        return self.scheme if self.weight_ranges == self.scheme else f"{self.scheme}, of weights {self.weight_ranges}"
 
     @property
     def keeps_sums_in_range(self) -> bool:

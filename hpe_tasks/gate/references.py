@@ -167,7 +167,7 @@ def _quantization(recipe: QuantizationRecipe) -> dict[str, Any]:
 
 
 def _recipe_text(recipe: QuantizationRecipe) -> str:
-    settings: list[str] = [recipe.scheme]
+    settings: list[str] = [recipe.ranges]
     settings += [] if recipe.fold_batch_norms else ["batch norms not folded"]
     settings += [] if recipe.aimet_config is None else ["an AIMET configuration of its own"]
     return f"{recipe.name} ({', '.join(settings)})"

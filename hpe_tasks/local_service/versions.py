@@ -221,7 +221,7 @@ def _recipe_text(recipe: QuantizationRecipe) -> str:
     parts = [
         f"weights {recipe.param_bw} bits {recipe.granularity.replace('_', ' ')}",
         f"activations {recipe.activation_bw} bits",
-        f"ranges by {recipe.scheme}",
+        f"ranges by {recipe.ranges}",
         *(["batch norms folded"] if recipe.fold_batch_norms else []),
         *(["cross-layer equalization"] if recipe.cross_layer_equalization else []),
     ]

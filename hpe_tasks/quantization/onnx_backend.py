@@ -127,6 +127,10 @@ def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, devi
             shutil.rmtree(scratch, ignore_errors=True)
             raise config_rejected(recipe, error) from error
     weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
+    if recipe.weight_ranges != recipe.scheme:
+        scheme = import_aimet("aimet_onnx.common.defs").QuantScheme.from_str(recipe.weight_ranges)
+        for name in sim.param_names:
+            sim.qc_quantize_op_dict[name].set_quant_scheme(scheme)
     _leave_bounds_float(sim)
     _fuse_activations(sim)
     if CODECS[config.codec].float_outputs:

@@ -156,6 +156,8 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
             )
         except REFUSALS as error:
             raise config_rejected(recipe, error) from error
+    if recipe.weight_ranges != recipe.scheme:
+        _range_weights(sim, recipe)
     _fuse_activations(sim)
     _untie_concatenations(sim)
     if CODECS[config.codec].float_outputs:
@@ -163,6 +165,16 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
         _quantize_depthwise_transposes_per_channel(sim)
     return sim
+
+
+def _range_weights(sim: Any, recipe: QuantizationRecipe) -> None:
+    """Estimate the ranges of weights in their own way."""
+    analyzers = import_aimet("aimet_torch.quantization.encoding_analyzer")
+    kind = {"min_max": analyzers.MinMaxEncodingAnalyzer, "tf_enhanced": analyzers.SqnrEncodingAnalyzer}
+    for module in sim.model.modules():
+        for quantizer in getattr(module, "param_quantizers", {}).values():
+            if quantizer is not None:
+                quantizer.encoding_analyzer = kind[recipe.weight_ranges](quantizer.shape)
 
 
 def _fuse_activations(sim: Any) -> None:

@@ -234,6 +234,9 @@ def _stronger_recipe(run: Situation) -> Iterator[Advice]:
         yield Advice("Choose ranges by the least error instead of the extremes.", "recipe.scheme=tf_enhanced")
     else:
         yield Advice("Choose ranges by the extremes instead of the least error.", "recipe.scheme=min_max")
+    if recipe.weight_ranges == recipe.scheme:
+        other = "min_max" if recipe.scheme == "tf_enhanced" else "tf_enhanced"
+        yield Advice("Choose the ranges of weights alone the other way.", f"recipe.weight_scheme={other}")
     if not recipe.fold_batch_norms:
         yield Advice("Fold batch norms before calibration.", "recipe.fold_batch_norms=true")
     if recipe.calibration_images < 500:

@@ -132,6 +132,30 @@ def test_onnx_simulation_is_rebuilt_bit_for_bit(recipe: QuantizationRecipe, layo
     np.testing.assert_array_equal(heatmaps, expected)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_ranges_of_weights_may_be_estimated_in_their_own_way(backend: str, tmp_path: Path) -> None:
+    config = MOBILENET if backend == "torch" else tiny.onnx_config()
+    if backend == "torch":
+        source = tiny.write_checkpoint(tmp_path / "network.safetensors", config)
+    else:
+        source = tiny.write_onnx(tmp_path / "network.onnx")
+    images = tiny.smooth_images(4, config)
+
+    def encodings(**settings: Any) -> tuple[Any, Any]:
+        recipe = QuantizationRecipe(saturation_free=False, **settings)
+        (out := tmp_path / recipe.ranges).mkdir()
+        files = quantize_model(config, recipe, source, [images], out, "cpu")
+        stored = json.loads(files.encodings.read_text())
+        again = load_quantsim(config, recipe, files.model, files.encodings, "cpu")(images)["heatmaps"]
+        assert np.isfinite(again).all()
+        return stored["param_encodings"], stored["activation_encodings"]
+
+    by_extremes, by_error = encodings(scheme="min_max"), encodings(scheme="tf_enhanced")
+    both = encodings(scheme="tf_enhanced", weight_scheme="min_max")
+    assert both[0] == by_extremes[0] != by_error[0]
+    assert both[1] != by_extremes[1]
+
+
 _LOAD = """
 import logging, sys
 from pathlib import Path

@@ -506,8 +506,18 @@ def test_advice_names_only_what_the_run_has_not_done() -> None:
     limits = {"gate.min_ap": 0.5, "gate.max_quantsim_gap": 1}
     some = load_config("sample", overrides=limits)
     settings = [advice.setting for advice in next_steps(complete(some, onnx_ap=0.62))]
-    assert settings == ["recipe.scheme=min_max", "recipe.calibration_images=240", "recipe.activation_bw=16"]
-    used = {"recipe.calibration_images": 600, "recipe.activation_bw": 16, "recipe.scheme": "min_max"}
+    assert settings == [
+        "recipe.scheme=min_max",
+        "recipe.weight_scheme=min_max",
+        "recipe.calibration_images=240",
+        "recipe.activation_bw=16",
+    ]
+    used = {
+        "recipe.calibration_images": 600,
+        "recipe.activation_bw": 16,
+        "recipe.scheme": "min_max",
+        "recipe.weight_scheme": "tf_enhanced",
+    }
     advice = next_steps(complete(load_config("sample", overrides=limits | used), onnx_ap=0.62))
     assert [item.setting for item in advice] == ["recipe.scheme=tf_enhanced"]
     assert next_steps(complete()) == ()
