@@ -16,11 +16,11 @@ from hpe_tasks.data.validation.expectations import (
     ValidationOutcome,
     disjoint_rules,
     image_file_rules,
-    layout_rules,
     person_count_rules,
     rule,
     run_suites,
     some_rows,
+    suites_of,
 )
 from hpe_tasks.data.validation.inspection import Inspection, inspect
 from hpe_tasks.pose.skeletons import COCO17
@@ -37,15 +37,14 @@ def validate_coco(
 ) -> ValidationOutcome:
     """Check the two splits of a data set whose annotations have COCO's form; see `validate_dataset`."""
     found = inspect(root, config.described, calibration=config.calibration_split, evaluation=config.evaluation_split)
-    return run_suites(f"{config.kind}_keypoints", _suites(found, config, max_failed), found.splits, out, digest)
 
-
-def _suites(found: Inspection, config: DatasetConfig, max_failed: float) -> Iterator[Suite]:
-    yield Suite("files", found.files, layout_rules("JSON with images and annotations"))
-    if len(found.splits):
-        yield Suite("splits", found.splits, _about_splits(config))
+    def inside() -> Iterator[Suite]:
         yield Suite("images", found.images, _about_images(found.images, max_failed))
         yield Suite("annotations", found.annotations, _about_annotations(found))
+
+    readable = "JSON with images and annotations"
+    suites = suites_of(found.files, readable, (found.splits, _about_splits(config)), inside)
+    return run_suites(f"{config.kind}_keypoints", suites, found.splits, out, digest)
 
 
 def _about_splits(config: DatasetConfig) -> list[Expectation]:
