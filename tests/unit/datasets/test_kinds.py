@@ -156,3 +156,21 @@ def test_no_module_tells_kinds_apart() -> None:
             ):
                 found.append(f"{path.relative_to(package)}:{node.lineno}")
     assert found == []
+
+
+def test_a_metric_of_its_own_takes_five_files() -> None:
+    """Those in which CrowdPose's figures are named, computed, stored, shown and asked for, beside its kind's."""
+    package = Path(hpe_tasks.__file__).parent
+    words = ("crowdpose_oks_ap", "CrowdPoseStats", "crowdpose_stats")
+    named = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(word in path.read_text(encoding="utf-8") for word in words)
+    }
+    assert named - {"datasets/crowdpose.py"} == {
+        "datasets/kind.py",
+        "evaluation/coco.py",
+        "gate/accuracy.py",
+        "metrics/crowdpose.py",
+        "records/evaluation.py",
+    }
