@@ -1,4 +1,4 @@
-"""COCO keypoints: 17 joints of persons, measured by OKS."""
+"""COCO: 17 joints of persons, measured by OKS."""
 
 from hpe_tasks.datasets.kind import DatasetKind, Layout
 from hpe_tasks.pose.skeletons import COCO17

@@ -20,7 +20,7 @@ class ProtocolFingerprint(Frozen):
 
     Attributes:
         dataset_digest: Content digest of the data set.
-        joint_map: (joint, channel of the model, keypoint of the data set) for every joint that is compared.
+        joint_map: (joint, channel of the model, number in the data set) for every joint that is compared.
         image_ids_digest: SHA-256 of the sorted ids, or for MPII file names, of the images that were measured.
         num_persons: Annotated persons that were measured.
         box_source: Where the crops come from: the annotated boxes, boxes of a detector, MPII's annotated centre and
@@ -46,7 +46,7 @@ class ProtocolFingerprint(Frozen):
 
 
 class CocoStats(Frozen):
-    """The ten COCO keypoint statistics in [0, 1]; None where the split holds no person of that size."""
+    """The ten statistics of COCO in [0, 1]; None where the split holds no person of that size."""
 
     metric: ClassVar[MetricName] = "coco_oks_ap"
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from hpe_tasks.data.mpii.annotations import (
     FIRST_PIXEL,
-    MpiiKeypoints,
+    MpiiDataset,
     annotation_path,
     as_person,
     read_records,
@@ -113,7 +113,7 @@ def _truth_fault(root: Path, split: str, persons: list[dict[str, Any]]) -> str:
         return ""
     people = tuple(as_person(record, index) for index, record in enumerate(read_records(annotation_path(root, split))))
     try:
-        load_truth(MpiiKeypoints(root, split, people))
+        load_truth(MpiiDataset(root, split, people))
     except DatasetError as error:
         return error.message
     return ""

@@ -50,12 +50,12 @@ def validate_coco(
 def _about_splits(config: DatasetConfig) -> list[Expectation]:
     return [
         gxe.ExpectColumnValuesToBeBetween(
-            column="category_keypoints",
+            column="category_joints",
             min_value=1,
             **rule(
                 "keypoints_category_present",
-                "A category names its keypoints.",
-                "Splits without a category that names its keypoints",
+                "A category names its joints (`keypoints`).",
+                "Splits without a category that names its joints",
             ),
         ),
         *([] if config.described.skeleton is not None else [_sigmas_given()]),
@@ -125,7 +125,7 @@ def _about_annotations(found: Inspection) -> list[Expectation]:
         return [
             some_rows("annotations_listed", "A person is annotated.", "Annotation files without annotations of persons")
         ]
-    joints = sorted({int(n) for n in found.splits["category_keypoints"] if n} or {len(COCO17.joints)})
+    joints = sorted({int(n) for n in found.splits["category_joints"] if n} or {len(COCO17.joints)})
     shape = " or ".join(f"{n} x 3" for n in joints)
     return [
         gxe.ExpectColumnValuesToBeNull(
@@ -152,13 +152,13 @@ def _about_annotations(found: Inspection) -> list[Expectation]:
             ),
         ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="keypoint_numbers",
+            column="joint_numbers",
             value_set=[3 * n for n in joints],
             **rule(
                 "keypoints_shape",
-                f"Every annotation has {shape} keypoint numbers.",
-                f"Annotations without {shape} keypoint numbers",
-                "{label}: {keypoint_numbers:.0f} numbers",
+                f"Every annotation has {shape} numbers of joints.",
+                f"Annotations without {shape} numbers of joints",
+                "{label}: {joint_numbers:.0f} numbers",
             ),
         ),
         gxe.ExpectColumnValuesToBeBetween(
@@ -196,7 +196,7 @@ def _about_annotations(found: Inspection) -> list[Expectation]:
             )
             for column, check, what, says in (
                 (
-                    "keypoints_out_px",
+                    "joints_out_px",
                     "keypoints_inside_image",
                     "Every labelled joint",
                     "Persons with labelled joints outside the image",

@@ -14,7 +14,7 @@ import hpe_tasks
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.model import MODEL_SKELETONS
 from hpe_tasks.data.calibration import draw_calibration
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.data.fetch.digests import coco_files
 from hpe_tasks.data.fetch.preview import preview_source
 from hpe_tasks.data.formats import FORMATS, format_of
@@ -134,7 +134,7 @@ def test_another_kind_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make_sample(tmp_path, SampleSpec(train=1, calibration=2, val=3), splits=["calibration", "val"], kind=kind)
     assert len(list(coco_files(tmp_path, ["calibration", "val"], kind))) == 2 + 5
     dataset = load_split("wrists", tmp_path, "val")
-    assert isinstance(dataset, CocoKeypoints)
+    assert isinstance(dataset, CocoDataset)
     drawn = draw_calibration(load_split("wrists", tmp_path, "calibration"), dataset, num_images=1, seed=0)
     assert drawn.num_images == 1
     noise = np.random.default_rng(0)
