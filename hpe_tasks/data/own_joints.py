@@ -120,7 +120,7 @@ def _read_sigmas(file: Path, joints: tuple[str, ...], path: Path) -> dict[str, f
 
 @cache
 def warn_of_derived(path: Path, derived: tuple[str, ...]) -> None:
-    """Say once which sigmas of an annotation file's joints nobody gave: AP depends on them."""
+    """Say once which sigmas of an annotation file's joints are not given: AP depends on them."""
     log.warning(
         "%s: no OKS sigma is known for %s: %g is used. Another figure comes of other sigmas; annotations/sigmas.json "
         "can say them.",

@@ -143,14 +143,14 @@ def try_images(
             for image, pixels in zip(images.images[part], images.pixels[part], strict=True)
         ]
         if time.perf_counter() - began > _LONGEST_TRIAL_S:
-            # In the others nobody is found: no trial that takes so long is a good one.
+            # In the others no person is found: no trial that takes so long is a good one.
             break
         people |= _people(shown, predict, fed)
     return [Trial(mistake, images.fit(people))]
 
 
 def _people(shown: Sequence[PreparedImage], predict: Predict, fed: ModelConfig) -> dict[int, People]:
-    """The people of each image by its id; nobody where the maps cannot be those of a trained network."""
+    """The people of each image by its id; none where the maps cannot be those of a trained network."""
     found = {}
     for image in shown:
         try:

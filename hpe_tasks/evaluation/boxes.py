@@ -35,7 +35,7 @@ def load_boxes(path: Path, dataset: CocoDataset, category_id: int) -> dict[int, 
         category_id: Of persons.
 
     Raises:
-        DatasetError: The file is missing or is no such list; an entry is incomplete, is not finite, lies in no image
+        DatasetError: The file is missing or is not such a list; an entry is incomplete, is not finite, lies in no image
             of the split or outside its image, or has no extent. Names the file and the entry.
     """
     images: dict[int, CocoImage | None] = dict.fromkeys(dataset.left_out)

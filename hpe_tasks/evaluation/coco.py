@@ -76,7 +76,7 @@ class FoundPose:
     """A person's compared joints: K×2 pixels of the image and K scores.
 
     Attributes:
-        annotation_id: Whose box the pose was found in; None where nobody said whose it is.
+        annotation_id: Whose box the pose was found in; None where that is not known.
     """
 
     image_id: int
@@ -263,7 +263,7 @@ _STATS: dict[MetricName, Callable[[Measured, Sequence[dict[str, Any]]], Stats]] 
 
 
 def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:
-    """How sure the network was of the annotated people, each by the best of the poses that show him; None of nobody."""
+    """How sure the network was of the annotated people, each by the best of the poses that show him; None without any."""
     best: dict[int, float] = {}
     for row in results:
         if row["annotation_id"] is not None:

@@ -63,7 +63,7 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
 
     Raises:
         ConfigError: The model predicts no joint of MPII's.
-        DatasetError: The truth cannot be used; nobody has such a joint; too many images cannot be read.
+        DatasetError: The truth cannot be used; no person has such a joint; too many images cannot be read.
         CheckpointError: The network's output does not fit the configuration.
     """
     joint_map = _comparable_joints(request.model)
@@ -130,7 +130,7 @@ def _choose_persons(
     persons = tuple(person for person in dataset.persons if person.visible[compared].any())
     if not persons:
         raise DatasetError(
-            f"Nobody in {dataset.annotation_file} has a labelled joint that the model predicts.",
+            f"No person in {dataset.annotation_file} has a labelled joint that the model predicts.",
             hint="Set dataset.evaluation_split to a split with annotated persons.",
         )
     everyone = replace(dataset, persons=persons)

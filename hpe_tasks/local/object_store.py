@@ -2,7 +2,7 @@
 
 It lets the whole pipeline run on a machine without Docker or an AWS account. ministack pins libraries that conflict
 with ours, so it lives in its own virtual environment (`docker/object-store/requirements.txt`), and only its Python
-interpreter is named here. It knows nobody but the access key below; that keeps mistakes apart, not attackers: every
+interpreter is named here. It knows only the access key below; that keeps mistakes apart, not attackers: every
 process of this machine can reach the port.
 
 Used as `python -m hpe_tasks.local.object_store start|stop|status`, or from Python::
@@ -185,7 +185,7 @@ class ObjectStore:
             try:
                 return self._launch_on(self._choose_port())
             except _PortTakenError:
-                # Somebody took the free port between our look and the server's start.
+                # Another process took the free port between our look and the server's start.
                 continue
         raise StorageError(f"Every free port on {HOST} was taken before the server could use it.")
 

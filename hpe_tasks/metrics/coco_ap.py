@@ -42,7 +42,7 @@ class PoseComparison:
     """
 
     def __init__(self, truth: Rows, results: Rows) -> None:
-        # Where nobody has joints, any number of them will do.
+        # Where no person has joints, any number of them will do.
         length = max((len(row.get("keypoints") or ()) for row in (*truth, *results)), default=0) or _COCO_LENGTH
         poses, scores = _joints(results, length)[..., :2], _column(results, "score", np.float64)
         _check_finite(poses, scores, results)

@@ -153,7 +153,7 @@ def match_poses(
         found: N×K×2, the poses of one image.
         scores: N.
         truth: M×K×2.
-        visible: M×K; joints with 0 are not labelled. A person without labelled joints is nobody's match.
+        visible: M×K; joints with 0 are not labelled. A person without labelled joints matches none.
         areas: M, in square pixels.
         sigmas: K.
 

@@ -140,7 +140,7 @@ class FailedImage(Frozen):
 
 
 class ScoreSpread(Frozen):
-    """The scores of people, as the function gives them: what a score is to be held against.
+    """The scores of people, as the function gives them: what a score is to be compared with.
 
     Attributes:
         low: 95 of 100 people score higher.
@@ -158,7 +158,7 @@ class EvaluationReport(Record):
         runtime: What ran the network.
         stats: COCO's or CrowdPose's AP in [0, 1], or MPII's PCKh in percent.
         by_group: The main figure (AP, or PCKh at 0.5) over the joints of one group alone ("head", "shoulders", ...);
-            None where nobody has such joints.
+            None where no person has such joints.
         by_joint: The same for each compared joint.
         fingerprint: The protocol.
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.

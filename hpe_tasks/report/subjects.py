@@ -34,7 +34,7 @@ class Predictions:
 
     Attributes:
         persons: The pose of each person who was found, by annotation id, or number in MPII's file.
-        images: All poses of an image, those of nobody annotated as well.
+        images: All poses of an image, those of people who are not annotated as well.
     """
 
     persons: Mapping[int, PredictedPose]

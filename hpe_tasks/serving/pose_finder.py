@@ -147,7 +147,7 @@ class PoseFinder:
         scores = np.concatenate([np.empty((0, count), np.float32), *(part[1] for part in parts)])
         there = scores > 0
         joints[~there] = np.nan
-        # Nobody asked for a person in the frame: where not one joint shows, there is none.
+        # The frame is not a box that was asked for: where not one joint shows, there is none.
         shown = there.any(axis=1) if boxes is None else np.full(len(there), True)
         found = FoundPeople(
             joints=joints[shown],

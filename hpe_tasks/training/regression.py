@@ -298,7 +298,7 @@ def _save(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in plain.state_dict().items()}
     training = config.model_dump(mode="json")
     if config.initial_weights is not None:
-        # The folder is nobody's business but this machine's.
+        # The folder's name concerns this machine only.
         training["initial_weights"] = Path(config.initial_weights).name
     about: dict[str, Any] = {
         "architecture": config.architecture,

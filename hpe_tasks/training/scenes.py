@@ -63,7 +63,7 @@ class TrainingScenes:
     def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
         """Augment images that are all wide or all high.
 
-        Targets are those of the codec. Where people are whose joints nobody labelled, the weight is 0.
+        Targets are those of the codec. Where people are whose joints are not labelled, the weight is 0.
 
         Raises:
             DatasetError: An image is missing or cannot be decoded.

@@ -26,7 +26,7 @@ from hpe_tasks.data.validation.inspection import file_row, look_at_files, make_f
 from hpe_tasks.errors import DatasetError
 
 CLEAR_SURPLUS, CLEAR_RATIO = 20, 3
-"""So many more coordinates at pixel 0 than at the last pixel, and so many times as many, are no accident."""
+"""So many more coordinates at pixel 0 than at the last pixel, and so many times as many, are not there by accident."""
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
 
     One person holds either end: it takes the second end, unless it has it. Two hold them: they become one if they have
     no joint in common, else the first of them takes the second end; as published, also where it has it already, so that
-    its count and score grow without a new joint. Nobody holds one: a new person, but not from shoulder and ear.
+    its count and score grow without a new joint. No person holds one: a new person, but not from shoulder and ear.
     """
     persons: dict[int, _PartialPerson] = {}
     holders: dict[int, dict[int, _PartialPerson]] = {}  # of each peak, by their number
