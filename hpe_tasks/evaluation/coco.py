@@ -263,7 +263,7 @@ _STATS: dict[MetricName, Callable[[Measured, Sequence[dict[str, Any]]], Stats]] 
 
 
 def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:
-    """How sure the network was of the annotated people, each by the best of the poses that show him; None without any."""
+    """How sure the network was of the annotated people, each by the best pose that shows him; None without any."""
     best: dict[int, float] = {}
     for row in results:
         if row["annotation_id"] is not None:
