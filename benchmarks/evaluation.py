@@ -100,7 +100,7 @@ class IdealMaps:
         self._predict = predict
         self._maps = {}
         for image in {image.file_name: image for image in dataset.images}.values():
-            people = np.stack([person.keypoints for person in dataset.persons(image.id)])
+            people = np.stack([person.joints for person in dataset.persons(image.id)])
             heatmaps, pafs = ideal_maps(people, (image.width, image.height))
             shown = readable(prepare_image(dataset, config, image))
             self._maps[self._key(shown.pixels)] = np.concatenate([pafs, heatmaps]).astype(np.float32)

@@ -58,9 +58,9 @@ def measure_split(folder: Path, split: str, repeats: int) -> dict[str, Any]:
     plain_results: list[dict[str, Any]] = []
     for image in images:
         size = (image.width, image.height)
-        maps = ideal_maps(np.stack([person.keypoints for person in dataset.persons(image.id)]), size)
+        maps = ideal_maps(np.stack([person.joints for person in dataset.persons(image.id)]), size)
         people = decode_people(*maps, size)
-        rows = np.concatenate([people.keypoints, people.found[..., None]], axis=2).astype(np.float64)
+        rows = np.concatenate([people.joints, people.found[..., None]], axis=2).astype(np.float64)
         product_results += coco_results(image.id, list(zip(rows, people.scores.tolist(), strict=True)))
         plain_results += coco_results(image.id, paf_oracle.decode(*maps, size))
         product_ms.append(cpu_ms(partial(decode_people, *maps, size), repeats))

@@ -37,7 +37,7 @@ Without a network, set `destination.smoke_test=false`.
 or `http(s)://`; of COCO's layout or another `dataset.kind`), and what the model must reach under *Gate*. An empty field
 means "as in the preset".
 
-**Before anything is quantized:** `check_fp32` holds the checkpoint's own accuracy against the gate's floor. Where it
+**Before anything is quantized:** `check_fp32` compares the checkpoint's own accuracy with the gate's floor. Where it
 stays below, the task fails, and the last line of its log names the usual mistake that explains it (a network that takes
 BGR, other pixel values, joints in another order) with the setting that mends it; the report has the table.
 

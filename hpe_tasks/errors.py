@@ -73,7 +73,7 @@ class PreflightError(BadInputError):
 
 
 class ChannelConflictError(HpeError):
-    """The channel was moved by somebody else between reading and writing it."""
+    """The channel was moved by another publisher between reading and writing it."""
 
 
 class StorageError(HpeError):

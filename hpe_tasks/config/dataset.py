@@ -80,8 +80,8 @@ class DatasetConfig(Frozen):
     )
     evaluation_images: Literal["with_persons", "all"] = Field(
         default="with_persons",
-        description="Images of the evaluation split that are measured. People found where nobody is count against a "
-        "model only with `all`.",
+        description="Images of the evaluation split that are measured. People found where there are none count against "
+        "a model only with `all`.",
     )
     min_persons: int = Field(
         default=50,

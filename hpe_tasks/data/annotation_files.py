@@ -91,7 +91,7 @@ def read_annotations(path: Path, kind: DatasetKind = COCO) -> dict[str, Any]:
 
 
 def _adapt(content: Mapping[str, Any], kind: DatasetKind) -> None:
-    """Give annotations what a kind derives: areas from boxes, and one category for all with the same keypoints."""
+    """Give annotations what a kind derives: areas from boxes, and one category for all with the same joints."""
     if kind.area_of_box is not None:
         for row in content["annotations"]:
             box = row.get("bbox")
@@ -99,24 +99,20 @@ def _adapt(content: Mapping[str, Any], kind: DatasetKind) -> None:
                 row["area"] = kind.area_of_box * box[2] * box[3]
     first = person_category(content)
     if kind.skeleton is None and first is not None:
-        same = {
-            category.get("id")
-            for category in content["categories"]
-            if keypoint_names(category) == keypoint_names(first)
-        }
+        same = {category.get("id") for category in content["categories"] if joint_names(category) == joint_names(first)}
         for row in content["annotations"]:
             if row.get("category_id") in same:
                 row["category_id"] = first.get("id")
 
 
 def person_category(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The category whose annotations are persons with keypoints: `person`, else the first that lists keypoints."""
-    listed: list[dict[str, Any]] = [category for category in content["categories"] if keypoint_names(category)]
+    """The category whose annotations are persons with joints: `person`, else the first that lists joints."""
+    listed: list[dict[str, Any]] = [category for category in content["categories"] if joint_names(category)]
     named = [category for category in listed if category.get("name") == "person"]
     return next(iter(named or listed), None)
 
 
-def keypoint_names(category: Mapping[str, Any]) -> tuple[str, ...]:
+def joint_names(category: Mapping[str, Any]) -> tuple[str, ...]:
     """The joints that a category names; none where it names none, or one twice."""
     names = category.get("keypoints")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):

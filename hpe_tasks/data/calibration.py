@@ -78,7 +78,7 @@ def draw_calibration(dataset: DatasetT, evaluation: DatasetT, *, num_images: int
         log.warning("Not calibrated on %d images of %r: %s.", len(left_out), dataset.split, _listed(left_out))
     if not drawn:
         raise DatasetError(
-            f"The calibration split {dataset.split!r} has no image with a person that has labelled keypoints.",
+            f"The calibration split {dataset.split!r} has no image with a person that has labelled joints.",
             hint="Set dataset.calibration_split to a split that shows people.",
         )
     if len(drawn) < num_images:

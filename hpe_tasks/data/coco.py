@@ -18,7 +18,7 @@ import numpy.typing as npt
 from hpe_tasks.data.annotation_files import (
     crowd_index_fault,
     is_safe_file_name,
-    keypoint_names,
+    joint_names,
     person_category,
     read_annotations,
 )
@@ -58,25 +58,25 @@ class Person:
 
     Attributes:
         box: (x, y, w, h) exactly as in the file: it may exceed the image a little.
-        keypoints: K×3 float32: x, y, visibility (0 not labelled, 1 hidden, 2 visible).
+        joints: K×3 float32: x, y, visibility (0 not labelled, 1 hidden, 2 visible).
         area: Segment area in square pixels: the scale of OKS.
     """
 
     annotation_id: int
     image_id: int
     box: tuple[float, float, float, float]
-    keypoints: npt.NDArray[np.float32]
+    joints: npt.NDArray[np.float32]
     area: float
-    num_keypoints: int
+    num_joints: int
 
 
 @dataclass(frozen=True, eq=False)
-class CocoKeypoints:
-    """One split of a keypoint data set whose annotation files have COCO's form.
+class CocoDataset:
+    """One split of a data set whose annotation files have COCO's form.
 
     Attributes:
         root: Folder that holds the annotations and images, in the layout of the kind.
-        keypoint_names: Joint names in the order of `Person.keypoints`.
+        joint_names: In the order of `Person.joints`.
         images: Sorted by id.
         left_out: Ids of the split's other images, where only a part of a split was fetched: files about the whole
             split, such as detected boxes, may name them.
@@ -84,7 +84,7 @@ class CocoKeypoints:
 
     root: Path
     split: str
-    keypoint_names: tuple[str, ...]
+    joint_names: tuple[str, ...]
     images: tuple[CocoImage, ...]
     persons_by_image: Mapping[int, tuple[Person, ...]] = field(repr=False)
     left_out: frozenset[int] = field(default=frozenset(), repr=False)
@@ -104,7 +104,7 @@ class CocoKeypoints:
         if self.own_joints is not None:
             return self.own_joints.skeleton
         limbs = () if self.kind.skeleton is None else self.kind.skeleton.limbs
-        return Skeleton(name="dataset", joints=self.keypoint_names, limbs=limbs)
+        return Skeleton(name="dataset", joints=self.joint_names, limbs=limbs)
 
     @property
     def sigmas(self) -> Mapping[str, float]:
@@ -151,7 +151,7 @@ class CocoKeypoints:
         """Every person of the split, sorted by image id, then annotation id."""
         return tuple(person for image in self.images for person in self.persons(image.id))
 
-    def subset(self, image_ids: Iterable[int]) -> CocoKeypoints:
+    def subset(self, image_ids: Iterable[int]) -> CocoDataset:
         """The same split with these images only; raises DatasetError for an id that the split lacks."""
         wanted = set(image_ids)
         images = tuple(image for image in self.images if image.id in wanted)
@@ -164,7 +164,7 @@ class CocoKeypoints:
     def strata(self) -> dict[int, Stratum]:
         """The images that show people, each with what kind of scene it shows."""
         return {
-            image: stratum(large=largest.area >= LARGE_AREA, joints=largest.num_keypoints, persons=len(persons))
+            image: stratum(large=largest.area >= LARGE_AREA, joints=largest.num_joints, persons=len(persons))
             for image in self.image_ids
             if (persons := self.persons(image)) and (largest := max(persons, key=lambda person: person.area))
         }
@@ -185,8 +185,8 @@ class CocoKeypoints:
                 image=image.id,
                 path=self.image_path(image),
                 caption=f"Image {image.id}, {image.file_name}, annotation {person.annotation_id}",
-                keypoints=person.keypoints[:, :2].astype(np.float64),
-                labelled=person.keypoints[:, 2] > 0,
+                joints=person.joints[:, :2].astype(np.float64),
+                labelled=person.joints[:, 2] > 0,
                 box=person.box,
                 size=float(np.sqrt(max(person.area, 1.0))),
             )
@@ -210,9 +210,9 @@ class CocoKeypoints:
             yield ImageCrops(path, in_image, partial(_box_regions, path, image, in_image, input_size))
 
 
-def in_whole_images(dataset: Dataset) -> CocoKeypoints:
+def in_whole_images(dataset: Dataset) -> CocoDataset:
     """The split of a kind whose images can be shown whole; raises ConfigError for one that is measured in crops."""
-    if not isinstance(dataset, CocoKeypoints):
+    if not isinstance(dataset, CocoDataset):
         raise ConfigError(f"{dataset.kind.title} is measured in crops by its own annotations.")
     return dataset
 
@@ -238,30 +238,29 @@ def _box_regions(
     return regions
 
 
-def load_coco(root: Path, split: str, kind: DatasetKind = COCO) -> CocoKeypoints:
+def load_coco(root: Path, split: str, kind: DatasetKind = COCO) -> CocoDataset:
     """Read a split's annotations; raises DatasetError as `read_annotations` and `parse_coco` do."""
     return parse_coco(read_annotations(kind.layout.annotation_path(root, split), kind), root, split, kind)
 
 
-def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: DatasetKind = COCO) -> CocoKeypoints:
+def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: DatasetKind = COCO) -> CocoDataset:
     """The split whose annotation file holds `content`, as `read_annotations` gives it.
 
     Joint names come from the file's categories, or are those of COCO where the file lists none.
 
     Raises:
-        DatasetError: There are no keypoints, or a record cannot be used; names the file and the record.
+        DatasetError: There are no joints, or a record cannot be used; names the file and the record.
     """
     path = kind.layout.annotation_path(root, split)
     category = person_category(content)
     own = None if kind.skeleton is not None else read_own_joints(category, path, kind, root)
     if own is not None and own.derived:
         warn_of_derived(path, own.derived)
-    names = keypoint_names(category) if category else COCO17.joints
+    names = joint_names(category) if category else COCO17.joints
     if kind.renames and kind.skeleton is not None:
         if category is None or len(names) != len(kind.skeleton.joints):
             raise DatasetError(
-                f"{path}: {kind.title} has {len(kind.skeleton.joints)} keypoints, and its category does not name as "
-                "many.",
+                f"{path}: {kind.title} has {len(kind.skeleton.joints)} joints, and its category does not name as many.",
                 hint=f"Give {kind.title}'s own annotations, or set dataset.kind to custom.",
             )
         names = kind.skeleton.joints
@@ -273,7 +272,7 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: Dataset
     rows = [row for row in content["annotations"] if category is None or row.get("category_id") == category.get("id")]
     if not any(row.get("keypoints") for row in rows):
         raise DatasetError(
-            f"{path} holds no keypoints.", hint="Give person_keypoints_<split>.json, not instances_<split>.json."
+            f"{path} holds no joints.", hint="Give person_keypoints_<split>.json, not instances_<split>.json."
         )
     persons: dict[int, list[Person]] = {}
     for row in rows:
@@ -287,7 +286,7 @@ def parse_coco(content: Mapping[str, Any], root: Path, split: str, kind: Dataset
             )
         persons.setdefault(person.image_id, []).append(person)
     by_image = {i: tuple(sorted(group, key=lambda person: person.annotation_id)) for i, group in persons.items()}
-    return CocoKeypoints(root, split, names, tuple(images), by_image, _left_out(content, path), kind, own)
+    return CocoDataset(root, split, names, tuple(images), by_image, _left_out(content, path), kind, own)
 
 
 def _left_out(content: Mapping[str, Any], path: Path) -> frozenset[int]:
@@ -313,17 +312,17 @@ def _image(row: Mapping[str, Any], path: Path, kind: DatasetKind) -> CocoImage:
     return image
 
 
-def _person(row: Mapping[str, Any], joints: int, path: Path) -> Person:
+def _person(row: Mapping[str, Any], count: int, path: Path) -> Person:
     try:
-        keypoints = np.asarray(row["keypoints"], dtype=np.float32)
+        joints = np.asarray(row["keypoints"], dtype=np.float32)
         x, y, w, h = (float(value) for value in row["bbox"])
         person = Person(
             annotation_id=int(row["id"]),
             image_id=int(row["image_id"]),
             box=(x, y, w, h),
-            keypoints=keypoints.reshape(joints, 3),
+            joints=joints.reshape(count, 3),
             area=float(row["area"]),
-            num_keypoints=int(row["num_keypoints"]),
+            num_joints=int(row["num_keypoints"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _bad_record(path, "annotation", row, error) from error

@@ -60,7 +60,7 @@ class Subject:
     Attributes:
         number: Annotation id, or number in MPII's file.
         caption: Says which person in which image this is.
-        keypoints: K×2; meaningless where not labelled.
+        joints: K×2; meaningless where not labelled.
         box: (x, y, w, h), about what the person covers.
         size: The measure that distances are told in; `Dataset.size_name` says what it is.
     """
@@ -69,7 +69,7 @@ class Subject:
     image: ImageKey
     path: Path
     caption: str
-    keypoints: NDArray[np.float64]
+    joints: NDArray[np.float64]
     labelled: NDArray[np.bool_]
     box: Box
     size: float

@@ -18,7 +18,7 @@ from hpe_tasks.pose.skeletons import Skeleton
 UNKNOWN_SIGMA = sorted(COCO.sigmas.values())[len(COCO.sigmas) // 2]
 """OKS sigma of a joint that no known data set names: the median of COCO's joints, that of an elbow."""
 
-_SIGMAS_HINT = "Give a list in the order of the keypoints, or an object with a number above 0 for each of their names."
+_SIGMAS_HINT = "Give a list in the order of the joints, or an object with a number above 0 for each of their names."
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read_own_joints(category: Mapping[str, Any] | None, path: Path, kind: Datase
     name in COCO or another known data set, and `UNKNOWN_SIGMA` otherwise.
 
     Args:
-        category: The category whose annotations are measured; None where no category names keypoints.
+        category: The category whose annotations are measured; None where no category names joints.
         path: The annotation file, for messages.
         kind: Of the data set.
         root: Its folder.
@@ -63,7 +63,7 @@ def read_own_joints(category: Mapping[str, Any] | None, path: Path, kind: Datase
     """
     if category is None:
         raise DatasetError(
-            f"{path}: no category names keypoints.",
+            f"{path}: no category names joints.",
             hint="Give the category `keypoints`, a list of different joint names, and `skeleton`, pairs of their "
             "numbers from 1.",
         )
@@ -95,7 +95,7 @@ def _limbs(category: Mapping[str, Any], joints: tuple[str, ...], path: Path) -> 
             raise DatasetError(
                 f"{path}: the category's skeleton holds {pair!r}, which is not a pair of numbers from 1 to "
                 f"{len(joints)}.",
-                hint="The numbers count the category's keypoints from 1.",
+                hint="The numbers count the category's joints from 1.",
             )
         limbs.append((joints[pair[0] - 1], joints[pair[1] - 1]))
     return tuple(limbs)
@@ -108,7 +108,7 @@ def _read_sigmas(file: Path, joints: tuple[str, ...], path: Path) -> dict[str, f
     if not isinstance(content, dict) or set(content) != set(joints):
         count = len(content) if isinstance(content, list | dict) else "no"
         raise DatasetError(
-            f"{file} holds {count} sigmas, and not those of the {len(joints)} keypoints of {path.name}: "
+            f"{file} holds {count} sigmas, and not those of the {len(joints)} joints of {path.name}: "
             f"{', '.join(joints)}.",
             hint=_SIGMAS_HINT,
         )
@@ -120,7 +120,7 @@ def _read_sigmas(file: Path, joints: tuple[str, ...], path: Path) -> dict[str, f
 
 @cache
 def warn_of_derived(path: Path, derived: tuple[str, ...]) -> None:
-    """Say once which sigmas of an annotation file's joints nobody gave: AP depends on them."""
+    """Say once which sigmas of an annotation file's joints are not given: AP depends on them."""
     log.warning(
         "%s: no OKS sigma is known for %s: %g is used. Another figure comes of other sigmas; annotations/sigmas.json "
         "can say them.",

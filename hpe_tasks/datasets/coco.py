@@ -1,10 +1,10 @@
-"""COCO keypoints: 17 joints of persons, measured by OKS."""
+"""COCO: 17 joints of persons, measured by OKS."""
 
 from hpe_tasks.datasets.kind import DatasetKind, Layout
 from hpe_tasks.pose.skeletons import COCO17
 
 _TENTHS = (0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89)
-"""Ten times the OKS sigmas, as pycocotools writes them; the tests hold them against its own."""
+"""Ten times the OKS sigmas, as pycocotools writes them; the tests compare them with its own."""
 
 COCO = DatasetKind(
     name="coco",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset, CocoImage
 from hpe_tasks.diagnosis.hypotheses import Mistake
 from hpe_tasks.diagnosis.people import NUM_IMAGES, RAW, Fit, as_input, as_pixels, pass_over
 from hpe_tasks.diagnosis.trials import Trial
@@ -78,10 +78,10 @@ class LabelledImages:
     def _results(self, image_id: int, people: People) -> list[dict[str, Any]]:
         length = len(self.truth[0]["keypoints"]) // 3
         rows = []
-        for keypoints, found, score in zip(people.keypoints, people.found, people.scores, strict=True):
+        for joints, found, score in zip(people.joints, people.found, people.scores, strict=True):
             triples = np.zeros((length, 3))
             for channel, index in self.joints:
-                triples[index] = (*keypoints[channel], float(found[channel]))
+                triples[index] = (*joints[channel], float(found[channel]))
             rows.append({"image_id": image_id, "keypoints": triples.ravel().tolist(), "score": float(score)})
         return rows
 
@@ -93,13 +93,13 @@ class LabelledImages:
             return float("nan")
         if people is None or not len(people):
             return 0.0
-        offsets = people.keypoints[:, [channel for channel, _ in self.joints]][:, labelled] - truth[labelled, :2]
+        offsets = people.joints[:, [channel for channel, _ in self.joints]][:, labelled] - truth[labelled, :2]
         variances = (2 * np.array(self.sigmas)[labelled]) ** 2
         similar = np.exp(-(offsets**2).sum(axis=-1) / variances / (row["area"] + np.spacing(1)) / 2)
         return float(similar.mean(axis=1).max())
 
 
-def read_images(dataset: CocoKeypoints, model: ModelConfig, *, seed: int) -> LabelledImages:
+def read_images(dataset: CocoDataset, model: ModelConfig, *, seed: int) -> LabelledImages:
     """Draw images with labelled persons by seed; those that cannot be read are passed over.
 
     Raises:
@@ -119,7 +119,7 @@ def read_images(dataset: CocoKeypoints, model: ModelConfig, *, seed: int) -> Lab
             "None of the images that were drawn for the diagnosis can be read.", hint="Fetch them again."
         )
     sigmas = dataset.sigmas
-    names = list(dataset.keypoint_names)
+    names = list(dataset.joint_names)
     compared = [(i, names.index(joint)) for i, joint in enumerate(model.joints.joints) if joint in names]
     return LabelledImages(
         images=tuple(one.image for one in prepared),
@@ -143,14 +143,14 @@ def try_images(
             for image, pixels in zip(images.images[part], images.pixels[part], strict=True)
         ]
         if time.perf_counter() - began > _LONGEST_TRIAL_S:
-            # In the others nobody is found: no trial that takes so long is a good one.
+            # In the others no person is found: no trial that takes so long is a good one.
             break
         people |= _people(shown, predict, fed)
     return [Trial(mistake, images.fit(people))]
 
 
 def _people(shown: Sequence[PreparedImage], predict: Predict, fed: ModelConfig) -> dict[int, People]:
-    """The people of each image by its id; nobody where the maps cannot be those of a trained network."""
+    """The people of each image by its id; none where the maps cannot be those of a trained network."""
     found = {}
     for image in shown:
         try:

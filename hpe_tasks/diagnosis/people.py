@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.calibration import choose_calibration
-from hpe_tasks.data.coco import CocoKeypoints, Person
+from hpe_tasks.data.coco import CocoDataset, Person
 from hpe_tasks.data.dataset import Dataset
-from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
+from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.coco import read_truth
 from hpe_tasks.inference import CropBatch, Unreadable, mpii_batches, person_batches
@@ -152,10 +152,10 @@ def cut_persons(dataset: Dataset, model: ModelConfig, *, seed: int) -> LabelledP
     return _FORMATS[dataset.kind.format](dataset, model, seed)
 
 
-def _coco_persons(dataset: CocoKeypoints, model: ModelConfig, seed: int) -> LabelledPersons:
+def _coco_persons(dataset: CocoDataset, model: ModelConfig, seed: int) -> LabelledPersons:
     sigmas = dataset.sigmas
-    joints = tuple(joint for joint in dataset.keypoint_names if joint in sigmas)
-    keypoints = [dataset.keypoint_names.index(joint) for joint in joints]
+    joints = tuple(joint for joint in dataset.joint_names if joint in sigmas)
+    numbers = [dataset.joint_names.index(joint) for joint in joints]
     images = choose_calibration(dataset, num_images=NUM_IMAGES, seed=seed)
     chosen = [person for image in images for person in _largest(dataset.persons(image), lambda person: person.area)]
     raw = model.model_copy(update=RAW)
@@ -165,13 +165,13 @@ def _coco_persons(dataset: CocoKeypoints, model: ModelConfig, seed: int) -> Labe
 
     def accuracy(points: Floats, scores: NDArray[np.float32], compared: Sequence[int]) -> float | None:
         results = [
-            _result(row, keypoints, len(dataset.keypoint_names), found, found_scores[compared])
+            _result(row, numbers, len(dataset.joint_names), found, found_scores[compared])
             for row, found, found_scores in zip(truth, points, scores, strict=False)
         ]
-        parts = {"all": ([keypoints[i] for i in compared], [sigmas[joints[i]] for i in compared])}
+        parts = {"all": ([numbers[i] for i in compared], [sigmas[joints[i]] for i in compared])}
         return coco_breakdown(truth[: len(points)], results, parts)["all"]
 
-    shown = np.stack([person.keypoints[keypoints] for person in cut.persons])
+    shown = np.stack([person.joints[numbers] for person in cut.persons])
     areas = np.array([person.area for person in cut.persons])
     return LabelledPersons(
         crops=cut.crops,
@@ -188,14 +188,14 @@ def _coco_persons(dataset: CocoKeypoints, model: ModelConfig, seed: int) -> Labe
 
 
 def _result(
-    row: Mapping[str, Any], keypoints: Sequence[int], length: int, points: Floats, scores: NDArray[np.float32]
+    row: Mapping[str, Any], numbers: Sequence[int], length: int, points: Floats, scores: NDArray[np.float32]
 ) -> dict[str, Any]:
     triples = np.zeros((length, 3))
-    triples[keypoints, :2] = points
+    triples[numbers, :2] = points
     return {"image_id": row["image_id"], "keypoints": triples.ravel().tolist(), "score": person_score(scores)}
 
 
-def _mpii_persons(dataset: MpiiKeypoints, model: ModelConfig, seed: int) -> LabelledPersons:
+def _mpii_persons(dataset: MpiiDataset, model: ModelConfig, seed: int) -> LabelledPersons:
     by_image: dict[str, list[MpiiPerson]] = {}
     for person in dataset.persons:
         if person.visible.any():

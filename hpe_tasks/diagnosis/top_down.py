@@ -74,8 +74,8 @@ def _look(persons: LabelledPersons, fed: ModelConfig, predict: Predict, batch_si
         outputs = predict(as_input(persons.crops[part], fed))
         if not all(np.isfinite(array).all() for array in outputs.values()):
             return None
-        keypoints, scores = codec.decode(outputs, persons.centers[part], persons.scales[part])
-        parts.append((keypoints, scores, persons.scales[part, 0] * PIXEL_STD / codec.cells_across(outputs)))
+        joints, scores = codec.decode(outputs, persons.centers[part], persons.scales[part])
+        parts.append((joints, scores, persons.scales[part, 0] * PIXEL_STD / codec.cells_across(outputs)))
     points, found, cells = zip(*parts, strict=True)
     return _Seen(np.concatenate(points).astype(np.float64), np.concatenate(found), np.concatenate(cells))
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.cpu import cpu_features
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import bottom_up, coco, top_down
@@ -86,7 +86,7 @@ def evaluate(
     return _FORMATS[dataset.kind.format](dataset, request)
 
 
-def _evaluate_coco(dataset: CocoKeypoints, request: EvaluationRequest) -> EvaluationReport:
+def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> EvaluationReport:
     measured = coco.choose(dataset, request)
     failed = FailedImages(dataset.root, len(measured.dataset.images), request.evaluation.max_failed_images)
     codec, boxes = CODECS[request.model.codec], request.boxes

@@ -25,10 +25,10 @@ def find_poses(measured: Measured, request: EvaluationRequest, failed: FailedIma
     for found in track(images, request.title, total=len(measured.dataset.images), unit="images"):
         people = found.people
         poses += [
-            FoundPose(found.image.id, keypoints, joints.astype(np.float32), float(score))
-            for keypoints, joints, score in zip(
-                people.keypoints[:, channels], people.found[:, channels], people.scores, strict=True
+            FoundPose(found.image.id, points, seen.astype(np.float32), float(score))
+            for points, seen, score in zip(
+                people.joints[:, channels], people.found[:, channels], people.scores, strict=True
             )
-            if joints.any()
+            if seen.any()
         ]
     return Found(poses, len(measured.dataset.images))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset, CocoImage
 from hpe_tasks.data.json_files import read_json
 from hpe_tasks.errors import DatasetError
 
@@ -26,7 +26,7 @@ class DetectedPerson:
     score: float
 
 
-def load_boxes(path: Path, dataset: CocoKeypoints, category_id: int) -> dict[int, list[DetectedPerson]]:
+def load_boxes(path: Path, dataset: CocoDataset, category_id: int) -> dict[int, list[DetectedPerson]]:
     """Read the persons of a COCO results file, by image, in the order of the file.
 
     Args:
@@ -35,7 +35,7 @@ def load_boxes(path: Path, dataset: CocoKeypoints, category_id: int) -> dict[int
         category_id: Of persons.
 
     Raises:
-        DatasetError: The file is missing or is no such list; an entry is incomplete, is not finite, lies in no image
+        DatasetError: The file is missing or is not such a list; an entry is incomplete, is not finite, lies in no image
             of the split or outside its image, or has no extent. Names the file and the entry.
     """
     images: dict[int, CocoImage | None] = dict.fromkeys(dataset.left_out)

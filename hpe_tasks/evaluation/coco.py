@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.data.annotation_files import person_category, read_annotations
-from hpe_tasks.data.coco import CocoKeypoints, Person
+from hpe_tasks.data.coco import CocoDataset, Person
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import EvaluationRequest, JointMap
@@ -48,7 +48,7 @@ class Measured:
         truth: All annotations of persons in the images, with those that the metric ignores.
     """
 
-    dataset: CocoKeypoints
+    dataset: CocoDataset
     persons: tuple[Person, ...]
     subset: bool
     joint_map: JointMap
@@ -61,9 +61,9 @@ class Measured:
         return [channel for _, channel, _ in self.joint_map]
 
     @property
-    def keypoints(self) -> list[int]:
-        """Of the data set, one for each compared joint."""
-        return [keypoint for _, _, keypoint in self.joint_map]
+    def numbers(self) -> list[int]:
+        """Of the data set's joints, one for each compared joint."""
+        return [number for _, _, number in self.joint_map]
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -76,11 +76,11 @@ class FoundPose:
     """A person's compared joints: K×2 pixels of the image and K scores.
 
     Attributes:
-        annotation_id: Whose box the pose was found in; None where nobody said whose it is.
+        annotation_id: Whose box the pose was found in; None where that is not known.
     """
 
     image_id: int
-    keypoints: NDArray[np.float32]
+    joints: NDArray[np.float32]
     joint_scores: NDArray[np.float32]
     score: float
     annotation_id: int | None = None
@@ -103,7 +103,7 @@ class Accuracy:
     by_joint: dict[str, float | None]
 
 
-def choose(dataset: CocoKeypoints, request: EvaluationRequest) -> Measured:
+def choose(dataset: CocoDataset, request: EvaluationRequest) -> Measured:
     """Choose images, persons and joints.
 
     Raises:
@@ -111,8 +111,8 @@ def choose(dataset: CocoKeypoints, request: EvaluationRequest) -> Measured:
         DatasetError: No person of the split has such a joint labelled.
     """
     joint_map = _comparable_joints(dataset, request)
-    compared = [keypoint for _, _, keypoint in joint_map]
-    persons = [p for p in dataset.all_persons() if (p.keypoints[compared, 2] > 0).any()]
+    compared = [number for _, _, number in joint_map]
+    persons = [p for p in dataset.all_persons() if (p.joints[compared, 2] > 0).any()]
     if not persons:
         raise DatasetError(
             f"No person of {dataset.annotation_file} has a labelled joint that the model predicts.",
@@ -139,7 +139,7 @@ def choose(dataset: CocoKeypoints, request: EvaluationRequest) -> Measured:
     )
 
 
-def _comparable_joints(dataset: CocoKeypoints, request: EvaluationRequest) -> JointMap:
+def _comparable_joints(dataset: CocoDataset, request: EvaluationRequest) -> JointMap:
     of_model = request.model.joints
     common = common_joints(of_model, dataset.skeleton)
     known, title = dataset.sigmas, dataset.kind.title
@@ -150,14 +150,14 @@ def _comparable_joints(dataset: CocoKeypoints, request: EvaluationRequest) -> Jo
     if not joint_map:
         raise ConfigError(
             f"The model ({of_model.name}: {', '.join(of_model.joints)}) and the data set "
-            f"({', '.join(dataset.keypoint_names)}) have no joint in common that {title}'s metric knows.",
+            f"({', '.join(dataset.joint_names)}) have no joint in common that {title}'s metric knows.",
             hint="Set model.skeleton or model.joint_names to the joints that the network predicts, named as "
             f"{title} does.",
         )
     return joint_map
 
 
-def read_truth(measured: CocoKeypoints) -> tuple[int, tuple[dict[str, Any], ...]]:
+def read_truth(measured: CocoDataset) -> tuple[int, tuple[dict[str, Any], ...]]:
     """The category id of persons, and all annotations of persons in the images, with those that the metric ignores."""
     content = read_annotations(measured.annotation_file, measured.kind)
     category = person_category(content)
@@ -181,14 +181,14 @@ def write_results(measured: Measured, poses: Sequence[FoundPose], request: Evalu
 
 
 def _row(pose: FoundPose, annotation_id: int | None, measured: Measured) -> dict[str, Any]:
-    keypoints = np.zeros((len(measured.dataset.keypoint_names), 3))
-    keypoints[measured.keypoints, :2] = pose.keypoints
-    keypoints[measured.keypoints, 2] = pose.joint_scores
+    joints = np.zeros((len(measured.dataset.joint_names), 3))
+    joints[measured.numbers, :2] = pose.joints
+    joints[measured.numbers, 2] = pose.joint_scores
     return {
         "image_id": pose.image_id,
         "annotation_id": annotation_id,
         "category_id": measured.category_id,
-        "keypoints": [round(float(value), _DIGITS) for value in keypoints.ravel()],
+        "keypoints": [round(float(value), _DIGITS) for value in joints.ravel()],
         "score": pose.score,
     }
 
@@ -205,9 +205,9 @@ def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int 
         persons.setdefault(person.image_id, []).append(person)
     for image_id, numbers in unknown.items():
         if in_image := persons.get(image_id):
-            truth = np.stack([person.keypoints[measured.keypoints] for person in in_image])
+            truth = np.stack([person.joints[measured.numbers] for person in in_image])
             matches = match_poses(
-                np.stack([poses[number].keypoints for number in numbers]),
+                np.stack([poses[number].joints for number in numbers]),
                 [poses[number].score for number in numbers],
                 truth[..., :2],
                 truth[..., 2] > 0,
@@ -222,24 +222,24 @@ def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int 
 def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
     """Score COCO results over the compared joints."""
     sigmas, known = measured.dataset.sigmas, measured.dataset.groups
-    entries = {joint: keypoint for joint, _, keypoint in measured.joint_map}
-    groups = {name: tuple(joint for joint in joints if joint in entries) for name, joints in known.items()}
-    parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in entries}
+    numbers = {joint: number for joint, _, number in measured.joint_map}
+    groups = {name: tuple(joint for joint in joints if joint in numbers) for name, joints in known.items()}
+    parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in numbers}
     # One call reads the results once for all parts.
     ap = coco_breakdown(
         measured.truth,
         results,
-        {name: ([entries[j] for j in joints], [sigmas[j] for j in joints]) for name, joints in parts.items()},
+        {name: ([numbers[j] for j in joints], [sigmas[j] for j in joints]) for name, joints in parts.items()},
     )
     return Accuracy(
         stats=_STATS[measured.dataset.kind.metric](measured, results),
         by_group={name: ap.get(name) for name in groups},
-        by_joint={joint: ap[joint] for joint in entries},
+        by_joint={joint: ap[joint] for joint in numbers},
     )
 
 
 def _coco(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
-    return coco_stats(measured.truth, results, joints=measured.keypoints, sigmas=measured.sigmas)
+    return coco_stats(measured.truth, results, joints=measured.numbers, sigmas=measured.sigmas)
 
 
 def _crowdpose(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
@@ -249,7 +249,7 @@ def _crowdpose(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:
     return crowdpose_stats(
         measured.truth,
         results,
-        joints=measured.keypoints,
+        joints=measured.numbers,
         sigmas=measured.sigmas,
         crowd_index={image.id: image.crowd_index or 0.0 for image in measured.dataset.images},
         levels=levels,
@@ -263,7 +263,7 @@ _STATS: dict[MetricName, Callable[[Measured, Sequence[dict[str, Any]]], Stats]] 
 
 
 def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:
-    """How sure the network was of the annotated people, each by the best of the poses that show him; None of nobody."""
+    """How sure the network was of the annotated people, each by the best pose that shows him; None without any."""
     best: dict[int, float] = {}
     for row in results:
         if row["annotation_id"] is not None:
@@ -274,7 +274,7 @@ def score_spread(results: Sequence[dict[str, Any]]) -> ScoreSpread | None:
     return ScoreSpread(persons=len(best), low=round(float(low), _DIGITS), median=round(float(median), _DIGITS))
 
 
-def ids_digest(dataset: CocoKeypoints) -> str:
+def ids_digest(dataset: CocoDataset) -> str:
     """SHA-256 of the sorted image ids."""
     ids = sorted(image.id for image in dataset.images)
     return hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()

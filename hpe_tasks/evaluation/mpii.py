@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
-from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson, load_truth, to_file_pixels
+from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap
 from hpe_tasks.inference import find_poses, mpii_batches
@@ -45,17 +45,17 @@ class _Found:
     """What was found of N persons, in MPII's order of joints.
 
     Attributes:
-        keypoints: N×16×2 image pixels counted from 0; zero for joints that are not compared.
+        joints: N×16×2 image pixels counted from 0; zero for joints that are not compared.
         scores: N×16.
         seen: N: whether the person's image could be read.
     """
 
-    keypoints: NDArray[np.float64]
+    joints: NDArray[np.float64]
     scores: NDArray[np.float64]
     seen: NDArray[np.bool_]
 
 
-def evaluate_mpii(dataset: MpiiKeypoints, request: EvaluationRequest) -> EvaluationReport:
+def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> EvaluationReport:
     """Measure a network on the persons of an MPII split and keep its predictions.
 
     Joints that the model does not predict are not compared: their columns are None, and the fingerprint's joint map
@@ -63,7 +63,7 @@ def evaluate_mpii(dataset: MpiiKeypoints, request: EvaluationRequest) -> Evaluat
 
     Raises:
         ConfigError: The model predicts no joint of MPII's.
-        DatasetError: The truth cannot be used; nobody has such a joint; too many images cannot be read.
+        DatasetError: The truth cannot be used; no person has such a joint; too many images cannot be read.
         CheckpointError: The network's output does not fit the configuration.
     """
     joint_map = _comparable_joints(request.model)
@@ -78,7 +78,7 @@ def evaluate_mpii(dataset: MpiiKeypoints, request: EvaluationRequest) -> Evaluat
     write_atomically(request.predictions_file, json.dumps(_rows(measured.persons, found)).encode())
     compared = np.zeros(_JOINTS, dtype=np.bool_)
     compared[[index for _, _, index in joint_map]] = True
-    predictions = to_file_pixels(np.where(found.seen[:, None, None], found.keypoints, _NOWHERE))
+    predictions = to_file_pixels(np.where(found.seen[:, None, None], found.joints, _NOWHERE))
     scored = predictions, truth.joints, truth.visible & compared, truth.head_boxes
     stats, by_joint = pckh_stats(*scored), pckh_by_joint(*scored)
     return EvaluationReport(
@@ -123,14 +123,14 @@ def _comparable_joints(config: ModelConfig) -> JointMap:
 
 
 def _choose_persons(
-    dataset: MpiiKeypoints, joint_map: JointMap, num_images: int | None, seed: int
-) -> tuple[MpiiKeypoints, bool]:
+    dataset: MpiiDataset, joint_map: JointMap, num_images: int | None, seed: int
+) -> tuple[MpiiDataset, bool]:
     """The persons who are measured, and whether they are a subset drawn by seed."""
     compared = [index for _, _, index in joint_map]
     persons = tuple(person for person in dataset.persons if person.visible[compared].any())
     if not persons:
         raise DatasetError(
-            f"Nobody in {dataset.annotation_file} has a labelled joint that the model predicts.",
+            f"No person in {dataset.annotation_file} has a labelled joint that the model predicts.",
             hint="Set dataset.evaluation_split to a split with annotated persons.",
         )
     everyone = replace(dataset, persons=persons)
@@ -139,7 +139,7 @@ def _choose_persons(
     return everyone.subset(random.Random(seed).sample(everyone.images, num_images)), True
 
 
-def _find(dataset: MpiiKeypoints, joint_map: JointMap, request: EvaluationRequest, failed: FailedImages) -> _Found:
+def _find(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest, failed: FailedImages) -> _Found:
     channels = [channel for _, channel, _ in joint_map]
     joints = [index for _, _, index in joint_map]
     batch_size, flip_test = request.evaluation.batch_size, request.evaluation.flip_test
@@ -150,14 +150,14 @@ def _find(dataset: MpiiKeypoints, joint_map: JointMap, request: EvaluationReques
     shown = track(batches, request.title, total=len(rows), unit="persons", count=lambda done: len(done.persons))
     for batch in shown:
         own = [rows[person.index] for person in batch.persons]
-        found.keypoints[np.ix_(own, joints)] = batch.poses.keypoints[:, channels]
+        found.joints[np.ix_(own, joints)] = batch.poses.joints[:, channels]
         found.scores[np.ix_(own, joints)] = batch.poses.scores[:, channels]
         found.seen[own] = True
     return found
 
 
 def _rows(persons: Sequence[MpiiPerson], found: _Found) -> list[dict[str, object]]:
-    triples = np.concatenate([found.keypoints, found.scores[..., None]], axis=2)
+    triples = np.concatenate([found.joints, found.scores[..., None]], axis=2)
     return [
         {
             "image": person.image,

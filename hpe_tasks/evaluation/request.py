@@ -19,7 +19,7 @@ from hpe_tasks.records.evaluation import FailedImage, Runtime
 RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 
 JointMap = tuple[tuple[str, int, int], ...]
-"""(joint, channel of the model, keypoint of the data set) for every joint that is compared."""
+"""(joint, channel of the model, number in the data set) for every joint that is compared."""
 
 log = logging.getLogger(__name__)
 

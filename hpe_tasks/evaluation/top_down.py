@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from hpe_tasks import inference
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person
+from hpe_tasks.data.coco import CocoDataset, CocoImage, Person
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
@@ -59,7 +59,7 @@ def find_in_annotated_boxes(measured: Measured, request: EvaluationRequest, fail
 
 
 def find_in_detected_boxes(
-    measured: Measured, dataset: CocoKeypoints, boxes: Path, request: EvaluationRequest, failed: FailedImages
+    measured: Measured, dataset: CocoDataset, boxes: Path, request: EvaluationRequest, failed: FailedImages
 ) -> Found:
     """Find the joints of everyone whom a detector found in the measured images, in its boxes as they are.
 
@@ -89,7 +89,7 @@ def find_in_detected_boxes(
 
 
 def _crops(
-    dataset: CocoKeypoints, image: CocoImage, persons: Sequence[DetectedPerson], input_size: tuple[int, int]
+    dataset: CocoDataset, image: CocoImage, persons: Sequence[DetectedPerson], input_size: tuple[int, int]
 ) -> ImageCrops[DetectedPerson]:
     path = dataset.image_path(image)
 
@@ -108,7 +108,7 @@ def _find(
     found = inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
     poses = []
     for batch in track(found, request.title, total=persons, unit="persons", count=lambda done: len(done.persons)):
-        keypoints = batch.poses.keypoints[:, measured.channels]
+        joints = batch.poses.joints[:, measured.channels]
         joint_scores = batch.poses.scores[:, measured.channels]
         areas = np.prod(batch.scales * PIXEL_STD, axis=1)
         for i, person in enumerate(batch.persons):
@@ -117,7 +117,7 @@ def _find(
             )
             pose = FoundPose(
                 image_id=person.image_id,
-                keypoints=keypoints[i],
+                joints=joints[i],
                 joint_scores=joint_scores[i],
                 score=person_score(joint_scores[i]) * box_score,
                 annotation_id=annotation_id,
@@ -132,7 +132,7 @@ def _without_duplicates(poses: Sequence[_InCrop], sigmas: Sequence[float]) -> li
     for _, group in groupby(poses, key=lambda found: found.pose.image_id):
         in_image = list(group)
         best = suppress_duplicates(
-            np.stack([found.pose.keypoints for found in in_image]),
+            np.stack([found.pose.joints for found in in_image]),
             [found.pose.score for found in in_image],
             [found.area for found in in_image],
             sigmas,

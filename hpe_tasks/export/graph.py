@@ -31,7 +31,7 @@ def replace_input(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def remove_unused(graph: onnx.GraphProto) -> None:
-    """Drop nodes and initializers whose results nobody takes."""
+    """Drop nodes and initializers whose results are not used."""
     while True:
         used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
         idle = [node for node in graph.node if not any(name in used for name in node.output)]

@@ -119,7 +119,7 @@ METRICS: dict[MetricKey, Metric] = {
             Column("ar_large", "AR large", "over 96² pixels", brief=False),
         ),
         second="ar",
-        title="COCO keypoint statistics",
+        title="COCO statistics",
         explanation="AP and AR are COCO OKS statistics in [0, 1].",
     ),
     "pckh": Metric(

@@ -30,7 +30,7 @@ def decide(
     """Judge the exported file against the limits.
 
     A model that was measured on a subset may pass; the reasons then say how many images it was measured on. On fewer
-    than `min_persons` it does not: whatever the figure, it is no evidence.
+    than `min_persons` it does not: whatever the figure, it proves nothing.
 
     Args:
         limits: What the model must reach.

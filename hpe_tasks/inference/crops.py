@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints, Person
+from hpe_tasks.data.coco import CocoDataset, Person
 from hpe_tasks.data.dataset import ImageCrops, Region
-from hpe_tasks.data.mpii import MpiiKeypoints, MpiiPerson
+from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson
 from hpe_tasks.inference.images import (
     OnUnreadable,
     Unreadable,
@@ -68,7 +68,7 @@ class PosedPersons(Generic[PersonT]):
     """Persons with the joints that a network found: all channels of the network, in its order.
 
     Attributes:
-        poses: Keypoints in image pixels and their scores.
+        poses: Joints in image pixels and their scores.
         scales: N×2, of the crops, in units of 200 pixels.
     """
 
@@ -87,7 +87,7 @@ class _Crop(Generic[PersonT]):
 
 
 def person_batches(
-    dataset: CocoKeypoints,
+    dataset: CocoDataset,
     config: ModelConfig,
     batch_size: int,
     persons: Sequence[Person] | None = None,
@@ -111,7 +111,7 @@ def person_batches(
 
 
 def mpii_batches(
-    dataset: MpiiKeypoints, config: ModelConfig, batch_size: int, unreadable: OnUnreadable = refuse
+    dataset: MpiiDataset, config: ModelConfig, batch_size: int, unreadable: OnUnreadable = refuse
 ) -> Iterator[CropBatch[MpiiPerson]]:
     """Cut MPII persons out of their images by annotated centre and scale, as the network wants them.
 
@@ -194,5 +194,5 @@ def find_poses(
             mirrored = predict(np.ascontiguousarray(batch.images[..., ::-1]))
             check_outputs(mirrored, batch.files, config)
             outputs = codec.averaged(outputs, mirrored, flip_pairs)
-        keypoints, scores = codec.decode(outputs, batch.centers, batch.scales)
-        yield PosedPersons(batch.persons, Poses(keypoints, scores), batch.scales)
+        joints, scores = codec.decode(outputs, batch.centers, batch.scales)
+        yield PosedPersons(batch.persons, Poses(joints, scores), batch.scales)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset, CocoImage
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.inference.images import (
     OnUnreadable,
@@ -63,7 +63,7 @@ class PeopleInImage:
 
 
 def find_people(
-    dataset: CocoKeypoints,
+    dataset: CocoDataset,
     predict: Predict,
     config: ModelConfig,
     batch_size: int,
@@ -93,7 +93,7 @@ def find_people(
             yield from found
 
 
-def whole_image_batches(dataset: CocoKeypoints, config: ModelConfig, batch_size: int) -> Iterator[NDArray[np.float32]]:
+def whole_image_batches(dataset: CocoDataset, config: ModelConfig, batch_size: int) -> Iterator[NDArray[np.float32]]:
     """Give all images of a data set as the network sees them, N×3×H×W with N at most `batch_size`, each of one size.
 
     Raises:
@@ -105,7 +105,7 @@ def whole_image_batches(dataset: CocoKeypoints, config: ModelConfig, batch_size:
                 yield np.stack([chunk[i].pixels for i in indices])
 
 
-def prepare_image(dataset: CocoKeypoints, config: ModelConfig, image: CocoImage) -> PreparedImage | Unreadable:
+def prepare_image(dataset: CocoDataset, config: ModelConfig, image: CocoImage) -> PreparedImage | Unreadable:
     """Read an image, resize it to the network's input and normalize it, or say why it cannot be used."""
     path = dataset.image_path(image)
     pixels = read_image(path)
@@ -139,7 +139,7 @@ def decode_image(found: ImageMaps, codec: ImageCodec) -> PeopleInImage:
 
 
 def _prepare_ahead(
-    dataset: CocoKeypoints, config: ModelConfig, batch_size: int
+    dataset: CocoDataset, config: ModelConfig, batch_size: int
 ) -> Generator[PreparedImage | Unreadable, None, None]:
     # While the network runs on a batch, the next one is made.
     return map_ahead(partial(prepare_image, dataset, config), dataset.images, at_least=batch_size)

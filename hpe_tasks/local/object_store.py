@@ -2,7 +2,7 @@
 
 It lets the whole pipeline run on a machine without Docker or an AWS account. ministack pins libraries that conflict
 with ours, so it lives in its own virtual environment (`docker/object-store/requirements.txt`), and only its Python
-interpreter is named here. It knows nobody but the access key below; that keeps mistakes apart, not attackers: every
+interpreter is named here. It knows only the access key below; that keeps mistakes apart, not attackers: every
 process of this machine can reach the port.
 
 Used as `python -m hpe_tasks.local.object_store start|stop|status`, or from Python::
@@ -16,7 +16,6 @@ Linux only: a process is recognized through `/proc`.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import http.client
 import json
 import os
@@ -26,8 +25,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, StorageError
+from hpe_tasks.storage.folders import locked
 from hpe_tasks.storage.s3 import S3Location, error_code, make_client, s3_errors
 
 if TYPE_CHECKING:
@@ -172,16 +172,8 @@ class ObjectStore:
                 f"{self._address_file} is not the address of a server.", hint="Delete it, and start the server again."
             ) from error
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
-            lock = (self.data_dir / "lock").open("w")
-        except OSError as error:
-            raise StorageError(f"{self.data_dir} cannot be written: {error.strerror}.") from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.data_dir / "server")
 
     def _launch(self) -> Server:
         if not self.python.is_file():
@@ -193,7 +185,7 @@ class ObjectStore:
             try:
                 return self._launch_on(self._choose_port())
             except _PortTakenError:
-                # Somebody took the free port between our look and the server's start.
+                # Another process took the free port between our look and the server's start.
                 continue
         raise StorageError(f"Every free port on {HOST} was taken before the server could use it.")
 

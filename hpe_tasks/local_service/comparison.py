@@ -1,4 +1,4 @@
-"""What the function finds in a golden image, held against what the exported file found there when it was measured."""
+"""What the function finds in a golden image, compared with what the exported file found there when it was measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ComparedGoldenPerson:
     """A person of a golden image.
 
     Attributes:
-        found: The person's number in the answer, from 0; None where the answer has nobody left for him.
+        found: The person's number in the answer, from 0; None where the answer has no person left for him.
         oks: Similarity to where he was, as the smoke test has it; None where he had no confident joint.
         distances_px: Of each joint that both have, in pixels of the image.
         confident: The joints that had a score above 0.2 when they were measured: those that `oks` is about.
@@ -51,7 +51,7 @@ class Comparison:
     """An answer beside what was measured.
 
     Attributes:
-        same: Whether the smoke test passes it: they are there, and nobody's similarity is below `limit`.
+        same: Whether the smoke test passes it: they are there, and no person's similarity is below `limit`.
         limit: Least similarity.
         clear: How many people had enough confident joints to be compared.
         min_oks: Lowest similarity of these; None where there are none.
@@ -88,7 +88,7 @@ def read_people(data: bytes, joints: Sequence[str]) -> list[GoldenPerson]:
 def compare(golden: GoldenImage, found: Sequence[GoldenPerson], joints: Sequence[str]) -> Comparison:
     """Hold the people of an answer against the expected ones.
 
-    People in boxes are compared in the order of the boxes. Others each with the most similar one whom nobody before has
+    People in boxes are compared in the order of the boxes. Others each with the most similar one whom none before has
     taken, those with enough joints first: people of fewer may come and go, as in the smoke test.
     """
     free = list(range(len(found)))
@@ -141,8 +141,8 @@ def _compared(
         for name, one, other in zip(joints, expected.joints, there, strict=True)
         if one is not None and other is not None
     }
-    nobody = GoldenPerson(box=None, joints=(None,) * len(joints))
-    oks = round(similarity(expected, found or nobody, joints), 4) if confident else None
+    not_found = GoldenPerson(box=None, joints=(None,) * len(joints))
+    oks = round(similarity(expected, found or not_found, joints), 4) if confident else None
     return ComparedGoldenPerson(number, oks, distances, confident)
 
 

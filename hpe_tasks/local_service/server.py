@@ -6,7 +6,7 @@
 | GET, POST, OPTIONS `/pose` | the function |
 | GET `/model` | the version that answers, as `Versions.describe` has it |
 | GET `/golden/VERSION/ROLE` | the file of a golden image |
-| POST `/golden/VERSION/ROLE` | the `people` of an answer, held against those of the image |
+| POST `/golden/VERSION/ROLE` | the `people` of an answer, compared with those of the image |
 """
 
 from __future__ import annotations

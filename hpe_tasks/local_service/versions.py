@@ -185,7 +185,7 @@ class Versions:
 
         Raises:
             AccessError: The version has no such image.
-            BadInputError: These are no people.
+            BadInputError: The answer does not hold people.
         """
         manifest, golden = self._find(version, role)
         joints = manifest.serving.joints

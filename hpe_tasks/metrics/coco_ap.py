@@ -1,4 +1,4 @@
-"""COCO's evaluation of keypoints, by faster-coco-eval, over any of the joints.
+"""COCO's evaluation of poses, by faster-coco-eval, over any of the joints.
 
 Similarities are computed here for many images at once; faster-coco-eval matches and accumulates. Every number equals
 that of pycocotools, which is the reference: the tests compare both.
@@ -30,7 +30,7 @@ _PAIRS_AT_ONCE = 1 << 12
 _log = logging.getLogger(__name__)
 
 
-class KeypointComparison:
+class PoseComparison:
     """Annotated persons and results, read once, to be compared over one set of joints after another.
 
     Args:
@@ -42,9 +42,9 @@ class KeypointComparison:
     """
 
     def __init__(self, truth: Rows, results: Rows) -> None:
-        # Where nobody has joints, any number of them will do.
+        # Where no person has joints, any number of them will do.
         length = max((len(row.get("keypoints") or ()) for row in (*truth, *results)), default=0) or _COCO_LENGTH
-        poses, scores = _keypoints(results, length)[..., :2], _column(results, "score", np.float64)
+        poses, scores = _joints(results, length)[..., :2], _column(results, "score", np.float64)
         _check_finite(poses, scores, results)
         images, where = np.unique(_column([*truth, *results], "image_id", np.int64), return_inverse=True)
         person_image, found_image = where[: len(truth)], where[len(truth) :]
@@ -52,7 +52,7 @@ class KeypointComparison:
         # Image after image: persons as the file has them, results by falling score.
         order = np.argsort(person_image, kind="stable")
         person_image, annotations = person_image[order], [truth[index] for index in order]
-        self._keypoints = _keypoints(annotations, length)
+        self._joints = _joints(annotations, length)
         self._boxes = np.array([row.get("bbox") or (0,) * 4 for row in annotations], dtype=np.float64).reshape(-1, 4)
         self._areas = np.array([row.get("area") or 0 for row in annotations], dtype=np.float64)
         self._labelled = np.array([bool(row.get("num_keypoints")) for row in annotations], dtype=np.bool_)
@@ -80,7 +80,7 @@ class KeypointComparison:
     def evaluate(self, joints: Sequence[int], sigmas: Sequence[float], *, sizes: bool) -> COCOeval_faster:
         """Match and accumulate over `joints`; with `sizes` also among medium and large persons alone."""
         columns = list(joints)
-        visible = (self._keypoints[:, columns, 2] > 0).sum(axis=1) * self._labelled
+        visible = (self._joints[:, columns, 2] > 0).sum(axis=1) * self._labelled
         for row, count in zip(self._persons, visible.tolist(), strict=True):
             row["num_keypoints"] = count
         poses = self._poses[:, columns]
@@ -105,7 +105,7 @@ class KeypointComparison:
 
     def _similarities(self, columns: list[int], sigmas: Floats) -> Floats:
         """The OKS of every pair over the joints that its person has labelled."""
-        truth, poses = self._keypoints[:, columns], self._poses[:, columns]
+        truth, poses = self._joints[:, columns], self._poses[:, columns]
         labelled = truth[..., 2] > 0
         variances = (sigmas * 2) ** 2
         similarity = np.empty(len(self._pair_result))
@@ -141,7 +141,7 @@ def _outside(points: Floats, boxes: Floats) -> Floats:
     return below + np.maximum(0, points - (corners + sizes * 2))
 
 
-def _keypoints(rows: Rows, length: int) -> Floats:
+def _joints(rows: Rows, length: int) -> Floats:
     """N×K×3; zeros where an annotation has none."""
     lists = [row.get("keypoints") or (0,) * length for row in rows]
     for row, numbers in zip(rows, lists, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpe_tasks.datasets.kind import CrowdLevels
-from hpe_tasks.metrics.coco_ap import KeypointComparison
+from hpe_tasks.metrics.coco_ap import PoseComparison
 from hpe_tasks.records.evaluation import CrowdPoseStats
 
 _OKS_50, _OKS_75 = 0, 5
@@ -48,7 +48,7 @@ def crowdpose_stats(
     def precision_and_recall(images: Collection[int]) -> tuple[Any, Any]:
         persons = [row for row in truth if row["image_id"] in images]
         found = [row for row in results if row["image_id"] in images]
-        counted = KeypointComparison(persons, found).evaluate(joints, sigmas, sizes=False).eval
+        counted = PoseComparison(persons, found).evaluate(joints, sigmas, sizes=False).eval
         return counted["precision"], counted["recall"]
 
     precision, recall = precision_and_recall(crowd_index.keys())

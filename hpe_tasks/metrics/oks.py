@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpe_tasks.datasets import COCO
-from hpe_tasks.metrics.coco_ap import KeypointComparison
+from hpe_tasks.metrics.coco_ap import PoseComparison
 from hpe_tasks.records.evaluation import CocoStats
 
 JOINT_GROUPS = COCO.groups
@@ -34,7 +34,7 @@ def coco_stats(
     joints: Sequence[int],
     sigmas: Sequence[float],
 ) -> CocoStats:
-    """Compute the ten COCO keypoint statistics over some of the joints.
+    """Compute the ten statistics of COCO over some of the joints.
 
     Truth and results are restricted to `joints`. An annotation that is a crowd, that its file calls unlabelled
     (`num_keypoints` 0), or that has none of these joints labelled is ignored, not missed; areas stay those of the
@@ -52,7 +52,7 @@ def coco_stats(
             joint or the score of a result is not a finite number.
     """
     _check_joints(joints, sigmas)
-    evaluation = KeypointComparison(truth, results).evaluate(joints, sigmas, sizes=True)
+    evaluation = PoseComparison(truth, results).evaluate(joints, sigmas, sizes=True)
     evaluation.summarize()
     # COCOeval says -1 where no person counts.
     stats = [None if value < 0 else float(value) for value in evaluation.stats]
@@ -76,7 +76,7 @@ def coco_breakdown(
     """
     for joints, sigmas in parts.values():
         _check_joints(joints, sigmas)
-    comparison = KeypointComparison(truth, results)
+    comparison = PoseComparison(truth, results)
     breakdown: dict[str, float | None] = {}
     for name, (joints, sigmas) in parts.items():
         precision = comparison.evaluate(joints, sigmas, sizes=False).eval["precision"]
@@ -113,14 +113,14 @@ def oks(pose: ArrayLike, others: ArrayLike, areas: ArrayLike, sigmas: ArrayLike)
 
 
 def suppress_duplicates(
-    keypoints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, *, threshold: float
+    joints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike, *, threshold: float
 ) -> list[int]:
     """Keep the best of the poses that show the same person: non-maximum suppression by OKS.
 
     The area of a pair is the mean of both, as in Simple Baselines.
 
     Args:
-        keypoints: N×K×2, the poses of one image.
+        joints: N×K×2, the poses of one image.
         scores: N; the earlier pose goes first among equals.
         areas: N, in square pixels.
         sigmas: K.
@@ -129,7 +129,7 @@ def suppress_duplicates(
     Returns:
         Indices of the poses that stay, best first.
     """
-    poses = np.asarray(keypoints, dtype=np.float64)
+    poses = np.asarray(joints, dtype=np.float64)
     extents = np.asarray(areas, dtype=np.float64)
     remaining = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
     kept: list[int] = []
@@ -153,7 +153,7 @@ def match_poses(
         found: N×K×2, the poses of one image.
         scores: N.
         truth: M×K×2.
-        visible: M×K; joints with 0 are not labelled. A person without labelled joints is nobody's match.
+        visible: M×K; joints with 0 are not labelled. A person without labelled joints matches none.
         areas: M, in square pixels.
         sigmas: K.
 

@@ -79,7 +79,7 @@ def pckh_stats(predictions: ArrayLike, truth: ArrayLike, visible: ArrayLike, hea
 def pckh_by_joint(
     predictions: ArrayLike, truth: ArrayLike, visible: ArrayLike, head_boxes: ArrayLike
 ) -> dict[str, float | None]:
-    """Compute PCKh@0.5 of each joint of `MPII16` in percent; None where nobody has it labelled.
+    """Compute PCKh@0.5 of each joint of `MPII16` in percent; None where no person has it labelled.
 
     Pelvis and thorax are among them, though no column of `pckh_stats` counts them. Arguments and errors are those of
     `pckh_stats`.

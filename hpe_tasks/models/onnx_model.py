@@ -48,7 +48,7 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
         config: Input size and layout, output name and layout, codec and joints that the file must agree with.
 
     Raises:
-        CheckpointError: The file is no such network; the message names what disagrees.
+        CheckpointError: The file is not such a network; the message names what disagrees.
     """
     model = _prepared(source, config)
     partial = destination.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""What an ONNX file says of its input size and layouts, so that nobody has to repeat it."""
+"""What an ONNX file says of its input size and layouts, so that users need not repeat it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def read_geometry(model: ModelConfig, path: Path, *, asked: Collection[str], usu
         usual: Fields that a preset has set: they count where the file leaves something open.
 
     Raises:
-        CheckpointError: onnxruntime does not run the file, or it leaves open what nobody has set; names the setting.
+        CheckpointError: onnxruntime does not run the file, or it leaves open what no setting says; names the setting.
         ConfigError: The user's setting contradicts the file, or the file has a size that no run can have.
     """
     session = open_session(path, threads=1)

@@ -41,7 +41,7 @@ _UNCOUNTED = {
     "LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "QMoE", "MoE", "Loop", "Scan", "If",
 }  # fmt: skip
 
-# Moving, choosing or converting values is no arithmetic that int8 could speed up.
+# Moving, choosing or converting values is not arithmetic that int8 could speed up.
 _NO_ARITHMETIC = {
     "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Split",
     "Slice", "Gather", "Identity", "Shape", "Cast", "Constant", "ConstantOfShape", "Expand", "Tile", "Pad", "MaxPool",
@@ -202,7 +202,7 @@ def _float_operators(optimized: onnx.ModelProto, macs: list[tuple[onnx.NodeProto
 
 
 def _repeats_values(node: onnx.NodeProto) -> bool:
-    """Whether a node enlarges or shrinks by taking the nearest value, which is no arithmetic either."""
+    """Whether a node enlarges or shrinks by taking the nearest value, which is not arithmetic either."""
     modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
     return node.op_type in {"Resize", "Upsample"} and modes in ([], [b"nearest"])
 

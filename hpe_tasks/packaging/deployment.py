@@ -28,7 +28,7 @@ _TemplateLoader.add_multi_constructor("!", lambda *_: None)
 
 def template_parameters() -> dict[str, str]:
     """Parameters of the template and what each is for."""
-    # Derived from SafeLoader: it makes no objects.
+    # Derived from SafeLoader: it does not make objects.
     template = yaml.load(_TEMPLATE.read_text(), _TemplateLoader)
     return {name: str(described.get("Description", "")) for name, described in template["Parameters"].items()}
 
@@ -43,7 +43,7 @@ def deploy_package(package: Path, stack: str, parameters: Mapping[str, str], opt
         options: Further options for `sam deploy`, such as `--region`.
 
     Raises:
-        BadInputError: The file is no such package.
+        BadInputError: The file is not such a package.
         ConfigError: A parameter is unknown or contradicts the package, there is no model to serve, or SAM is missing.
     """
     architecture, holds_model = _look_into(package)

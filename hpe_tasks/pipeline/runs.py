@@ -252,7 +252,7 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
 
 
 def failure_message(error: BaseException | str) -> str:
-    """What is kept of an error: its message, with its type where nobody foresaw it."""
+    """What is kept of an error: its message, with its type where it was not foreseen."""
     if isinstance(error, HpeError):
         return error.message
     return error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": ")

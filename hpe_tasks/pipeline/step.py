@@ -80,7 +80,7 @@ class Step(Generic[R]):
         follows: Steps that come earlier where they are run at all; this one works without them.
         settings: The part of the configuration that changes the outcome.
         accept: Raises when the record, once stored, must stop the run.
-        refused: Whether the record refuses the model: the run is no failure, but nothing comes of it.
+        refused: Whether the record refuses the model: the run has not failed, but does not publish.
         skip: Why the step is left out of a run; empty where it is not.
         found: For a step that reads from outside the workspace: digest of what lies there now.
         reuse: Whether an earlier result from the same inputs may stand in; otherwise the step always runs.

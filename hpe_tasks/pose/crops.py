@@ -32,23 +32,23 @@ class Poses:
     """Joints of several persons.
 
     Attributes:
-        keypoints: N×K×2 float32, (x, y) in image pixels.
+        joints: N×K×2 float32, (x, y) in image pixels.
         scores: N×K float32, the heatmap maximum of each joint.
     """
 
-    keypoints: NDArray[np.float32]
+    joints: NDArray[np.float32]
     scores: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        if self.keypoints.ndim != 3 or self.keypoints.shape[2] != 2:
-            raise ValueError(f"keypoints must be N×K×2, not {self.keypoints.shape}")
-        if self.scores.shape != self.keypoints.shape[:2]:
-            raise ValueError(f"scores must be {self.keypoints.shape[:2]} like keypoints, not {self.scores.shape}")
-        if self.keypoints.dtype != np.float32 or self.scores.dtype != np.float32:
-            raise ValueError(f"keypoints and scores must be float32, not {self.keypoints.dtype}, {self.scores.dtype}")
+        if self.joints.ndim != 3 or self.joints.shape[2] != 2:
+            raise ValueError(f"joints must be N×K×2, not {self.joints.shape}")
+        if self.scores.shape != self.joints.shape[:2]:
+            raise ValueError(f"scores must be {self.joints.shape[:2]} like joints, not {self.scores.shape}")
+        if self.joints.dtype != np.float32 or self.scores.dtype != np.float32:
+            raise ValueError(f"joints and scores must be float32, not {self.joints.dtype}, {self.scores.dtype}")
 
     def __len__(self) -> int:
-        return len(self.keypoints)
+        return len(self.joints)
 
 
 def box_to_center_scale(
@@ -137,8 +137,8 @@ def from_crops(points: ArrayLike, size: tuple[int, int], centers: ArrayLike, sca
         raise ValueError(f"centers and scales must be {(count, 2)}, not {middle.shape} and {extent.shape}")
     width, height = size
     factors = extent[:, 0] * PIXEL_STD / width
-    keypoints = (found - (width / 2, height / 2)) * factors[:, None, None] + middle[:, None, :]
-    return keypoints.astype(np.float32)
+    joints = (found - (width / 2, height / 2)) * factors[:, None, None] + middle[:, None, :]
+    return joints.astype(np.float32)
 
 
 def transform_points(points: ArrayLike, matrix: ArrayLike) -> NDArray[np.float64]:

@@ -52,7 +52,7 @@ class Stroke:
 
 def draw_pose(
     image: Pixels,
-    keypoints: npt.NDArray[np.floating],
+    joints: npt.NDArray[np.floating],
     scores: npt.NDArray[np.floating],
     skeleton: Skeleton,
     *,
@@ -64,7 +64,7 @@ def draw_pose(
 
     Args:
         image: H×W×3 uint8 RGB.
-        keypoints: K×2, pixels of `image`, in the skeleton's joint order.
+        joints: K×2, pixels of `image`, in the skeleton's joint order.
         scores: K; joints below `threshold` are left out, together with their limbs.
         skeleton: Joint names (which tell left from right) and limbs.
         threshold: Lowest score that is drawn.
@@ -78,12 +78,12 @@ def draw_pose(
         ValueError: An array has the wrong shape or type.
     """
     boxes = None if box is None else np.asarray(box, dtype=np.float64)[None]
-    return draw_poses(image, keypoints[None], scores[None], skeleton, threshold=threshold, boxes=boxes, stroke=stroke)
+    return draw_poses(image, joints[None], scores[None], skeleton, threshold=threshold, boxes=boxes, stroke=stroke)
 
 
 def draw_poses(
     image: Pixels,
-    keypoints: npt.NDArray[np.floating],
+    joints: npt.NDArray[np.floating],
     scores: npt.NDArray[np.floating],
     skeleton: Skeleton,
     *,
@@ -91,13 +91,13 @@ def draw_poses(
     boxes: npt.NDArray[np.floating] | None = None,
     stroke: Stroke | None = None,
 ) -> Pixels:
-    """Draw the skeletons of N persons (`keypoints` N×K×2, `scores` N×K, `boxes` N×4) as `draw_pose` does.
+    """Draw the skeletons of N persons (`joints` N×K×2, `scores` N×K, `boxes` N×4) as `draw_pose` does.
 
     Large persons come first: the thin lines of a small one would vanish under them.
     """
-    _check(image, keypoints, scores, boxes, skeleton)
+    _check(image, joints, scores, boxes, skeleton)
     picture = image.copy()
-    points = np.asarray(keypoints, dtype=np.float64)
+    points = np.asarray(joints, dtype=np.float64)
     visible = (scores >= threshold) & np.isfinite(points).all(axis=-1)
     drawn = np.flatnonzero(visible.any(axis=1))
     # The longer side, because people lie down as well; the joints reach less far than the person.
@@ -112,18 +112,18 @@ def draw_poses(
 
 def _check(
     image: Pixels,
-    keypoints: npt.NDArray[np.floating],
+    joints: npt.NDArray[np.floating],
     scores: npt.NDArray[np.floating],
     boxes: npt.NDArray[np.floating] | None,
     skeleton: Skeleton,
 ) -> None:
-    persons, joints = len(keypoints), len(skeleton.joints)
+    persons, count = len(joints), len(skeleton.joints)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
         raise ValueError(f"image must be H×W×3 uint8, not {image.shape} {image.dtype}")
-    if keypoints.shape != (persons, joints, 2):
-        raise ValueError(f"keypoints of {skeleton.name} must be {joints}×2 for each person, not {keypoints.shape}")
-    if scores.shape != (persons, joints):
-        raise ValueError(f"scores of {skeleton.name} must be {joints} for each person, not {scores.shape}")
+    if joints.shape != (persons, count, 2):
+        raise ValueError(f"joints of {skeleton.name} must be {count}×2 for each person, not {joints.shape}")
+    if scores.shape != (persons, count):
+        raise ValueError(f"scores of {skeleton.name} must be {count} for each person, not {scores.shape}")
     if boxes is not None and boxes.shape != (persons, 4):
         raise ValueError(f"boxes must be 4 numbers for each person, not {boxes.shape}")
 

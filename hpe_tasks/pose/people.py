@@ -13,12 +13,12 @@ class People:
     """The people of one image.
 
     Attributes:
-        keypoints: N×17×2 float32, (x, y) in image pixels; (0, 0) for a joint that was not found.
+        joints: N×17×2 float32, (x, y) in image pixels; (0, 0) for a joint that was not found.
         found: N×17, whether the joint was found.
         scores: N float32.
     """
 
-    keypoints: NDArray[np.float32]
+    joints: NDArray[np.float32]
     found: NDArray[np.bool_]
     scores: NDArray[np.float32]
 

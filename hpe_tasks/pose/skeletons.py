@@ -61,7 +61,7 @@ _BODY_LIMBS = (
 
 COCO17 = Skeleton(
     name="coco17",
-    # Order of the COCO keypoint annotations.
+    # Order of the annotations of COCO.
     joints=(
         "nose",
         "left_eye",

@@ -100,6 +100,6 @@ def _refusals(registry: S3Location, rights: str, problem: str) -> Iterator[None]
                 hint="Is the endpoint that of an S3 server, without a read-only rule?",
             ) from error
         raise AccessError(
-            f"{registry} {problem}: the server answered {code or 'what is no answer of S3'}.",
+            f"{registry} {problem}: the server answered {code or 'something that is not S3'}.",
             hint="Check the endpoint (AWS_ENDPOINT_URL_S3, or `endpoint_url` in the connection `hpe_s3`).",
         ) from error

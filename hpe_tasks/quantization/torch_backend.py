@@ -121,7 +121,7 @@ def _prepare(network: nn.Module, config: ModelConfig, recipe: QuantizationRecipe
 
     Additions become modules and reused activations get copies; otherwise AIMET leaves them unquantized in silence.
     Equalization leaves layers around a ReLU6 as they are: only a positively homogeneous activation lets scales move.
-    Replacing ReLU6 by ReLU first is no way out: on a pose_mobilenet trained on the sample it took the float heatmaps to
+    Replacing ReLU6 by ReLU first does not help: on a pose_mobilenet trained on the sample it took the float heatmaps to
     19 dB SQNR (AP 0.609 of 0.616), where quantization with ReLU6 kept 28 dB.
     """
     prepared: nn.Module = import_aimet("aimet_torch.model_preparer").prepare_model(network.eval().cpu())

@@ -20,7 +20,7 @@ class ProtocolFingerprint(Frozen):
 
     Attributes:
         dataset_digest: Content digest of the data set.
-        joint_map: (joint, channel of the model, keypoint of the data set) for every joint that is compared.
+        joint_map: (joint, channel of the model, number in the data set) for every joint that is compared.
         image_ids_digest: SHA-256 of the sorted ids, or for MPII file names, of the images that were measured.
         num_persons: Annotated persons that were measured.
         box_source: Where the crops come from: the annotated boxes, boxes of a detector, MPII's annotated centre and
@@ -46,7 +46,7 @@ class ProtocolFingerprint(Frozen):
 
 
 class CocoStats(Frozen):
-    """The ten COCO keypoint statistics in [0, 1]; None where the split holds no person of that size."""
+    """The ten statistics of COCO in [0, 1]; None where the split holds no person of that size."""
 
     metric: ClassVar[MetricName] = "coco_oks_ap"
 
@@ -140,7 +140,7 @@ class FailedImage(Frozen):
 
 
 class ScoreSpread(Frozen):
-    """The scores of people, as the function gives them: what a score is to be held against.
+    """The scores of people, as the function gives them: what a score is to be compared with.
 
     Attributes:
         low: 95 of 100 people score higher.
@@ -158,7 +158,7 @@ class EvaluationReport(Record):
         runtime: What ran the network.
         stats: COCO's or CrowdPose's AP in [0, 1], or MPII's PCKh in percent.
         by_group: The main figure (AP, or PCKh at 0.5) over the joints of one group alone ("head", "shoulders", ...);
-            None where nobody has such joints.
+            None where no person has such joints.
         by_joint: The same for each compared joint.
         fingerprint: The protocol.
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.

@@ -67,7 +67,7 @@ class DatasetProblem(Frozen):
 
 
 class SplitCounts(Frozen):
-    """What a split holds. `persons` have at least one labelled joint and are no crowd."""
+    """What a split holds. `persons` have at least one labelled joint and are not marked as a crowd."""
 
     split: str
     images: int

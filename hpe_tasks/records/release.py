@@ -38,7 +38,7 @@ class SmokedImage(Frozen):
         image: Role of the image in the manifest.
         people: People that it found.
         expected: People that were measured.
-        min_oks: Similarity (OKS) of the least similar person in [0, 1]; None where nobody was clear enough to compare.
+        min_oks: Similarity (OKS) of the least similar person in [0, 1]; None where none was clear enough to compare.
         duration_ms: Time that the function took, as it says.
     """
 

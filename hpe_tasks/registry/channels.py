@@ -45,7 +45,7 @@ class ChannelPointer(Record):
 
     Attributes:
         history: What it served before, latest first: where a rollback goes.
-        moved_by: Who moved it last; empty where nobody said.
+        moved_by: Who moved it last; empty where that is not known.
         reason: How it was moved.
     """
 
@@ -76,7 +76,7 @@ def read_channel(client: S3Client, location: S3Location) -> ChannelState:
     """Read a pointer and the ETag that a change must match.
 
     Raises:
-        AccessError: The bucket does not exist or refuses to be read. A missing pointer is no error.
+        AccessError: The bucket does not exist or refuses to be read. A missing pointer is not an error.
         DigestError: The pointer is not one that this code wrote.
     """
     found = get_bytes(client, location, "reading the channel")
@@ -107,7 +107,7 @@ def move_channel(
     """Point the channel to `target`, if it still is as `state` says.
 
     Raises:
-        ChannelConflictError: Somebody else moved the channel in the meantime; it stays as they left it.
+        ChannelConflictError: Another publisher moved the channel in the meantime; it stays as they left it.
     """
     pointer = ChannelPointer(
         name=name,
@@ -126,7 +126,7 @@ def move_channel(
             return pointer
         now = read_channel(client, location)
         if now.pointer is not None and now.pointer.entry == target:
-            # Somebody else wanted the same, or our own write arrived, its answer was lost, and boto3 sent it again.
+            # Another publisher wanted the same, or our own write arrived, its answer was lost, and boto3 sent it again.
             return now.pointer
         if now.etag != state.etag:
             raise _conflict(location, target, state.pointer, now.pointer)

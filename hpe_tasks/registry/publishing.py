@@ -196,8 +196,8 @@ class Registry:
         Raises:
             AccessError: There is no such version.
             DigestError: The version's manifest or one of its files is damaged or missing.
-            ChannelConflictError: Somebody else moved the channel since this call began, or since `published`. Theirs
-                is served; the version is in the registry all the same, and can be promoted.
+            ChannelConflictError: Another publisher moved the channel since this call began, or since `published`.
+                Theirs is served; the version is in the registry all the same, and can be promoted.
         """
         # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
         before = read_channel(self._client, self._layout.pointer(name, channel))
@@ -218,7 +218,7 @@ class Registry:
 
         Raises:
             BadInputError: The channel served nothing before.
-            ChannelConflictError: Somebody else moved the channel meanwhile.
+            ChannelConflictError: Another publisher moved the channel meanwhile.
         """
         pointer, before = self._require_channel(name, channel)
         if not pointer.history:

@@ -44,7 +44,7 @@ MAX_BOXES = 16
 """People of an image who are asked for: its address holds their boxes."""
 
 _MIN_AREA = 32.0**2
-"""In square pixels: COCO annotates no keypoints of smaller persons."""
+"""In square pixels: COCO annotates no joints of smaller persons."""
 
 _NOWHERE = (-1e9, -1e9)
 
@@ -76,7 +76,7 @@ def similarity(expected: GoldenPerson, found: GoldenPerson, joints: Sequence[str
     """OKS of a found person with an expected one, over the joints that are confident in the expected one, in [0, 1].
 
     The area is that of the person's box; without one that of these joints' extent, but no less than COCO's smallest
-    persons with keypoints have. A joint that COCO does not know counts as a shoulder.
+    persons with joints have. A joint that COCO does not know counts as a shoulder.
 
     Args:
         expected: With a confident joint, as `is_clear` asks.
@@ -184,17 +184,15 @@ def _find(
         images = split.subset(image for image, path in split.image_files().items() if path in paths)
         for found in inference.find_people(images, predict, model, evaluation.batch_size, skip):
             in_image = people.setdefault(split.image_path(found.image), [])
-            for keypoints, there in zip(found.people.keypoints, found.people.found, strict=True):
+            for joints, there in zip(found.people.joints, found.people.found, strict=True):
                 if there.any():
-                    in_image.append(_person(None, keypoints.tolist(), there.astype(float).tolist()))
+                    in_image.append(_person(None, joints.tolist(), there.astype(float).tolist()))
     else:
         crops = (_crops(one, model.input_size) for one in candidates)
         batches = inference.crop_batches(crops, model, evaluation.batch_size, skip)
         for posed in inference.find_poses(batches, predict, model, flip_test=evaluation.flip_test):
-            for (path, box), keypoints, scores in zip(
-                posed.persons, posed.poses.keypoints, posed.poses.scores, strict=True
-            ):
-                people.setdefault(path, []).append(_person(box, keypoints.tolist(), scores.tolist()))
+            for (path, box), joints, scores in zip(posed.persons, posed.poses.joints, posed.poses.scores, strict=True):
+                people.setdefault(path, []).append(_person(box, joints.tolist(), scores.tolist()))
     return [None if one.path in unusable else people.get(one.path, []) for one in candidates]
 
 
@@ -208,10 +206,10 @@ def _crops(candidate: _Candidate, input_size: tuple[int, int]) -> ImageCrops[tup
     return ImageCrops(candidate.path, tuple((candidate.path, box) for box in candidate.boxes), regions)
 
 
-def _person(box: Box | None, keypoints: Sequence[Sequence[float]], scores: Sequence[float]) -> GoldenPerson:
+def _person(box: Box | None, points: Sequence[Sequence[float]], scores: Sequence[float]) -> GoldenPerson:
     """With the digits that a comparison needs; a score that is not above 0 shows no joint."""
     joints = (
         (round(x, 2), round(y, 2), round(score, 3)) if score > 0 else None
-        for (x, y), score in zip(keypoints, scores, strict=True)
+        for (x, y), score in zip(points, scores, strict=True)
     )
     return GoldenPerson(box=box, joints=tuple(joints))

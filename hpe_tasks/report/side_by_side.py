@@ -172,7 +172,7 @@ def disagreement(
     sure = joints[_sure(fp32, threshold)[joints]]
     if not sure.size:
         return 0.0
-    distances = np.linalg.norm(fp32.keypoints[sure] - int8.keypoints[sure], axis=1) / subject.size
+    distances = np.linalg.norm(fp32.joints[sure] - int8.joints[sure], axis=1) / subject.size
     return float(np.where(int8.scores[sure] > 0, distances, 1.0).mean())
 
 
@@ -194,7 +194,7 @@ def _person(
     nothing = np.zeros_like(subject.labelled)
 
     def drawn(pose: PredictedPose | None) -> str:
-        points, shown = (subject.keypoints, nothing) if pose is None else (pose.keypoints, sure & (pose.scores > 0))
+        points, shown = (subject.joints, nothing) if pose is None else (pose.joints, sure & (pose.scores > 0))
         return _picture(image, subject, points, _only(joints, shown), truth)
 
     def note(pose: PredictedPose | None) -> str:
@@ -204,7 +204,7 @@ def _person(
         number=subject.number,
         caption=subject.caption,
         disagreement=disagreement(subject, fp32, int8, joints, threshold=threshold) if fp32 and int8 else None,
-        truth=_picture(image, subject, subject.keypoints, _only(joints, subject.labelled), truth),
+        truth=_picture(image, subject, subject.joints, _only(joints, subject.labelled), truth),
         fp32=drawn(fp32),
         int8=drawn(int8),
         fp32_note=note(fp32),
@@ -230,7 +230,7 @@ def _only(joints: npt.NDArray[np.intp], condition: npt.NDArray[np.bool_]) -> npt
 def _picture(
     image: Image.Image,
     subject: Subject,
-    keypoints: npt.NDArray[np.float64],
+    joints: npt.NDArray[np.float64],
     shown: npt.NDArray[np.bool_],
     truth: Truth,
 ) -> str:
@@ -241,7 +241,7 @@ def _picture(
     pixels = np.array(window.resize(PICTURE_SIZE, Image.Resampling.LANCZOS))
     factor = PICTURE_SIZE[0] / width
     # Pixel centres are at whole coordinates, hence the halves.
-    points = (keypoints + 0.5 - (left, top)) * factor - 0.5
+    points = (joints + 0.5 - (left, top)) * factor - 0.5
     drawn = draw_pose(pixels, points, shown.astype(np.float64), truth.skeleton, threshold=0.5, stroke=_STROKE)
     return _data_uri(drawn)
 
@@ -255,7 +255,7 @@ def _data_uri(pixels: npt.NDArray[np.uint8]) -> str:
 def _extent(subject: Subject) -> tuple[float, float, float, float]:
     """The person's box, grown to hold labelled joints outside it: hidden joints often are."""
     x, y, w, h = subject.box
-    corners = np.vstack([subject.keypoints[subject.labelled], (x, y), (x + w, y + h)])
+    corners = np.vstack([subject.joints[subject.labelled], (x, y), (x + w, y + h)])
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     return float(left), float(top), float(right - left), float(bottom - top)
 
@@ -293,7 +293,7 @@ def compare_images(
     for image, reason in chosen:
         subjects = [subject for subject in truth.subjects if subject.image == image]
         before, after = fp32.images[image], int8.images.get(image, ())
-        annotated = [PredictedPose(s.keypoints, s.labelled.astype(np.float64)) for s in subjects]
+        annotated = [PredictedPose(s.joints, s.labelled.astype(np.float64)) for s in subjects]
         picture = _read(subjects[0].path)
         old, new = _whole(picture, before, joints, truth), _whole(picture, after, joints, truth)
         compared.append(
@@ -316,7 +316,7 @@ def _whole(image: Image.Image, poses: Sequence[PredictedPose], joints: npt.NDArr
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
     if poses:
-        points = (np.stack([pose.keypoints for pose in poses]) + 0.5) * factor - 0.5
+        points = (np.stack([pose.joints for pose in poses]) + 0.5) * factor - 0.5
         shown = np.stack([_only(joints, pose.scores > 0) for pose in poses])
         pixels = draw_poses(pixels, points, shown.astype(np.float64), truth.skeleton, threshold=0.5)
     return _data_uri(pixels)

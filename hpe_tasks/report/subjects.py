@@ -24,7 +24,7 @@ from hpe_tasks.records.evaluation import ProtocolFingerprint
 class PredictedPose:
     """One entry of a predictions file: K×2 pixels of the image, K scores; a joint that was not found has score 0."""
 
-    keypoints: npt.NDArray[np.float64]
+    joints: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
 
 
@@ -34,7 +34,7 @@ class Predictions:
 
     Attributes:
         persons: The pose of each person who was found, by annotation id, or number in MPII's file.
-        images: All poses of an image, those of nobody annotated as well.
+        images: All poses of an image, those of people who are not annotated as well.
     """
 
     persons: Mapping[int, PredictedPose]
@@ -87,7 +87,7 @@ def agreement_text(subject: Subject, pose: PredictedPose, protocol: ProtocolFing
         return "no labelled joint"
     here = joints[labelled]
     if not protocol.sigmas:
-        distances = np.linalg.norm(pose.keypoints[here] - subject.keypoints[here], axis=1)
+        distances = np.linalg.norm(pose.joints[here] - subject.joints[here], axis=1)
         return f"{distances.mean() / subject.size:.2f} heads off"
     sigmas = np.array(protocol.sigmas)[labelled]
-    return f"OKS {oks(pose.keypoints[here], subject.keypoints[None, here], subject.size**2, sigmas)[0]:.3f}"
+    return f"OKS {oks(pose.joints[here], subject.joints[None, here], subject.size**2, sigmas)[0]:.3f}"

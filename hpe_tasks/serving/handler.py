@@ -42,7 +42,7 @@ def _notice_restores(service: PoseService) -> None:
     register_after_restore(service.restored)
 
 
-# A broken image makes Pillow warn on standard error, which would be lines in the log that are no JSON.
+# A broken image makes Pillow warn on standard error, which would be lines in the log that are not JSON.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Loaded while Lambda initializes the function: a model that cannot be trusted keeps it from starting.

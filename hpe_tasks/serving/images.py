@@ -1,7 +1,7 @@
 """Image files as pixels, within limits, and pixels as a JPEG of a bounded size.
 
 Accepted are JPEG, PNG, WebP and GIF. Pixels are what a viewer shows: turned by the EXIF orientation, transparency on
-white, palettes, grey, CMYK and 16 bits as 8-bit RGB. An animation is refused: nobody could tell which of its pictures
+white, palettes, grey, CMYK and 16 bits as 8-bit RGB. An animation is refused: it is not clear which of its pictures
 was meant. Of a JPEG that holds further pictures (depth, gain map) the first, which viewers show, counts.
 """
 

@@ -32,13 +32,13 @@ class FoundPeople:
     """N people in pixels of the image, joints in the order of the model's skeleton.
 
     Attributes:
-        keypoints: N×K×2 float32; NaN where a person has no such joint.
+        joints: N×K×2 float32; NaN where a person has no such joint.
         joint_scores: N×K float32; 0 where a person has no such joint.
         scores: N float32, as the evaluation scores persons.
         boxes: N×4 float32, (x, y, w, h): as they were asked for, or the extent of the joints that were found.
     """
 
-    keypoints: npt.NDArray[np.float32]
+    joints: npt.NDArray[np.float32]
     joint_scores: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float32]
@@ -116,9 +116,9 @@ class PoseFinder:
             ) from error
         # Without one of COCO's joints there is nothing to show; the evaluation leaves such a person out, too.
         shown = people.found.any(axis=1)
-        joints = people.found[shown]
-        keypoints = np.where(joints[..., None], people.keypoints[shown], np.float32(np.nan))
-        found = FoundPeople(keypoints, joints.astype(np.float32), people.scores[shown], _extents(keypoints))
+        there = people.found[shown]
+        joints = np.where(there[..., None], people.joints[shown], np.float32(np.nan))
+        found = FoundPeople(joints, there.astype(np.float32), people.scores[shown], _extents(joints))
         clock.decoded()
         return found
 
@@ -137,23 +137,23 @@ class PoseFinder:
             outputs = self._outputs(inputs, codec)
             clock.ran()
             centers, scales = (np.stack(one) for one in zip(*part, strict=True))
-            keypoints, scores = codec.decode(outputs, centers, scales)
+            joints, scores = codec.decode(outputs, centers, scales)
             # A score is a maximum, which is NaN wherever an output holds one.
             self._check_finite(scores)
-            parts.append((keypoints, scores))
+            parts.append((joints, scores))
             clock.decoded()
-        joints = len(self._model.skeleton.joints)
-        keypoints = np.concatenate([np.empty((0, joints, 2), np.float32), *(part[0] for part in parts)])
-        scores = np.concatenate([np.empty((0, joints), np.float32), *(part[1] for part in parts)])
+        count = len(self._model.skeleton.joints)
+        joints = np.concatenate([np.empty((0, count, 2), np.float32), *(part[0] for part in parts)])
+        scores = np.concatenate([np.empty((0, count), np.float32), *(part[1] for part in parts)])
         there = scores > 0
-        keypoints[~there] = np.nan
-        # Nobody asked for a person in the frame: where not one joint shows, there is none.
+        joints[~there] = np.nan
+        # The frame is not a box that was asked for: where not one joint shows, there is none.
         shown = there.any(axis=1) if boxes is None else np.full(len(there), True)
         found = FoundPeople(
-            keypoints=keypoints[shown],
+            joints=joints[shown],
             joint_scores=np.where(there, scores, np.float32(0))[shown],
             scores=np.array([person_score(one) for one in scores[shown]], np.float32),
-            boxes=_extents(keypoints[shown]) if boxes is None else boxes.astype(np.float32),
+            boxes=_extents(joints[shown]) if boxes is None else boxes.astype(np.float32),
         )
         clock.decoded()
         return found
@@ -226,8 +226,8 @@ class _Clock:
         self._last = now
 
 
-def _extents(keypoints: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _extents(joints: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """(x, y, w, h) of the joints that each of N persons has; NaN for a person without any."""
-    lowest = np.fmin.reduce(keypoints, axis=1)
-    highest = np.fmax.reduce(keypoints, axis=1)
+    lowest = np.fmin.reduce(joints, axis=1)
+    highest = np.fmax.reduce(joints, axis=1)
     return np.concatenate([lowest, highest - lowest], axis=1)

@@ -206,7 +206,7 @@ class RegistrySource:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._folder.is_symlink() or self._folder.stat().st_uid != os.getuid():
-                raise StorageError(f"{self._folder} belongs to somebody else.", hint="Set TMPDIR to a folder of yours.")
+                raise StorageError(f"{self._folder} belongs to another user.", hint="Set TMPDIR to a folder of yours.")
             if not (file.is_file() and is_network(file, network)):
                 self._download(f"blobs/sha256/{network.sha256}", network, file)
             for other in self._folder.glob("*.onnx*"):

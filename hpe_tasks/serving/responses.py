@@ -103,7 +103,7 @@ def people_document(found: FoundPeople, skeleton: Skeleton) -> list[dict[str, An
     """People as the answer lists them: coordinates to a hundredth of a pixel, without the joints they do not have."""
     people = []
     for i, (score, box) in enumerate(zip(found.scores.tolist(), found.boxes.tolist(), strict=True)):
-        joints = zip(skeleton.joints, found.keypoints[i].tolist(), found.joint_scores[i].tolist(), strict=True)
+        joints = zip(skeleton.joints, found.joints[i].tolist(), found.joint_scores[i].tolist(), strict=True)
         people.append(
             {
                 "score": round(score, 4),

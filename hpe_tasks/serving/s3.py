@@ -27,7 +27,7 @@ _DENIED = frozenset({"401", "403", "AccessDenied", "InvalidAccessKeyId", "Signat
 def s3_client(*, renewal: bool = False) -> S3Client:
     """A client of this process: endpoint, region and credentials from the usual AWS variables.
 
-    It gives up sooner than boto3 does by itself, because somebody waits for the function's answer; at once with
+    It gives up sooner than boto3 does by itself, because a caller waits for the function's answer; at once with
     `renewal`, for what can be tried again later.
     """
     import boto3

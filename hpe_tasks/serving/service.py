@@ -177,7 +177,7 @@ class PoseService:
         if len(found.scores):
             drawn = draw_poses(
                 image,
-                found.keypoints,
+                found.joints,
                 found.joint_scores,
                 loaded.verified.model.skeleton,
                 threshold=threshold,

@@ -86,7 +86,7 @@ class LocalWorkspace(Workspace):
         try:
             scratch.path.rename(final)
         except OSError as error:
-            # Somebody else stored the same step's result first: theirs counts.
+            # Another process stored the same step's result first: theirs counts.
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
 

@@ -115,7 +115,7 @@ class S3Workspace(Workspace):
             try:
                 self.client.put_object(Bucket=where.bucket, Key=where.key, Body=record, IfNoneMatch="*")
             except ClientError as error:
-                # Somebody else stored the same step's result first: theirs counts.
+                # Another process stored the same step's result first: theirs counts.
                 if error.response.get("Error", {}).get("Code") not in {"PreconditionFailed", "412"}:
                     raise
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpe_tasks.config.training import TrainingConfig
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs import crop_codec
 from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix, transform_points
@@ -23,13 +23,13 @@ class TrainingCrops:
         DatasetError: The split has none of the network's joints.
     """
 
-    def __init__(self, dataset: CocoKeypoints, config: TrainingConfig) -> None:
+    def __init__(self, dataset: CocoDataset, config: TrainingConfig) -> None:
         self._config = config
         model = config.model_config_for("unused")
         self._model = model
         self._persons = dataset.all_persons()
         self._images = {image.id: image for image in dataset.images}
-        index = {name: i for i, name in enumerate(dataset.keypoint_names)}
+        index = {name: i for i, name in enumerate(dataset.joint_names)}
         self._source = [index.get(joint, -1) for joint in model.joints.joints]
         if all(i < 0 for i in self._source) or not self._persons:
             raise DatasetError(
@@ -95,8 +95,8 @@ class TrainingCrops:
         crop = jitter(pixels.astype(np.uint8, copy=False), config.colour_jitter, rng)
 
         source = np.array(self._source)
-        joints = transform_points(person.keypoints[source, :2], matrix[:2])
-        labelled = (person.keypoints[source, 2] > 0) & (source >= 0)
+        joints = transform_points(person.joints[source, :2], matrix[:2])
+        labelled = (person.joints[source, 2] > 0) & (source >= 0)
         if flip:
             joints, labelled = joints[self._swap], labelled[self._swap]
         return crop, joints, labelled

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset, CocoImage
 from hpe_tasks.inference.images import Unreadable, read_image, refuse
 from hpe_tasks.pose.codecs.arrays import Arrays
 
@@ -36,7 +36,7 @@ class TrainingImages:
         cache_mb: The memory, in MB (1e6 bytes); what does not fit is decoded each time.
     """
 
-    def __init__(self, dataset: CocoKeypoints, cache_mb: int) -> None:
+    def __init__(self, dataset: CocoDataset, cache_mb: int) -> None:
         self._dataset, self._room_bytes = dataset, cache_mb * 1_000_000
         self._cache: dict[int, npt.NDArray[np.uint8]] = {}
 

@@ -31,7 +31,7 @@ from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import read_annotations
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
@@ -80,7 +80,7 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
 
     Args:
         config: Network, schedule and augmentation.
-        root: Folder of a COCO keypoint data set.
+        root: Folder of a data set in the layout of COCO.
         out: The file to write, `*.safetensors`.
 
     Raises:
@@ -139,7 +139,7 @@ def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> Tra
 
     Args:
         stages: At least one; see `hpe_tasks.config.training.SCHEDULES`.
-        root: Folder of a COCO keypoint data set.
+        root: Folder of a data set in the layout of COCO.
         out: The file to write, `*.safetensors`.
 
     Returns:
@@ -202,7 +202,7 @@ def _initial_model(config: TrainingConfig) -> nn.Module:
     return model
 
 
-def _examples(dataset: CocoKeypoints, config: TrainingConfig) -> TrainingCrops | TrainingScenes:
+def _examples(dataset: CocoDataset, config: TrainingConfig) -> TrainingCrops | TrainingScenes:
     whole_images = CODECS[config.model_config_for("unused").codec].whole_images
     return TrainingScenes(dataset, config) if whole_images else TrainingCrops(dataset, config)
 
@@ -272,7 +272,7 @@ def _prefetch(examples: TrainingCrops | TrainingScenes, epoch: int) -> Iterator[
 
 
 def _average_precision(
-    model: nn.Module, validation: CocoKeypoints, config: TrainingConfig, device: torch.device
+    model: nn.Module, validation: CocoDataset, config: TrainingConfig, device: torch.device
 ) -> float | None:
     plain, described = without_batch_norms(model).eval(), config.model_config_for("unused")
     with tempfile.TemporaryDirectory() as folder:
@@ -291,14 +291,14 @@ def _average_precision(
 
 
 def _save(
-    model: nn.Module, path: Path, config: TrainingConfig, dataset: CocoKeypoints, epochs: int, ap: float | None
+    model: nn.Module, path: Path, config: TrainingConfig, dataset: CocoDataset, epochs: int, ap: float | None
 ) -> None:
     """Write weights and how they came about, under a temporary name first."""
     plain = without_batch_norms(model)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in plain.state_dict().items()}
     training = config.model_dump(mode="json")
     if config.initial_weights is not None:
-        # The folder is nobody's business but this machine's.
+        # The folder's name concerns this machine only.
         training["initial_weights"] = Path(config.initial_weights).name
     about: dict[str, Any] = {
         "architecture": config.architecture,
@@ -316,6 +316,6 @@ def _save(
     write_atomically(path, save(state, metadata={TRAINING_KEY: json.dumps(about, sort_keys=True)}))
 
 
-def _describe(dataset: CocoKeypoints) -> object:
+def _describe(dataset: CocoDataset) -> object:
     """The data set's own description, as its annotation file has it."""
     return read_annotations(dataset.annotation_file).get("info", {})

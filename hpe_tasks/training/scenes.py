@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import person_category, read_annotations
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset, CocoImage
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs import image_codec
 from hpe_tasks.pose.codecs.arrays import Arrays
@@ -36,14 +36,14 @@ class TrainingScenes:
         DatasetError: The split has no people with COCO's joints.
     """
 
-    def __init__(self, dataset: CocoKeypoints, config: TrainingConfig) -> None:
+    def __init__(self, dataset: CocoDataset, config: TrainingConfig) -> None:
         self._dataset, self._config = dataset, config
         self._model = config.model_config_for("unused")
         self._images = [image for image in dataset.images if dataset.persons(image.id)]
-        if dataset.keypoint_names != COCO17.joints or not self._images:
+        if dataset.joint_names != COCO17.joints or not self._images:
             raise DatasetError(
                 f"{dataset.annotation_file} has no person with COCO's 17 joints, in COCO's order.",
-                hint="Train aimet_pose on COCO keypoints, or another network on this data set.",
+                hint="Train aimet_pose on the joints of COCO, or another network on this data set.",
             )
         self._unlabelled = _unlabelled_boxes(dataset)
         self._pixels = TrainingImages(dataset, config.cache_mb)
@@ -63,7 +63,7 @@ class TrainingScenes:
     def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
         """Augment images that are all wide or all high.
 
-        Targets are those of the codec. Where people are whose joints nobody labelled, the weight is 0.
+        Targets are those of the codec. Where people are whose joints are not labelled, the weight is 0.
 
         Raises:
             DatasetError: An image is missing or cannot be decoded.
@@ -85,7 +85,7 @@ class TrainingScenes:
         pixels = jitter(warped.astype(np.uint8, copy=False), self._config.colour_jitter, rng)
         mean, std = (np.array(v, dtype=np.float32) for v in (self._model.mean, self._model.std))
 
-        people = np.stack([person.keypoints for person in self._dataset.persons(image.id)])
+        people = np.stack([person.joints for person in self._dataset.persons(image.id)])
         # A joint's peak belongs half a pixel of the image beside it, to the right and below, in a mirrored image too.
         half_pixel = (np.hypot(matrix[:, 0], matrix[:, 1]) - 1) / 2
         joints, visible = transform_points(people[..., :2], matrix) + half_pixel, people[..., 2]
@@ -136,7 +136,7 @@ def _stacked(parts: Sequence[Arrays]) -> Arrays:
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
-def _unlabelled_boxes(dataset: CocoKeypoints) -> dict[int, list[tuple[float, ...]]]:
+def _unlabelled_boxes(dataset: CocoDataset) -> dict[int, list[tuple[float, ...]]]:
     """Boxes (x, y, w, h) of crowds and of persons without a labelled joint, by image."""
     content = read_annotations(dataset.annotation_file)
     category = person_category(content)

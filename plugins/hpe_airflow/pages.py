@@ -88,7 +88,7 @@ def _record(run: Run, step: Step[R]) -> R:
 
 
 def _page(file: FilePath) -> FileResponse:
-    # The report brings its own styles and pictures and talks to nobody.
+    # The report brings its own styles and pictures and talks to no server.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; sandbox allow-popups"
     return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": policy})
 

@@ -41,7 +41,7 @@ def form_params(defaults: str | None = None) -> dict[str, Param]:
         defaults: What fields hold at first, and scheduled runs use, as a JSON object by key; nothing by default.
 
     Raises:
-        ConfigError: The defaults are no JSON object or make no valid configuration.
+        ConfigError: The defaults are not a JSON object, or do not make a valid configuration.
     """
     params = {
         "preset": _preset_param(),

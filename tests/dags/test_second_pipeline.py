@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,55 +11,7 @@ from typing import Any
 
 import pytest
 
-PIPELINE = '''"""Data and checkpoint alone: what a run would start from."""
-
-from __future__ import annotations
-
-from hpe_tasks.pipeline import steps
-from hpe_tasks.pipeline.pipeline import Pipeline
-from hpe_tasks.pipeline.runs import Run
-from hpe_tasks.pipeline.step import Results, step
-from hpe_tasks.records.run import RunReport
-from hpe_tasks.storage.workspace import Scratch
-
-
-def _small(results: Results) -> str:
-    fetched = results.find(steps.fetch_dataset)
-    return "" if fetched is None or fetched.num_files > 2 else f"{fetched.num_files} files are nothing to list."
-
-
-@step(RunReport, "List", needs=(steps.fetch_dataset, steps.fetch_checkpoint), skip=_small, tell=lambda r: r.html.sha256)
-def list_inputs(run: Run, scratch: Scratch) -> RunReport:
-    """List what a run would start from."""
-    file = scratch.path / "inputs.html"
-    file.write_text(f"{run.result(steps.fetch_dataset).num_files} files")
-    return RunReport(html=scratch.artifact(file))
-
-
-INPUTS = Pipeline(
-    name="hpe_inputs",
-    command="inputs",
-    summary="Fetch what a run would start from.",
-    steps=(steps.fetch_checkpoint, steps.fetch_dataset, list_inputs),
-)
-'''
-
-DAG = '''"""The DAG `hpe_inputs`."""
-
-from airflow.sdk import dag
-from hpe_airflow.params_form import form_params
-from hpe_airflow.tasks import add_tasks
-
-from hpe_tasks.pipeline.inputs_only import INPUTS
-
-
-@dag(dag_id=INPUTS.name, params=form_params())
-def hpe_inputs() -> None:
-    add_tasks(INPUTS, {})
-
-
-hpe_inputs()
-'''
+from support.further import FURTHER, copy_of
 
 LOOK = """
 import json, sys
@@ -82,19 +33,8 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def tree(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with a second pipeline, in three files."""
-    tree = tmp_path_factory.mktemp("tree")
-    for name in ("hpe_tasks", "plugins", "dags"):
-        shutil.copytree(repository / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tree / "hpe_tasks/pipeline/inputs_only.py").write_text(PIPELINE)
-    (tree / "dags/hpe_inputs.py").write_text(DAG)
-    listed = tree / "hpe_tasks/pipeline/pipelines.py"
-    text = listed.read_text().replace("= (REQUANTIZE,)", "= (REQUANTIZE, INPUTS)")
-    listed.write_text(
-        text.replace(
-            "from hpe_tasks.pipeline.requantize",
-            "from hpe_tasks.pipeline.inputs_only import INPUTS\nfrom hpe_tasks.pipeline.requantize",
-        )
-    )
+    tree = copy_of(repository, tmp_path_factory.mktemp("tree"), "hpe_tasks", "plugins", "dags")
+    FURTHER["pipeline"].add_to(tree)
     return tree
 
 

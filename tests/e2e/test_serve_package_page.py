@@ -58,7 +58,7 @@ def write_package(folder: Path, change: Change = unchanged) -> None:
             height=_SIZE[1],
             people=tuple(
                 GoldenPerson(box=None, joints=tuple((float(x) + moved, float(y), 1.0) for x, y in joints))
-                for joints in found.keypoints
+                for joints in found.joints
             ),
         )
         for number, moved in ((1, 0.25), (2, 40.0))

@@ -425,7 +425,7 @@ BAD_INPUTS = [
     pytest.param(
         "fetch-dataset", {}, ("dataset.source", escaping_archive), ["escaping.zip", "escaped.txt"], id="escape"
     ),
-    pytest.param("validate-dataset", {}, ("dataset.source", without_keypoints), ["keypoints"], id="no keypoints"),
+    pytest.param("validate-dataset", {}, ("dataset.source", without_keypoints), ["names its joints"], id="no joints"),
     pytest.param("fetch-checkpoint", {"model.checkpoint": "/no/such.pth"}, None, ["/no/such.pth"], id="no checkpoint"),
     pytest.param("fetch-checkpoint", {"model.checkpoint_sha256": "0" * 64}, None, ["SHA-256", "0" * 64], id="digest"),
     pytest.param(

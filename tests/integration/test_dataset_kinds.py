@@ -162,7 +162,7 @@ def test_the_function_serves_five_points_by_their_names(five_points: Run, tmp_pa
     settings = ServingSettings.from_environment({}, tmp_path)
     service = PoseService(settings, open_source(settings))
     dataset = load_coco(dataset_of(run)[0], "val", CUSTOM)
-    whole = [person for person in dataset.all_persons() if person.num_keypoints == len(joints)]
+    whole = [person for person in dataset.all_persons() if person.num_joints == len(joints)]
     person = max(whole, key=lambda one: one.area)
     (image,) = dataset.subset([person.image_id]).images
     photo = base64.b64encode(dataset.image_path(image).read_bytes()).decode()
@@ -173,6 +173,6 @@ def test_the_function_serves_five_points_by_their_names(five_points: Run, tmp_pa
         assert status == 200
     (found,) = answers[True]["people"]
     assert [joint["name"] for joint in found["joints"]] == list(joints)
-    offsets = np.array([(joint["x"], joint["y"]) for joint in found["joints"]]) - person.keypoints[:, :2]
+    offsets = np.array([(joint["x"], joint["y"]) for joint in found["joints"]]) - person.joints[:, :2]
     assert np.median(np.linalg.norm(offsets, axis=1)) < 0.1 * np.sqrt(person.area)
     assert answers[True]["hpe"]

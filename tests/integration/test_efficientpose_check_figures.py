@@ -13,7 +13,7 @@ import pytest
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.annotation_files import read_annotations
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 TOLERANCE = 0.002
 
 
-def measure(dataset: CocoKeypoints, path: Path, config: ModelConfig, predictions: Path) -> EvaluationReport:
+def measure(dataset: CocoDataset, path: Path, config: ModelConfig, predictions: Path) -> EvaluationReport:
     return evaluate(
         dataset,
         onnx_predictor(path, config, threads=2),
@@ -42,7 +42,7 @@ def measure(dataset: CocoKeypoints, path: Path, config: ModelConfig, predictions
     )
 
 
-def scored_by_the_plain_mean(dataset: CocoKeypoints, predictions: Path, fingerprint: ProtocolFingerprint) -> CocoStats:
+def scored_by_the_plain_mean(dataset: CocoDataset, predictions: Path, fingerprint: ProtocolFingerprint) -> CocoStats:
     """AP of stored predictions when a person's score is the mean of all its joint scores, low ones too."""
     joints = [index for _, _, index in fingerprint.joint_map]
     rows = json.loads(predictions.read_text())
@@ -52,7 +52,7 @@ def scored_by_the_plain_mean(dataset: CocoKeypoints, predictions: Path, fingerpr
     return coco_stats(truth, rows, joints=joints, sigmas=fingerprint.sigmas)
 
 
-def not_clipped(dataset: CocoKeypoints) -> CocoKeypoints:
+def not_clipped(dataset: CocoDataset) -> CocoDataset:
     """The same persons in boxes that keep their extent: the reference's clipping takes a pixel from each side."""
     persons = {
         image_id: tuple(replace(p, box=(p.box[0], p.box[1], p.box[2] + 1, p.box[3] + 1)) for p in group)

@@ -20,7 +20,7 @@ from hpe_tasks.errors import AccessError, ConfigError, DatasetError, StorageErro
     [
         pytest.param(TransientError("The server failed."), RetryAction.RETRY, id="network"),
         pytest.param(ConfigError("There is no preset 'x'."), RetryAction.FAIL, id="configuration"),
-        pytest.param(DatasetError("No keypoints."), RetryAction.FAIL, id="data"),
+        pytest.param(DatasetError("No joints."), RetryAction.FAIL, id="data"),
         pytest.param(AccessError("No such bucket."), RetryAction.FAIL, id="access"),
         pytest.param(StorageError("The disk is full."), RetryAction.FAIL, id="disk"),
         pytest.param(ZeroDivisionError("a bug"), RetryAction.FAIL, id="a bug"),

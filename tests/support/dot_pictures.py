@@ -14,7 +14,7 @@ import numpy as np
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.records.base import Artifact
@@ -55,7 +55,7 @@ def box_around(keypoints: np.ndarray) -> list[float]:
 
 def write_dataset(
     root: Path, *images: Sequence[np.ndarray], names: Sequence[str] = COCO17.joints, **changes: Any
-) -> CocoKeypoints:
+) -> CocoDataset:
     """A split `val`: for each image a list of persons, each a list of keypoints (17×3)."""
     folder = root / "images" / "val"
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def describe(path: Path) -> Artifact:
 
 
 def measure(
-    dataset: CocoKeypoints,
+    dataset: CocoDataset,
     network: Callable[[np.ndarray], Any] = colour_network,
     config: ModelConfig = CONFIG,
     *,

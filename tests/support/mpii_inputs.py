@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpe_tasks.data.coco import CocoKeypoints, Person, load_coco
+from hpe_tasks.data.coco import CocoDataset, Person, load_coco
 from hpe_tasks.data.mpii import CENTER_SHIFT, FIRST_PIXEL
 from hpe_tasks.pose.skeletons import MPII16
 
@@ -25,12 +25,12 @@ def write_mpii_of_photographs(test_data: Path, root: Path) -> Path:
     return root
 
 
-def _row(coco: CocoKeypoints, file_name: str, person: Person) -> dict[str, Any]:
+def _row(coco: CocoDataset, file_name: str, person: Person) -> dict[str, Any]:
     """The person's joints that MPII has too; centre and scale as MPII would have them for the box."""
     joints, visible = np.full((len(MPII16.joints), 2), -1.0), np.zeros(len(MPII16.joints), dtype=int)
     for index, name in enumerate(MPII16.joints):
-        if name in coco.keypoint_names:
-            x, y, labelled = person.keypoints[coco.keypoint_names.index(name)]
+        if name in coco.joint_names:
+            x, y, labelled = person.joints[coco.joint_names.index(name)]
             if labelled:
                 joints[index], visible[index] = (x + FIRST_PIXEL, y + FIRST_PIXEL), 1
     x, y, width, height = person.box

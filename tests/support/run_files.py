@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
-from hpe_tasks.data.mpii import FIRST_PIXEL, MpiiKeypoints, load_mpii
+from hpe_tasks.data.coco import CocoDataset, load_coco
+from hpe_tasks.data.mpii import FIRST_PIXEL, MpiiDataset, load_mpii
 from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.report.page import ReportFiles
@@ -72,14 +72,14 @@ def draw_dataset(root: Path, *, images: int = 4, split: str = "val") -> Path:
     return root
 
 
-def write_predictions(dataset: CocoKeypoints, path: Path, *, noise: float, seed: int) -> Path:
+def write_predictions(dataset: CocoDataset, path: Path, *, noise: float, seed: int) -> Path:
     """Predictions that miss the truth by a share of the person's size, a few of them badly."""
     random = np.random.default_rng(seed)
     entries = []
     for person in dataset.all_persons():
         size = noise * np.sqrt(person.area) * (4 if random.random() < 0.15 else 1)
-        labelled = person.keypoints[:, 2] > 0
-        points = person.keypoints[:, :2] + random.normal(0, size, (len(labelled), 2))
+        labelled = person.joints[:, 2] > 0
+        points = person.joints[:, :2] + random.normal(0, size, (len(labelled), 2))
         scores = np.where(labelled, random.uniform(0.5, 0.95, len(labelled)), 0.05)
         entries.append(
             {
@@ -95,7 +95,7 @@ def write_predictions(dataset: CocoKeypoints, path: Path, *, noise: float, seed:
     return path
 
 
-def write_mpii_predictions(dataset: MpiiKeypoints, path: Path, *, noise: float, seed: int) -> Path:
+def write_mpii_predictions(dataset: MpiiDataset, path: Path, *, noise: float, seed: int) -> Path:
     """The true poses of MPII's persons, moved by some pixels, in image pixels counted from 0."""
     random = np.random.default_rng(seed)
     rows = []
@@ -109,7 +109,7 @@ def write_mpii_predictions(dataset: MpiiKeypoints, path: Path, *, noise: float, 
 
 
 def write_found_people(
-    dataset: CocoKeypoints, path: Path, *, noise: float, seed: int, missed: tuple[int, ...] = ()
+    dataset: CocoDataset, path: Path, *, noise: float, seed: int, missed: tuple[int, ...] = ()
 ) -> Path:
     """What a bottom-up network would find: no wrists, nobody of `missed`, and somebody in the first image who is not.
 
@@ -136,7 +136,7 @@ def draw_mpii(root: Path, split: str = "valid") -> Path:
     rows, joints, boxes = [], [], []
     for image in coco.images:
         for person in coco.persons(image.id):
-            known = dict(zip(COCO17.joints, person.keypoints[:, :2].astype(np.float64), strict=True))
+            known = dict(zip(COCO17.joints, person.joints[:, :2].astype(np.float64), strict=True))
             hips, shoulders = ((known[f"left_{n}"] + known[f"right_{n}"]) / 2 for n in ("hip", "shoulder"))
             top, neck = known["nose"] - (0, 14), (known["nose"] + shoulders) / 2
             known |= {"pelvis": hips, "thorax": shoulders, "upper_neck": neck, "head_top": top}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 
@@ -36,3 +37,15 @@ def test_the_product_imports_no_tool_of_benchmarks(repository: Path) -> None:
         if name.partition(".")[0] in tools
     ]
     assert found == []
+
+
+def test_every_data_file_is_part_of_the_package(repository: Path) -> None:
+    """What `package-data` does not name is there in a checkout and missing from what is installed elsewhere."""
+    package = repository / "hpe_tasks"
+    settings = tomllib.loads((repository / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["hpe_tasks"]
+    named = {path for pattern in patterns for path in package.glob(pattern)}
+    there = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    data = {path for path in there if path.suffix != ".py"}
+    assert data
+    assert sorted(data - named) == []

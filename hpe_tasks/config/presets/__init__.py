@@ -59,7 +59,7 @@ def read_preset(file: Path) -> Preset:
     """Read a preset's file.
 
     Raises:
-        ConfigError: It is not in the form of a preset, sets what is no setting, or leaves out what a run needs; the
+        ConfigError: It is not in the form of a preset, sets what is not a setting, or leaves out what a run needs; the
             message names the file and the field. Values are left to `load_config`.
     """
     about_text, separator, text = file.read_text(encoding="utf-8").partition("\n---\n")

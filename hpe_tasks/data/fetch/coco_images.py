@@ -12,7 +12,7 @@ from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data import annotation_files, calibration, coco
 from hpe_tasks.data import dataset as dataset_module
 from hpe_tasks.data.annotation_files import annotation_path, image_folder, read_annotations
-from hpe_tasks.data.coco import LEFT_OUT, CocoKeypoints, parse_coco
+from hpe_tasks.data.coco import LEFT_OUT, CocoDataset, parse_coco
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
 from hpe_tasks.data.fetch.transports import is_web_address, public_address
@@ -71,7 +71,7 @@ def fetch_needed_images(
     return folder
 
 
-def _choose(dataset: CocoKeypoints, which: _Which) -> Collection[int]:
+def _choose(dataset: CocoDataset, which: _Which) -> Collection[int]:
     if isinstance(which, tuple):
         count, seed = which
         chosen = set(calibration.choose_calibration(dataset, num_images=count, seed=seed))

@@ -92,7 +92,7 @@ class ImagePool:
             The images by their address.
 
         Raises:
-            DatasetError: Images do not exist, are denied, are no images or have another size than their record says;
+            DatasetError: Images do not exist, are denied, are not images or have another size than their record says;
                 names the first few. Or two records give one address different sizes.
             TransientError: The network failed.
             StorageError: The disk is full or not writable.

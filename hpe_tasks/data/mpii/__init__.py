@@ -11,7 +11,7 @@ is certain and `annotations.counts_from_zero` for what is likely.
 from hpe_tasks.data.mpii.annotations import (
     CENTER_SHIFT,
     FIRST_PIXEL,
-    MpiiKeypoints,
+    MpiiDataset,
     MpiiPerson,
     annotation_path,
     crop_region,
@@ -25,7 +25,7 @@ from hpe_tasks.data.mpii.truth import load_truth
 __all__ = [
     "CENTER_SHIFT",
     "FIRST_PIXEL",
-    "MpiiKeypoints",
+    "MpiiDataset",
     "MpiiPerson",
     "annotation_path",
     "crop_region",

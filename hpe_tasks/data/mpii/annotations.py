@@ -62,7 +62,7 @@ class MpiiPerson:
 
 
 @dataclass(frozen=True, eq=False)
-class MpiiKeypoints:
+class MpiiDataset:
     """One split: the persons of `annot/<split>.json`, in its order."""
 
     root: Path
@@ -107,7 +107,7 @@ class MpiiKeypoints:
         """Where the person's photograph lies; it may be missing."""
         return self.root / "images" / person.image
 
-    def subset(self, images: Iterable[str]) -> MpiiKeypoints:
+    def subset(self, images: Iterable[str]) -> MpiiDataset:
         """The same split with the persons of these images only; raises DatasetError for one that it lacks."""
         wanted = set(images)
         unknown = sorted(wanted - set(self.images))
@@ -160,7 +160,7 @@ class MpiiKeypoints:
             image=person.image,
             path=self.image_path(person),
             caption=f"{person.image}, person {person.index} of the annotation file",
-            keypoints=points,
+            joints=points,
             labelled=person.visible,
             box=(float(low[0]), float(low[1]), float(width), float(height)),
             size=head,
@@ -221,7 +221,7 @@ def to_file_pixels(points: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(points, dtype=np.float64) + FIRST_PIXEL
 
 
-def load_mpii(root: Path, split: str) -> MpiiKeypoints:
+def load_mpii(root: Path, split: str) -> MpiiDataset:
     """Read the persons of a split.
 
     Raises:
@@ -238,7 +238,7 @@ def load_mpii(root: Path, split: str) -> MpiiKeypoints:
             "The data set's validation looks into that with the sizes of the images.",
             path,
         )
-    return MpiiKeypoints(root, split, persons)
+    return MpiiDataset(root, split, persons)
 
 
 def read_records(path: Path) -> list[Any]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from hpe_tasks.data.mpii.annotations import (
     FIRST_PIXEL,
-    MpiiKeypoints,
+    MpiiDataset,
     annotation_path,
     as_person,
     read_records,
@@ -26,7 +26,7 @@ from hpe_tasks.data.validation.inspection import file_row, look_at_files, make_f
 from hpe_tasks.errors import DatasetError
 
 CLEAR_SURPLUS, CLEAR_RATIO = 20, 3
-"""So many more coordinates at pixel 0 than at the last pixel, and so many times as many, are no accident."""
+"""So many more coordinates at pixel 0 than at the last pixel, and so many times as many, are not there by accident."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _truth_fault(root: Path, split: str, persons: list[dict[str, Any]]) -> str:
         return ""
     people = tuple(as_person(record, index) for index, record in enumerate(read_records(annotation_path(root, split))))
     try:
-        load_truth(MpiiKeypoints(root, split, people))
+        load_truth(MpiiDataset(root, split, people))
     except DatasetError as error:
         return error.message
     return ""

@@ -25,7 +25,7 @@ MAT_JOINTS = (
 
 _HINT = "Give the gt_<split>.mat of the Simple Baselines layout, or convert the original annotations again."
 
-# What SciPy raises for bytes that are no MATLAB file, as found by cutting and overwriting one.
+# What SciPy raises for bytes that are not a MATLAB file, as found by cutting and overwriting one.
 _BROKEN = (
     *(ValueError, TypeError, MatReadError, OSError, EOFError, IndexError, KeyError, MemoryError, zlib.error),
     UnboundLocalError,

@@ -87,7 +87,7 @@ def convert_original(source: Path, root: Path, *, valid_images: Collection[str] 
     unknown = sorted((chosen or frozenset()).difference(name for name, _ in images))
     if unknown:
         raise DatasetError(
-            f"{len(unknown)} of the {len(chosen or ())} images that were named to validate are no training images of "
+            f"{len(unknown)} of the {len(chosen or ())} images that were named to validate are not training images of "
             f"{source}, first {unknown[0]!r}.",
             hint="Name training images of MPII by their file names.",
         )

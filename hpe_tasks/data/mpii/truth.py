@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpe_tasks.data.mpii.annotations import MpiiKeypoints, read_records
+from hpe_tasks.data.mpii.annotations import MpiiDataset, read_records
 from hpe_tasks.data.mpii.mat import MpiiMat, load_mpii_mat
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import MPII16
@@ -24,7 +24,7 @@ _NECK, _HEAD_TOP = MPII16.joints.index("upper_neck"), MPII16.joints.index("head_
 log = logging.getLogger(__name__)
 
 
-def load_truth(dataset: MpiiKeypoints) -> MpiiMat:
+def load_truth(dataset: MpiiDataset) -> MpiiMat:
     """Read what the split's persons are compared with, and check that both files speak of the same thing.
 
     Three independent records of the same pixels must agree: the joints of the .json file, those of the .mat file, and
@@ -58,7 +58,7 @@ def load_truth(dataset: MpiiKeypoints) -> MpiiMat:
 
 
 def _check_agreement(
-    dataset: MpiiKeypoints, joints: NDArray[np.float64], visible: NDArray[np.bool_], mat: MpiiMat
+    dataset: MpiiDataset, joints: NDArray[np.float64], visible: NDArray[np.bool_], mat: MpiiMat
 ) -> None:
     both = visible & mat.visible
     names = f"{dataset.annotation_file.name} and {dataset.truth_file.name} of {dataset.root}"

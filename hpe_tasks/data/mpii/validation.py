@@ -10,17 +10,17 @@ import pandas as pd
 from great_expectations.expectations.expectation import Expectation
 
 from hpe_tasks.config.dataset import DatasetConfig
-from hpe_tasks.data.mpii.inspection import CLEAR_RATIO, CLEAR_SURPLUS, MpiiInspection, inspect_mpii
+from hpe_tasks.data.mpii.inspection import CLEAR_RATIO, CLEAR_SURPLUS, inspect_mpii
 from hpe_tasks.data.validation.expectations import (
     Suite,
     ValidationOutcome,
     disjoint_rules,
     image_file_rules,
-    layout_rules,
     person_count_rules,
     rule,
     run_suites,
     some_rows,
+    suites_of,
 )
 
 BORDER_PX = 1.0
@@ -49,15 +49,14 @@ def validate_mpii(
         StorageError: The Data Docs cannot be written.
     """
     found = inspect_mpii(root, calibration=config.calibration_split, evaluation=config.evaluation_split)
-    return run_suites("mpii", _suites(found, config, max_failed), found.splits, out, digest)
 
-
-def _suites(found: MpiiInspection, config: DatasetConfig, max_failed: float) -> Iterator[Suite]:
-    yield Suite("files", found.files, layout_rules("readable, and the truth speaks of the persons of its split"))
-    if len(found.splits):
-        yield Suite("splits", found.splits, _about_splits(config))
+    def inside() -> Iterator[Suite]:
         yield Suite("images", found.images, _about_images(found.images, max_failed))
         yield Suite("persons", found.persons, _about_persons(found.persons))
+
+    readable = "readable, and the truth speaks of the persons of its split"
+    suites = suites_of(found.files, readable, (found.splits, _about_splits(config)), inside)
+    return run_suites("mpii", suites, found.splits, out, digest)
 
 
 def _about_splits(config: DatasetConfig) -> list[Expectation]:

@@ -41,7 +41,7 @@ FIVE_POINTS = Skeleton(
 _IDS_PER_SPLIT = 100_000
 _IDS_PER_IMAGE = 100
 _JPEG_QUALITY = 90
-_MIN_KEYPOINTS = 5
+_MIN_JOINTS = 5
 _MIN_VISIBLE_SHARE = 0.4
 
 
@@ -180,8 +180,8 @@ def crowd_index(persons: Sequence[Mapping[str, Any]]) -> float:
     return round(min(1.0, float(sum(shares)) / max(len(shares), 1)), 4)
 
 
-def _triples(keypoints: Sequence[float]) -> Iterator[tuple[float, ...]]:
-    return zip(keypoints[::3], keypoints[1::3], keypoints[2::3], strict=True)
+def _triples(joints: Sequence[float]) -> Iterator[tuple[float, ...]]:
+    return zip(joints[::3], joints[1::3], joints[2::3], strict=True)
 
 
 def _header(spec: SampleSpec, skeleton: Skeleton) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _compose(rng: Rng, spec: SampleSpec, skeleton: Skeleton) -> Picture | None:
     persons = []
     for owner, (figure, _) in enumerate(figures, start=1):
         person = _annotate(canvas, figure, owner)
-        if person["num_keypoints"] < _MIN_KEYPOINTS or person["area"] < _MIN_VISIBLE_SHARE * full_areas[owner - 1]:
+        if person["num_keypoints"] < _MIN_JOINTS or person["area"] < _MIN_VISIBLE_SHARE * full_areas[owner - 1]:
             return None
         persons.append(person if skeleton == COCO17 else _annotate(canvas, figure, owner, skeleton))
     return Picture(develop(rng, canvas.image), tuple(persons))
@@ -265,7 +265,7 @@ def _place_figures(rng: Rng, spec: SampleSpec, horizon: float) -> list[tuple[Fig
             ground = min(ground, spec.height + 0.75 * scale)
             origin = np.array([rng.uniform(0.02, 0.98) * spec.width, ground - lowest * scale - lift])
             figure = Figure(body, Style.draw(rng), origin, float(scale))
-            points, _ = figure.keypoints()
+            points, _ = figure.joints()
             box = np.concatenate([points.min(axis=0), points.max(axis=0)]) + 0.08 * scale * np.array([-1, -1, 1, 1])
             if all(_overlap(box, other) < 0.45 for other in boxes):
                 placed.append((figure, posture.kind))
@@ -294,23 +294,23 @@ def _paint_ground(rng: Rng, canvas: Canvas, figure: Figure, kind: str) -> None:
 
 def _annotate(canvas: Canvas, figure: Figure, owner: int, skeleton: Skeleton = COCO17) -> dict[str, Any]:
     mask = (canvas.owner == owner).astype(np.uint8)
-    points, known = figure.keypoints(skeleton.joints)
-    keypoints: list[float] = []
+    points, known = figure.joints(skeleton.joints)
+    joints: list[float] = []
     for (x, y), shown, parts in zip(np.round(points, 1), known, showing_parts(skeleton.joints), strict=True):
         if not shown or not (0 <= x <= canvas.width - 1 and 0 <= y <= canvas.height - 1):
-            keypoints += [0, 0, 0]
+            joints += [0, 0, 0]
             continue
         rows = slice(max(round(y) - 1, 0), round(y) + 2)
         columns = slice(max(round(x) - 1, 0), round(x) + 2)
         mine = canvas.owner[rows, columns] == owner
         seen = bool((mine & np.isin(canvas.part[rows, columns], list(parts))).any())
-        keypoints += [float(x), float(y), 2 if seen else 1]
+        joints += [float(x), float(y), 2 if seen else 1]
     x, y, width, height = cv2.boundingRect(mask)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return {
         "iscrowd": 0,
-        "num_keypoints": sum(v > 0 for v in keypoints[2::3]),
-        "keypoints": keypoints,
+        "num_keypoints": sum(v > 0 for v in joints[2::3]),
+        "keypoints": joints,
         "bbox": [x, y, width, height],
         "area": int(mask.sum()),
         "segmentation": [contour.reshape(-1).tolist() for contour in contours if len(contour) >= 3],

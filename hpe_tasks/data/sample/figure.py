@@ -90,7 +90,7 @@ class Figure:
         size = np.array([radius * 0.86, radius, radius * 0.9])
         return {name: head + self.body.head @ (np.array(offset) * size) for name, offset in _FACE.items()}
 
-    def keypoints(self, joints: Sequence[str] = COCO17.joints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    def joints(self, joints: Sequence[str] = COCO17.joints) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Joints in pixels, K×2, and for each whether the body itself lets an annotator place it.
 
         Features of the face that the head hides (the nose from behind, the far ear from the side) are not annotated,

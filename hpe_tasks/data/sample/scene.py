@@ -165,7 +165,7 @@ def paint_seat(rng: Rng, canvas: Canvas, x: float, seat: float, ground: float, w
 
 
 def paint_obstacle(rng: Rng, canvas: Canvas, x: float, y: float, size: float) -> None:
-    """Put an object in front of the people: what it covers belongs to nobody any more."""
+    """Put an object in front of the people: what it covers no longer belongs to any of them."""
     colour = _colour(rng)
     kind = int(rng.integers(4))
     if kind == 0:

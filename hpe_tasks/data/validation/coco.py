@@ -16,11 +16,11 @@ from hpe_tasks.data.validation.expectations import (
     ValidationOutcome,
     disjoint_rules,
     image_file_rules,
-    layout_rules,
     person_count_rules,
     rule,
     run_suites,
     some_rows,
+    suites_of,
 )
 from hpe_tasks.data.validation.inspection import Inspection, inspect
 from hpe_tasks.pose.skeletons import COCO17
@@ -37,26 +37,25 @@ def validate_coco(
 ) -> ValidationOutcome:
     """Check the two splits of a data set whose annotations have COCO's form; see `validate_dataset`."""
     found = inspect(root, config.described, calibration=config.calibration_split, evaluation=config.evaluation_split)
-    return run_suites(f"{config.kind}_keypoints", _suites(found, config, max_failed), found.splits, out, digest)
 
-
-def _suites(found: Inspection, config: DatasetConfig, max_failed: float) -> Iterator[Suite]:
-    yield Suite("files", found.files, layout_rules("JSON with images and annotations"))
-    if len(found.splits):
-        yield Suite("splits", found.splits, _about_splits(config))
+    def inside() -> Iterator[Suite]:
         yield Suite("images", found.images, _about_images(found.images, max_failed))
         yield Suite("annotations", found.annotations, _about_annotations(found))
+
+    readable = "JSON with images and annotations"
+    suites = suites_of(found.files, readable, (found.splits, _about_splits(config)), inside)
+    return run_suites(f"{config.kind}_keypoints", suites, found.splits, out, digest)
 
 
 def _about_splits(config: DatasetConfig) -> list[Expectation]:
     return [
         gxe.ExpectColumnValuesToBeBetween(
-            column="category_keypoints",
+            column="category_joints",
             min_value=1,
             **rule(
                 "keypoints_category_present",
-                "A category names its keypoints.",
-                "Splits without a category that names its keypoints",
+                "A category names its joints (`keypoints`).",
+                "Splits without a category that names its joints",
             ),
         ),
         *([] if config.described.skeleton is not None else [_sigmas_given()]),
@@ -126,7 +125,7 @@ def _about_annotations(found: Inspection) -> list[Expectation]:
         return [
             some_rows("annotations_listed", "A person is annotated.", "Annotation files without annotations of persons")
         ]
-    joints = sorted({int(n) for n in found.splits["category_keypoints"] if n} or {len(COCO17.joints)})
+    joints = sorted({int(n) for n in found.splits["category_joints"] if n} or {len(COCO17.joints)})
     shape = " or ".join(f"{n} x 3" for n in joints)
     return [
         gxe.ExpectColumnValuesToBeNull(
@@ -153,13 +152,13 @@ def _about_annotations(found: Inspection) -> list[Expectation]:
             ),
         ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="keypoint_numbers",
+            column="joint_numbers",
             value_set=[3 * n for n in joints],
             **rule(
                 "keypoints_shape",
-                f"Every annotation has {shape} keypoint numbers.",
-                f"Annotations without {shape} keypoint numbers",
-                "{label}: {keypoint_numbers:.0f} numbers",
+                f"Every annotation has {shape} numbers of joints.",
+                f"Annotations without {shape} numbers of joints",
+                "{label}: {joint_numbers:.0f} numbers",
             ),
         ),
         gxe.ExpectColumnValuesToBeBetween(
@@ -197,7 +196,7 @@ def _about_annotations(found: Inspection) -> list[Expectation]:
             )
             for column, check, what, says in (
                 (
-                    "keypoints_out_px",
+                    "joints_out_px",
                     "keypoints_inside_image",
                     "Every labelled joint",
                     "Persons with labelled joints outside the image",

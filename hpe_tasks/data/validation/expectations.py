@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,27 @@ class ValidationOutcome:
     splits: tuple[SplitCounts, ...]
     checks_run: int
     data_docs: Path
+
+
+def suites_of(
+    files: pd.DataFrame,
+    readable: str,
+    splits: tuple[pd.DataFrame, list[Expectation]],
+    inside: Callable[[], Iterable[Suite]],
+) -> Iterator[Suite]:
+    """The suites of a data set in any form, each as soon as the one before is done.
+
+    Args:
+        files: The files of the layout.
+        readable: What a readable annotation file is, as the end of a sentence.
+        splits: The splits that could be read, with their rules; without any, only the files are judged.
+        inside: The suites of what the splits hold.
+    """
+    yield Suite("files", files, layout_rules(readable))
+    rows, rules = splits
+    if len(rows):
+        yield Suite("splits", rows, rules)
+        yield from inside()
 
 
 def run_suites(name: str, suites: Iterable[Suite], splits: pd.DataFrame, out: Path, digest: str) -> ValidationOutcome:

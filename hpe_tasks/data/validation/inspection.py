@@ -87,7 +87,7 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
                 "persons": persons,
                 "calibration_persons": persons if split == calibration else None,
                 "evaluation_persons": persons if split == evaluation else None,
-                "category_keypoints": joints if category else 0,
+                "category_joints": joints if category else 0,
                 "derived_sigmas": len(own.derived) if isinstance(own, OwnJoints) else 0,
             }
         )
@@ -172,7 +172,7 @@ def _annotation_row(
     row: Mapping[str, Any], split: str, sizes: Mapping[int, tuple[int | None, int | None]]
 ) -> dict[str, Any]:
     crowd = bool(row.get("iscrowd"))
-    keypoints, box = row.get("keypoints", [] if crowd else None), row.get("bbox")
+    joints, box = row.get("keypoints", [] if crowd else None), row.get("bbox")
     given = row.get("num_keypoints", 0 if crowd else None)
     image_id = row.get("image_id") if _is_int(row.get("image_id")) else None
     faults = [
@@ -181,7 +181,7 @@ def _annotation_row(
         (_are_numbers(box, 4), "bbox is not four numbers"),
         (_is_number(row.get("area")), "area is not a number"),
         (_is_int(given), "num_keypoints is not a whole number"),
-        (_are_numbers(keypoints), "keypoints is not a list of numbers"),
+        (_are_numbers(joints), "keypoints is not a list of numbers"),
     ]
     result: dict[str, Any] = {
         "label": f"annotation {_short(repr(row.get('id')))} (image {_short(repr(row.get('image_id')))}, {split})",
@@ -192,19 +192,19 @@ def _annotation_row(
         "fault": _first_fault(faults),
         "num_keypoints": given if _is_int(given) else None,
         "is_person": not crowd and _is_int(given) and given > 0,
-        **dict.fromkeys(("keypoint_numbers", "labelled", "odd_visibilities", "keypoints_out_px"), np.nan),
+        **dict.fromkeys(("joint_numbers", "labelled", "odd_visibilities", "joints_out_px"), np.nan),
         **dict.fromkeys(("box_out_px", "box_width", "box_height", "area"), np.nan),
     }
     person = result["is_person"]
     width, height = sizes.get(image_id, (None, None)) if image_id is not None else (None, None)
-    if _are_numbers(keypoints) and (keypoints or not crowd):
-        result["keypoint_numbers"] = len(keypoints)
-        visibilities = keypoints[2::3]
+    if _are_numbers(joints) and (joints or not crowd):
+        result["joint_numbers"] = len(joints)
+        visibilities = joints[2::3]
         result["labelled"] = sum(v > 0 for v in visibilities)
         result["odd_visibilities"] = sum(v not in (0, 1, 2) for v in visibilities)
         if person and width and height:
-            points = [p for p in zip(keypoints[::3], keypoints[1::3], visibilities, strict=False) if p[2] > 0]
-            result["keypoints_out_px"] = max((max(-x, -y, x - width, y - height, 0) for x, y, _ in points), default=0)
+            points = [p for p in zip(joints[::3], joints[1::3], visibilities, strict=False) if p[2] > 0]
+            result["joints_out_px"] = max((max(-x, -y, x - width, y - height, 0) for x, y, _ in points), default=0)
     if person and _are_numbers(box, 4):
         x, y, result["box_width"], result["box_height"] = box
         if width and height:

@@ -90,7 +90,7 @@ class Observation:
     """What a check has found.
 
     Attributes:
-        value: The number that is held against the limit; None without one.
+        value: The number that is compared with the limit; None without one.
         problem: What keeps it from being compared; empty where nothing does.
         note: What a reader must know beside the number.
         verdict: (passed, reason) where comparing the number is not what decides.

@@ -4,7 +4,7 @@ import { $, element, people, sentence } from "./dom.js";
 
 const two = (value) => value.toFixed(2);
 
-/** What to say of an answer; null where its scores are usual, or nothing is known to hold them against. */
+/** What to say of an answer; null where its scores are usual, or nothing is known to compare them with. */
 export function adviceOn(answer, version, boxes) {
   const usual = version?.scores;
   const scores = answer.people.map((person) => person.score);
@@ -18,7 +18,7 @@ export function adviceOn(answer, version, boxes) {
 }
 
 function title(scores, low) {
-  if (!scores.length) return "Nobody was found.";
+  if (!scores.length) return "No person was found.";
   if (scores.length === 1) return `A score of ${two(low[0])} is low: do not trust these joints.`;
   if (low.length === scores.length) return `All ${low.length} scores are low: do not trust these joints.`;
   return `${low.length} of ${scores.length} scores are low: do not trust the joints of these people.`;

@@ -157,7 +157,7 @@ function show(answer, comparison) {
   $("plain").setAttribute("aria-pressed", "false");
   showPicture();
   showTools(answer);
-  $("people-title").textContent = people.length === 1 ? "1 person" : people.length ? `${people.length} people` : "Nobody found";
+  $("people-title").textContent = people.length === 1 ? "1 person" : people.length ? `${people.length} people` : "No person found";
   $("people").replaceChildren(...people.map(personCard));
   // An answer that is as it was measured needs no excuse.
   showAdvice(comparison?.same ? null : adviceOn(answer, state.version, state.boxes));

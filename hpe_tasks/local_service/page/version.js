@@ -66,7 +66,7 @@ export async function showGolden(version, chosen) {
 }
 
 function thumbnail(version, golden, index, chosen) {
-  const who = golden.people.length ? people(golden.people.length) : "nobody";
+  const who = golden.people.length ? people(golden.people.length) : "no person";
   const image = element("img", { alt: `Golden image ${index + 1}`, width: golden.width, height: golden.height });
   const button = element("button", { type: "button", class: "thumbnail", "aria-pressed": "false" }, image,
     element("span", {}, who));
@@ -111,7 +111,7 @@ export function showComparison(comparison) {
   const { same, limit, min_oks: oks, mean_px: mean, max_px: max, clear, more } = comparison;
   $("compared").classList.toggle("differs", !same);
   $("compared-title").textContent = same ? "The same as when it was measured" : "Not as it was measured";
-  const alike = oks === null ? "Nobody has five confident joints to compare."
+  const alike = oks === null ? "No person has five confident joints to compare."
     : `OKS ${clear > 1 ? "at least " : ""}${oks.toFixed(3)}${clear > 1 ? ` for each of ${people(clear)}` : ""}, where ` +
       `${limit} is asked.`;
   const apart = mean === null ? ""

@@ -1,4 +1,4 @@
-"""The steps that measure the checkpoint as it came, and hold it against the gate's floor."""
+"""The steps that measure the checkpoint as it came, and compare it with the gate's floor."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
 
     Raises:
         MissingInputError: A smoke test was asked for, and the published version has not passed it.
-        ChannelConflictError: Somebody else moved the channel since the version was published.
+        ChannelConflictError: Another publisher moved the channel since the version was published.
     """
     destination, published = run.config.destination, run.result(publish)
     if not _not_asked_for(run) and not _smoke_tested(run, published):

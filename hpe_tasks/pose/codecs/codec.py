@@ -162,7 +162,7 @@ class CropCodec(Codec):
             scales: N×2, of the crops in units of 200 pixels.
 
         Returns:
-            Keypoints N×K×2 float32, (x, y) in image pixels, and scores N×K float32; a joint whose score is not above 0
+            Joints N×K×2 float32, (x, y) in image pixels, and scores N×K float32; a joint whose score is not above 0
             was not found.
         """
 

@@ -20,7 +20,7 @@ _QUARTER = 0.25
 
 
 def encode_heatmaps(
-    keypoints: ArrayLike, visible: ArrayLike, size: tuple[int, int], sigma: float
+    joints: ArrayLike, visible: ArrayLike, size: tuple[int, int], sigma: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Draw the heatmap that a network should give for each joint: a Gaussian around it.
 
@@ -28,7 +28,7 @@ def encode_heatmaps(
     `decode_heatmaps` finds the side on which the joint lies.
 
     Args:
-        keypoints: N×K×2, (x, y) in heatmap pixels: image pixels through `crop_matrix` with the heatmap's size.
+        joints: N×K×2, (x, y) in heatmap pixels: image pixels through `crop_matrix` with the heatmap's size.
         visible: N×K; joints with 0 are not labelled.
         size: (W, H) of the heatmaps.
         sigma: Standard deviation in heatmap pixels.
@@ -37,7 +37,7 @@ def encode_heatmaps(
         Targets N×K×H×W float32 with values in [0, 1], and weights N×K float32: 1 for a labelled joint whose nearest
         pixel lies on the heatmap, else 0; the target of a joint with weight 0 is all zeros.
     """
-    points = np.asarray(keypoints, dtype=np.float64)
+    points = np.asarray(joints, dtype=np.float64)
     width, height = size
     nearest = np.floor(points + 0.5)
     inside = ((nearest >= 0) & (nearest < (width, height))).all(axis=-1)
@@ -107,7 +107,7 @@ def decode_heatmaps(
         scales: N×2, the scale of each person's crop in units of 200 pixels.
 
     Returns:
-        Keypoints N×K×2 float32, (x, y) in image pixels, and scores N×K float32: the heatmaps' maxima.
+        Joints N×K×2 float32, (x, y) in image pixels, and scores N×K float32: the heatmaps' maxima.
     """
     if heatmaps.ndim != 4:
         raise ValueError(f"heatmaps must be N×K×H×W, not {heatmaps.shape}")

@@ -98,7 +98,7 @@ def decode_people(heatmaps: Floats, pafs: Floats, image_size: tuple[int, int]) -
 
 
 def encode_people(
-    keypoints: ArrayLike,
+    joints: ArrayLike,
     visible: ArrayLike,
     image_size: tuple[int, int],
     map_size: tuple[int, int],
@@ -113,7 +113,7 @@ def encode_people(
     mean of theirs. The neck lies midway between the shoulders when both are labelled.
 
     Args:
-        keypoints: N×17×2, (x, y) in image pixels.
+        joints: N×17×2, (x, y) in image pixels.
         visible: N×17; joints with 0 are not labelled.
         image_size: (W, H) of the image.
         map_size: (W, H) of the maps: an eighth of the network's input.
@@ -123,7 +123,7 @@ def encode_people(
     Returns:
         Heatmaps 19×h×w float32 in [0, 1], and part-affinity fields 38×h×w float32.
     """
-    coco = np.asarray(keypoints, dtype=np.float64).reshape(-1, len(COCO17.joints), 2)
+    coco = np.asarray(joints, dtype=np.float64).reshape(-1, len(COCO17.joints), 2)
     labelled = np.asarray(visible).reshape(coco.shape[:2]) > 0
     width, height = map_size
     # Half a pixel as `decode_people` takes it off, then OpenCV's half-pixel centres.
@@ -135,8 +135,8 @@ def encode_people(
     columns = np.exp(-((np.arange(width) - points[..., :1]) ** 2) / spread)
     heatmaps = np.zeros((HEATMAPS, height, width), np.float32)
     for person_rows, person_columns in zip(rows, columns, strict=True):
-        joints = person_rows[:, :, None] * person_columns[:, None, :]
-        np.maximum(heatmaps[:JOINTS], joints, out=heatmaps[:JOINTS], casting="same_kind")
+        around = person_rows[:, :, None] * person_columns[:, None, :]
+        np.maximum(heatmaps[:JOINTS], around, out=heatmaps[:JOINTS], casting="same_kind")
     heatmaps[JOINTS] = 1 - heatmaps[:JOINTS].max(axis=0)
 
     pafs = np.zeros((PAF_CHANNELS, height, width), np.float32)
@@ -284,7 +284,7 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
 
     One person holds either end: it takes the second end, unless it has it. Two hold them: they become one if they have
     no joint in common, else the first of them takes the second end; as published, also where it has it already, so that
-    its count and score grow without a new joint. Nobody holds one: a new person, but not from shoulder and ear.
+    its count and score grow without a new joint. No person holds one: a new person, but not from shoulder and ear.
     """
     persons: dict[int, _PartialPerson] = {}
     holders: dict[int, dict[int, _PartialPerson]] = {}  # of each peak, by their number
@@ -326,14 +326,14 @@ def _assemble(limbs: Iterable[tuple[int, int, int, float]], scores: list[float])
 
 
 def _in_coco_order(persons: list[_PartialPerson], peaks: Peaks) -> People:
-    keypoints = np.zeros((len(persons), len(COCO17.joints), 2), np.float32)
-    found = np.zeros(keypoints.shape[:2], np.bool_)
+    joints = np.zeros((len(persons), len(COCO17.joints), 2), np.float32)
+    found = np.zeros(joints.shape[:2], np.bool_)
     scores = np.zeros(len(persons), np.float32)
     for row, person in enumerate(persons):
         for joint, peak in person.peaks.items():
             coco = _TO_COCO[joint]
             if coco is not None:
-                keypoints[row, coco] = peaks.x[peak] - 0.5, peaks.y[peak] - 0.5
+                joints[row, coco] = peaks.x[peak] - 0.5, peaks.y[peak] - 0.5
                 found[row, coco] = True
         scores[row] = person.score / np.count_nonzero(found[row])
-    return People(keypoints, found, scores)
+    return People(joints, found, scores)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpe_tasks.data.calibration import choose_calibration, draw_calibration
-from hpe_tasks.data.coco import CocoImage, CocoKeypoints, Person, load_coco
+from hpe_tasks.data.coco import CocoDataset, CocoImage, Person, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
@@ -23,11 +23,11 @@ def root(tmp_path: Path) -> Path:
     return write_coco(tmp_path / "coco", images=12)
 
 
-def draw(root: Path, *, num_images: int = 5, seed: int = 0) -> CocoKeypoints:
+def draw(root: Path, *, num_images: int = 5, seed: int = 0) -> CocoDataset:
     return draw_calibration(load_coco(root, CALIBRATION), load_coco(root, EVALUATION), num_images=num_images, seed=seed)
 
 
-def ids(dataset: CocoKeypoints) -> list[int]:
+def ids(dataset: CocoDataset) -> list[int]:
     return [image.id for image in dataset.images]
 
 
@@ -161,7 +161,7 @@ Kind = tuple[float, int, int]
 """Area of every person of an image, their labelled joints, and how many they are."""
 
 
-def scenes(*, sizes: dict[Kind, int]) -> CocoKeypoints:
+def scenes(*, sizes: dict[Kind, int]) -> CocoDataset:
     """So many images of each kind."""
     kinds = [kind for kind, count in sizes.items() for _ in range(count)]
     images = tuple(CocoImage(i, f"{i}.jpg", 640, 480) for i in range(len(kinds)))
@@ -171,7 +171,7 @@ def scenes(*, sizes: dict[Kind, int]) -> CocoKeypoints:
         )
         for i, (area, joints, count) in enumerate(kinds)
     }
-    return CocoKeypoints(Path(), "train", COCO17.joints, images, persons)
+    return CocoDataset(Path(), "train", COCO17.joints, images, persons)
 
 
 ALONE: Kind = (10_000, 17, 1)
@@ -187,7 +187,7 @@ def drawn_kinds(num_images: int, seed: int = 0) -> Counter[Kind]:
     chosen = choose_calibration(dataset, num_images=num_images, seed=seed)
     assert len(set(chosen)) == len(chosen)
     persons = [dataset.persons(image) for image in chosen]
-    return Counter((group[0].area, group[0].num_keypoints, len(group)) for group in persons)
+    return Counter((group[0].area, group[0].num_joints, len(group)) for group in persons)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -33,11 +33,11 @@ def test_images_and_persons_are_sorted_and_crowds_left_out(root: Path) -> None:
     first = dataset.persons(200)[0]
     assert first.box == (30.0, 4.0, 25.0, 40.0)
     assert first.area == 500
-    assert first.num_keypoints == 15
-    assert first.keypoints.shape == (17, 3)
-    assert first.keypoints.dtype == np.float32
-    assert first.keypoints[1].tolist() == [32.5, 8.0, 2.0]
-    assert dataset.keypoint_names == COCO17.joints
+    assert first.num_joints == 15
+    assert first.joints.shape == (17, 3)
+    assert first.joints.dtype == np.float32
+    assert first.joints[1].tolist() == [32.5, 8.0, 2.0]
+    assert dataset.joint_names == COCO17.joints
     assert dataset.annotation_file == annotations_file(root, EVALUATION)
     assert all(dataset.image_path(image).is_file() for image in dataset.images)
 
@@ -69,7 +69,7 @@ def test_joint_names_of_the_categories(root: Path) -> None:
         content["categories"] = [{"id": 9, "name": "dog"}, {"id": 1, "name": "someone", "keypoints": names}]
         content["annotations"].append({"id": 1, "category_id": 9, "image_id": 200, "num_keypoints": 1})
     dataset = load_coco(root, EVALUATION)
-    assert dataset.keypoint_names == tuple(names)
+    assert dataset.joint_names == tuple(names)
     assert len(dataset.all_persons()) == 6
 
 
@@ -85,7 +85,7 @@ def test_joint_names_of_the_categories(root: Path) -> None:
 def test_joint_names_are_those_of_coco_where_the_file_has_none(root: Path, categories: list[Any]) -> None:
     with edited(root) as content:
         content["categories"] = categories
-    assert load_coco(root, EVALUATION).keypoint_names == COCO17.joints
+    assert load_coco(root, EVALUATION).joint_names == COCO17.joints
 
 
 def test_subset(root: Path) -> None:
@@ -121,7 +121,7 @@ def _without(key: str) -> Callable[[dict[str, Any]], None]:
         pytest.param(lambda c: c["annotations"][0].update(area="large"), "2002 .*large", id="odd area"),
         pytest.param(lambda c: c["annotations"][0]["keypoints"].pop(), "2002", id="50 numbers"),
         pytest.param(lambda c: c["annotations"][0].update(image_id=5), "2002 belongs to image 5", id="other image"),
-        pytest.param(lambda c: [a.pop("keypoints") for a in c["annotations"]], "no keypoints", id="instances file"),
+        pytest.param(lambda c: [a.pop("keypoints") for a in c["annotations"]], "no joints", id="instances file"),
     ],
 )
 def test_records_that_cannot_be_used(root: Path, change: Callable[[dict[str, Any]], object], says: str) -> None:

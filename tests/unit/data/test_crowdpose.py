@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hpe_tasks.config.dataset import DatasetConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.fetch.digests import coco_files
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.data.sample.dataset import crowd_index
@@ -128,7 +128,7 @@ def edited(root: Path, split: str = "val") -> Iterator[dict[str, Any]]:
     path.write_text(json.dumps(content))
 
 
-def load(root: Path) -> CocoKeypoints:
+def load(root: Path) -> CocoDataset:
     return load_coco(root, "val", CROWDPOSE)
 
 
@@ -142,15 +142,15 @@ def validate(root: Path, out: Path) -> list[str]:
 
 def test_a_drawn_data_set_is_read_and_valid(drawn: Path, tmp_path: Path) -> None:
     dataset = load(drawn)
-    assert dataset.keypoint_names == CROWDPOSE.skeleton.joints
+    assert dataset.joint_names == CROWDPOSE.skeleton.joints
     assert dataset.skeleton.limb_indices()
     images = {image.id: image for image in dataset.images}
     assert all(0 <= image.crowd_index <= 1 for image in images.values())
     assert len({image.crowd_index for image in images.values()}) > 1
     for one in dataset.all_persons():
         assert one.area == pytest.approx(0.53 * one.box[2] * one.box[3])
-        assert one.keypoints.shape == (14, 3)
-    top_head, neck = one.keypoints[12], one.keypoints[13]
+        assert one.joints.shape == (14, 3)
+    top_head, neck = one.joints[12], one.joints[13]
     assert top_head[1] < neck[1]
     assert validate(drawn, tmp_path / "docs") == []
 
@@ -189,13 +189,13 @@ def test_an_image_that_does_not_say_how_crowded_it_is(drawn: Path, tmp_path: Pat
 def test_files_that_name_the_last_joints_otherwise_are_the_same(drawn: Path) -> None:
     with edited(drawn) as content:
         content["categories"][0]["keypoints"][-2:] = ["head", "neck"]
-    assert load(drawn).keypoint_names == CROWDPOSE.skeleton.joints
+    assert load(drawn).joint_names == CROWDPOSE.skeleton.joints
 
 
 def test_a_file_with_other_joints_is_refused(drawn: Path) -> None:
     with edited(drawn) as content:
         content["categories"][0]["keypoints"].pop()
-    with pytest.raises(DatasetError, match="CrowdPose has 14 keypoints"):
+    with pytest.raises(DatasetError, match="CrowdPose has 14 joints"):
         load(drawn)
 
 

@@ -359,7 +359,7 @@ def test_the_images_that_validate_can_be_named(
 @pytest.mark.parametrize(
     ("content", "kind", "says"),
     [
-        (b"a.jpg\nx.jpg\n", DatasetError, r"1 of the 2 images .* no training images .*first 'x\.jpg'"),
+        (b"a.jpg\nx.jpg\n", DatasetError, r"1 of the 2 images .* not training images .*first 'x\.jpg'"),
         (b"\n", DatasetError, "would give the split 'valid' no persons"),
         (b"\xff\xd8\xff\xe0", DatasetError, r"dataset\.valid_images: .*names is not a text file"),
         (None, AccessError, "names does not exist"),

@@ -92,7 +92,7 @@ def test_another_structure_is_refused(tmp_path: Path, variables: dict[str, Any],
     ("valid_images", "message"),
     [
         pytest.param(
-            ["x.jpg", "a.jpg"], r"1 of the 2 images .* are no training images of .*first 'x\.jpg'", id="unknown"
+            ["x.jpg", "a.jpg"], r"1 of the 2 images .* are not training images of .*first 'x\.jpg'", id="unknown"
         ),
         pytest.param(["a.jpg", "b.jpg"], "would give the split 'train' no persons", id="all"),
         pytest.param([], "would give the split 'valid' no persons", id="none"),

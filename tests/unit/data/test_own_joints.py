@@ -15,7 +15,7 @@ import pytest
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.calibration import draw_calibration
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.fetch import fetch_dataset
 from hpe_tasks.data.fetch.preview import preview_source
 from hpe_tasks.data.own_joints import UNKNOWN_SIGMA
@@ -46,7 +46,7 @@ def config_of(root: Path | str) -> DatasetConfig:
     )
 
 
-def load(root: Path, split: str = "val") -> CocoKeypoints:
+def load(root: Path, split: str = "val") -> CocoDataset:
     return load_coco(root, split, CUSTOM)
 
 
@@ -101,7 +101,7 @@ def test_sigmas_that_no_file_says_are_derived_and_told(
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param([0.1, 0.02, 0.03, 0.04, 0.05], id="a list in the order of the keypoints"),
+        pytest.param([0.1, 0.02, 0.03, 0.04, 0.05], id="a list in the order of the joints"),
         pytest.param(
             {"right_foot": 0.05, "left_foot": 0.04, "head": 0.1, "left_hand": 0.02, "right_hand": 0.03}, id="by name"
         ),
@@ -174,9 +174,9 @@ def test_joints_that_cannot_be_used(drawn: Path, tmp_path: Path, break_it: Calla
 )
 def test_a_category_without_keypoints(drawn: Path, tmp_path: Path, break_it: Callable[[Path], None]) -> None:
     break_it(drawn)
-    with pytest.raises(DatasetError, match=r"val\.json: no category names keypoints"):
+    with pytest.raises(DatasetError, match=r"val\.json: no category names joints"):
         load(drawn)
-    assert any("without a category that names its keypoints" in problem for problem in problems(drawn, tmp_path / "d"))
+    assert any("without a category that names its joints" in problem for problem in problems(drawn, tmp_path / "d"))
 
 
 def test_all_categories_with_the_same_keypoints_are_measured(drawn: Path) -> None:

@@ -42,7 +42,7 @@ def test_layout_is_what_the_pipeline_reads(sample: Path) -> None:
     assert splits_present(sample) == tuple(sorted(SPLITS))
     for split in SPLITS:
         dataset = load_coco(sample, split)
-        assert dataset.keypoint_names == COCO17.joints
+        assert dataset.joint_names == COCO17.joints
         assert len(dataset.images) == SPEC.images(split)
         assert all(dataset.image_path(image).is_file() for image in dataset.images)
         assert len(dataset.all_persons()) >= len(dataset.images)

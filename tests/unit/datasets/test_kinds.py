@@ -14,7 +14,7 @@ import hpe_tasks
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.model import MODEL_SKELETONS
 from hpe_tasks.data.calibration import draw_calibration
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.data.fetch.digests import coco_files
 from hpe_tasks.data.fetch.preview import preview_source
 from hpe_tasks.data.formats import FORMATS, format_of
@@ -134,7 +134,7 @@ def test_another_kind_is_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make_sample(tmp_path, SampleSpec(train=1, calibration=2, val=3), splits=["calibration", "val"], kind=kind)
     assert len(list(coco_files(tmp_path, ["calibration", "val"], kind))) == 2 + 5
     dataset = load_split("wrists", tmp_path, "val")
-    assert isinstance(dataset, CocoKeypoints)
+    assert isinstance(dataset, CocoDataset)
     drawn = draw_calibration(load_split("wrists", tmp_path, "calibration"), dataset, num_images=1, seed=0)
     assert drawn.num_images == 1
     noise = np.random.default_rng(0)
@@ -156,3 +156,21 @@ def test_no_module_tells_kinds_apart() -> None:
             ):
                 found.append(f"{path.relative_to(package)}:{node.lineno}")
     assert found == []
+
+
+def test_a_metric_of_its_own_takes_five_files() -> None:
+    """Those in which CrowdPose's figures are named, computed, stored, shown and asked for, beside its kind's."""
+    package = Path(hpe_tasks.__file__).parent
+    words = ("crowdpose_oks_ap", "CrowdPoseStats", "crowdpose_stats")
+    named = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if any(word in path.read_text(encoding="utf-8") for word in words)
+    }
+    assert named - {"datasets/crowdpose.py"} == {
+        "datasets/kind.py",
+        "evaluation/coco.py",
+        "gate/accuracy.py",
+        "metrics/crowdpose.py",
+        "records/evaluation.py",
+    }

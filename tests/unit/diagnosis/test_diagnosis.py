@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from hpe_tasks import diagnosis as package
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.diagnosis import diagnose
@@ -47,14 +47,14 @@ ZEROS, ONES, HALVES, PER_255 = ((value,) * 3 for value in (0.0, 1.0, 0.5, 1 / 25
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> CocoKeypoints:
+def people(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("people")
     make_sample(folder, SampleSpec(train=1, calibration=1, val=36))
     return load_coco(folder, "val")
 
 
 @pytest.fixture(scope="module")
-def some_people(people: CocoKeypoints) -> CocoKeypoints:
+def some_people(people: CocoDataset) -> CocoDataset:
     """Enough to tell the mistakes apart."""
     return people.subset(people.image_ids[:16])
 
@@ -124,7 +124,7 @@ def described(file: Path, **changes: Any) -> ModelConfig:
     return ModelConfig.model_validate(fields | changes)
 
 
-def diagnosed(people: CocoKeypoints, file: Path, config: ModelConfig) -> Diagnosis:
+def diagnosed(people: CocoDataset, file: Path, config: ModelConfig) -> Diagnosis:
     found = diagnose(people, onnx_predictor(file, config, threads=2), config, METRICS["ap"], batch_size=16, seed=0)
     print(f"\n{found.summary} ({found.num_persons} persons, {found.seconds:.1f} s)")
     return found
@@ -173,7 +173,7 @@ CASES = {
 
 @pytest.mark.parametrize(("trained", "configured", "when"), CASES.values(), ids=CASES)
 def test_a_wrong_description_is_named_and_its_settings_mend_it(
-    some_people: CocoKeypoints,
+    some_people: CocoDataset,
     as_trained: Path,
     tmp_path: Path,
     trained: Trained,
@@ -197,7 +197,7 @@ def test_a_wrong_description_is_named_and_its_settings_mend_it(
     assert trial.accuracy == pytest.approx(diagnosis.found.accuracy, abs=0.01)
 
 
-def test_the_sentence(people: CocoKeypoints, as_trained: Path, tmp_path: Path) -> None:
+def test_the_sentence(people: CocoDataset, as_trained: Path, tmp_path: Path) -> None:
     file = Trained(channel_order="bgr", mean=ZEROS, std=PER_255).write(as_trained, tmp_path / "network.onnx")
     diagnosis = diagnosed(people, file, described(file, mean=ZEROS, std=PER_255))
     assert diagnosis.found is not None
@@ -213,7 +213,7 @@ def test_the_sentence(people: CocoKeypoints, as_trained: Path, tmp_path: Path) -
     assert diagnosis.tried[0] == diagnosis.found
 
 
-def test_a_checkpoint_of_torch(some_people: CocoKeypoints) -> None:
+def test_a_checkpoint_of_torch(some_people: CocoDataset) -> None:
     config = MODEL.model_copy(update={"channel_order": "bgr", "mean": HALVES, "std": PER_255})
     predict = fp32_predictor(config, sample_checkpoint(), "cpu")
     diagnosis = diagnose(some_people, predict, config, METRICS["ap"], batch_size=16, seed=0)
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_torch(some_people: CocoKeypoints) -> None:
 
 
 @pytest.mark.parametrize("name", ["random weights", "noise", "nothing", "the middle"])
-def test_a_network_that_learned_nothing_has_no_usual_mistake(some_people: CocoKeypoints, name: str) -> None:
+def test_a_network_that_learned_nothing_has_no_usual_mistake(some_people: CocoDataset, name: str) -> None:
     diagnosis = diagnose(some_people, _useless(name), MODEL, METRICS["ap"], batch_size=16, seed=0)
     assert diagnosis.found is None
     assert "no usual mistake explains it" in diagnosis.summary
@@ -246,7 +246,7 @@ def _useless(name: str) -> Predict:
     return heatmap_network(maps)
 
 
-def test_a_network_whose_maps_are_not_finite(some_people: CocoKeypoints) -> None:
+def test_a_network_whose_maps_are_not_finite(some_people: CocoDataset) -> None:
     """Some hypotheses may overflow; here all do but one."""
     predict = fp32_predictor(MODEL, sample_checkpoint(), "cpu")
 
@@ -265,7 +265,7 @@ def test_a_network_whose_maps_are_not_finite(some_people: CocoKeypoints) -> None
     assert None in [tried.accuracy for tried in diagnosis.tried]
 
 
-def test_joints_that_lie_half_a_cell_aside_have_no_setting(some_people: CocoKeypoints) -> None:
+def test_joints_that_lie_half_a_cell_aside_have_no_setting(some_people: CocoDataset) -> None:
     predict = fp32_predictor(MODEL, sample_checkpoint(), "cpu")
 
     def aside(images: np.ndarray) -> np.ndarray:
@@ -279,7 +279,7 @@ def test_joints_that_lie_half_a_cell_aside_have_no_setting(some_people: CocoKeyp
     assert "no setting moves joints" in diagnosis.summary
 
 
-def test_a_slow_network_is_tried_on_fewer_persons(people: CocoKeypoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_network_is_tried_on_fewer_persons(people: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(package, "_BUDGET_S", 0.0)
     predict = fp32_predictor(MODEL, sample_checkpoint(), "cpu")
     shown = []
@@ -300,11 +300,11 @@ def test_a_slow_network_is_tried_on_fewer_persons(people: CocoKeypoints, monkeyp
 
 
 @pytest.fixture(scope="module")
-def photographs(test_data: Path) -> CocoKeypoints:
+def photographs(test_data: Path) -> CocoDataset:
     return load_coco(test_data / "coco-mini", "val2017")
 
 
-def test_a_real_network_that_takes_bgr_from_0_to_255(test_data: Path, photographs: CocoKeypoints) -> None:
+def test_a_real_network_that_takes_bgr_from_0_to_255(test_data: Path, photographs: CocoDataset) -> None:
     """Given values in [0, 1] it finds nobody."""
     file, config = pose_for_mobile(test_data, channel_order="rgb", std=ONES)
     diagnosis = diagnosed(photographs, file, config)
@@ -315,14 +315,14 @@ def test_a_real_network_that_takes_bgr_from_0_to_255(test_data: Path, photograph
     assert ranked.index("pixel values are 0 to 255") < ranked.index("the image is BGR")
 
 
-def test_a_real_network_with_its_joints_in_another_order(test_data: Path, photographs: CocoKeypoints) -> None:
+def test_a_real_network_with_its_joints_in_another_order(test_data: Path, photographs: CocoDataset) -> None:
     file, config = pose_for_mobile(test_data, joint_names=JOINT_ORDERS["lsp14"])
     diagnosis = diagnosed(photographs, file, config)
     assert diagnosis.found is not None
     assert diagnosis.found.settings == (f"model.joint_names=[{','.join(JOINTS)}]",)
 
 
-def test_a_real_network_described_as_another_skeleton(test_data: Path, photographs: CocoKeypoints) -> None:
+def test_a_real_network_described_as_another_skeleton(test_data: Path, photographs: CocoDataset) -> None:
     file, config = efficientpose(test_data, "EfficientPoseRT_LITE_224.onnx", 224)
     diagnosis = diagnosed(photographs, file, config.model_copy(update={"skeleton": "mpii16"}))
     assert diagnosis.found is not None
@@ -361,11 +361,11 @@ _BOTTOM_UP = ModelConfig(
 )
 
 
-def _ideal(dataset: CocoKeypoints, trained: ModelConfig) -> Predict:
+def _ideal(dataset: CocoDataset, trained: ModelConfig) -> Predict:
     """A network that gives the ideal maps of the images that it knows by every byte, and no people in others."""
     known = {}
     for image in dataset.images:
-        people = np.array([p.keypoints for p in dataset.persons(image.id)]).reshape(-1, 17, 3)
+        people = np.array([p.joints for p in dataset.persons(image.id)]).reshape(-1, 17, 3)
         prepared = prepare_image(dataset, trained, image)
         heatmaps, pafs = ideal_maps(people, (image.width, image.height))
         known[prepared.pixels.tobytes()] = np.concatenate([pafs, heatmaps])
@@ -389,9 +389,7 @@ def _ideal(dataset: CocoKeypoints, trained: ModelConfig) -> Predict:
         ),
     ],
 )
-def test_bottom_up_networks_are_fed_in_every_usual_way(
-    people: CocoKeypoints, trained: dict[str, Any], when: str
-) -> None:
+def test_bottom_up_networks_are_fed_in_every_usual_way(people: CocoDataset, trained: dict[str, Any], when: str) -> None:
     few = people.subset(people.image_ids[:8])
     predict = _ideal(few, _BOTTOM_UP.model_copy(update=trained))
     diagnosis = diagnose(few, predict, _BOTTOM_UP, METRICS["ap"], batch_size=4, seed=0)
@@ -401,7 +399,7 @@ def test_bottom_up_networks_are_fed_in_every_usual_way(
     assert (diagnosis.num_images, diagnosis.num_persons) == (8, few.num_persons)
 
 
-def test_nobody_is_found_bottom_up_by_a_network_that_learned_nothing(people: CocoKeypoints) -> None:
+def test_nobody_is_found_bottom_up_by_a_network_that_learned_nothing(people: CocoDataset) -> None:
     few = people.subset(people.image_ids[:4])
     rng = np.random.default_rng(0)
 
@@ -416,14 +414,14 @@ def test_nobody_is_found_bottom_up_by_a_network_that_learned_nothing(people: Coc
 
 
 @pytest.mark.parametrize("changes", [{}, {"channel_order": "bgr"}, {"mean": HALVES, "std": PER_255}])
-def test_the_network_is_fed_as_in_the_evaluation(people: CocoKeypoints, changes: dict[str, Any]) -> None:
+def test_the_network_is_fed_as_in_the_evaluation(people: CocoDataset, changes: dict[str, Any]) -> None:
     config = MODEL.model_copy(update=changes)
     raw = next(iter(person_batches(people, config.model_copy(update=RAW), 8)))
     expected = next(iter(person_batches(people, config, 8)))
     np.testing.assert_array_equal(as_input(as_pixels(raw.images), config), expected.images)
 
 
-def test_the_same_seed_draws_the_same_persons(people: CocoKeypoints) -> None:
+def test_the_same_seed_draws_the_same_persons(people: CocoDataset) -> None:
     first, again, other = (cut_persons(people, MODEL, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.crops, again.crops)
     assert first.files != other.files

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import calibration_batches, find_people, prepare_image
@@ -50,14 +50,14 @@ ONE, TWO = person_at(20, 40), person_at(130, 30)
 
 
 Images = Literal["with_persons", "all"]
-MakeDataset = Callable[..., CocoKeypoints]
+MakeDataset = Callable[..., CocoDataset]
 
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
     """Writes a split `val` of (size, persons); image number n is all of the grey level 10·n (modulo 256)."""
 
-    def make(*images: tuple[tuple[int, int], Sequence[np.ndarray]]) -> CocoKeypoints:
+    def make(*images: tuple[tuple[int, int], Sequence[np.ndarray]]) -> CocoDataset:
         folder = tmp_path / "images" / "val"
         folder.mkdir(parents=True)
         (tmp_path / "annotations").mkdir()
@@ -92,12 +92,12 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
 
 
 def ideal_network(
-    dataset: CocoKeypoints, *, also: dict[int, np.ndarray] | None = None, certainty: dict[int, float] | None = None
+    dataset: CocoDataset, *, also: dict[int, np.ndarray] | None = None, certainty: dict[int, float] | None = None
 ) -> Network:
     """Knows every image by its pixels; by image id, `also` adds people and `certainty` weakens the maps."""
     maps = {}
     for image in dataset.images:
-        persons = [person.keypoints for person in dataset.persons(image.id)]
+        persons = [person.joints for person in dataset.persons(image.id)]
         persons += [extra for image_id, extra in (also or {}).items() if image_id == image.id]
         people = np.stack(persons) if persons else np.zeros((0, 17, 3))
         heatmaps, pafs = ideal_maps(people, (image.width, image.height))
@@ -108,7 +108,7 @@ def ideal_network(
 
 
 def measure(
-    dataset: CocoKeypoints,
+    dataset: CocoDataset,
     network: Network,
     *,
     images: Images = "with_persons",
@@ -120,7 +120,7 @@ def measure(
 
 def measure_into(
     file: Path,
-    dataset: CocoKeypoints,
+    dataset: CocoDataset,
     network: Network,
     *,
     images: Images = "with_persons",
@@ -169,7 +169,7 @@ def test_scores_and_missing_joints_are_as_the_codec_gives_them(make_dataset: Mak
     found = np.array(row["keypoints"]).reshape(17, 3)
     assert_array_equal(found[:, 2], people.found[0])
     assert_array_equal(found[13:], 0)
-    assert_allclose(found[:13, :2], people.keypoints[0, :13], atol=1e-3)
+    assert_allclose(found[:13, :2], people.joints[0, :13], atol=1e-3)
     assert row["score"] == people.scores[0]
 
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import ConfigError, DatasetError
 from support.dot_pictures import CATEGORY, CONFIG, HEIGHT, ONE, TWO, WIDTH, box_around, measure, write_dataset
 
@@ -31,7 +31,7 @@ def write_boxes(folder: Path, content: Any) -> Path:
     return file
 
 
-MakeDataset = Callable[..., CocoKeypoints]
+MakeDataset = Callable[..., CocoDataset]
 
 
 @pytest.fixture

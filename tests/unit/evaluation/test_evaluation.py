@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hpe_tasks.contract.cpu import cpu_features
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.coco import score_spread
 from hpe_tasks.pose.crops import person_score
@@ -22,7 +22,7 @@ from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.records.evaluation import ScoreSpread
 from support.dot_pictures import CONFIG, ONE, TWO, colour_network, joints_at, measure, write_dataset
 
-MakeDataset = Callable[..., CocoKeypoints]
+MakeDataset = Callable[..., CocoDataset]
 
 
 @pytest.fixture

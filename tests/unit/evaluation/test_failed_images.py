@@ -13,7 +13,7 @@ import pytest
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation import evaluate
@@ -31,11 +31,11 @@ def nobody(images: np.ndarray) -> np.ndarray:
     return np.zeros((len(images), 57, images.shape[2] // 8, images.shape[3] // 8), np.float32)
 
 
-def five_images(root: Path) -> CocoKeypoints:
+def five_images(root: Path) -> CocoDataset:
     return write_dataset(root, [ONE], [ONE, TWO], [TWO], [ONE], [TWO])
 
 
-def break_image(dataset: CocoKeypoints, number: int, how: str = "delete") -> None:
+def break_image(dataset: CocoDataset, number: int, how: str = "delete") -> None:
     path = dataset.root / "images" / "val" / f"{number}.png"
     if how == "delete":
         path.unlink()
@@ -45,11 +45,11 @@ def break_image(dataset: CocoKeypoints, number: int, how: str = "delete") -> Non
         path.write_bytes(path.read_bytes()[:200])
 
 
-def in_crops(dataset: CocoKeypoints, **evaluation: Any) -> tuple[EvaluationReport, list[dict[str, Any]]]:
+def in_crops(dataset: CocoDataset, **evaluation: Any) -> tuple[EvaluationReport, list[dict[str, Any]]]:
     return measure(dataset, **evaluation)
 
 
-def in_whole_images(dataset: CocoKeypoints, **evaluation: Any) -> tuple[EvaluationReport, list[dict[str, Any]]]:
+def in_whole_images(dataset: CocoDataset, **evaluation: Any) -> tuple[EvaluationReport, list[dict[str, Any]]]:
     return measure(dataset, paf_network(nobody), PAF, **evaluation)
 
 

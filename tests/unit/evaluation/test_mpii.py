@@ -15,7 +15,7 @@ import pytest
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.cpu import cpu_features
-from hpe_tasks.data.mpii import MpiiKeypoints, load_mpii
+from hpe_tasks.data.mpii import MpiiDataset, load_mpii
 from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
@@ -60,14 +60,14 @@ def joints_at(x: float, y: float) -> np.ndarray:
 Image = Sequence[np.ndarray]
 
 
-MakeDataset = Callable[..., MpiiKeypoints]
+MakeDataset = Callable[..., MpiiDataset]
 
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> MakeDataset:
     """Writes a split `valid`: for each image a list of persons, each 16×2 joints counted from 0."""
 
-    def make(*images: Image, visible: np.ndarray | None = None, order: Sequence[int] | None = None) -> MpiiKeypoints:
+    def make(*images: Image, visible: np.ndarray | None = None, order: Sequence[int] | None = None) -> MpiiDataset:
         (tmp_path / "images").mkdir()
         (tmp_path / "annot").mkdir()
         rows, joints = [], []
@@ -98,7 +98,7 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
 
 
 def measure(
-    dataset: MpiiKeypoints,
+    dataset: MpiiDataset,
     network: Callable[[np.ndarray], np.ndarray] = colour_network,
     config: ModelConfig = CONFIG,
     *,
@@ -272,17 +272,17 @@ def test_calibration_sees_the_same_crops(make_dataset: MakeDataset) -> None:
     assert all(np.array_equal(a, b.images) for a, b in zip(seen, batches, strict=True))
 
 
-def nobody_labelled(make: MakeDataset) -> MpiiKeypoints:
+def nobody_labelled(make: MakeDataset) -> MpiiDataset:
     return make([ONE], visible=np.zeros((1, 16), dtype=bool))
 
 
-def without_image(make: MakeDataset) -> MpiiKeypoints:
+def without_image(make: MakeDataset) -> MpiiDataset:
     dataset = make([ONE], [TWO])
     (dataset.root / "images" / "1.png").unlink()
     return dataset
 
 
-def with_empty_image(make: MakeDataset) -> MpiiKeypoints:
+def with_empty_image(make: MakeDataset) -> MpiiDataset:
     dataset = make([ONE])
     (dataset.root / "images" / "0.png").write_bytes(b"")
     return dataset
@@ -299,7 +299,7 @@ def with_empty_image(make: MakeDataset) -> MpiiKeypoints:
     ],
 )
 def test_a_data_set_that_cannot_be_measured_is_refused(
-    make_dataset: MakeDataset, make: Callable[[MakeDataset], MpiiKeypoints], message: str
+    make_dataset: MakeDataset, make: Callable[[MakeDataset], MpiiDataset], message: str
 ) -> None:
     with pytest.raises(DatasetError, match=message):
         measure(make(make_dataset))

@@ -4,47 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-SETTING = """
-    max_opset: int | None = Field(default=None, ge=1, description="Latest ONNX opset of the exported file.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_metric("""
-
-REQUIREMENT = '''
-
-class OldEnough(Requirement):
-    """That runtimes which are some years old can read the file."""
-
-    title = "Opset of the exported file"
-    comparison = "at_most"
-    unit = "layers"
-    names = ("max_opset",)
-
-    @override
-    def subject(self, evidence: Evidence) -> str:
-        return "Opset"
-
-    @override
-    def limit(self, evidence: Evidence) -> float | None:
-        return evidence.limits.max_opset
-
-    @override
-    def observe(self, evidence: Evidence, limit: float) -> Observation:
-        return Observation(evidence.exported.opset)
-
-    @override
-    def advise(self, run: Situation) -> Iterator[Advice]:
-        yield Advice("Use a younger runtime.", "gate.max_opset=17")
-
-
-CHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32(), OldEnough())
-'''
+from support.further import FURTHER, copy_of
 
 LOOK = """
 import json
@@ -67,25 +31,8 @@ print(json.dumps({
 
 
 def test_a_further_requirement_takes_two_files(repository: Path, tmp_path: Path) -> None:
-    for name in ("hpe_tasks", "tests"):
-        ignored = shutil.ignore_patterns("__pycache__", "integration", "unit", "e2e")
-        shutil.copytree(repository / name, tmp_path / name, ignore=ignored)
-    for file, old, new in (
-        (
-            "config/gate.py",
-            '\n    @model_validator(mode="before")\n    @classmethod\n    def _without_metric(',
-            SETTING,
-        ),
-        (
-            "gate/checks/cost.py",
-            "\n\nCHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32())\n",
-            REQUIREMENT,
-        ),
-    ):
-        path = tmp_path / "hpe_tasks" / file
-        text = path.read_text()
-        assert text.count(old) == 1
-        path.write_text(text.replace(old, new))
+    copy_of(repository, tmp_path, "hpe_tasks", "tests/support")
+    FURTHER["gate check"].add_to(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", LOOK],
         cwd=tmp_path,

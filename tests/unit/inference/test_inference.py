@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import CheckpointError, DatasetError
 from hpe_tasks.inference import (
@@ -35,7 +35,7 @@ from support.named_outputs import heatmap_network, joined
 
 CONFIG = ModelConfig(checkpoint="unused", architecture="onnx", input_width=64, input_height=96)
 JOINTS = len(COCO17.joints)
-MakeDataset = Callable[..., CocoKeypoints]
+MakeDataset = Callable[..., CocoDataset]
 
 
 def photograph(width: int, height: int, seed: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def photograph(width: int, height: int, seed: int) -> np.ndarray:
 def make_dataset(tmp_path: Path) -> MakeDataset:
     """Writes a split `val` with one image for each list of boxes."""
 
-    def make(*boxes: Sequence[tuple[float, float, float, float]], size: tuple[int, int] = (160, 120)) -> CocoKeypoints:
+    def make(*boxes: Sequence[tuple[float, float, float, float]], size: tuple[int, int] = (160, 120)) -> CocoDataset:
         folder = tmp_path / "images" / "val"
         folder.mkdir(parents=True)
         (tmp_path / "annotations").mkdir()
@@ -272,10 +272,10 @@ def test_predictions_are_in_image_pixels(make_dataset: MakeDataset) -> None:
     cv2.imwrite(str(path), picture)
     (found,) = find_poses(person_batches(dataset, CONFIG, 8), heatmap_network(pooled), CONFIG)
     assert [p.annotation_id for p in found.persons] == [1000]
-    assert found.poses.keypoints.shape == (1, JOINTS, 2)
+    assert found.poses.joints.shape == (1, JOINTS, 2)
     # A heatmap pixel covers 4 input pixels and stands for their first, hence the bias of a pixel and a half.
     pixel = found.scales[0, 0] * 200 / 16
-    assert_allclose(found.poses.keypoints[0, 0], (70 - pixel * 1.5 / 4, 50 - pixel * 1.5 / 4), atol=pixel)
+    assert_allclose(found.poses.joints[0, 0], (70 - pixel * 1.5 / 4, 50 - pixel * 1.5 / 4), atol=pixel)
 
 
 @pytest.mark.parametrize(

@@ -48,12 +48,12 @@ def test_known_points_come_back(tmp_path: Path, size: tuple[int, int]) -> None:
     wide = joints_at(10, 10)
     wide[:, 1] = 40 + (wide[:, 1] - 10) / 3
     dataset = write_dataset(tmp_path, [ONE, TWO], [wide])
-    truth = {person: person.keypoints[:, :2] for person in dataset.all_persons()}
+    truth = {person: person.joints[:, :2] for person in dataset.all_persons()}
     (batch,) = person_batches(dataset, model_of(size), 8)
     assert batch.images.shape == (3, 3, size[1], size[0])
     assert_allclose(batch.scales[:, 0] / batch.scales[:, 1], size[0] / size[1])
     (found,) = find_poses([batch], heatmap_network(lambda _: ideal(batch, truth, size)), model_of(size))
-    for person, keypoints, scale in zip(found.persons, found.poses.keypoints, found.scales, strict=True):
+    for person, keypoints, scale in zip(found.persons, found.poses.joints, found.scales, strict=True):
         pixel = scale[0] * 200 / (size[0] / 4)
         assert np.abs(keypoints - truth[person]).max() <= pixel / 4 + 1e-3
 
@@ -73,7 +73,7 @@ def test_known_points_of_mpii_come_back(tmp_path: Path, size: tuple[int, int]) -
         network = heatmap_network(partial(ideal_of, batch, truth, size))
         (found,) = find_poses([batch], network, model)
         pixel = found.scales[0, 0] * 200 / (size[0] / 4)
-        for person, keypoints in zip(found.persons, found.poses.keypoints, strict=True):
+        for person, keypoints in zip(found.persons, found.poses.joints, strict=True):
             assert np.abs(keypoints - truth[person]).max() <= pixel / 4 + 1e-3
 
 
@@ -133,7 +133,7 @@ def test_the_flip_test_averages_both(tmp_path: Path) -> None:
     assert_array_equal(seen[1], batch.images[:, :, :, ::-1])
     mean = (answers[0] + flipped_by_hand(answers[1], COCO17.flip_pairs)) / 2
     (expected,) = find_poses([batch], heatmap_network(lambda _: mean), CONFIG)
-    assert_allclose(found.poses.keypoints, expected.poses.keypoints)
+    assert_allclose(found.poses.joints, expected.poses.joints)
     assert_allclose(found.poses.scores, expected.poses.scores, rtol=1e-6)
 
 

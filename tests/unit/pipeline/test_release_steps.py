@@ -17,7 +17,7 @@ from moto import mock_aws
 from typing_extensions import override
 
 from hpe_tasks.config.loading import load_config
-from hpe_tasks.data.coco import CocoKeypoints
+from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import ChannelConflictError, ConfigError, MissingInputError
 from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
@@ -251,7 +251,7 @@ def test_a_version_that_was_published_without_golden_images_is_tested_with_those
     assert [golden.file for golden in tested.manifest.golden] == list(tested.images)
     assert len(tested.images) == 3
     dataset = split_of(run, "val")
-    assert isinstance(dataset, CocoKeypoints)
+    assert isinstance(dataset, CocoDataset)
     contents = {dataset.image_path(image).read_bytes() for image in dataset.images}
     assert set(tested.images.values()) <= contents
     steps.promote(run)

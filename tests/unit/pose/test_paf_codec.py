@@ -36,7 +36,7 @@ def agree(heatmaps: np.ndarray, pafs: np.ndarray, size: tuple[int, int]) -> Peop
     people, expected = decode_people(heatmaps, pafs, size), paf_oracle.decode(heatmaps, pafs, size)
     assert len(people) == len(expected)
     for row, (keypoints, score) in enumerate(expected):
-        assert_array_equal(people.keypoints[row], keypoints[:, :2])
+        assert_array_equal(people.joints[row], keypoints[:, :2])
         assert_array_equal(people.found[row], keypoints[:, 2])
         assert people.scores[row] == pytest.approx(score, abs=1e-4)
     return people
@@ -175,7 +175,7 @@ def test_people_are_found_again(x: float, y: float, scale: float, high: bool, pe
     inside = (truth[..., 0] < size[0] - 16).all(axis=1)
     assert len(found) >= inside.sum()
     for person in truth[inside]:
-        distance = np.linalg.norm(found.keypoints - person[:, :2], axis=2)
+        distance = np.linalg.norm(found.joints - person[:, :2], axis=2)
         best = distance.max(axis=1).argmin()
         assert found.found[best].all()
         # A peak between two cells of 10 pixels is off by up to a fifth of one.
@@ -187,7 +187,7 @@ def test_joints_that_nobody_labelled_are_missing() -> None:
     lost = [COCO17.joints.index(joint) for joint in ("nose", "left_ankle")]
     kept = [joint for joint in range(17) if joint not in lost]
     assert not people.found[0, lost].any()
-    assert not people.keypoints[0, lost].any()
+    assert not people.joints[0, lost].any()
     # Without a nose, the eyes hang on nothing but the ears, and those on the shoulders.
     assert people.found[0, kept].all()
 
@@ -201,7 +201,7 @@ def coco_maps(root: Path, split: str, limit: int | None = None) -> list[tuple[in
     scenes = []
     for image in images[:: max(1, len(images) // limit) if limit else 1]:
         size = (image.width, image.height)
-        keypoints = np.stack([person.keypoints for person in dataset.persons(image.id)])
+        keypoints = np.stack([person.joints for person in dataset.persons(image.id)])
         scenes.append((image.id, size, ideal_maps(keypoints, size)))
     return scenes
 
@@ -225,7 +225,7 @@ def test_average_precision_on_ideal_maps_of_coco(test_data: Path) -> None:
     results = []
     for image_id, size, maps in coco_maps(test_data, "val2017"):
         people = decode_people(*maps, size)
-        rows = np.concatenate([people.keypoints, people.found[..., None]], axis=2).astype(np.float64)
+        rows = np.concatenate([people.joints, people.found[..., None]], axis=2).astype(np.float64)
         results += [
             {"image_id": image_id, "keypoints": row.ravel().tolist(), "score": float(score)}
             for row, score in zip(rows, people.scores, strict=True)
@@ -354,7 +354,7 @@ def test_an_ear_between_two_people_goes_to_the_first() -> None:
     people = agree(heatmaps, pafs, SIZE)
     assert len(people) == 2
     # Each limb met both; as published, the first took the second's ear and then its own again, which counts once more.
-    assert_array_equal(people.keypoints[0, ear], people.keypoints[1, ear])
+    assert_array_equal(people.joints[0, ear], people.joints[1, ear])
 
 
 @pytest.mark.parametrize(

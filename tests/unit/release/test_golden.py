@@ -14,7 +14,7 @@ from PIL import Image
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.mpii import crop_region, load_mpii
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.inference import Predict, find_poses, fp32_predictor, onnx_predictor, person_batches, prepare_image
@@ -36,20 +36,20 @@ def network() -> Predict:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> CocoKeypoints:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     root = tmp_path_factory.mktemp("drawn")
     make_sample(root, SampleSpec(train=1, calibration=1, val=20))
     return load_coco(root, "val")
 
 
 @pytest.fixture
-def own(drawn: CocoKeypoints, tmp_path: Path) -> CocoKeypoints:
+def own(drawn: CocoDataset, tmp_path: Path) -> CocoDataset:
     """A copy of the drawn images that a test may change."""
     shutil.copytree(drawn.root, tmp_path / "data")
     return load_coco(tmp_path / "data", "val")
 
 
-def test_golden_people_are_those_of_the_evaluation(drawn: CocoKeypoints, network: Predict) -> None:
+def test_golden_people_are_those_of_the_evaluation(drawn: CocoDataset, network: Predict) -> None:
     chosen = choose_golden(drawn, network, MODEL, EVALUATION, seed=0)
     assert [one.golden.file for one in chosen] == ["golden-1", "golden-2", "golden-3"]
     images = {drawn.image_path(image): image for image in drawn.images}
@@ -60,18 +60,18 @@ def test_golden_people_are_those_of_the_evaluation(drawn: CocoKeypoints, network
         assert [person.box for person in one.golden.people] == [person.box for person in persons]
         (batch,) = find_poses(person_batches(drawn, MODEL, 16, persons), network, MODEL)
         joints = np.array([[joint or (np.nan,) * 3 for joint in person.joints] for person in one.golden.people])
-        assert_allclose(joints[..., :2], batch.poses.keypoints, atol=0.006)
+        assert_allclose(joints[..., :2], batch.poses.joints, atol=0.006)
         assert_allclose(joints[..., 2], batch.poses.scores, atol=0.0006)
     assert any(is_clear(person) for person in chosen[0].golden.people)
 
 
-def test_the_seed_decides_which_images_are_looked_at(drawn: CocoKeypoints, network: Predict) -> None:
+def test_the_seed_decides_which_images_are_looked_at(drawn: CocoDataset, network: Predict) -> None:
     once, again, other = (choose_golden(drawn, network, MODEL, EVALUATION, seed=seed) for seed in (0, 0, 1))
     assert once == again
     assert {one.file for one in once} != {one.file for one in other}
 
 
-def test_small_files_are_preferred(drawn: CocoKeypoints, network: Predict) -> None:
+def test_small_files_are_preferred(drawn: CocoDataset, network: Predict) -> None:
     sizes = [one.file.stat().st_size for one in choose_golden(drawn, network, MODEL, EVALUATION, seed=0)]
     every = sorted(drawn.image_path(image).stat().st_size for image in drawn.images)
     assert sizes == sorted(sizes)
@@ -118,9 +118,7 @@ def make_transparent(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [turn, whiten, fatten, cut, blow_up, convert, animate, make_transparent, Path.unlink])
-def test_an_image_that_readers_may_show_differently_is_none(
-    own: CocoKeypoints, network: Predict, spoil: object
-) -> None:
+def test_an_image_that_readers_may_show_differently_is_none(own: CocoDataset, network: Predict, spoil: object) -> None:
     first, second, *others = own.images
     for image in (first, *others):
         spoil(own.image_path(image))
@@ -129,7 +127,7 @@ def test_an_image_that_readers_may_show_differently_is_none(
 
 
 def test_a_split_without_a_usable_image_gives_none_and_says_so(
-    own: CocoKeypoints, network: Predict, caplog: pytest.LogCaptureFixture
+    own: CocoDataset, network: Predict, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(own.root / "images/val")
     with caplog.at_level(logging.WARNING):
@@ -162,7 +160,7 @@ def test_mpii_persons_stand_in_the_squares_of_their_crops(test_data: Path) -> No
     print(f"{inside} squares lie inside their images")
 
 
-def test_bottom_up_people_have_no_boxes(drawn: CocoKeypoints) -> None:
+def test_bottom_up_people_have_no_boxes(drawn: CocoDataset) -> None:
     model = ModelConfig(
         checkpoint="unused",
         architecture="onnx",
@@ -174,7 +172,7 @@ def test_bottom_up_people_have_no_boxes(drawn: CocoKeypoints) -> None:
     )
     maps = {}
     for image in drawn.images:
-        people = np.stack([person.keypoints for person in drawn.persons(image.id)])
+        people = np.stack([person.joints for person in drawn.persons(image.id)])
         heatmaps, pafs = ideal_maps(people, (image.width, image.height))
         maps[prepare_image(drawn, model, image).pixels.tobytes()] = np.concatenate([pafs, heatmaps])
     chosen = choose_golden(

@@ -47,7 +47,7 @@ def person(size: float = 100.0) -> Subject:
         image=1,
         path=Path("1.jpg"),
         caption="",
-        keypoints=np.arange(34, dtype=np.float64).reshape(17, 2) * 3,
+        joints=np.arange(34, dtype=np.float64).reshape(17, 2) * 3,
         labelled=np.ones(17, dtype=np.bool_),
         box=(0, 0, 99, 99),
         size=size,
@@ -62,12 +62,12 @@ def test_oks_agrees_with_pycocotools() -> None:
     protocol = fingerprint("val", 1, 1)
     truth = person()
     random = np.random.default_rng(3)
-    points = truth.keypoints + random.normal(0, 6, (17, 2))
+    points = truth.joints + random.normal(0, 6, (17, 2))
     shown = agreement_text(truth, PredictedPose(points, np.ones(17)), protocol)
     oks = float(shown.removeprefix("OKS "))
     annotation = {
         "id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "num_keypoints": 17, "area": truth.size**2,
-        "bbox": list(truth.box), "keypoints": np.column_stack([truth.keypoints, np.full(17, 2)]).ravel().tolist(),
+        "bbox": list(truth.box), "keypoints": np.column_stack([truth.joints, np.full(17, 2)]).ravel().tolist(),
     }  # fmt: skip
     result = {
         "image_id": 1,
@@ -83,8 +83,8 @@ def test_oks_agrees_with_pycocotools() -> None:
 
 def test_how_well_a_pose_fits_is_told_in_the_data_set_s_own_terms() -> None:
     protocol, truth = fingerprint("val", 1, 1), person(size=20.0)
-    exact = PredictedPose(truth.keypoints, np.ones(17))
-    moved = PredictedPose(truth.keypoints + np.array([3.0, 4.0]), np.ones(17))
+    exact = PredictedPose(truth.joints, np.ones(17))
+    moved = PredictedPose(truth.joints + np.array([3.0, 4.0]), np.ones(17))
     of_mpii = protocol.model_copy(update={"sigmas": (), "metric": "mpii_pckh"})
     assert agreement_text(truth, exact, protocol) == "OKS 1.000"
     assert agreement_text(truth, moved, of_mpii) == "0.25 heads off"
@@ -96,7 +96,7 @@ def test_disagreement_counts_where_fp32_is_sure() -> None:
     one = PredictedPose(np.zeros((17, 2)), np.array([0.9] * 4 + [0.1] * 13))
     other = PredictedPose(np.array([(3.0, 4.0)] * 4 + [(500.0, 500.0)] * 13), np.ones(17))
     assert disagreement(person(50.0), one, other, JOINTS) == pytest.approx(0.1)
-    lost = PredictedPose(other.keypoints, np.array([0.0] * 2 + [1.0] * 15))
+    lost = PredictedPose(other.joints, np.array([0.0] * 2 + [1.0] * 15))
     assert disagreement(person(50.0), one, lost, JOINTS) == pytest.approx((0.1 + 0.1 + 1 + 1) / 4)
 
 
@@ -111,10 +111,10 @@ def test_mpii_pixels_and_sizes_are_those_of_the_image(tmp_path: Path) -> None:
         # The head's box is 28 pixels wide and high; its diagonal counts 0.6.
         assert subject.size == pytest.approx(0.6 * 28 * 2**0.5)
         # Noise of two pixels around the truth: files that count from 1 would shift it by one.
-        offset = (found.persons[subject.number].keypoints - subject.keypoints).mean(axis=0)
+        offset = (found.persons[subject.number].joints - subject.joints).mean(axis=0)
         assert np.abs(offset).max() < 1.6
         assert subject.path.is_file()
-    mean = np.mean([found.persons[s.number].keypoints - s.keypoints for s in truth.subjects], axis=(0, 1))
+    mean = np.mean([found.persons[s.number].joints - s.joints for s in truth.subjects], axis=(0, 1))
     assert np.abs(mean).max() < 0.5
 
 
@@ -149,7 +149,7 @@ def test_the_worst_come_first_and_the_others_depend_on_the_seed(files: ReportFil
     truth, before = drawn_truth(files, tmp_path)
     after = dict(before.persons)
     moved = truth.subjects[5].number
-    after[moved] = PredictedPose(after[moved].keypoints + 9, after[moved].scores)
+    after[moved] = PredictedPose(after[moved].joints + 9, after[moved].scores)
     chosen = [
         [
             person.number
@@ -210,7 +210,7 @@ def test_of_several_poses_of_a_person_the_best_counts(tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     path.write_text(json.dumps(rows))
     found = read_predictions(path)
-    assert found.persons[5].keypoints[0, 0] == 2
+    assert found.persons[5].joints[0, 0] == 2
     assert len(found.images[1]) == 3
 
 
@@ -220,7 +220,7 @@ def test_a_joint_that_was_not_found_is_not_drawn(files: ReportFiles, tmp_path: P
     pose = before.persons[first]
     scores = pose.scores.copy()
     scores[:] = 0
-    points = np.zeros_like(pose.keypoints)
+    points = np.zeros_like(pose.joints)
     lost = Predictions({first: PredictedPose(points, scores)}, {})
     protocol = fingerprint("val", 8, 4).model_copy(update={"box_source": "whole_image"})
     empty = compare_persons(truth, Predictions({first: pose}, {}), lost, protocol, seed=0)[0]

@@ -341,13 +341,13 @@ def picture(*dots: tuple[int, int, tuple[int, int, int]], size: tuple[int, int] 
 def test_one_person_in_the_whole_frame(tmp_path: Path) -> None:
     finder = PoseFinder(served(), colour_network(tmp_path / "m.onnx"), threads=1)
     found, timings = finder.find(picture((40, 30, _RED), (120, 70, (0, 255, 0)), (80, 50, (0, 0, 255))), None)
-    assert found.keypoints.shape == (1, 5, 2)
-    assert_allclose(found.keypoints[0, :3], [(40, 30), (120, 70), (80, 50)], atol=2.5)
+    assert found.joints.shape == (1, 5, 2)
+    assert_allclose(found.joints[0, :3], [(40, 30), (120, 70), (80, 50)], atol=2.5)
     assert_array_equal(found.joint_scores[0, 4], 0)
-    assert np.isnan(found.keypoints[0, 4]).all()
+    assert np.isnan(found.joints[0, 4]).all()
     assert found.scores[0] == pytest.approx(found.joint_scores[0, :4].mean())
     x, y, width, height = found.boxes[0]
-    kept = found.keypoints[0, :4]
+    kept = found.joints[0, :4]
     assert_allclose([(x, y), (x + width, y + height)], [kept.min(axis=0), kept.max(axis=0)], rtol=1e-6)
     assert min(timings.preprocess_ms, timings.network_ms, timings.decode_ms) > 0
 
@@ -362,10 +362,10 @@ def test_every_box_has_its_person_whatever_the_batch(tmp_path: Path, batch: int 
     image = picture(*((x, y, _RED) for x, y in centers), size=(320, 100))
     boxes = np.array([(x - 10, y - 7, 20, 14) for x, y in centers], np.float64)
     found, _ = finder.find(image, boxes)
-    assert_allclose(found.keypoints[:, 0], centers, atol=0.6)
+    assert_allclose(found.joints[:, 0], centers, atol=0.6)
     assert_array_equal(found.boxes, boxes)
     nobody, _ = finder.find(image, np.empty((0, 4)))
-    assert nobody.keypoints.shape == (0, 5, 2)
+    assert nobody.joints.shape == (0, 5, 2)
     assert nobody.scores.shape == (0,)
 
 
@@ -379,7 +379,7 @@ def test_the_flip_test_is_that_of_the_evaluation(tmp_path: Path) -> None:
     assert flipped.joint_scores[0, 0] == pytest.approx(plain.joint_scores[0, 0] / 2, rel=0.1)
     alone, _ = PoseFinder(served(flip_test=True, flip_pairs=()), file, threads=1).find(image, box)
     assert alone.joint_scores[0, 0] > 0.65
-    assert_allclose(alone.keypoints[0, 0], plain.keypoints[0, 0], atol=1.5)
+    assert_allclose(alone.joints[0, 0], plain.joints[0, 0], atol=1.5)
 
 
 def test_nobody_is_in_a_frame_without_joints(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_nobody_is_in_a_frame_without_joints(tmp_path: Path) -> None:
     black = np.zeros((50, 80, 3), np.uint8)
     assert len(finder.find(black, None)[0].scores) == 0
     asked, _ = finder.find(black, np.array([[0.0, 0.0, 80.0, 50.0]]))
-    assert np.isnan(asked.keypoints).all()
+    assert np.isnan(asked.joints).all()
     assert_array_equal(asked.scores, [0])
 
 
@@ -503,10 +503,10 @@ def test_all_people_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Network, "run", ideal)
     found, _ = finder.find(np.zeros((240, 320, 3), np.uint8), None)
     assert len(found.scores) == 2
-    order = np.argsort(found.keypoints[:, 0, 0])
+    order = np.argsort(found.joints[:, 0, 0])
     labelled = missing[:, 0] > 0
-    assert_allclose(found.keypoints[order][:, labelled], people[:, labelled, :2], atol=2)
-    assert np.isnan(found.keypoints[:, ~labelled]).all()
+    assert_allclose(found.joints[order][:, labelled], people[:, labelled, :2], atol=2)
+    assert np.isnan(found.joints[:, ~labelled]).all()
     assert_array_equal(found.joint_scores, np.where(labelled, 1, 0)[None].repeat(2, axis=0))
     assert np.isfinite(found.boxes).all()
     finder.find(np.zeros((240, 240, 3), np.uint8), None)

@@ -25,7 +25,7 @@ from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.contract.frozen import replace
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.calibration import choose_calibration
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.sample import make_sample
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.evaluation import evaluate
@@ -69,7 +69,7 @@ def served(folder: Path, config: ModelConfig, file: Path, **protocol: object) ->
     return replace(ServedModel.from_manifest(manifest), input_name=session.get_inputs()[0].name)
 
 
-def pixels(dataset: CocoKeypoints, image_id: int) -> np.ndarray:
+def pixels(dataset: CocoDataset, image_id: int) -> np.ndarray:
     """An image as the handler decodes it."""
     image = next(image for image in dataset.images if image.id == image_id)
     return decode_image(dataset.image_path(image).read_bytes(), _MAX_PIXELS)
@@ -103,7 +103,7 @@ class Difference:
         )
 
 
-def compare(dataset: CocoKeypoints, config: ModelConfig, file: Path, finder: PoseFinder, *, flip: bool) -> Difference:
+def compare(dataset: CocoDataset, config: ModelConfig, file: Path, finder: PoseFinder, *, flip: bool) -> Difference:
     """All persons of a data set, in the evaluation's crops and in the function's."""
     batches = inference.person_batches(dataset, config, 16)
     expected = list(inference.find_poses(batches, onnx_predictor(file, config, threads=1), config, flip_test=flip))
@@ -113,12 +113,12 @@ def compare(dataset: CocoKeypoints, config: ModelConfig, file: Path, finder: Pos
     for image_id in dict.fromkeys(person.image_id for person in persons):
         boxes = np.array([person.box for person in persons if person.image_id == image_id], np.float64)
         found, _ = finder.find(pixels(dataset, image_id), boxes)
-        points.append(found.keypoints)
+        points.append(found.joints)
         scores.append(found.joint_scores)
     crops = np.concatenate([batch.scales[:, 0] * 200 for batch in expected])
     return Difference(
         points=np.concatenate(points),
-        expected=np.concatenate([batch.poses.keypoints for batch in expected]),
+        expected=np.concatenate([batch.poses.joints for batch in expected]),
         scores=np.concatenate(scores),
         expected_scores=np.concatenate([batch.poses.scores for batch in expected]),
         cell=crops / width,
@@ -132,7 +132,7 @@ def cells_across(config: ModelConfig, file: Path) -> int:
     return int(maps["heatmaps"].shape[3])
 
 
-def measured(dataset: CocoKeypoints, config: ModelConfig, predict: Callable, folder: Path) -> EvaluationReport:
+def measured(dataset: CocoDataset, config: ModelConfig, predict: Callable, folder: Path) -> EvaluationReport:
     return evaluate(
         dataset,
         predict,
@@ -148,7 +148,7 @@ def measured(dataset: CocoKeypoints, config: ModelConfig, predict: Callable, fol
     )
 
 
-def served_ap(dataset: CocoKeypoints, report: EvaluationReport, folder: Path, finder: PoseFinder) -> float:
+def served_ap(dataset: CocoDataset, report: EvaluationReport, folder: Path, finder: PoseFinder) -> float:
     """AP when the evaluation's predictions are replaced by what the function finds in the same boxes."""
     rows = json.loads((folder / "predictions.json").read_text())
     boxes = {person.annotation_id: person.box for person in dataset.all_persons()}
@@ -160,16 +160,16 @@ def served_ap(dataset: CocoKeypoints, report: EvaluationReport, folder: Path, fi
     for image_id, in_image in by_image.items():
         wanted = np.array([boxes[row["annotation_id"]] for row in in_image], np.float64)
         found, _ = finder.find(pixels(dataset, image_id), wanted)
-        for row, points, scores in zip(in_image, found.keypoints, found.joint_scores, strict=True):
-            keypoints = np.zeros((len(dataset.keypoint_names), 3))
+        for row, points, scores in zip(in_image, found.joints, found.joint_scores, strict=True):
+            keypoints = np.zeros((len(dataset.joint_names), 3))
             keypoints[joints] = np.nan_to_num(np.concatenate([points, scores[:, None]], axis=1)[channels])
             row["keypoints"], row["score"] = keypoints.ravel().tolist(), person_score(scores[channels])
     return ap_of(dataset, rows, report)
 
 
-def ap_of(dataset: CocoKeypoints, rows: Sequence[dict], report: EvaluationReport) -> float:
+def ap_of(dataset: CocoDataset, rows: Sequence[dict], report: EvaluationReport) -> float:
     joints = [joint for _, _, joint in report.fingerprint.joint_map]
-    images = {person.image_id for person in dataset.all_persons() if (person.keypoints[joints, 2] > 0).any()}
+    images = {person.image_id for person in dataset.all_persons() if (person.joints[joints, 2] > 0).any()}
     assert len(images) == report.fingerprint.num_images
     truth = [row for row in read_annotations(dataset.annotation_file)["annotations"] if row["image_id"] in images]
     rows = [row for row in rows if row["image_id"] in images]
@@ -182,13 +182,13 @@ def ap_of(dataset: CocoKeypoints, rows: Sequence[dict], report: EvaluationReport
 
 
 @pytest.fixture(scope="module")
-def coco_mini(test_data: Path) -> CocoKeypoints:
+def coco_mini(test_data: Path) -> CocoDataset:
     return load_coco(test_data / "coco-mini", "val2017")
 
 
 @pytest.mark.parametrize("size", [(128, 192), (192, 256), (256, 256), (288, 384)])
 def test_crops_of_coco_mini_are_those_of_the_evaluation_to_the_byte(
-    coco_mini: CocoKeypoints, size: tuple[int, int]
+    coco_mini: CocoDataset, size: tuple[int, int]
 ) -> None:
     """Decoding included: by Pillow here, by OpenCV there."""
     config = ModelConfig(checkpoint="unused", input_width=size[0], input_height=size[1])
@@ -211,7 +211,7 @@ def test_crops_of_coco_mini_are_those_of_the_evaluation_to_the_byte(
     ],
 )
 def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
-    test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path, name: str, size: int, flip: bool
+    test_data: Path, coco_mini: CocoDataset, tmp_path: Path, name: str, size: int, flip: bool
 ) -> None:
     file, config = efficientpose(test_data, name, size)
     finder = PoseFinder(served(tmp_path, config, file, flip_test=flip), file, threads=1)
@@ -225,7 +225,7 @@ def test_people_of_coco_mini_have_the_joints_of_the_evaluation(
 @pytest.mark.parametrize("flip", [False, True], ids=["plain", "flip-test"])
 @pytest.mark.parametrize("product", ["MatMul", "Gemm"])
 def test_joints_by_coordinate_classification_are_those_of_the_evaluation(
-    coco_mini: CocoKeypoints, tmp_path: Path, product: str, flip: bool
+    coco_mini: CocoDataset, tmp_path: Path, product: str, flip: bool
 ) -> None:
     """Random weights: some joints are not found, which the evaluation gives a score that is not above 0."""
     config = simcc_config(
@@ -242,7 +242,7 @@ def test_joints_by_coordinate_classification_are_those_of_the_evaluation(
         (person,) = batch.persons
         found, _ = finder.find(pixels(coco_mini, person.image_id), np.array([person.box], np.float64))
         there = batch.poses.scores > 0
-        assert_array_equal(found.keypoints, np.where(there[..., None], batch.poses.keypoints, np.nan))
+        assert_array_equal(found.joints, np.where(there[..., None], batch.poses.joints, np.nan))
         assert_allclose(found.joint_scores, np.where(there, batch.poses.scores, 0), atol=1e-6)
         assert found.scores[0] == pytest.approx(person_score(batch.poses.scores[0]), abs=1e-6)
         compared += int(there.sum())
@@ -262,7 +262,7 @@ def test_a_file_of_other_bins_than_its_manifest_says_is_refused(tmp_path: Path) 
 
 
 def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(
-    test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
+    test_data: Path, coco_mini: CocoDataset, tmp_path: Path
 ) -> None:
     """A real one; mean and std are in the order of its channels, which those of each channel here tell apart."""
     file, config = pose_for_mobile(test_data, mean=(0.0, 0.02, 0.05), std=(1 / 255, 1.02 / 255, 1.05 / 255))
@@ -276,9 +276,7 @@ def test_a_network_that_takes_bgr_finds_the_joints_of_the_evaluation(
     assert (compare(coco_mini, config, file, in_rgb, flip=False).in_pixels > 0).any()
 
 
-def test_the_ap_of_coco_mini_is_that_of_the_evaluation(
-    test_data: Path, coco_mini: CocoKeypoints, tmp_path: Path
-) -> None:
+def test_the_ap_of_coco_mini_is_that_of_the_evaluation(test_data: Path, coco_mini: CocoDataset, tmp_path: Path) -> None:
     file, config = efficientpose(test_data, "EfficientPoseRT_LITE_224.onnx", 224)
     report = measured(coco_mini, config, onnx_predictor(file, config, threads=1), tmp_path)
     finder = PoseFinder(served(tmp_path / "files", config, file), file, threads=1)
@@ -291,7 +289,7 @@ def test_the_ap_of_coco_mini_is_that_of_the_evaluation(
 class Sample:
     """The sample's validation split and the int8 file of its preset."""
 
-    dataset: CocoKeypoints
+    dataset: CocoDataset
     config: ModelConfig
     file: Path
 
@@ -348,7 +346,7 @@ _BOTTOM_UP = ModelConfig(
     ("nhwc", "order"), [pytest.param(False, "rgb", id="nchw"), pytest.param(True, "rgb", id="nhwc"), (False, "bgr")]
 )
 def test_maps_of_whole_images_are_those_of_the_evaluation(
-    coco_mini: CocoKeypoints,
+    coco_mini: CocoDataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     nhwc: bool,
@@ -377,14 +375,14 @@ def test_maps_of_whole_images_are_those_of_the_evaluation(
 
 
 def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
-    coco_mini: CocoKeypoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coco_mini: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Around a network that gives the ideal maps of the image that it is shown, which it knows by every byte."""
     onnx.save(paf_onnx(), tmp_path / "m.onnx")
     finder = PoseFinder(served(tmp_path / "files", _BOTTOM_UP, tmp_path / "m.onnx"), tmp_path / "m.onnx", 1)
     maps = {}
     for image in coco_mini.images:
-        people = np.array([p.keypoints for p in coco_mini.persons(image.id)]).reshape(-1, 17, 3)
+        people = np.array([p.joints for p in coco_mini.persons(image.id)]).reshape(-1, 17, 3)
         prepared = inference.prepare_image(coco_mini, _BOTTOM_UP, image)
         assert isinstance(prepared, inference.PreparedImage)
         maps[prepared.pixels.tobytes()] = ideal_maps(people, (image.width, image.height))
@@ -405,7 +403,7 @@ def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
     for image in coco_mini.images:
         found, _ = finder.find(pixels(coco_mini, image.id), None)
         measured_people = expected[image.id]
-        assert_array_equal(np.nan_to_num(found.keypoints), measured_people.keypoints)
+        assert_array_equal(np.nan_to_num(found.joints), measured_people.joints)
         assert_array_equal(found.joint_scores > 0, measured_people.found)
         assert_array_equal(found.scores, measured_people.scores)
         rows += [
@@ -415,7 +413,7 @@ def test_people_of_coco_mini_found_bottom_up_are_those_of_the_evaluation(
                 "keypoints": np.nan_to_num(np.concatenate([points, scores[:, None]], axis=1)).ravel().tolist(),
                 "score": float(score),
             }
-            for points, scores, score in zip(found.keypoints, found.joint_scores, found.scores, strict=True)
+            for points, scores, score in zip(found.joints, found.joint_scores, found.scores, strict=True)
         ]
     ap = ap_of(coco_mini, rows, report)
     print(f"\ncoco-mini val2017, ideal maps: evaluation {report.stats.ap:.4f}, function {ap:.4f}; {len(rows)} people")

@@ -80,7 +80,7 @@ def test_joints_that_were_not_found_are_left_out() -> None:
     keypoints = np.arange(20, dtype=np.float32).reshape(2, 5, 2) / np.float32(3)
     keypoints[0, 1] = np.nan
     found = FoundPeople(
-        keypoints=keypoints,
+        joints=keypoints,
         joint_scores=np.full((2, 5), 0.123456, np.float32),
         scores=np.array([0.98765, 0.5], np.float32),
         boxes=np.array([[1, 2, 3, 4.4444], [5, 6, 7, 8]], np.float32),

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hpe_tasks.config.loading import load_config
-from hpe_tasks.data.coco import CocoKeypoints, load_coco
+from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, sample_checkpoint
@@ -28,7 +28,7 @@ from support.serving_cases import Context, base64_of, http_v2
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> CocoKeypoints:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("data")
     make_sample(folder, SampleSpec(train=1, calibration=1, val=6), splits=["val"])
     return load_coco(folder, "val")
@@ -66,7 +66,7 @@ def service(package: Path) -> PoseService:
     return PoseService(settings, open_source(settings))
 
 
-def test_people_of_the_sample_are_found(service: PoseService, pictures: CocoKeypoints) -> None:
+def test_people_of_the_sample_are_found(service: PoseService, pictures: CocoDataset) -> None:
     errors = []
     for image in pictures.images:
         persons = pictures.persons(image.id)
@@ -78,7 +78,7 @@ def test_people_of_the_sample_are_found(service: PoseService, pictures: CocoKeyp
         for person, found in zip(persons, document["people"], strict=True):
             assert found["box"] == pytest.approx(person.box, abs=0.01)
             for joint in found["joints"]:
-                x, y, visible = person.keypoints[COCO17.joints.index(joint["name"])]
+                x, y, visible = person.joints[COCO17.joints.index(joint["name"])]
                 if visible == 2:
                     errors.append(np.hypot(joint["x"] - x, joint["y"] - y) / np.sqrt(person.area))
     assert len(errors) > 50
@@ -107,7 +107,7 @@ def entry_point(environment: dict[str, str], events: list[Any], code: str = _RUN
     )
 
 
-def test_the_entry_point_answers_and_logs_json_alone(package: Path, pictures: CocoKeypoints) -> None:
+def test_the_entry_point_answers_and_logs_json_alone(package: Path, pictures: CocoDataset) -> None:
     photo = pictures.image_path(pictures.images[0]).read_bytes()
     corrupt_exif = photo[:2] + b"\xff\xe1\x00\x12Exif\x00\x00II*\x00\xff\xff\xff\xff" + photo[2:]
     events = [http_v2(photo, accept="image/jpeg"), {"image": base64_of(corrupt_exif), "draw": False}, {}]

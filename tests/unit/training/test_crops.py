@@ -26,7 +26,7 @@ def test_targets_lie_on_the_joints(dataset: Path) -> None:
     batch = crops.batch(0, np.arange(len(crops)))
     assert batch.images.shape == (len(crops), 3, 64, 64)
     assert batch.images.dtype == batch.targets["heatmaps"].dtype == np.float32
-    labelled = np.array([person.keypoints[:, 2] > 0 for person in split.all_persons()])
+    labelled = np.array([person.joints[:, 2] > 0 for person in split.all_persons()])
     # Every labelled joint lies in the person's own crop, because the box is padded.
     assert (batch.weights["heatmaps"] > 0).sum() >= 0.95 * labelled.sum()
     assert not (batch.weights["heatmaps"][~labelled]).any()

@@ -57,9 +57,9 @@ def test_the_people_are_in_the_targets(dataset: Path) -> None:
     for image, batch in zip(split.images, all_scenes(dataset, full_size()), strict=True):
         people = people_in(joined(batch.targets)[0])
         for person in split.persons(image.id):
-            labelled = person.keypoints[:, 2] > 0
+            labelled = person.joints[:, 2] > 0
             expected += int(labelled.sum())
-            distances = np.abs(people.keypoints - person.keypoints[:, :2]).max(axis=-1)
+            distances = np.abs(people.joints - person.joints[:, :2]).max(axis=-1)
             right = (distances <= 1) & people.found & labelled
             found += int(right.sum(axis=1).max(initial=0))
     assert expected > 150
@@ -75,8 +75,8 @@ def test_a_mirrored_image_shows_the_mirrored_people(dataset: Path) -> None:
         people, turned = people_in(joined(plain.targets)[0]), people_in(joined(mirrored.targets)[0])
         total += len(people)
         # A joint at pixel x is at W-1-x in the mirror, and is the other side's.
-        back = turned.keypoints[:, MIRRORED] * (-1, 1) + (WIDTH - 1, 0)
-        for keypoints, found in zip(people.keypoints, people.found, strict=True):
+        back = turned.joints[:, MIRRORED] * (-1, 1) + (WIDTH - 1, 0)
+        for keypoints, found in zip(people.joints, people.found, strict=True):
             same = (turned.found[:, MIRRORED] == found).all(axis=1)
             near = np.abs(np.where(found[:, None], back - keypoints, 0)).max(axis=(1, 2)) <= 1
             alike += bool((same & near).any())
