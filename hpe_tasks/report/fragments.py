@@ -64,14 +64,14 @@ def decision_html(decision: GateDecision, name: str) -> str:
 def evaluation_html(report: EvaluationReport) -> str:
     """The statistics of one measurement, and the main figure of each group and joint."""
     metric = metric_of(report.stats)
-    named = (("Groups of joints", report.by_group), ("Joints", report.by_joint))
     view = {
         "report": report,
         "metric": metric,
         "form": _FORMS[report.runtime],
         "sample": sample_text(report),
         "rows": [(column, metric.text(getattr(report.stats, column.field))) for column in metric.columns],
-        "parts": [(title, list(_bars(values, metric))) for title, values in named if values],
+        "groups": list(_bars(report.by_group, metric)),
+        "joints": list(_bars(report.by_joint, metric)),
         "notes": (*notes_of(metric), f"Measured on {cpu_text(report)}.", metric.explanation),
     }
     return _render("evaluation", metric, view)
