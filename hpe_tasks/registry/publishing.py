@@ -59,7 +59,7 @@ class StoredVersion:
     channels: tuple[str, ...]
 
 
-class Registry:
+class ModelRegistry:
     """Models in one bucket and prefix.
 
     Args:
@@ -131,7 +131,7 @@ class Registry:
 
     def models(self) -> tuple[str, ...]:
         """Names of the models, sorted."""
-        root = self._location / "models"
+        root = self._layout.root / "models"
         with s3_errors(root, "listing"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=root.bucket, Prefix=f"{root.key}/", Delimiter="/"
@@ -146,7 +146,7 @@ class Registry:
             AccessError: There is no such version.
             DigestError: Its manifest or one of its files is damaged or missing.
         """
-        return self._require_whole(name, version, sha256=sha256)
+        return self._versions.require_whole(name, version, sha256=sha256)
 
     def channels(self, name: str) -> tuple[str, ...]:
         """Names of the model's channels, sorted."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.signing_keys import key_pem
 from tiny_inputs import tiny_settings
 
 import hpe_tasks
@@ -27,7 +28,6 @@ from hpe_tasks.errors import (
     PreflightError,
 )
 from hpe_tasks.registry.signing import SigningKey
-from tests.signing_keys import key_pem
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from hpe_tasks.presets import load_config
 
 import hpe_tasks
 from hpe_tasks.errors import CheckpointError, ConfigError
-from hpe_tasks.presets import load_config
 
 YOURS = {"model.checkpoint": "mine.onnx", "dataset.source": "/path/to/coco"}
 
