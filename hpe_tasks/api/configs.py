@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hpe_tasks.api.places import places
-from hpe_tasks.config.run import SAMPLE, RunConfig
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.config.keys import config_keys
+from hpe_tasks.config.loading import given_keys, load_config
+from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.networks import OWN_FILE
-from hpe_tasks.presets import config_keys, given_keys, load_config
 
 _SAMPLE_SPLITS = {"dataset.calibration_split": "calibration", "dataset.evaluation_split": "val"}
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from hpe_tasks.api.results import Shown
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.pipeline.provenance import user
-from hpe_tasks.records import PromotedModel
-from hpe_tasks.registry import publishing
+from hpe_tasks.records.release import PromotedModel
 from hpe_tasks.registry.channels import ChannelPointer
 from hpe_tasks.registry.manifest import MODEL_ROLE, ModelManifest
-from hpe_tasks.registry.publishing import StoredManifest, StoredVersion
+from hpe_tasks.registry.publishing import ModelRegistry, StoredVersion
 from hpe_tasks.registry.signing import signed_with
+from hpe_tasks.registry.stored_versions import StoredManifest
 from hpe_tasks.storage.s3 import S3Location, make_client
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Registry(Shown):
 
     def __init__(self, address: str, *, client: S3Client | None = None) -> None:
         self._location = S3Location.parse(address)
-        self._registry = publishing.Registry(client or make_client(), self._location, actor=user())
+        self._registry = ModelRegistry(client or make_client(), self._location, actor=user())
 
     def __repr__(self) -> str:
         """Its address."""

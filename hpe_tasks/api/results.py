@@ -16,18 +16,10 @@ from hpe_tasks.errors import ConfigError, MissingInputError
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
-from hpe_tasks.records import (
-    EvaluationReport,
-    ExportedModel,
-    GateCheck,
-    GateDecision,
-    KernelAgreement,
-    KernelProof,
-    LatencyComparison,
-    PlacementAudit,
-    QuantizedModel,
-    Stats,
-)
+from hpe_tasks.records.evaluation import EvaluationReport, Stats
+from hpe_tasks.records.execution import KernelAgreement, KernelProof, LatencyComparison, PlacementAudit
+from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.report.pictures import USUAL_COUNT, Pictures
 from hpe_tasks.report.records import RunRecords, Verdict, verdict_of
 from hpe_tasks.storage.files import write_atomically

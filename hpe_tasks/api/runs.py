@@ -24,7 +24,7 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.running import StepEnd, end_line, end_run, run_steps
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.step import Step
-from hpe_tasks.records import Record
+from hpe_tasks.records.base import Record
 from hpe_tasks.storage.s3 import make_client
 
 R = TypeVar("R", bound=Record)

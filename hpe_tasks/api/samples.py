@@ -19,9 +19,9 @@ def sample_onnx(out: str | Path) -> Path:
     Raises:
         StorageError: The file cannot be written.
     """
+    from hpe_tasks.config.loading import load_config
     from hpe_tasks.models.checkpoint import sample_checkpoint
     from hpe_tasks.models.fp32_onnx import export_fp32
-    from hpe_tasks.presets import load_config
     from hpe_tasks.storage.files import storage_errors
 
     model, file = load_config("sample").model, Path(out)

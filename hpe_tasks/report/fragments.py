@@ -11,7 +11,8 @@ from typing import Any
 
 from hpe_tasks.gate.accuracy import Metric, metric_of, sample_text
 from hpe_tasks.pose.drawing import CENTRE, LEFT, RIGHT
-from hpe_tasks.records import EvaluationReport, GateDecision, Runtime
+from hpe_tasks.records.evaluation import EvaluationReport, Runtime
+from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.registry.publishing import StoredVersion
 from hpe_tasks.report.files import ReportFiles
 from hpe_tasks.report.page import check_row, view_of

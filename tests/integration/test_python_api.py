@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.signing_keys import key_pem
-from tiny_inputs import tiny_settings
 
 import hpe_tasks
 from hpe_tasks.config.run import RunConfig
@@ -28,6 +26,8 @@ from hpe_tasks.errors import (
     PreflightError,
 )
 from hpe_tasks.registry.signing import SigningKey
+from support.signing_keys import key_pem
+from support.tiny_inputs import tiny_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

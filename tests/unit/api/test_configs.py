@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from hpe_tasks.presets import load_config
 
 import hpe_tasks
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import CheckpointError, ConfigError
 
 YOURS = {"model.checkpoint": "mine.onnx", "dataset.source": "/path/to/coco"}

@@ -10,14 +10,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.run_cases import HOSTILE, STATES, complete, gate_failed
-from tests.run_files import report_files
 
-from hpe_tasks.records import EvaluationReport, GateDecision
+from hpe_tasks.records.evaluation import EvaluationReport
+from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.registry.publishing import StoredVersion
 from hpe_tasks.report import fragments
 from hpe_tasks.report.pictures import Pictures, pictures_of
 from hpe_tasks.report.records import RunRecords
+from support.run_cases import HOSTILE, STATES, complete, gate_failed
+from support.run_files import report_files
 
 _VOID = {"br", "img"}
 _SCOPE = ".hpe-result"

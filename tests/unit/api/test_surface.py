@@ -17,7 +17,7 @@ import pytest
 import hpe_tasks
 from hpe_tasks.packaging import build
 
-MODULES = {"errors", "records"}
+MODULES = {"errors"}
 
 # Ends with what the import has brought in; nothing but the folder is on the path.
 IMPORTED = """
