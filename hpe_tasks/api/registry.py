@@ -61,7 +61,6 @@ class Registry(Shown):
         self._registry = ModelRegistry(client or make_client(), self._location, actor=user())
 
     def __repr__(self) -> str:
-        """Its address."""
         return f"Registry({str(self._location)!r})"
 
     @property

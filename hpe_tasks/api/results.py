@@ -44,7 +44,6 @@ class Shown(ABC):
         """What is printed."""
 
     def __str__(self) -> str:
-        """The table that the command line shows."""
         from rich.console import Console
 
         text = StringIO()
@@ -225,7 +224,6 @@ class PosePictures(Shown):
     pictures: Pictures
 
     def __len__(self) -> int:
-        """How many persons."""
         return len(self.pictures.persons)
 
     def _repr_html_(self) -> str:
@@ -252,7 +250,6 @@ class RunResult(Shown):
     _run: Run
 
     def __repr__(self) -> str:
-        """Its name and its outcome."""
         return f"<run {self.name}: {self.verdict.title}>"
 
     @property
