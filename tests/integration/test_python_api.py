@@ -50,7 +50,7 @@ def config(settings: dict[str, Any]) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def places(folder: Path) -> dict[str, Path]:
+def places(folder: Path) -> dict[str, Any]:
     return {"workspace": folder / "workspace", "cache": folder / "cache"}
 
 
@@ -60,7 +60,7 @@ def told() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def result(config: RunConfig, places: dict[str, Path], told: list[str]) -> hpe_tasks.RunResult:
+def result(config: RunConfig, places: dict[str, Any], told: list[str]) -> hpe_tasks.RunResult:
     return hpe_tasks.run(config, **places, on_progress=told.append)
 
 
@@ -114,7 +114,7 @@ def test_pictures(result: hpe_tasks.RunResult) -> None:
         result.pictures(0)
 
 
-def test_the_command_line_finds_it(result: hpe_tasks.RunResult, places: dict[str, Path], folder: Path) -> None:
+def test_the_command_line_finds_it(result: hpe_tasks.RunResult, places: dict[str, Any], folder: Path) -> None:
     environment = {"HPE_WORKSPACE": str(places["workspace"]), "HPE_CACHE": str(places["cache"])}
 
     def hpe(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -140,7 +140,7 @@ def test_the_command_line_finds_it(result: hpe_tasks.RunResult, places: dict[str
     assert json.loads(again.stdout)["model"] == json.loads(result.quantized.record.model.model_dump_json())
 
 
-def test_a_run_that_was_started_elsewhere(result: hpe_tasks.RunResult, places: dict[str, Path]) -> None:
+def test_a_run_that_was_started_elsewhere(result: hpe_tasks.RunResult, places: dict[str, Any]) -> None:
     for name in (None, "local", result.name):
         found = hpe_tasks.find_run(name, **places)
         assert (found.name, found.records.decision) == (result.name, result.records.decision)
@@ -148,7 +148,7 @@ def test_a_run_that_was_started_elsewhere(result: hpe_tasks.RunResult, places: d
         hpe_tasks.find_run("nothing", **places)
 
 
-def test_a_single_result_runs_what_it_needs(config: RunConfig, places: dict[str, Path], result: Any) -> None:
+def test_a_single_result_runs_what_it_needs(config: RunConfig, places: dict[str, Any], result: Any) -> None:
     told: list[str] = []
     measured = hpe_tasks.evaluate(config, name="alone", **places, on_progress=told.append)
     assert measured.record == result.fp32.record
@@ -171,7 +171,7 @@ def test_other_limits_make_nothing_again(result: hpe_tasks.RunResult) -> None:
     assert hpe_tasks.decide(result, on_progress=None).record == result.decision.record
 
 
-def test_a_checkpoint_below_the_floor_is_a_result(config: RunConfig, places: dict[str, Path]) -> None:
+def test_a_checkpoint_below_the_floor_is_a_result(config: RunConfig, places: dict[str, Any]) -> None:
     asked = hpe_tasks.with_settings(config, {"gate.min_ap": 0.99})
     refused = hpe_tasks.run(asked, **places, on_progress=None)
     assert not refused.passed
@@ -183,7 +183,7 @@ def test_a_checkpoint_below_the_floor_is_a_result(config: RunConfig, places: dic
         hpe_tasks.decide(asked, **places, on_progress=None)
 
 
-def test_bad_input_is_told_before_anything_begins(config: RunConfig, places: dict[str, Path], folder: Path) -> None:
+def test_bad_input_is_told_before_anything_begins(config: RunConfig, places: dict[str, Any], folder: Path) -> None:
     changed = {"model.checkpoint": str(folder / "nothing.safetensors"), "dataset.source": str(folder / "nowhere")}
     with pytest.raises(PreflightError) as caught:
         hpe_tasks.run(hpe_tasks.with_settings(config, changed), **places)
@@ -193,7 +193,7 @@ def test_bad_input_is_told_before_anything_begins(config: RunConfig, places: dic
 
 
 def test_published_only_when_asked(
-    config: RunConfig, places: dict[str, Path], folder: Path, s3_bucket: Any, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig, places: dict[str, Any], folder: Path, s3_bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in s3_bucket.server.environment.items():
         monkeypatch.setenv(name, value)

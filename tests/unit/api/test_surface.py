@@ -55,7 +55,7 @@ except ModuleNotFoundError as error:
 def typed_imports() -> dict[str, str]:
     """What type checkers see: (name, module) of the imports in the block that does not run."""
     tree = ast.parse(Path(hpe_tasks.__file__).read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     found = {}
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
