@@ -70,9 +70,9 @@ def prepare(folder: Path, split: str, checkpoint: Path | None, out: Path) -> Pat
     from safetensors.torch import save_file
 
     from hpe_tasks.config.recipe import QuantizationRecipe
-    from hpe_tasks.export import export_onnx
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.models import build_model
+    from hpe_tasks.onnx_export import export_onnx
     from hpe_tasks.quantization import quantize_model
 
     if checkpoint is None:

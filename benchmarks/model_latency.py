@@ -78,11 +78,11 @@ def prepare(model: str, files: dict[str, Path], folder: Path) -> Path:
     from hpe_tasks.config.model import ModelConfig
     from hpe_tasks.data.coco import load_coco
     from hpe_tasks.data.sample import SampleSpec, make_sample
-    from hpe_tasks.export import export_onnx
     from hpe_tasks.inference import calibration_batches
     from hpe_tasks.models import build_model
     from hpe_tasks.models.checkpoint import sample_checkpoint
     from hpe_tasks.models.fp32_onnx import export_fp32
+    from hpe_tasks.onnx_export import export_onnx
     from hpe_tasks.quantization import quantize_model
 
     if model == "pose_mobilenet":

@@ -18,7 +18,7 @@ from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGIST
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.registry.manifest import MODEL_ROLE
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.serving.images import decode_image
 from hpe_tasks.serving.pose_finder import PoseFinder
 from hpe_tasks.serving.served_model import ServedModel
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--channel", default=DEFAULT_CHANNEL)
     parser.add_argument("--registry", default=DEFAULT_REGISTRY)
     options = parser.parse_args()
-    registry = Registry(make_client(), S3Location.parse(options.registry))
+    registry = ModelRegistry(make_client(), S3Location.parse(options.registry))
     manifest = registry.served(options.name, options.channel)
     usual = manifest.onnx.person_scores
     if usual is None:

@@ -22,10 +22,10 @@ PRESET = "sample"
 
 def is_served(name: str, channel: str, registry: str) -> bool:
     """Whether a channel of the registry serves a version of the model; raises HpeError where that cannot be asked."""
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location, make_client
 
-    return channel in Registry(make_client(), S3Location.parse(registry)).channels(name)
+    return channel in ModelRegistry(make_client(), S3Location.parse(registry)).channels(name)
 
 
 def publish_sample() -> int:

@@ -11,7 +11,7 @@ from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_REGISTRY, JsonOption,
 
 if TYPE_CHECKING:
     from hpe_tasks.registry.channels import ChannelPointer
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
 
 channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
 
@@ -19,12 +19,12 @@ NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the 
 ChannelOption = Annotated[str, typer.Option("--channel", help="Channel of the model.")]
 
 
-def _registry(uri: str) -> Registry:
+def _registry(uri: str) -> ModelRegistry:
     from hpe_tasks.pipeline.provenance import user
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location, make_client
 
-    return Registry(make_client(), S3Location.parse(uri), actor=user())
+    return ModelRegistry(make_client(), S3Location.parse(uri), actor=user())
 
 
 def _print_channel(pointer: ChannelPointer, as_json: bool) -> None:

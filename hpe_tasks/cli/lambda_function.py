@@ -84,10 +84,10 @@ def lambda_deploy(
 def _fetch(registry: str, name: str, version: str, architecture: Architecture, folder: Path) -> PackagedModel:
     from hpe_tasks.packaging import PackagedModel, packaged_graph_role
     from hpe_tasks.registry.manifest import MODEL_ROLE
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location, make_client
 
-    models = Registry(make_client(), S3Location.parse(registry))
+    models = ModelRegistry(make_client(), S3Location.parse(registry))
     stored = models.stored(name, version)
     model = models.download(stored.manifest, MODEL_ROLE, folder / "model.onnx")
     role = packaged_graph_role(stored.manifest.file(MODEL_ROLE).sha256, architecture)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,7 +19,7 @@ from hpe_tasks.cli.options import (
     print_json,
     read_config,
 )
-from hpe_tasks.cli.run_summary import print_summary, step_told
+from hpe_tasks.cli.run_summary import StderrWatch, print_summary
 from hpe_tasks.pipeline.listing import ListedPipeline, listed_pipelines
 
 if TYPE_CHECKING:
@@ -103,15 +102,13 @@ def _be_verbose(verbose: bool) -> None:
 
 def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
     from hpe_tasks.errors import HpeError
+    from hpe_tasks.pipeline.running import end_run, run_steps
 
     try:
-        for step in pipeline.ordered:
-            if not pipeline.skip_reason(step, run):
-                with nullcontext() if as_json else step_told(run, step.name):
-                    step(run)
+        run_steps(pipeline, run, pipeline.ordered, None if as_json else StderrWatch())
     except BaseException as error:
         try:
-            _end(pipeline, run)
+            end_run(pipeline, run)
             print_summary(run, as_json=as_json)
         except HpeError as second:
             logging.getLogger(__name__).warning("There is no report: %s", second)
@@ -121,14 +118,9 @@ def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
             raise
         # The table has said it.
         raise typer.Exit(exit_code(error)) from error
-    _end(pipeline, run)
+    end_run(pipeline, run)
     if not print_summary(run, as_json=as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
-
-
-def _end(pipeline: Pipeline, run: Run) -> None:
-    for step in pipeline.last:
-        step(run)
 
 
 def _run_step(pipeline: Pipeline, name: str, run: Run, *, as_json: bool) -> None:

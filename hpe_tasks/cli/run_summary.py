@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hpe_tasks.pipeline.running import StepEnd
     from hpe_tasks.pipeline.runs import Run
+    from hpe_tasks.pipeline.step import Step
     from hpe_tasks.report.commands import Launcher
 
 
-@contextmanager
-def step_told(run: Run, step: str) -> Iterator[None]:
-    """Tell on stderr how a step ended and how long it took; on a terminal also that it runs."""
-    terminal = sys.stderr.isatty()
-    if terminal:
-        print(f"  {step} …", end="", flush=True, file=sys.stderr)
-    began, state = time.monotonic(), "failed"
-    try:
-        yield
-        pointer = run.pointer(step)
-        state = "reused" if pointer is not None and pointer.reused else "done"
-    except KeyboardInterrupt:
-        state = "interrupted"
-        raise
-    finally:
+class StderrWatch:
+    """Tells on stderr how a step ended and how long it took; on a terminal also that it runs."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+
+    def began(self, step: Step[Any]) -> None:
+        """On a terminal the line stands there while the step runs."""
+        if self._terminal:
+            print(f"  {step.name} …", end="", flush=True, file=sys.stderr)
+
+    def ended(self, step: Step[Any], end: StepEnd, seconds: float) -> None:
+        """The line in full."""
+        from hpe_tasks.pipeline.running import end_line
+
         # A bar may have been drawn over a terminal's line.
-        again = "\r\033[K" if terminal else ""
-        print(f"{again}  {step:20}{state:10}{time.monotonic() - began:6.1f} s", flush=True, file=sys.stderr)
+        again = "\r\033[K" if self._terminal else ""
+        print(f"{again}  {end_line(step, end, seconds)}", flush=True, file=sys.stderr)
 
 
 def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False, launcher: Launcher = "hpe") -> bool:

@@ -92,11 +92,11 @@ def _load(chosen: dict[str, str], package: Path | None) -> tuple[PoseService, Ve
 def _files(settings: ServingSettings) -> tuple[VersionFiles, str]:
     """Where manifests and golden images are, and the same in words."""
     from hpe_tasks.local_service.versions import FolderFiles, RegistryFiles
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location, make_client
 
     if settings.registry is None:
         return FolderFiles(settings.model_dir), f"the folder {settings.model_dir}"
     kept = f"channel {settings.channel}" if settings.channel else "this version, whatever a channel says"
-    registry = Registry(make_client(), S3Location.parse(settings.registry))
+    registry = ModelRegistry(make_client(), S3Location.parse(settings.registry))
     return RegistryFiles(registry), f"{settings.registry}, {kept}"

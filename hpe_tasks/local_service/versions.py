@@ -21,7 +21,7 @@ from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.crops import person_score
 from hpe_tasks.registry.manifest import GoldenImage, ManifestFile, ModelManifest
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.golden import is_clear
 from hpe_tasks.serving.sources import MANIFEST
 from hpe_tasks.serving.verified_model import VerifiedModel
@@ -52,7 +52,7 @@ class VersionFiles(Protocol):
 class RegistryFiles:
     """Files of versions in a registry."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: ModelRegistry) -> None:
         self._registry = registry
 
     def manifest(self, model: VerifiedModel) -> bytes:

@@ -60,6 +60,11 @@ class Pipeline:
         """The steps that run at the end whatever came."""
         return tuple(step for step in self.steps if step.whatever_came)
 
+    def needed_for(self, step: Step[Any]) -> tuple[Step[Any], ...]:
+        """What must have run for a step to run, and the step itself, in their order."""
+        wanted = {step, *self._needed_by(step)}
+        return tuple(one for one in self.steps if one in wanted)
+
     def skip_reason(self, step: Step[Any], results: Results) -> str:
         """Why a step is left out of a run: by its own rule or that of a step that it needs; empty where it is not."""
         for one in (step, *self._needed_by(step)):

@@ -34,6 +34,7 @@ def preflight(
     cache: Path,
     s3: Callable[[], S3Client],
     signing_key: Callable[[], bytes | None],
+    publishing: bool = True,
 ) -> Preflight:
     """Look at everything that a run of this configuration needs.
 
@@ -45,8 +46,9 @@ def preflight(
         cache: Folder of this machine for downloads.
         s3: Makes the S3 client, when one is needed.
         signing_key: Gives the private key for manifests in PEM; None without one.
+        publishing: Look at what only publishing needs, too: the destination, the key, and what the smoke test needs.
     """
-    looks = _Looks(config, workspace, cache, s3, signing_key)
+    looks = _Looks(config, workspace, cache, s3, signing_key, publishing)
     records: list[PreflightCheck] = []
     for check in looks.checks():
         record, finding = check.carry_out()
@@ -89,6 +91,7 @@ class _Looks:
     cache: Path
     s3: Callable[[], S3Client]
     signing_key: Callable[[], bytes | None]
+    publishing: bool = True
     checkpoint: Path | None = None
     checkpoint_bytes: int = 0
     cache_bytes: int = 0
@@ -96,10 +99,11 @@ class _Looks:
     def checks(self) -> Iterator[Check]:
         yield Check("configuration", "Configuration", self._configuration)
         yield Check("workspace", "Workspace", self._workspace)
-        yield Check("destination", "Destination", self._destination)
-        yield Check("signing_key", "Signing key", self._signing_key)
-        if self.config.destination.smoke_test:
-            yield Check("smoke_test", "Smoke test", self._smoke_test)
+        if self.publishing:
+            yield Check("destination", "Destination", self._destination)
+            yield Check("signing_key", "Signing key", self._signing_key)
+            if self.config.destination.smoke_test:
+                yield Check("smoke_test", "Smoke test", self._smoke_test)
         yield Check("checkpoint", "Checkpoint", self._checkpoint)
         yield Check("dataset", "Data set", self._dataset)
         yield from self._other_files()

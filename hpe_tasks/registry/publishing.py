@@ -59,7 +59,7 @@ class StoredVersion:
     channels: tuple[str, ...]
 
 
-class Registry:
+class ModelRegistry:
     """Models in one bucket and prefix.
 
     Args:
@@ -128,6 +128,25 @@ class Registry:
     def show(self, name: str, channel: str) -> ChannelPointer:
         """What a channel serves, and what it served before; raises AccessError when there is no such channel."""
         return self._require_channel(name, channel)[0]
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models, sorted."""
+        root = self._layout.root / "models"
+        with s3_errors(root, "listing"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=root.bucket, Prefix=f"{root.key}/", Delimiter="/"
+            )
+            folders = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", ())]
+        return tuple(sorted(folder.rstrip("/").rpartition("/")[2] for folder in folders))
+
+    def verify(self, name: str, version: str, *, sha256: str | None = None) -> StoredManifest:
+        """The manifest of a version of which every file is in the registry and whole.
+
+        Raises:
+            AccessError: There is no such version.
+            DigestError: Its manifest or one of its files is damaged or missing.
+        """
+        return self._versions.require_whole(name, version, sha256=sha256)
 
     def channels(self, name: str) -> tuple[str, ...]:
         """Names of the model's channels, sorted."""

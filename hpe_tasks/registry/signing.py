@@ -11,7 +11,7 @@ import binascii
 import hashlib
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hpe_tasks.errors import ConfigError
@@ -60,11 +60,35 @@ class SigningKey:
 
     def signed(self, data: bytes, signature: bytes) -> bool:
         """Whether a signature file is one of these bytes by this key."""
-        try:
-            self._key.public_key().verify(base64.b64decode(signature.strip(), validate=True), data)
-        except (InvalidSignature, binascii.Error):
-            return False
-        return True
+        return _belongs(self._key.public_key(), data, signature)
+
+
+def signed_with(public_key: str, data: bytes, signature: bytes) -> bool:
+    """Whether a signature file is one of these bytes by the owner of a public key.
+
+    Args:
+        public_key: 32 bytes in base64, as HPE_PUBLIC_KEY holds it and `hpe public-key` prints it.
+        data: What was signed.
+        signature: Content of the signature file.
+
+    Raises:
+        ConfigError: It is not such a key.
+    """
+    try:
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigError(
+            "The public key is not one of Ed25519 in base64.", hint="Print it with `hpe public-key`."
+        ) from error
+    return _belongs(key, data, signature)
+
+
+def _belongs(key: Ed25519PublicKey, data: bytes, signature: bytes) -> bool:
+    try:
+        key.verify(base64.b64decode(signature.strip(), validate=True), data)
+    except (InvalidSignature, binascii.Error):
+        return False
+    return True
 
 
 def open_signing_key(pem: bytes | None, *, required_because: str | None) -> SigningKey | None:

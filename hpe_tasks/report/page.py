@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from hpe_tasks.errors import DatasetError
 from hpe_tasks.gate.accuracy import UNITS, accuracy_limits, megabytes_text, sample_text
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import BOX_SOURCES, ComparedFigure
@@ -20,6 +17,8 @@ from hpe_tasks.records.execution import LatencyComparison
 from hpe_tasks.records.gate import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
+from hpe_tasks.report.files import ReportFiles
+from hpe_tasks.report.pictures import pictures_of
 from hpe_tasks.report.records import (
     RunRecords,
     Verdict,
@@ -31,20 +30,12 @@ from hpe_tasks.report.records import (
     publication_rows,
     published_text,
     quantities_of,
-    short_setting,
     stat_rows,
     threads_text,
     timed_on,
     verdict_of,
 )
-from hpe_tasks.report.side_by_side import (
-    ComparedImage,
-    ComparedPerson,
-    compare_images,
-    compare_persons,
-    score_threshold,
-)
-from hpe_tasks.report.subjects import read_predictions, read_truth
+from hpe_tasks.report.templating import signed, templates_for
 from hpe_tasks.storage.files import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
@@ -53,23 +44,6 @@ __all__ = ["ReportFiles", "RunRecords", "render_report"]
 _MAX_DATA_DOCS_BYTES = 2_500_000
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ReportFiles:
-    """Files on this machine that the report reads; None for what is not at hand.
-
-    Attributes:
-        dataset_root: The data set's folder, in the layout of its kind.
-        fp32_predictions: What the FP32 model found, as its evaluation has written it.
-        onnx_predictions: What the exported file found.
-        data_docs: One self-contained HTML page of Great Expectations.
-    """
-
-    dataset_root: Path | None = None
-    fp32_predictions: Path | None = None
-    onnx_predictions: Path | None = None
-    data_docs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,22 +117,6 @@ class Speed:
     note: str
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Persons and whole images side by side, or why there are none.
-
-    Attributes:
-        size_name: What the distances of persons are told in.
-        drawn: Which joints are drawn.
-    """
-
-    persons: tuple[ComparedPerson, ...] = ()
-    images: tuple[ComparedImage, ...] = ()
-    size_name: str = ""
-    drawn: str = ""
-    absent: str = ""
-
-
 def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
     """Write the run's report to the file `out` and return its path.
 
@@ -167,29 +125,13 @@ def render_report(records: RunRecords, files: ReportFiles, out: Path) -> Path:
     Raises:
         OSError: `out` cannot be written.
     """
-    environment = Environment(
-        loader=PackageLoader("hpe_tasks.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "figure": records.metric.text,
-        "mb": megabytes_text,
-        "count": "{:,}".format,
-        "short_setting": short_setting,
-        "units": _unbroken,
-        "signed": lambda value: _signed(value, records.metric.text),
-        # Unlike Jinja's `capitalize`, it leaves the other letters as they are.
-        "capitalized": lambda text: text[:1].upper() + text[1:],
-    }
-    page = environment.get_template("report.html.j2").render(_view(records, files))
+    environment = templates_for(records.metric)
+    page = environment.get_template("report.html.j2").render(view_of(records, files))
     write_atomically(out, page.encode())
     return out
 
 
-def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
+def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     """Everything that the template shows."""
     verdict: Verdict = verdict_of(records)
     groups: DotPlot | None = None
@@ -206,7 +148,7 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "subset": any(report.fingerprint.subset for _, report in records.measurements if report),
         "tiles": list(_tiles(records)),
         "speed": _speed(records.latency),
-        "checks": [_check_row(check) for check in records.decision.checks] if records.decision else [],
+        "checks": [check_row(check) for check in records.decision.checks] if records.decision else [],
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
         "metric": records.metric,
@@ -220,20 +162,13 @@ def _view(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "publication": list(publication_rows(records)),
         "published_text": published_text,
         "second": next(c.label for c in records.metric.columns if c.field == records.metric.second),
-        "pictures": _pictures(records, files),
+        "pictures": pictures_of(records, files),
         "data_docs": _data_docs(files.data_docs),
         "colours": {"left": LEFT, "right": RIGHT, "centre": CENTRE},
         "protocol": protocol,
         "protocol_text": "" if protocol is None else _protocol_text(protocol),
         "settings": list(_flat(records.config.model_dump(mode="json"))),
     }
-
-
-def _unbroken(text: str) -> str:
-    """Keep a number and its unit on one line."""
-    return (
-        text.replace(" %", "\u00a0%").replace(" MB", "\u00a0MB").replace(" dB", "\u00a0dB").replace(" ms", "\u00a0ms")
-    )
 
 
 def _tiles(records: RunRecords) -> Iterator[Tile]:
@@ -264,7 +199,7 @@ def _tiles(records: RunRecords) -> Iterator[Tile]:
         yield Tile("Speed against FP32", UNITS["times"].text(one.ratio), f"{note}, {threads_text(one.threads)}")
 
 
-def _check_row(check: GateCheck) -> CheckRow:
+def check_row(check: GateCheck) -> CheckRow:
     observed, limit, margin = quantities_of(check)
     return CheckRow(check, observed, limit, margin, bullet(check))
 
@@ -300,11 +235,7 @@ def _joint_rows(records: RunRecords) -> Iterator[JointRow]:
     for joint, before in fp32.by_joint.items():
         after = onnx.by_joint.get(joint)
         change = None if before is None or after is None else after - before
-        yield JointRow(joint.replace("_", " "), metric.text(before), metric.text(after), _signed(change, metric.text))
-
-
-def _signed(value: float | None, text: Callable[[float | None], str]) -> str:
-    return text(value) if value is None else f"{'−' if value < 0 else '+'}{text(abs(value))}"
+        yield JointRow(joint.replace("_", " "), metric.text(before), metric.text(after), signed(change, metric.text))
 
 
 def _published_rows(records: RunRecords) -> Iterator[PublishedRow]:
@@ -315,7 +246,7 @@ def _published_rows(records: RunRecords) -> Iterator[PublishedRow]:
             row=row,
             published=published_text(row.published.value),
             ours=published_text(row.ours),
-            difference=_signed(row.difference, published_text),
+            difference=signed(row.difference, published_text),
             status=comparison_text(row, records.reference),
         )
 
@@ -344,29 +275,6 @@ def _protocol_text(protocol: ProtocolFingerprint) -> str:
             f"{len(protocol.joint_map)} joints compared",
         )
     )
-
-
-def _pictures(records: RunRecords, files: ReportFiles) -> Pictures:
-    if files.dataset_root is None or files.fp32_predictions is None or files.onnx_predictions is None:
-        return Pictures(absent="They need the data set and the predictions of both the FP32 model and the ONNX file.")
-    if records.onnx is None:
-        return Pictures(absent="The ONNX file has not been measured.")
-    protocol, seed = records.onnx.fingerprint, records.config.seed
-    try:
-        truth = read_truth(records.config.dataset.kind, files.dataset_root, protocol.split)
-        before, after = read_predictions(files.fp32_predictions), read_predictions(files.onnx_predictions)
-        persons = compare_persons(truth, before, after, protocol, seed=seed)
-        bottom_up = protocol.box_source == "whole_image"
-        images = compare_images(truth, before, after, protocol, seed=seed) if bottom_up else ()
-    except (DatasetError, OSError) as error:
-        # The numbers are worth a report without pictures too; the reader is told why there are none.
-        log.warning("The report has no pictures: %s", error)
-        return Pictures(absent=f"They could not be made: {error}")
-    threshold = score_threshold(protocol)
-    drawn = f"joints that FP32 or int8 scores {threshold} or more" if threshold else "the joints that each model found"
-    drawn += f". {truth.agreement}"
-    absent = "" if persons else "Neither FP32 nor the ONNX file found an annotated person."
-    return Pictures(persons, images, truth.size_name, drawn, absent)
 
 
 def _data_docs(path: Path | None) -> str | None:

@@ -139,7 +139,7 @@ def _choose(
         _Chosen(most, f"found by {name} only")
         for name, here, there in (("FP32", fp32, int8), ("int8", int8, fp32))
         if (most := _most_labelled([s for s in subjects if s.number in here and s.number not in there], joints))
-    ]
+    ][: max(1, count // 2)]
     ranked = sorted(candidates, key=order)
     split = max(0, count // 2 - len(one_sided))
     worst, others = ranked[:split], sorted(ranked[split:], key=lambda s: s.number)

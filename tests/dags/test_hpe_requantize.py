@@ -210,9 +210,9 @@ def folder_of(date: datetime) -> Path:
 
 def serves(name: str, channel: str) -> str | None:
     """The version that a channel serves; None for a channel that does not exist."""
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
 
-    registry = Registry(make_client(), REGISTRY)
+    registry = ModelRegistry(make_client(), REGISTRY)
     return registry.show(name, channel).version if channel in registry.channels(name) else None
 
 

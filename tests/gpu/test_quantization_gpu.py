@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hpe_tasks.config.recipe import QuantizationRecipe
-from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.inference import fp32_predictor
+from hpe_tasks.onnx_export import check_onnx, export_onnx
 from hpe_tasks.quantization import best_device, load_quantsim, quantize_model
 from support import tiny_networks as tiny
 from support.named_outputs import joined

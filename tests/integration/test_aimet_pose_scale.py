@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hpe_tasks.config.recipe import RECIPES
-from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.onnx_export import check_onnx, export_onnx
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import load_quantsim, quantize_model

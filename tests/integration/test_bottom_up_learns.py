@@ -14,7 +14,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.records.evaluation import CocoStats
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support.short_training import finished_run
 
@@ -57,7 +57,7 @@ def test_people_are_found_quantized_and_published(finished: Run) -> None:
     assert records.decision.passed
 
     assert records.published is not None
-    registry = Registry(run.s3(), S3Location.parse(run.config.destination.registry))
+    registry = ModelRegistry(run.s3(), S3Location.parse(run.config.destination.registry))
     manifest = registry.served("short-aimet-pose", run.config.destination.channel)
     assert manifest.version == records.published.version
     assert manifest.serving.codec == "paf"

@@ -26,7 +26,7 @@ from hpe_tasks.local.object_store import Server
 from hpe_tasks.packaging import Architecture, PackagedModel, build_package
 from hpe_tasks.pose.crops import PIXEL_STD, box_to_center_scale
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ModelManifest
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.smoke_test import check_answer, function_url_event
 from hpe_tasks.storage.s3 import S3Location
 from support import arm64_python
@@ -134,7 +134,7 @@ def publish(s3_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Publ
                 timeout_s=1100,
             ).splitlines()[-1]
         )
-        reader = Registry(s3_server.client(), S3Location.parse(registry))
+        reader = ModelRegistry(s3_server.client(), S3Location.parse(registry))
         stored = reader.stored("sample-pose", told["version"])
         roles = ["model", *(golden.file for golden in stored.manifest.golden)]
         files = {role: reader.download(stored.manifest, role, folder / role) for role in roles}

@@ -13,9 +13,9 @@ from hpe_tasks.data.calibration import draw_calibration
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.evaluation import evaluate
-from hpe_tasks.export import export_onnx
 from hpe_tasks.inference import Predict, calibration_batches, onnx_predictor
 from hpe_tasks.models.checkpoint import sample_checkpoint
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import load_quantsim, quantize_model
 from hpe_tasks.records.base import Artifact

@@ -39,7 +39,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.registry.manifest import ModelManifest, Serving, blob_key
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.release.smoke_test import SmokeTestError, smoke_test
 from hpe_tasks.storage.s3 import S3Location
@@ -279,7 +279,7 @@ class Published:
 @pytest.fixture(scope="module")
 def published(run: Run, s3_server: Server, pem: bytes, tmp_path_factory: pytest.TempPathFactory) -> Published:
     folder = tmp_path_factory.mktemp("version")
-    registry, version = Registry(s3_server.client(), S3Location.parse(REGISTRY)), run.result(steps.publish).version
+    registry, version = ModelRegistry(s3_server.client(), S3Location.parse(REGISTRY)), run.result(steps.publish).version
     stored = registry.stored("sample-pose", version)
     roles = [file.role for file in stored.manifest.files]
     files = {role: registry.download(stored.manifest, role, folder / role) for role in roles}
@@ -544,8 +544,8 @@ class TestRegistry:
     """The package without a model, which Lambda's boto3 lets read from a registry on an S3 server."""
 
     @pytest.fixture
-    def registry(self, s3_bucket: Any) -> Registry:
-        return Registry(s3_bucket.client, S3Location(s3_bucket.bucket, "team/registry"))
+    def registry(self, s3_bucket: Any) -> ModelRegistry:
+        return ModelRegistry(s3_bucket.client, S3Location(s3_bucket.bucket, "team/registry"))
 
     @pytest.fixture
     def environment(self, s3_bucket: Any) -> dict[str, str]:
@@ -569,14 +569,14 @@ class TestRegistry:
         return body["model"]["version"], joints_of(body)
 
     @staticmethod
-    def publish(registry: Registry, version: Published, key: SigningKey | None = None) -> None:
+    def publish(registry: ModelRegistry, version: Published, key: SigningKey | None = None) -> None:
         stored = registry.store(version.manifest, version.files, key)
         registry.promote(stored.name, stored.version, "staging", published=stored)
 
     def test_a_channel_is_followed_there_and_back_by_one_process(
         self,
         package_without_model: Path,
-        registry: Registry,
+        registry: ModelRegistry,
         environment: dict[str, str],
         published: Published,
         successor: Published,
@@ -607,7 +607,7 @@ class TestRegistry:
     def test_only_a_signed_version_is_served_where_a_key_is_set(
         self,
         package_without_model: Path,
-        registry: Registry,
+        registry: ModelRegistry,
         environment: dict[str, str],
         published: Published,
         successor: Published,
@@ -651,7 +651,7 @@ class TestSmokeTest:
     def test_no_channel_moves_before_it_has_passed(
         self, run: Run, published: Published, s3_server: Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        registry = Registry(s3_server.client(), S3Location.parse(REGISTRY))
+        registry = ModelRegistry(s3_server.client(), S3Location.parse(REGISTRY))
         with pytest.raises(MissingInputError, match="has not passed the smoke test"):
             steps.promote(run)
         monkeypatch.setattr("hpe_tasks.release.smoke_test.MIN_OKS", 1.1)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.packaging import Architecture, Package, PackagedModel, build_package
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
 
@@ -356,7 +356,7 @@ def test_the_command_builds_a_package_with_a_model_of_the_registry(
     files = records.write_files(tmp_path / "one")
     manifest = records.manifest(files)
     location = S3Location(s3_bucket.bucket, "registry")
-    Registry(s3_bucket.client, location).store(manifest, files)
+    ModelRegistry(s3_bucket.client, location).store(manifest, files)
 
     def build(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import Server
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support import airflow_server
 from support.mpii_inputs import write_mpii_of_photographs
@@ -75,7 +75,7 @@ def check_published(run: DagRun, server: Server, split: str) -> None:
     exported, published = run.record("export_onnx"), run.record("publish")
     assert exported["model"]["size_bytes"] < exported["fp32_size_bytes"] / 2
     assert exported["placement"]["int8_mac_share"] > 0.5
-    registry = Registry(server.client(), S3Location.parse(published["registry"]))
+    registry = ModelRegistry(server.client(), S3Location.parse(published["registry"]))
     manifest = registry.served(published["name"], "staging")
     assert manifest.version == published["version"]
     assert manifest.onnx.stats.model_dump() == run.measured()["onnx"]["stats"]

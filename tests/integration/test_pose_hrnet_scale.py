@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.export import check_onnx
+from hpe_tasks.onnx_export import check_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from support.published_size import exported

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.export import check_onnx, export_onnx
+from hpe_tasks.onnx_export import check_onnx, export_onnx
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import load_quantsim
 from support.published_size import MIN_MAX, exported

@@ -14,7 +14,7 @@ import pytest
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.local.object_store import HOST, ObjectStore, Server
 from hpe_tasks.records.release import PublishedModel
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
 from support import sample_records as records
@@ -29,8 +29,8 @@ def location(s3_bucket: Any) -> S3Location:
 
 
 @pytest.fixture
-def registry(s3_bucket: Any, location: S3Location) -> Registry:
-    return Registry(s3_bucket.client, location)
+def registry(s3_bucket: Any, location: S3Location) -> ModelRegistry:
+    return ModelRegistry(s3_bucket.client, location)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def publish(tmp_path: Path) -> Callable[..., PublishedModel]:
     """Store a signed model whose content is named by a word, and let a channel serve it."""
     key = SigningKey(key_pem())
 
-    def _publish(registry: Registry, content: str, channel: str = "staging", **changes: Any) -> PublishedModel:
+    def _publish(registry: ModelRegistry, content: str, channel: str = "staging", **changes: Any) -> PublishedModel:
         files = records.write_files(tmp_path / content, content)
         published = registry.store(records.manifest(files, **changes), files, key)
         registry.promote("pose", published.version, channel, published=published)
@@ -47,7 +47,7 @@ def publish(tmp_path: Path) -> Callable[..., PublishedModel]:
     return _publish
 
 
-def test_publish_show_promote_rollback(registry: Registry, publish: Any, tmp_path: Path) -> None:
+def test_publish_show_promote_rollback(registry: ModelRegistry, publish: Any, tmp_path: Path) -> None:
     first = publish(registry, "one")
     second = publish(registry, "two")
     assert (first.created, second.created) == (True, True)
@@ -63,7 +63,7 @@ def test_publish_show_promote_rollback(registry: Registry, publish: Any, tmp_pat
     assert model.read_bytes() == (tmp_path / "one" / "model.onnx").read_bytes()
 
 
-def test_publishing_twice_writes_nothing(registry: Registry, s3_bucket: Any, publish: Any) -> None:
+def test_publishing_twice_writes_nothing(registry: ModelRegistry, s3_bucket: Any, publish: Any) -> None:
     publish(registry, "one")
     before = s3_bucket.client.list_object_versions(Bucket=s3_bucket.bucket)["Versions"]
     again = publish(registry, "one", run="run-2", created_by="grace")
@@ -73,7 +73,7 @@ def test_publishing_twice_writes_nothing(registry: Registry, s3_bucket: Any, pub
     assert [v["VersionId"] for v in after] == [v["VersionId"] for v in before]
 
 
-def test_the_server_keeps_a_sha256_of_every_object(registry: Registry, s3_bucket: Any, publish: Any) -> None:
+def test_the_server_keeps_a_sha256_of_every_object(registry: ModelRegistry, s3_bucket: Any, publish: Any) -> None:
     publish(registry, "one")
     for entry in s3_bucket.client.list_objects_v2(Bucket=s3_bucket.bucket)["Contents"]:
         head = s3_bucket.client.head_object(Bucket=s3_bucket.bucket, Key=entry["Key"], ChecksumMode="ENABLED")
@@ -83,7 +83,7 @@ def test_the_server_keeps_a_sha256_of_every_object(registry: Registry, s3_bucket
 @pytest.mark.parametrize("publishers", [2, 8])
 @pytest.mark.parametrize("existing", [False, True], ids=["new-channel", "moved-channel"])
 def test_of_concurrent_publishers_of_different_models_one_wins(
-    s3_bucket: Any, location: S3Location, registry: Registry, publish: Any, publishers: int, existing: bool
+    s3_bucket: Any, location: S3Location, registry: ModelRegistry, publish: Any, publishers: int, existing: bool
 ) -> None:
     if existing:
         publish(registry, "zero")
@@ -103,7 +103,7 @@ def test_of_concurrent_publishers_of_different_models_one_wins(
 
     def attempt(number: int) -> PublishedModel | ChannelConflictError:
         try:
-            return publish(Registry(Meeting(), location), f"model-{number}", created_by=f"user-{number}")  # type: ignore[arg-type]
+            return publish(ModelRegistry(Meeting(), location), f"model-{number}", created_by=f"user-{number}")  # type: ignore[arg-type]
         except ChannelConflictError as error:
             return error
 
@@ -123,7 +123,7 @@ def test_of_concurrent_publishers_of_different_models_one_wins(
         registry.promote("pose", version.version, "check")
 
 
-def test_concurrent_publishers_of_the_same_model_all_succeed(registry: Registry, tmp_path: Path) -> None:
+def test_concurrent_publishers_of_the_same_model_all_succeed(registry: ModelRegistry, tmp_path: Path) -> None:
     files = records.write_files(tmp_path / "files")
     key = SigningKey(key_pem())
 
@@ -174,11 +174,11 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
 ) -> None:
     calls = 0
     for call in range(1, 100):
-        registry = Registry(s3_bucket.client, location / f"{done}-{call}".lower())
+        registry = ModelRegistry(s3_bucket.client, location / f"{done}-{call}".lower())
         old = publish(registry, "old")
         dying = Dying(s3_bucket.client, call, done=done)
         try:
-            publish(Registry(dying, location / f"{done}-{call}".lower()), "new")  # type: ignore[arg-type]
+            publish(ModelRegistry(dying, location / f"{done}-{call}".lower()), "new")  # type: ignore[arg-type]
         except CrashError:
             calls += 1
         served = registry.served("pose", "staging")
@@ -201,7 +201,7 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
 def test_a_blob_damaged_on_disk_is_noticed(object_store_python: Path, tmp_path: Path, publish: Any) -> None:
     store = ObjectStore(tmp_path / "store", object_store_python)
     with store as server:
-        registry = Registry(server.client(), S3Location(server.bucket, "registry"))
+        registry = ModelRegistry(server.client(), S3Location(server.bucket, "registry"))
         publish(registry, "one")
         manifest = registry.served("pose", "staging")
     blob = manifest.file("model").sha256
@@ -217,7 +217,7 @@ def test_the_registry_survives_a_killed_server(object_store_python: Path, tmp_pa
     store = ObjectStore(tmp_path / "store", object_store_python)
     try:
         server = store.start()
-        registry = Registry(server.client(), S3Location(server.bucket, "registry"))
+        registry = ModelRegistry(server.client(), S3Location(server.bucket, "registry"))
         first, second = publish(registry, "one"), publish(registry, "two")
         os.kill(server.pid, signal.SIGKILL)
         deadline = time.monotonic() + 20
@@ -252,7 +252,7 @@ def test_a_registry_that_cannot_be_used_says_why(
     s3_bucket: Any, publish: Any, changes: dict[str, str], bucket: str | None, error: type[HpeError], message: str
 ) -> None:
     client = make_client(**settings(s3_bucket.server, **changes))
-    registry = Registry(client, S3Location(bucket or s3_bucket.bucket, "registry"))
+    registry = ModelRegistry(client, S3Location(bucket or s3_bucket.bucket, "registry"))
     for call in (
         lambda: publish(registry, "one"),
         lambda: registry.show("pose", "staging"),

@@ -17,10 +17,10 @@ from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.sample import SampleSpec, make_sample
-from hpe_tasks.export import export_onnx
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.inference import calibration_batches
 from hpe_tasks.models.checkpoint import sample_checkpoint
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.quantization import quantize_model
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.execution import KernelAgreement

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.serving import service as service_module
 from hpe_tasks.serving.s3 import s3_client
@@ -107,12 +107,12 @@ def key() -> SigningKey:
 
 
 @pytest.fixture
-def registry(s3_bucket: Any) -> Registry:
-    return Registry(s3_bucket.client, S3Location(s3_bucket.bucket, "team/registry"))
+def registry(s3_bucket: Any) -> ModelRegistry:
+    return ModelRegistry(s3_bucket.client, S3Location(s3_bucket.bucket, "team/registry"))
 
 
 @pytest.fixture
-def publish(registry: Registry, tmp_path: Path, key: SigningKey) -> Callable[..., Any]:
+def publish(registry: ModelRegistry, tmp_path: Path, key: SigningKey) -> Callable[..., Any]:
     """Publish the network of a column, and let the channel serve it."""
 
     def _publish(column: int, *, signed: bool = True) -> Any:
@@ -168,7 +168,7 @@ def signed_setup(key: SigningKey) -> dict[str, str]:
 
 @pytest.mark.parametrize("signed", [False, True], ids=["any", "signed"])
 def test_a_channel_is_followed_there_and_back(
-    registry: Registry, publish: Any, start: Any, key: SigningKey, tmp_path: Path, signed: bool
+    registry: ModelRegistry, publish: Any, start: Any, key: SigningKey, tmp_path: Path, signed: bool
 ) -> None:
     one = publish(10, signed=signed)
     function = start(**(signed_setup(key) if signed else {}))
@@ -205,7 +205,7 @@ def test_a_pinned_version_is_served_whatever_the_channel_says(publish: Any, star
 )
 def test_a_version_that_does_not_verify_is_not_served(
     s3_bucket: Any,
-    registry: Registry,
+    registry: ModelRegistry,
     publish: Any,
     start: Any,
     key: SigningKey,
@@ -276,7 +276,9 @@ def test_a_server_that_is_gone_for_a_while_drops_no_request(
     assert function.later() == two.served
 
 
-def test_requests_go_on_while_the_channel_moves(registry: Registry, publish: Any, environment: dict[str, str]) -> None:
+def test_requests_go_on_while_the_channel_moves(
+    registry: ModelRegistry, publish: Any, environment: dict[str, str]
+) -> None:
     one, two = publish(10), publish(30)
     function = Function({**environment, "HPE_REFRESH_SECONDS": "0"}, Clock())
     over = threading.Event()

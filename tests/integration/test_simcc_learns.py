@@ -11,7 +11,7 @@ from hpe_tasks.local.object_store import Server
 from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.records.evaluation import CocoStats
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support.short_training import finished_run
 
@@ -57,7 +57,7 @@ def test_joints_are_found_quantized_published_and_served(finished: Run) -> None:
     assert records.exported.proof is not None
     assert all(family.proved for family in records.exported.proof.families.values())
 
-    registry = Registry(finished.s3(), S3Location.parse(finished.config.destination.registry))
+    registry = ModelRegistry(finished.s3(), S3Location.parse(finished.config.destination.registry))
     manifest = registry.served("short-simcc", finished.config.destination.channel)
     assert manifest.serving.codec == "simcc"
     assert {name: spec.shape[1:] for name, spec in manifest.serving.outputs.items()} == {

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
-from hpe_tasks.export import export_onnx
 from hpe_tasks.models import build_model
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.quantization import QuantizedFiles, quantize_model
 from support import tiny_networks as tiny
 

@@ -19,7 +19,7 @@ from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.release.golden import ChosenImage
 
 
@@ -104,12 +104,12 @@ def _golden(run: Run, model: Path) -> tuple[ChosenImage, ...]:
     return choose_golden(dataset, predict, config.model, config.evaluation, seed=config.seed)
 
 
-def _registry(run: Run) -> Registry:
+def _registry(run: Run) -> ModelRegistry:
     from hpe_tasks.pipeline.provenance import user
-    from hpe_tasks.registry.publishing import Registry
+    from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location
 
-    return Registry(run.s3(), S3Location.parse(run.config.destination.registry), actor=user())
+    return ModelRegistry(run.s3(), S3Location.parse(run.config.destination.registry), actor=user())
 
 
 def _not_asked_for(results: Results) -> str:

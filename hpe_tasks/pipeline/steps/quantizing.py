@@ -108,9 +108,9 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
 )
 def export_onnx(run: Run, scratch: Scratch) -> ExportedModel:
     """Write the file that ships, read back where onnxruntime will run its arithmetic, and prove that it cannot clip."""
-    from hpe_tasks.export import ENCODINGS_FILE
-    from hpe_tasks.export import export_onnx as export
     from hpe_tasks.models.onnx_model import describe_onnx
+    from hpe_tasks.onnx_export import ENCODINGS_FILE
+    from hpe_tasks.onnx_export import export_onnx as export
     from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
     from hpe_tasks.onnx_runtime.placement import audit_placement
 

@@ -19,7 +19,7 @@ from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.records.evaluation import ScoreSpread
 from hpe_tasks.records.execution import FamilyProof
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ManifestFile, ModelManifest, blob_key
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.golden import similarity
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.serving.verified_model import VerifiedModel, model_file
@@ -293,7 +293,7 @@ def test_a_registry_gives_the_files_of_the_version_that_answers(manifest: ModelM
     with mock_aws():
         client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="t", aws_secret_access_key="t")
         client.create_bucket(Bucket="models")
-        registry = Registry(client, S3Location("models", "registry"))
+        registry = ModelRegistry(client, S3Location("models", "registry"))
         made = with_golden(manifest, person(20))
         stored = registry.store(made, files)
         served = ServedModel.from_manifest(made.to_bytes())

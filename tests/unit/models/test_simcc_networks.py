@@ -13,12 +13,12 @@ import torch
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.export import check_onnx, export_onnx
 from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.models import build_model
 from hpe_tasks.models.fp32_onnx import export_fp32
 from hpe_tasks.models.onnx_model import check_onnx as check_users_onnx
 from hpe_tasks.models.onnx_model import describe_onnx
+from hpe_tasks.onnx_export import check_onnx, export_onnx
 from hpe_tasks.onnx_runtime.geometry import read_geometry
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.kernels import compare_kernels

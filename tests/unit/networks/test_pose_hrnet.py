@@ -18,11 +18,11 @@ from torch.nn import functional
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.export import export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.networks.pose_hrnet import PoseHRNet
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import load_quantsim, quantize_model

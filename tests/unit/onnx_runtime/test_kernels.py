@@ -13,7 +13,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import CheckpointError, QuantizationError
-from hpe_tasks.export import export_onnx
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_runtime.kernels import compare_kernels
 from hpe_tasks.onnx_runtime.session import open_session
 from hpe_tasks.quantization import quantize_model

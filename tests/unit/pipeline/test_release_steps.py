@@ -33,7 +33,7 @@ from hpe_tasks.records.inputs import DatasetValidation
 from hpe_tasks.records.network import QuantizedModel
 from hpe_tasks.records.release import SmokeTest
 from hpe_tasks.registry.manifest import ModelManifest
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.golden import is_clear
 from hpe_tasks.release.smoke_test import SmokeTestError
 from hpe_tasks.storage.local_workspace import LocalWorkspace
@@ -164,7 +164,7 @@ def tested(monkeypatch: pytest.MonkeyPatch) -> Function:
 
 
 def serves(client: Any, channel: str = "staging") -> str:
-    return Registry(client, REGISTRY).show("pose", channel).version
+    return ModelRegistry(client, REGISTRY).show("pose", channel).version
 
 
 class CountingWorkspace(LocalWorkspace):
@@ -221,7 +221,7 @@ def test_a_whole_process_reads_what_others_left_once(at_publish: OpenAtPublish, 
 def test_no_image_leaves_the_data_set_without_a_smoke_test(client: Any, at_publish: OpenAtPublish) -> None:
     run = at_publish("r")
     published = steps.publish(run)
-    manifest = Registry(client, REGISTRY).stored("pose", published.version).manifest
+    manifest = ModelRegistry(client, REGISTRY).stored("pose", published.version).manifest
     assert (manifest.golden, [file.role for file in manifest.files]) == ((), ["encodings", "model"])
     steps.promote(run)
     assert serves(client) == published.version
@@ -231,7 +231,7 @@ def test_a_version_is_tested_with_the_golden_images_that_were_published_with_it(
     client: Any, at_publish: OpenAtPublish, tested: Function
 ) -> None:
     run = at_publish("r", smoke_test=True)
-    manifest = Registry(client, REGISTRY).stored("pose", steps.publish(run).version).manifest
+    manifest = ModelRegistry(client, REGISTRY).stored("pose", steps.publish(run).version).manifest
     steps.smoke_test_lambda(run)
     assert tested.manifest == manifest
     assert set(tested.images) == {"golden-1", "golden-2", "golden-3"} == {one.file for one in manifest.golden}

@@ -15,9 +15,9 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import RECIPES as config_recipes
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
-from hpe_tasks.export import export_onnx
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import (

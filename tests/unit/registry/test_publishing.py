@@ -23,7 +23,7 @@ from hpe_tasks.errors import (
 )
 from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.registry.manifest import ModelManifest
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
 from support import sample_records as records
@@ -50,8 +50,8 @@ def client(moto_client: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def registry(client: Any) -> Registry:
-    return Registry(client, LOCATION)
+def registry(client: Any) -> ModelRegistry:
+    return ModelRegistry(client, LOCATION)
 
 
 class Version:
@@ -87,7 +87,7 @@ def other_key() -> SigningKey:
     return SigningKey(key_pem())
 
 
-def publish(registry: Registry, version: Version, channel: str = "staging") -> PublishedModel:
+def publish(registry: ModelRegistry, version: Version, channel: str = "staging") -> PublishedModel:
     """Store a version and let a channel serve it, as the pipeline does."""
     published = registry.store(version.manifest, version.files)
     registry.promote("pose", published.version, channel, published=published)
@@ -117,7 +117,7 @@ class Recorder:
 
 def test_the_layout_is_the_documented_one_and_written_in_order(client: Any, one: Version, key: SigningKey) -> None:
     recorder = Recorder(client)
-    registry = Registry(recorder, LOCATION)  # type: ignore[arg-type]
+    registry = ModelRegistry(recorder, LOCATION)  # type: ignore[arg-type]
     manifest = one.manifest
     published = registry.store(manifest, one.files, key)
     stored = list(recorder.written)
@@ -140,31 +140,31 @@ def test_the_layout_is_the_documented_one_and_written_in_order(client: Any, one:
 
 
 def test_publishing_twice_changes_nothing(client: Any, one: Version, key: SigningKey) -> None:
-    first = Registry(client, LOCATION)
+    first = ModelRegistry(client, LOCATION)
     first.promote("pose", first.store(one.manifest, one.files, key).version, "staging")
     before = keys(client)
     again = records.manifest(one.files, run="run-2", created_by="grace", ap=0.61)
     recorder = Recorder(client)
-    second = Registry(recorder, LOCATION)  # type: ignore[arg-type]
+    second = ModelRegistry(recorder, LOCATION)  # type: ignore[arg-type]
     published = second.store(again, one.files, key)
     promoted = second.promote("pose", published.version, "staging", published=published)
     assert recorder.written == []
     assert keys(client) == before
     assert (published.created, promoted.previous_version) == (False, one.manifest.version)
     # The evidence of the first publication stays.
-    assert Registry(client, LOCATION).served("pose", "staging") == one.manifest
+    assert ModelRegistry(client, LOCATION).served("pose", "staging") == one.manifest
 
 
-def test_a_second_channel_shares_the_version(client: Any, registry: Registry, one: Version) -> None:
+def test_a_second_channel_shares_the_version(client: Any, registry: ModelRegistry, one: Version) -> None:
     publish(registry, one)
     recorder = Recorder(client)
-    published = publish(Registry(recorder, LOCATION), one, "production")  # type: ignore[arg-type]
+    published = publish(ModelRegistry(recorder, LOCATION), one, "production")  # type: ignore[arg-type]
     assert recorder.written == ["team/registry/models/pose/channels/production.json"]
     assert not published.created
     assert registry.channels("pose") == ("production", "staging")
 
 
-def test_what_is_read_back_is_what_was_published(registry: Registry, one: Version, tmp_path: Path) -> None:
+def test_what_is_read_back_is_what_was_published(registry: ModelRegistry, one: Version, tmp_path: Path) -> None:
     publish(registry, one)
     manifest = registry.served("pose", "staging")
     assert manifest == one.manifest
@@ -173,7 +173,7 @@ def test_what_is_read_back_is_what_was_published(registry: Registry, one: Versio
     assert [path.name for path in model.parent.iterdir()] == ["model.onnx"]
 
 
-def test_versions_are_listed_with_their_channels(registry: Registry, one: Version, two: Version) -> None:
+def test_versions_are_listed_with_their_channels(registry: ModelRegistry, one: Version, two: Version) -> None:
     publish(registry, one)
     publish(registry, two)
     publish(registry, one, "production")
@@ -183,7 +183,7 @@ def test_versions_are_listed_with_their_channels(registry: Registry, one: Versio
 
 
 def test_promote_and_rollback_walk_through_the_history(
-    registry: Registry, one: Version, two: Version, three: Version
+    registry: ModelRegistry, one: Version, two: Version, three: Version
 ) -> None:
     for version in (one, two, three):
         publish(registry, version)
@@ -194,7 +194,7 @@ def test_promote_and_rollback_walk_through_the_history(
     assert registry.rollback("pose", "staging").version == v1
     with pytest.raises(BadInputError, match="served nothing before"):
         registry.rollback("pose", "staging")
-    actor = Registry(registry._client, LOCATION, actor="grace")
+    actor = ModelRegistry(registry._client, LOCATION, actor="grace")
     assert actor.promote("pose", v3, "staging").previous_version == v1
     pointer = registry.show("pose", "staging")
     assert (pointer.version, pointer.reason, pointer.moved_by) == (v3, "promote", "grace")
@@ -207,7 +207,7 @@ def test_promote_and_rollback_walk_through_the_history(
     assert registry.show("pose", "production") == pointer
 
 
-def test_the_history_is_bounded(registry: Registry, one: Version, two: Version) -> None:
+def test_the_history_is_bounded(registry: ModelRegistry, one: Version, two: Version) -> None:
     publish(registry, one)
     publish(registry, two)
     for _ in range(13):
@@ -230,14 +230,14 @@ def test_the_history_is_bounded(registry: Registry, one: Version, two: Version) 
     ],
 )
 def test_what_is_not_there_is_named(
-    registry: Registry, one: Version, call: Any, error: type[Exception], message: str
+    registry: ModelRegistry, one: Version, call: Any, error: type[Exception], message: str
 ) -> None:
     publish(registry, one)
     with pytest.raises(error, match=message):
         call(registry)
 
 
-def test_a_model_that_failed_its_gate_is_not_published(client: Any, registry: Registry, tmp_path: Path) -> None:
+def test_a_model_that_failed_its_gate_is_not_published(client: Any, registry: ModelRegistry, tmp_path: Path) -> None:
     bad = Version(tmp_path, "bad", limits=GateLimits(min_ap=0.9))
     with pytest.raises(NotApprovedError, match=r"ONNX AP 0\.600 is below 0\.900"):
         publish(registry, bad)
@@ -246,7 +246,7 @@ def test_a_model_that_failed_its_gate_is_not_published(client: Any, registry: Re
 
 @pytest.mark.parametrize("role", ["model", "encodings"])
 def test_a_file_that_is_not_the_measured_one_is_not_published(
-    client: Any, registry: Registry, one: Version, role: str
+    client: Any, registry: ModelRegistry, one: Version, role: str
 ) -> None:
     with one.files[role].open("ab") as file:
         file.write(b"!")
@@ -255,7 +255,7 @@ def test_a_file_that_is_not_the_measured_one_is_not_published(
     assert keys(client) == {}
 
 
-def test_files_and_manifest_must_name_the_same_roles(registry: Registry, one: Version) -> None:
+def test_files_and_manifest_must_name_the_same_roles(registry: ModelRegistry, one: Version) -> None:
     with pytest.raises(BadInputError, match=r"\['encodings', 'model'\], but \['model'\]"):
         registry.store(one.manifest, {"model": one.files["model"]})
     one.files["encodings"].unlink()
@@ -268,7 +268,7 @@ def damage(client: Any, key: str, data: bytes = b"damaged") -> None:
 
 
 def test_a_damaged_blob_is_noticed_and_mended_by_publishing(
-    client: Any, registry: Registry, one: Version, two: Version, tmp_path: Path
+    client: Any, registry: ModelRegistry, one: Version, two: Version, tmp_path: Path
 ) -> None:
     publish(registry, one)
     model = one.manifest.file("model")
@@ -286,7 +286,7 @@ def test_a_damaged_blob_is_noticed_and_mended_by_publishing(
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"not json", b'{"schema_version": 1, "name": "pose"}'])
-def test_a_damaged_manifest_is_noticed(client: Any, registry: Registry, one: Version, data: bytes) -> None:
+def test_a_damaged_manifest_is_noticed(client: Any, registry: ModelRegistry, one: Version, data: bytes) -> None:
     publish(registry, one)
     damage(client, f"models/pose/versions/{one.manifest.version}/manifest.json", data)
     for call in (
@@ -298,7 +298,7 @@ def test_a_damaged_manifest_is_noticed(client: Any, registry: Registry, one: Ver
             call()
 
 
-def test_an_edited_manifest_differs_from_its_pointer(client: Any, registry: Registry, one: Version) -> None:
+def test_an_edited_manifest_differs_from_its_pointer(client: Any, registry: ModelRegistry, one: Version) -> None:
     published = publish(registry, one)
     # Valid in itself: only the digest in the pointer tells.
     edited = one.manifest.model_copy(update={"opset": 13})
@@ -312,7 +312,7 @@ def test_an_edited_manifest_differs_from_its_pointer(client: Any, registry: Regi
 
 
 def test_a_manifest_under_another_version_is_noticed(
-    client: Any, registry: Registry, one: Version, two: Version
+    client: Any, registry: ModelRegistry, one: Version, two: Version
 ) -> None:
     publish(registry, one)
     damage(client, f"models/pose/versions/{two.manifest.version}/manifest.json", one.manifest.to_bytes())
@@ -320,7 +320,7 @@ def test_a_manifest_under_another_version_is_noticed(
         registry.stored("pose", two.manifest.version)
 
 
-def test_a_lost_manifest_is_mended_by_publishing(client: Any, registry: Registry, one: Version) -> None:
+def test_a_lost_manifest_is_mended_by_publishing(client: Any, registry: ModelRegistry, one: Version) -> None:
     publish(registry, one)
     client.delete_object(
         Bucket="models", Key=f"team/registry/models/pose/versions/{one.manifest.version}/manifest.json"
@@ -338,7 +338,7 @@ def test_a_lost_manifest_is_mended_by_publishing(client: Any, registry: Registry
     assert registry.show("pose", "staging").history == ()
 
 
-def test_a_damaged_pointer_is_noticed(client: Any, registry: Registry, one: Version) -> None:
+def test_a_damaged_pointer_is_noticed(client: Any, registry: ModelRegistry, one: Version) -> None:
     publish(registry, one)
     damage(client, "models/pose/channels/staging.json", b'{"version": "latest"}')
     with pytest.raises(DigestError, match=r"pointer s3://models/team/registry/models/pose/channels/staging\.json"):
@@ -359,8 +359,8 @@ class Interfering(Recorder):
         return super().put_object(**arguments)
 
 
-def test_the_slower_publisher_is_told_who_won(client: Any, registry: Registry, one: Version, two: Version) -> None:
-    slow = Registry(Interfering(client, lambda: publish(registry, two)), LOCATION)  # type: ignore[arg-type]
+def test_the_slower_publisher_is_told_who_won(client: Any, registry: ModelRegistry, one: Version, two: Version) -> None:
+    slow = ModelRegistry(Interfering(client, lambda: publish(registry, two)), LOCATION)  # type: ignore[arg-type]
     with pytest.raises(ChannelConflictError) as caught:
         publish(slow, one)
     assert f"it now serves version {two.manifest.version} (publish by ada at " in caught.value.message
@@ -371,29 +371,31 @@ def test_the_slower_publisher_is_told_who_won(client: Any, registry: Registry, o
     assert registry.promote("pose", one.manifest.version, "staging").version == one.manifest.version
 
 
-def test_a_channel_deleted_meanwhile_is_a_conflict(client: Any, registry: Registry, one: Version, two: Version) -> None:
+def test_a_channel_deleted_meanwhile_is_a_conflict(
+    client: Any, registry: ModelRegistry, one: Version, two: Version
+) -> None:
     publish(registry, one)
     slow = Interfering(client, lambda: client.delete_object(Bucket="models", Key=POINTER))
     with pytest.raises(ChannelConflictError, match="it has been deleted"):
-        publish(Registry(slow, LOCATION), two)  # type: ignore[arg-type]
+        publish(ModelRegistry(slow, LOCATION), two)  # type: ignore[arg-type]
 
 
 def test_a_rollback_that_is_overtaken_is_a_conflict(
-    client: Any, registry: Registry, one: Version, two: Version, three: Version
+    client: Any, registry: ModelRegistry, one: Version, two: Version, three: Version
 ) -> None:
     publish(registry, one)
     publish(registry, two)
-    slow = Registry(Interfering(client, lambda: publish(registry, three)), LOCATION)  # type: ignore[arg-type]
+    slow = ModelRegistry(Interfering(client, lambda: publish(registry, three)), LOCATION)  # type: ignore[arg-type]
     with pytest.raises(ChannelConflictError, match=three.manifest.version):
         slow.rollback("pose", "staging")
 
 
-def test_two_publishers_of_the_same_version_agree(client: Any, registry: Registry, one: Version) -> None:
-    slow = Registry(Interfering(client, lambda: publish(registry, one)), LOCATION)  # type: ignore[arg-type]
+def test_two_publishers_of_the_same_version_agree(client: Any, registry: ModelRegistry, one: Version) -> None:
+    slow = ModelRegistry(Interfering(client, lambda: publish(registry, one)), LOCATION)  # type: ignore[arg-type]
     assert publish(slow, one).version == registry.show("pose", "staging").version
 
 
-def test_storing_moves_no_channel(client: Any, registry: Registry, one: Version, two: Version) -> None:
+def test_storing_moves_no_channel(client: Any, registry: ModelRegistry, one: Version, two: Version) -> None:
     publish(registry, one)
     pointer = keys(client)[POINTER]
     registry.store(two.manifest, two.files)
@@ -403,7 +405,7 @@ def test_storing_moves_no_channel(client: Any, registry: Registry, one: Version,
 
 
 def test_a_version_is_signed_when_it_is_published_again(
-    client: Any, registry: Registry, one: Version, key: SigningKey
+    client: Any, registry: ModelRegistry, one: Version, key: SigningKey
 ) -> None:
     assert registry.store(one.manifest, one.files).signed_by is None
     assert registry.signature("pose", one.manifest.version) is None
@@ -421,7 +423,7 @@ def test_a_version_is_signed_when_it_is_published_again(
 
 @pytest.mark.parametrize("found", ["damaged", "of another key"])
 def test_a_signature_that_is_not_of_this_key_is_replaced(
-    client: Any, registry: Registry, one: Version, key: SigningKey, other_key: SigningKey, found: str
+    client: Any, registry: ModelRegistry, one: Version, key: SigningKey, other_key: SigningKey, found: str
 ) -> None:
     registry.store(one.manifest, one.files, other_key)
     if found == "damaged":
@@ -431,12 +433,12 @@ def test_a_signature_that_is_not_of_this_key_is_replaced(
 
 
 def test_publishers_who_meet_sign_what_is_stored(
-    client: Any, registry: Registry, one: Version, key: SigningKey
+    client: Any, registry: ModelRegistry, one: Version, key: SigningKey
 ) -> None:
     rival = records.manifest(one.files, run="run-2")
     name = f"team/registry/models/pose/versions/{rival.version}/manifest.json"
     slow = Interfering(client, lambda: registry.store(one.manifest, one.files), key=name)
-    published = Registry(slow, LOCATION).store(rival, one.files, key)  # type: ignore[arg-type]
+    published = ModelRegistry(slow, LOCATION).store(rival, one.files, key)  # type: ignore[arg-type]
     assert not published.created
     assert key.signed(one.manifest.to_bytes(), registry.signature("pose", rival.version) or b"")
 
@@ -462,20 +464,20 @@ class Answering(Recorder):
 @pytest.mark.parametrize("suffix", ["manifest.json", "staging.json"])
 def test_an_undecided_conditional_write_is_tried_again(client: Any, one: Version, suffix: str) -> None:
     answering = Answering(client, suffix, "ConditionalRequestConflict", times=1)
-    assert publish(Registry(answering, LOCATION), one).created  # type: ignore[arg-type]
+    assert publish(ModelRegistry(answering, LOCATION), one).created  # type: ignore[arg-type]
 
 
 def test_a_write_whose_answer_was_lost_counts(client: Any, one: Version) -> None:
     # boto3 sends it again by itself, and the server then finds the condition broken: by our own first write.
     answering = Answering(client, "staging.json", "PreconditionFailed", times=1, after=True)
-    assert publish(Registry(answering, LOCATION), one).created  # type: ignore[arg-type]
+    assert publish(ModelRegistry(answering, LOCATION), one).created  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("suffix", ["manifest.json", "staging.json"])
 def test_a_server_without_conditional_writes_is_refused(client: Any, one: Version, suffix: str) -> None:
     answering = Answering(client, suffix, "NotImplemented", times=9)
     with pytest.raises(AccessError, match="does not offer conditional writes"):
-        publish(Registry(answering, LOCATION), one)  # type: ignore[arg-type]
+        publish(ModelRegistry(answering, LOCATION), one)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("suffix", ["manifest.json", "staging.json"])
@@ -483,24 +485,24 @@ def test_endless_contention_ends(client: Any, one: Version, suffix: str, monkeyp
     monkeypatch.setattr("time.sleep", lambda _: None)
     answering = Answering(client, suffix, "ConditionalRequestConflict", times=99)
     with pytest.raises((ChannelConflictError, TransientError), match="all the time"):
-        publish(Registry(answering, LOCATION), one)  # type: ignore[arg-type]
+        publish(ModelRegistry(answering, LOCATION), one)  # type: ignore[arg-type]
 
 
 def test_an_upload_that_the_server_finds_damaged_is_an_error(client: Any, one: Version) -> None:
     answering = Answering(client, one.manifest.file("model").sha256, "BadDigest", times=1)
     with pytest.raises(DigestError, match="did not arrive"):
-        publish(Registry(answering, LOCATION), one)  # type: ignore[arg-type]
+        publish(ModelRegistry(answering, LOCATION), one)  # type: ignore[arg-type]
     assert POINTER not in keys(client)
 
 
 def test_a_missing_bucket_is_named(client: Any, one: Version) -> None:
     with pytest.raises(AccessError, match="bucket 'nowhere' does not exist"):
-        publish(Registry(client, S3Location("nowhere", "registry")), one)
+        publish(ModelRegistry(client, S3Location("nowhere", "registry")), one)
 
 
 def test_an_impossible_bucket_name_is_no_network_error(client: Any, one: Version) -> None:
     with pytest.raises(ConfigError, match="is not a valid S3 address"):
-        publish(Registry(client, S3Location("No Bucket", "registry")), one)
+        publish(ModelRegistry(client, S3Location("No Bucket", "registry")), one)
 
 
 def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch, one: Version, tmp_path: Path) -> None:
@@ -511,11 +513,11 @@ def test_missing_credentials_are_named(monkeypatch: pytest.MonkeyPatch, one: Ver
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     client = make_client(endpoint_url="http://127.0.0.1:9", region_name="us-east-1")
     with pytest.raises(AccessError, match="No AWS credentials"):
-        publish(Registry(client, LOCATION), one)
+        publish(ModelRegistry(client, LOCATION), one)
 
 
 def test_a_full_disk_leaves_no_partial_download(
-    registry: Registry, one: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: ModelRegistry, one: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(registry, one)
 
@@ -529,14 +531,14 @@ def test_a_full_disk_leaves_no_partial_download(
 
 
 def test_a_prefix_may_be_empty(client: Any, one: Version) -> None:
-    registry = Registry(client, S3Location.parse("s3://models"))
+    registry = ModelRegistry(client, S3Location.parse("s3://models"))
     publish(registry, one)
     assert registry.served("pose", "staging") == one.manifest
     assert "models/pose/channels/staging.json" in keys(client)
 
 
 def test_versions_of_this_project_before_kernels_were_compared_are_promoted_and_rolled_back_to(
-    client: Any, registry: Registry, one: Version, two: Version
+    client: Any, registry: ModelRegistry, one: Version, two: Version
 ) -> None:
     publish(registry, one)
     data = records.as_published_before_kernels(one.manifest)
@@ -551,7 +553,7 @@ def test_versions_of_this_project_before_kernels_were_compared_are_promoted_and_
 
 
 def test_an_old_publication_does_not_take_a_channel_back_from_a_later_version(
-    registry: Registry, one: Version, two: Version, three: Version
+    registry: ModelRegistry, one: Version, two: Version, three: Version
 ) -> None:
     publish(registry, one)
     earlier = registry.store(two.manifest, two.files, channel="staging")
@@ -570,7 +572,7 @@ def test_an_old_publication_does_not_take_a_channel_back_from_a_later_version(
 
 
 def test_a_channel_that_was_rolled_back_to_what_the_publication_saw_may_be_moved_again(
-    registry: Registry, one: Version, two: Version
+    registry: ModelRegistry, one: Version, two: Version
 ) -> None:
     publish(registry, one)
     published = registry.store(two.manifest, two.files, channel="staging")
@@ -581,7 +583,7 @@ def test_a_channel_that_was_rolled_back_to_what_the_publication_saw_may_be_moved
 
 
 def test_a_channel_that_was_new_at_the_publication_and_was_moved_since_stays(
-    registry: Registry, one: Version, two: Version
+    registry: ModelRegistry, one: Version, two: Version
 ) -> None:
     published = registry.store(one.manifest, one.files, channel="staging")
     publish(registry, two)

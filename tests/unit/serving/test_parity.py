@@ -29,10 +29,10 @@ from hpe_tasks.data.coco import CocoDataset, load_coco
 from hpe_tasks.data.sample import make_sample
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.evaluation import evaluate
-from hpe_tasks.export import export_onnx
 from hpe_tasks.inference import onnx_predictor
 from hpe_tasks.metrics.oks import coco_stats
 from hpe_tasks.models.interface import find_outputs
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.pose.codecs.pixels import input_levels
 from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.people import People

@@ -24,7 +24,7 @@ from moto import mock_aws
 from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
 from hpe_tasks.registry.manifest import ManifestFile, blob_key
-from hpe_tasks.registry.publishing import Registry
+from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.serving import registry_source
 from hpe_tasks.serving.registry_source import RegistrySource
@@ -285,7 +285,7 @@ class Bucket:
     """
 
     client: Any
-    registry: Registry
+    registry: ModelRegistry
     requests: Requests
     key: SigningKey
     folder: Path
@@ -354,7 +354,7 @@ def bucket(moto_client: Any, key: SigningKey, tmp_path: Path, monkeypatch: pytes
     moto_client.create_bucket(Bucket="models")
     requests = Requests(moto_client)
     monkeypatch.setattr(registry_source, "s3_client", lambda renewal=False: requests)
-    registry = Registry(moto_client, REGISTRY)
+    registry = ModelRegistry(moto_client, REGISTRY)
     yield Bucket(moto_client, registry, requests, key, tmp_path / "kept")
     for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
         moto_client.delete_object(Bucket="models", Key=entry["Key"])

@@ -19,15 +19,15 @@ import onnx
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.export.deconvolution import split_deconvolutions
-from hpe_tasks.export.integer_kernels import (
+from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
+from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.onnx_export.deconvolution import split_deconvolutions
+from hpe_tasks.onnx_export.integer_kernels import (
     align_biases,
     drop_redundant_clips,
     merge_repeated_quantizers,
     sign_weights,
 )
-from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
-from hpe_tasks.models.interface import output_shapes
 
 __all__ = ["ENCODINGS_FILE", "INPUT_NAME", "MODEL_FILE", "check_onnx", "export_onnx"]
 

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
-from hpe_tasks.export import check_onnx, export_onnx
-from hpe_tasks.export.deconvolution import split_deconvolutions
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
+from hpe_tasks.onnx_export import check_onnx, export_onnx
+from hpe_tasks.onnx_export.deconvolution import split_deconvolutions
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from hpe_tasks.export.graph import constants_of, remove_unused, replace_input
+from hpe_tasks.onnx_export.graph import constants_of, remove_unused, replace_input
 
 
 def drop_redundant_clips(model: onnx.ModelProto) -> None:

@@ -16,9 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.export import check_onnx, export_onnx
-from hpe_tasks.export.integer_kernels import align_biases, drop_redundant_clips, merge_repeated_quantizers, sign_weights
 from hpe_tasks.models.onnx_model import describe_onnx
+from hpe_tasks.onnx_export import check_onnx, export_onnx
+from hpe_tasks.onnx_export.integer_kernels import (
+    align_biases,
+    drop_redundant_clips,
+    merge_repeated_quantizers,
+    sign_weights,
+)
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.onnx_runtime.session import onnx_predictor, open_session
 from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from hpe_tasks.export.graph import remove_unused
+from hpe_tasks.onnx_export.graph import remove_unused
 from hpe_tasks.onnx_runtime.kernel_model import PHASE_TAPS
 
 _PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
