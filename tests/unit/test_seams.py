@@ -70,7 +70,7 @@ from hpe_tasks.config.help import describe_setting
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.config.training import TrainingConfig
-from hpe_tasks.export import export_onnx
+from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.inference import fp32_predictor
 from hpe_tasks.models import build_model
 from hpe_tasks.onnx_runtime.placement import audit_placement

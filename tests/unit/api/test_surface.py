@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -40,7 +41,8 @@ class Refuse:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Refuse())
-sys.path.insert(0, sys.argv[1])
+# As a folder, without the .pth files that would lead to this project's own folder.
+sys.path[:0] = sys.argv[1:3]
 import hpe_tasks
 import hpe_tasks.serving.service
 assert hpe_tasks.__file__.startswith(sys.argv[1]), hpe_tasks.__file__
@@ -65,8 +67,8 @@ def typed_imports() -> dict[str, str]:
     return found
 
 
-def run_alone(code: str, *arguments: str, isolated: str = "-IS") -> str:
-    command = [sys.executable, isolated, "-c", code, *arguments]
+def run_alone(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-IS", "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -120,7 +122,8 @@ def test_it_ships_in_the_function(tmp_path: Path) -> None:
             shutil.copyfile(file, tmp_path / "hpe_tasks" / folder / file.name)
     for module in build._OWN_MODULES:
         shutil.copyfile(package / module, tmp_path / "hpe_tasks" / module)
-    assert run_alone(SHIPPED, str(tmp_path), isolated="-I").split() == [*hpe_tasks.CODECS, "hpe_tasks.api"]
+    libraries = sysconfig.get_path("purelib")
+    assert run_alone(SHIPPED, str(tmp_path), libraries).split() == [*hpe_tasks.CODECS, "hpe_tasks.api"]
 
 
 def test_the_wheel_holds_the_marker_of_types_and_all_data(repository: Path, tmp_path: Path) -> None:
