@@ -130,7 +130,7 @@ def _category(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def _no_keypoints(root: Path) -> None:
+def _no_joints(root: Path) -> None:
     with edited(root) as content:
         del content["categories"][0]["keypoints"]
 
@@ -138,7 +138,7 @@ def _no_keypoints(root: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
-        pytest.param(_sigmas([0.1] * 4), "holds 4 sigmas, and not those of the 5 keypoints", id="few sigmas"),
+        pytest.param(_sigmas([0.1] * 4), "holds 4 sigmas, and not those of the 5 joints", id="few sigmas"),
         pytest.param(_sigmas([0.1] * 6), "sigmas.json holds 6 sigmas", id="many sigmas"),
         pytest.param(_sigmas({"head": 0.1}), "sigmas.json holds 1 sigmas", id="sigmas by name, some missing"),
         pytest.param(
@@ -170,16 +170,16 @@ def test_joints_that_cannot_be_used(drawn: Path, tmp_path: Path, break_it: Calla
 
 
 @pytest.mark.parametrize(
-    "break_it", [pytest.param(_no_keypoints, id="missing"), pytest.param(_category(keypoints=[]), id="empty")]
+    "break_it", [pytest.param(_no_joints, id="missing"), pytest.param(_category(keypoints=[]), id="empty")]
 )
-def test_a_category_without_keypoints(drawn: Path, tmp_path: Path, break_it: Callable[[Path], None]) -> None:
+def test_a_category_without_joints(drawn: Path, tmp_path: Path, break_it: Callable[[Path], None]) -> None:
     break_it(drawn)
     with pytest.raises(DatasetError, match=r"val\.json: no category names joints"):
         load(drawn)
     assert any("without a category that names its joints" in problem for problem in problems(drawn, tmp_path / "d"))
 
 
-def test_all_categories_with_the_same_keypoints_are_measured(drawn: Path) -> None:
+def test_all_categories_with_the_same_joints_are_measured(drawn: Path) -> None:
     """As AP-10K has it: a category for each species."""
     before = load(drawn)
     with edited(drawn) as content:

@@ -198,7 +198,7 @@ def test_persons_are_drawn_one_after_the_other() -> None:
     [
         (GREY.astype(np.float32), (2, 2), (2,), "image"),
         (GREY[..., 0], (2, 2), (2,), "image"),
-        (GREY, (3, 2), (2,), "keypoints"),
+        (GREY, (3, 2), (2,), "joints"),
         (GREY, (2, 2), (3,), "scores"),
     ],
     ids=["float image", "grey image", "too many joints", "too many scores"],
