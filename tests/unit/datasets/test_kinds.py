@@ -158,8 +158,8 @@ def test_no_module_tells_kinds_apart() -> None:
     assert found == []
 
 
-def test_a_metric_of_its_own_takes_five_files() -> None:
-    """Those in which CrowdPose's figures are named, computed, stored, shown and asked for, beside its kind's."""
+def test_a_metric_of_its_own_takes_six_files() -> None:
+    """Those in which its figures are named, computed, stored, shown, asked for and exported, besides its kind's."""
     package = Path(hpe_tasks.__file__).parent
     words = ("crowdpose_oks_ap", "CrowdPoseStats", "crowdpose_stats")
     named = {
@@ -168,6 +168,7 @@ def test_a_metric_of_its_own_takes_five_files() -> None:
         if any(word in path.read_text(encoding="utf-8") for word in words)
     }
     assert named - {"datasets/crowdpose.py"} == {
+        "__init__.py",
         "datasets/kind.py",
         "evaluation/coco.py",
         "gate/accuracy.py",
