@@ -34,8 +34,9 @@ modules = {str(module.path): name for name, module in Source(package).modules.it
 ran, read = set(), set()
 
 
+# A trace function is told of calls of Python functions alone; one for profiles, of every return and C function as well.
 def called(frame, event, _):
-    if event == "call" and frame.f_code.co_filename in modules:
+    if frame.f_code.co_filename in modules:
         ran.add(modules[frame.f_code.co_filename])
 
 
@@ -49,11 +50,11 @@ def traced(body):
     @wraps(body)
     def run(*arguments):
         ran.clear(), read.clear()
-        threading.setprofile(called), sys.setprofile(called)
+        threading.settrace(called), sys.settrace(called)
         try:
             return body(*arguments)
         finally:
-            sys.setprofile(None), threading.setprofile(None)
+            sys.settrace(None), threading.settrace(None)
     return run
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
@@ -27,6 +26,7 @@ from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.quantization import load_quantsim, quantize_model
 from support import tiny_networks as tiny
+from support.signals import decibels
 
 State = dict[str, torch.Tensor]
 
@@ -245,7 +245,3 @@ def test_the_whole_of_it_runs_in_int8(narrow: ModelConfig, tmp_path: Path) -> No
     assert decibels(expected, simulated) > 10
     assert decibels(expected, computed) > 10
     assert decibels(simulated, computed) > 15
-
-
-def decibels(signal: np.ndarray, noisy: np.ndarray) -> float:
-    return float(10 * np.log10((signal**2).sum() / ((signal - noisy) ** 2).sum()))
