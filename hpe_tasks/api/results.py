@@ -336,10 +336,13 @@ class RunResult(Shown):
 
     @property
     def command(self) -> str:
-        """The shell command that asks for the same run: it would find these results."""
+        """The shell command that asks for the same run: it would find these results.
+
+        Passwords and signatures in addresses are left out of it.
+        """
         from hpe_tasks.report.commands import command_with
 
-        return command_with(self.config, (), "hpe")
+        return command_with(self.records.config, (), "hpe")
 
     def report(self) -> Path:
         """The HTML report of the run: one file on this machine, without network access."""
