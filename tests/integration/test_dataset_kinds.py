@@ -55,7 +55,8 @@ def all_steps(run: Run) -> None:
     """Everything up to the gate."""
     for step in (
         steps.fetch_checkpoint, steps.fetch_dataset, steps.validate_dataset, steps.evaluate_fp32, steps.check_fp32,
-        steps.quantize, steps.export_onnx, steps.evaluate_quantized, steps.gate,
+        steps.quantize, steps.export_onnx, steps.evaluate_quantized, steps.compare_accuracy,
+        steps.gate,
     ):  # fmt: skip
         step(run)
 
