@@ -20,6 +20,8 @@ def advise(failed: GateCheck, run: Situation) -> Iterator[Advice]:
     if failed.observed is None:
         yield Advice(f"{failed.title}: there is no number to judge. {failed.reason}. Run the evaluation steps again.")
         return
+    if failed.inconclusive:
+        yield from accuracy.more_images(failed, run)
     for check in CHECKS:
         if failed.name in check.names:
             yield from check.advise(run)

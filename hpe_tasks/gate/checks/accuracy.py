@@ -259,6 +259,17 @@ def lose_less(run: Situation) -> Iterator[Advice]:
     yield from _more_persons(run)
 
 
+def more_images(check: GateCheck, run: Situation) -> Iterator[Advice]:
+    """What tells where an interval does not."""
+    if run.onnx is not None and run.onnx.fingerprint.subset:
+        yield _WHOLE_SPLIT
+    elif check.images_to_decide:
+        yield Advice(
+            f"Give the evaluation split more images: about {check.images_to_decide:,} would tell whether too much was "
+            "lost, if the loss stays as it is."
+        )
+
+
 def _stronger_recipe(run: Situation) -> Iterator[Advice]:
     recipe = run.config.recipe
     if not recipe.cross_layer_equalization and not run.config.model.network.from_file:
