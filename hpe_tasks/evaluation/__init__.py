@@ -43,6 +43,7 @@ def evaluate(
     predictions_file: Path,
     artifact: Callable[[Path], Artifact],
     further: tuple[int, int] | None = None,
+    keep_table: bool = True,
 ) -> EvaluationReport:
     """Measure a network on a split and keep its predictions.
 
@@ -66,10 +67,11 @@ def evaluate(
             order, zero for joints that are not compared, and each row also has `annotation_id`, the annotated person
             that it shows or null. For MPII a list with, for each person whose image could be read, `image`, `person`
             (its number in the annotation file) and `keypoints` in MPII's order, in image pixels counted from 0.
-            The table of images comes beside it: `table_file`.
+            The table of images comes beside it, as `table_file` names it.
         artifact: Describes a written file.
         further: Measure other images than the subset that `evaluation.num_images` asks for: of all that it leaves,
             those from this number to that.
+        keep_table: Keep what became of each image, too.
 
     Raises:
         ConfigError: The model and the data set have no joint in common; boxes or a flip test were asked for where there
@@ -79,7 +81,18 @@ def evaluate(
         CheckpointError: The network's output does not fit the configuration.
     """
     request = EvaluationRequest(
-        predict, model, evaluation, images, boxes, runtime, dataset_digest, seed, predictions_file, artifact, further
+        predict,
+        model,
+        evaluation,
+        images,
+        boxes,
+        runtime,
+        dataset_digest,
+        seed,
+        predictions_file,
+        artifact,
+        further,
+        keep_table,
     )
     codec = CODECS[model.codec]
     if not dataset.kind.takes_detections and (codec.whole_images or boxes is not None):
@@ -106,7 +119,6 @@ def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> Evaluati
 
     rows = coco.write_results(measured, found.poses, request)
     accuracy = coco.score(measured, rows)
-    table = coco.image_table(measured, rows)
     return EvaluationReport(
         runtime=request.runtime,
         stats=accuracy.stats,
@@ -129,7 +141,7 @@ def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> Evaluati
             metric=dataset.kind.metric,
         ),
         predictions=request.artifact(request.predictions_file),
-        image_table=request.keep_table(table),
+        image_table=request.kept(lambda: coco.image_table(measured, rows)),
         available_images=measured.available_images,
         failed_images=failed.images,
         images_per_second=(found.num_images - len(failed.images)) / elapsed,

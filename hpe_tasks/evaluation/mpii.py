@@ -105,7 +105,7 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
             metric="mpii_pckh",
         ),
         predictions=request.artifact(request.predictions_file),
-        image_table=request.keep_table(_table(measured, joint_map, scored)),
+        image_table=request.kept(lambda: _table(measured, joint_map, scored)),
         available_images=available,
         failed_images=failed.images,
         images_per_second=(len(measured.images) - len(failed.images)) / elapsed,

@@ -44,11 +44,14 @@ class EvaluationRequest:
     predictions_file: Path
     artifact: Callable[[Path], Artifact]
     further: tuple[int, int] | None = None
+    keep_table: bool = True
 
-    def keep_table(self, table: ImageTable) -> Artifact:
-        """Write a table of images beside the predictions."""
+    def kept(self, table: Callable[[], ImageTable]) -> Artifact | None:
+        """Write the table of images beside the predictions; None where it is not to be kept."""
+        if not self.keep_table:
+            return None
         file = table_file(self.predictions_file)
-        write_atomically(file, table.to_bytes())
+        write_atomically(file, table().to_bytes())
         return self.artifact(file)
 
     @property
