@@ -139,9 +139,7 @@ def _comparable_joints(config: ModelConfig) -> JointMap:
     return joint_map
 
 
-def _choose_persons(
-    dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest
-) -> tuple[MpiiDataset, int]:
+def _choose_persons(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest) -> tuple[MpiiDataset, int]:
     """The persons who are measured, and how many images there are to draw from."""
     compared = [index for _, _, index in joint_map]
     persons = tuple(person for person in dataset.persons if person.visible[compared].any())

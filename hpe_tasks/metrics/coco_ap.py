@@ -111,7 +111,7 @@ class PoseComparison:
     def compare(self, joints: Sequence[int], sigmas: Sequence[float]) -> ComparedImages:
         """What `evaluate` matches, for the images of `image_ids`."""
         columns = list(joints)
-        labelled = (self._keypoints[:, columns, 2] > 0).any(axis=1) & self._labelled
+        labelled = (self._joints[:, columns, 2] > 0).any(axis=1) & self._labelled
         crowd = np.array([row["iscrowd"] for row in self._persons], dtype=np.bool_)
         return ComparedImages(
             images=len(self.image_ids),

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import override
 
-from hpe_tasks.metrics.coco_ap import KeypointComparison
+from hpe_tasks.metrics.coco_ap import PoseComparison
 from hpe_tasks.metrics.matching import Matches, match
 from hpe_tasks.metrics.weighted_ap import RankedResults, Runs, runs_of, weighted_ap
 
@@ -223,7 +223,7 @@ def match_table(
     Raises:
         ValueError: As `coco_stats`; or a person or a result is in none of the images.
     """
-    comparison = KeypointComparison(truth, results)
+    comparison = PoseComparison(truth, results)
     ids = np.unique(np.asarray(images, dtype=np.int64))
     if len(missing := np.setdiff1d(comparison.image_ids, ids)):
         raise ValueError(f"there are persons or results in image {missing[0]}, which is not among those measured")

@@ -241,8 +241,8 @@ def test_joined_tables_are_the_table_of_all_images() -> None:
     results = results_of(rng, truth, 9, digits=0, extra=3)
 
     def table(images: tuple[int, ...]) -> MatchTable:
-        rows = [[row for row in rows if row["image_id"] in images] for rows in (truth, results)]
-        return match_table(*rows, PARTS, images=images, sizes=SIZES, levels={"hard": [1, 4, 8]})
+        some, found = ([row for row in rows if row["image_id"] in images] for rows in (truth, results))
+        return match_table(some, found, PARTS, images=images, sizes=SIZES, levels={"hard": [1, 4, 8]})
 
     assert table((1, 5, 6)).joined(table((0, 2, 3, 4, 7, 8))).to_bytes() == table(tuple(range(9))).to_bytes()
     with pytest.raises(ValueError, match="in common"):

@@ -26,7 +26,7 @@ def test_all_looks_together_err_as_often_as_was_allowed(fractions: tuple[float, 
     times = np.array(fractions)
     steps = rng.normal(size=(400_000, len(times))) * np.sqrt(np.diff(times, prepend=0.0))
     z = steps.cumsum(axis=1) / np.sqrt(times)
-    bounds = norm.isf(nominal_errors(0.05, fractions))
+    bounds = np.asarray(norm.isf(nominal_errors(0.05, fractions)))
     assert (z >= bounds).any(axis=1).mean() == pytest.approx(0.05, abs=0.002)
     assert (z[:, 0] >= bounds[0]).mean() == pytest.approx(spent(0.05, fractions[0]), abs=0.002)
 
