@@ -195,6 +195,11 @@ class Decision(Shown):
         return self.record.passed
 
     @property
+    def inconclusive(self) -> bool:
+        """Whether it did not pass only because too few images were measured to tell."""
+        return self.record.inconclusive
+
+    @property
     def checks(self) -> tuple[GateCheck, ...]:
         """What was observed, what was asked, and the reason."""
         return self.record.checks

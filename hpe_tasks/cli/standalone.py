@@ -74,6 +74,7 @@ def evaluate_file(
             dataset_digest=fetched.digest,
             seed=config.seed,
             predictions_file=file,
+            keep_table=False,
             artifact=_described if predictions is not None else lambda path: _kept(path, kept),
         )
 

@@ -40,6 +40,40 @@ class GateLimits(Frozen):
         le=100,
         description="Largest difference in mean PCKh, either way, between QuantSim and the file, in percentage points.",
     )
+    max_joint_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Largest loss of AP over the joints of any one group (wrists, knees, ...); empty: max_ap_drop.",
+    )
+    max_joint_pckh_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Largest loss of PCKh of any one group of joints, in percentage points; empty: max_pckh_drop.",
+    )
+    max_size_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Largest loss of AP among persons of medium or large size alone, or in images of one level of "
+        "crowding; empty: max_ap_drop.",
+    )
+    confidence: float | None = Field(
+        default=0.95,
+        ge=0.5,
+        lt=1,
+        description="A loss is within its limit when the whole interval of this confidence is, from a paired bootstrap "
+        "over images; where only the measured figure is, the gate is inconclusive. Empty: figures are judged alone.",
+    )
+    resamples: int = Field(default=10_000, ge=200, le=1_000_000, description="Resamples of the images for an interval.")
+    max_looks: int = Field(
+        default=3,
+        ge=1,
+        le=10,
+        description="With `evaluation.num_images`: how often the loss of accuracy may be looked at. Where the first "
+        "images are too few to tell, more of the split are measured, and the error is shared among the looks.",
+    )
     min_int8_mac_share: float = Field(
         default=0.5, ge=0, le=1, description="Smallest share of convolution multiply-accumulates that run in int8."
     )

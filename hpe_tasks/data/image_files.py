@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from hpe_tasks.data.perceptual_hash import perceptual_hash
+
 _GIF = b"GIF8"
 _GIF_FAULT = "is a GIF, which may hold many pictures; it must be a JPEG or PNG"
 
@@ -60,6 +62,7 @@ class ImageFile:
         width: Of the pixels as stored, before any EXIF orientation.
         size_bytes: 0 for a file that cannot be read.
         digest: SHA-256 of its bytes; empty for a file that cannot be read.
+        perceptual_hash: Of what it shows; None for a file that cannot be decoded, or that shows next to nothing.
     """
 
     exists: bool
@@ -68,6 +71,7 @@ class ImageFile:
     height: int = 0
     size_bytes: int = 0
     digest: str = ""
+    perceptual_hash: int | None = None
 
 
 def look_at(path: Path) -> ImageFile:
@@ -86,7 +90,9 @@ def look_at(path: Path) -> ImageFile:
             width, height = image.size
             image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
             image.load()
+            grey = image.convert("L").resize((32, 32), Image.Resampling.BOX)
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
         kind = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be decoded: {error}"
         return ImageFile(exists=True, fault=kind, size_bytes=size, digest=digest)
-    return ImageFile(exists=True, width=width, height=height, size_bytes=size, digest=digest)
+    shown = perceptual_hash(np.asarray(grey))
+    return ImageFile(exists=True, width=width, height=height, size_bytes=size, digest=digest, perceptual_hash=shown)

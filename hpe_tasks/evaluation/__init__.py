@@ -42,6 +42,8 @@ def evaluate(
     seed: int,
     predictions_file: Path,
     artifact: Callable[[Path], Artifact],
+    further: tuple[int, int] | None = None,
+    keep_table: bool = True,
 ) -> EvaluationReport:
     """Measure a network on a split and keep its predictions.
 
@@ -65,7 +67,11 @@ def evaluate(
             order, zero for joints that are not compared, and each row also has `annotation_id`, the annotated person
             that it shows or null. For MPII a list with, for each person whose image could be read, `image`, `person`
             (its number in the annotation file) and `keypoints` in MPII's order, in image pixels counted from 0.
-        artifact: Describes the written file.
+            The table of images comes beside it, as `table_file` names it.
+        artifact: Describes a written file.
+        further: Measure other images than the subset that `evaluation.num_images` asks for: of all that it leaves,
+            those from this number to that.
+        keep_table: Keep what became of each image, too.
 
     Raises:
         ConfigError: The model and the data set have no joint in common; boxes or a flip test were asked for where there
@@ -75,7 +81,18 @@ def evaluate(
         CheckpointError: The network's output does not fit the configuration.
     """
     request = EvaluationRequest(
-        predict, model, evaluation, images, boxes, runtime, dataset_digest, seed, predictions_file, artifact
+        predict,
+        model,
+        evaluation,
+        images,
+        boxes,
+        runtime,
+        dataset_digest,
+        seed,
+        predictions_file,
+        artifact,
+        further,
+        keep_table,
     )
     codec = CODECS[model.codec]
     if not dataset.kind.takes_detections and (codec.whole_images or boxes is not None):
@@ -124,6 +141,8 @@ def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> Evaluati
             metric=dataset.kind.metric,
         ),
         predictions=request.artifact(request.predictions_file),
+        image_table=request.kept(lambda: coco.image_table(measured, rows)),
+        available_images=measured.available_images,
         failed_images=failed.images,
         images_per_second=(found.num_images - len(failed.images)) / elapsed,
         cpu_features=cpu_features(),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,9 @@ from hpe_tasks.data.annotation_files import person_category, read_annotations
 from hpe_tasks.data.coco import CocoDataset, Person
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.evaluation.request import EvaluationRequest, JointMap
+from hpe_tasks.evaluation.request import EvaluationRequest, JointMap, draw
 from hpe_tasks.metrics.crowdpose import crowdpose_stats
+from hpe_tasks.metrics.image_tables import SIZES, WHOLE, MatchTable, match_table
 from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
 from hpe_tasks.pose.skeletons import common_joints
 from hpe_tasks.records.evaluation import ScoreSpread, Stats
@@ -43,6 +43,7 @@ class Measured:
         dataset: The measured images.
         persons: Their persons who have a compared joint labelled.
         subset: Whether the images were drawn by seed from more.
+        available_images: How many there are to draw from.
         joint_map: The compared joints.
         category_id: Of persons, in the annotation file.
         truth: All annotations of persons in the images, with those that the metric ignores.
@@ -51,6 +52,7 @@ class Measured:
     dataset: CocoDataset
     persons: tuple[Person, ...]
     subset: bool
+    available_images: int
     joint_map: JointMap
     category_id: int
     truth: tuple[dict[str, Any], ...]
@@ -122,10 +124,8 @@ def choose(dataset: CocoDataset, request: EvaluationRequest) -> Measured:
         ids = [image.id for image in dataset.images]
     else:
         ids = sorted({person.image_id for person in persons})
-    num_images = request.evaluation.num_images
-    subset = num_images is not None and num_images < len(ids)
-    if num_images is not None and subset:
-        ids = random.Random(request.seed).sample(ids, num_images)
+    available = len(ids)
+    ids, subset = draw(ids, request)
     chosen = set(ids)
     measured = dataset.subset(ids)
     category_id, truth = read_truth(measured)
@@ -133,6 +133,7 @@ def choose(dataset: CocoDataset, request: EvaluationRequest) -> Measured:
         dataset=measured,
         persons=tuple(person for person in persons if person.image_id in chosen),
         subset=subset,
+        available_images=available,
         joint_map=joint_map,
         category_id=category_id,
         truth=truth,
@@ -221,21 +222,44 @@ def _annotation_ids(measured: Measured, poses: Sequence[FoundPose]) -> list[int 
 
 def score(measured: Measured, results: Sequence[dict[str, Any]]) -> Accuracy:
     """Score COCO results over the compared joints."""
-    sigmas, known = measured.dataset.sigmas, measured.dataset.groups
-    numbers = {joint: number for joint, _, number in measured.joint_map}
-    groups = {name: tuple(joint for joint in joints if joint in numbers) for name, joints in known.items()}
-    parts = {name: joints for name, joints in groups.items() if joints} | {joint: (joint,) for joint in numbers}
     # One call reads the results once for all parts.
-    ap = coco_breakdown(
-        measured.truth,
-        results,
-        {name: ([numbers[j] for j in joints], [sigmas[j] for j in joints]) for name, joints in parts.items()},
-    )
+    ap = coco_breakdown(measured.truth, results, _parts(measured))
     return Accuracy(
         stats=_STATS[measured.dataset.kind.metric](measured, results),
-        by_group={name: ap.get(name) for name in groups},
-        by_joint={joint: ap[joint] for joint in numbers},
+        by_group={name: ap.get(f"group/{name}") for name in measured.dataset.groups},
+        by_joint={joint: ap[f"joint/{joint}"] for joint, _, _ in measured.joint_map},
     )
+
+
+def image_table(measured: Measured, results: Sequence[dict[str, Any]]) -> MatchTable:
+    """What became of each image: the judged figure, and those by size or crowd, by group and by joint."""
+    dataset = measured.dataset
+    levels: dict[str, list[int]] = {}
+    if (of_kind := dataset.kind.crowd_levels) is not None:
+        for image in dataset.images:
+            levels.setdefault(of_kind.level(image.crowd_index or 0.0), []).append(image.id)
+    return match_table(
+        measured.truth,
+        results,
+        {WHOLE: (measured.numbers, measured.sigmas), **_parts(measured)},
+        images=[image.id for image in dataset.images],
+        sizes={} if of_kind is not None else SIZES,
+        levels=levels,
+    )
+
+
+def _parts(measured: Measured) -> dict[str, tuple[list[int], list[float]]]:
+    """The joints of each group and each joint alone: their numbers in the data set, and sigmas."""
+    sigmas = measured.dataset.sigmas
+    numbers = {joint: number for joint, _, number in measured.joint_map}
+    parts = {f"group/{name}": joints for name, joints in measured.dataset.groups.items()}
+    parts |= {f"joint/{joint}": (joint,) for joint in numbers}
+    compared = {name: [joint for joint in joints if joint in numbers] for name, joints in parts.items()}
+    return {
+        name: ([numbers[joint] for joint in joints], [sigmas[joint] for joint in joints])
+        for name, joints in compared.items()
+        if joints
+    }
 
 
 def _coco(measured: Measured, results: Sequence[dict[str, Any]]) -> Stats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +19,10 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
-from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap, draw
 from hpe_tasks.inference import find_poses, mpii_batches
-from hpe_tasks.metrics.pckh import HEAD_FACTOR, PCKH_GROUPS, pckh_by_joint, pckh_stats
+from hpe_tasks.metrics.image_tables import WHOLE, HitTable, hit_table
+from hpe_tasks.metrics.pckh import HEAD_FACTOR, NOT_IN_MEAN, PCKH_GROUPS, pckh_by_joint, pckh_hits, pckh_stats
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.skeletons import MPII16, common_joints
 from hpe_tasks.progress import track
@@ -36,6 +36,9 @@ _NOWHERE = -1e9
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what PCKh resolves.
 _DIGITS = 3
+
+Scored = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]
+"""The arguments of `pckh_stats`."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
         CheckpointError: The network's output does not fit the configuration.
     """
     joint_map = _comparable_joints(request.model)
-    measured, subset = _choose_persons(dataset, joint_map, request.evaluation.num_images, request.seed)
+    measured, available = _choose_persons(dataset, joint_map, request)
     truth = load_truth(measured)
     failed = FailedImages(dataset.root, len(measured.images), request.evaluation.max_failed_images)
 
@@ -92,7 +95,7 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
             image_ids_digest=hashlib.sha256("\n".join(measured.images).encode()).hexdigest(),
             num_images=len(measured.images),
             num_persons=len(measured.persons),
-            subset=subset,
+            subset=len(measured.images) < available,
             box_source="annotated_center_scale",
             flip_test=request.evaluation.flip_test,
             decoder=f"{CODECS[request.model.codec].decoder}; head size: {HEAD_FACTOR} of the head box's diagonal",
@@ -102,10 +105,24 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
             metric="mpii_pckh",
         ),
         predictions=request.artifact(request.predictions_file),
+        image_table=request.kept(lambda: _table(measured, joint_map, scored)),
+        available_images=available,
         failed_images=failed.images,
         images_per_second=(len(measured.images) - len(failed.images)) / elapsed,
         cpu_features=cpu_features(),
     )
+
+
+def _table(measured: MpiiDataset, joint_map: JointMap, scored: Scored) -> HitTable:
+    """What became of each image: the mean, and by group and joint what was compared."""
+    compared = {joint: index for joint, _, index in joint_map}
+    columns = {WHOLE: tuple(index for joint, index in compared.items() if joint not in NOT_IN_MEAN)}
+    for group, joints in PCKH_GROUPS.items():
+        columns[f"group/{group}"] = tuple(compared[joint] for joint in joints if joint in compared)
+    columns |= {f"joint/{joint}": (index,) for joint, index in compared.items()}
+    right, labelled = pckh_hits(*scored)
+    known = {part: indices for part, indices in columns.items() if indices}
+    return hit_table([person.image for person in measured.persons], right, labelled, known)
 
 
 def _comparable_joints(config: ModelConfig) -> JointMap:
@@ -122,10 +139,8 @@ def _comparable_joints(config: ModelConfig) -> JointMap:
     return joint_map
 
 
-def _choose_persons(
-    dataset: MpiiDataset, joint_map: JointMap, num_images: int | None, seed: int
-) -> tuple[MpiiDataset, bool]:
-    """The persons who are measured, and whether they are a subset drawn by seed."""
+def _choose_persons(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest) -> tuple[MpiiDataset, int]:
+    """The persons who are measured, and how many images there are to draw from."""
     compared = [index for _, _, index in joint_map]
     persons = tuple(person for person in dataset.persons if person.visible[compared].any())
     if not persons:
@@ -134,9 +149,8 @@ def _choose_persons(
             hint="Set dataset.evaluation_split to a split with annotated persons.",
         )
     everyone = replace(dataset, persons=persons)
-    if num_images is None or num_images >= len(everyone.images):
-        return everyone, False
-    return everyone.subset(random.Random(seed).sample(everyone.images, num_images)), True
+    images, subset = draw(everyone.images, request)
+    return (everyone.subset(images) if subset else everyone), len(everyone.images)
 
 
 def _find(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest, failed: FailedImages) -> _Found:

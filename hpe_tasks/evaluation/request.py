@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.inference import Predict, Unreadable
+from hpe_tasks.metrics.image_tables import ImageTable, table_file
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import FailedImage, Runtime
+from hpe_tasks.storage.files import write_atomically
 
 RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 
 JointMap = tuple[tuple[str, int, int], ...]
 """(joint, channel of the model, number in the data set) for every joint that is compared."""
+
+ImageT = TypeVar("ImageT", int, str)
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +43,37 @@ class EvaluationRequest:
     seed: int
     predictions_file: Path
     artifact: Callable[[Path], Artifact]
+    further: tuple[int, int] | None = None
+    keep_table: bool = True
+
+    def kept(self, table: Callable[[], ImageTable]) -> Artifact | None:
+        """Write the table of images beside the predictions; None where it is not to be kept."""
+        if not self.keep_table:
+            return None
+        file = table_file(self.predictions_file)
+        write_atomically(file, table().to_bytes())
+        return self.artifact(file)
 
     @property
     def title(self) -> str:
         """What is done, for a progress bar."""
         return f"Evaluating {RUNTIME_TITLES[self.runtime]}"
+
+
+def draw(images: Sequence[ImageT], request: EvaluationRequest) -> tuple[list[ImageT], bool]:
+    """The images that are measured, and whether they are a subset drawn by seed.
+
+    Further images are those from one number to another of an order of all that the subset has left.
+    """
+    number = request.evaluation.num_images
+    if number is None or number >= len(images):
+        return list(images), False
+    chosen = random.Random(request.seed).sample(list(images), number)
+    if request.further is None:
+        return chosen, True
+    left = sorted(set(images) - set(chosen))
+    begin, end = request.further
+    return random.Random(request.seed).sample(left, len(left))[begin:end], True
 
 
 class FailedImages:

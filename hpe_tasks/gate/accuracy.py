@@ -191,13 +191,26 @@ class AccuracyLimits:
     minimum: float
     drop: float
     quantsim_gap: float
+    joint_drop: float
+    size_drop: float
+
+    def of_part(self, part: str) -> float | None:
+        """How much a part of a paired comparison may lose; None of a single joint, of which nothing is asked."""
+        return {"all": self.drop, "group": self.joint_drop, "size": self.size_drop, "crowd": self.size_drop}.get(
+            part.partition("/")[0]
+        )
 
 
 def accuracy_limits(limits: GateLimits, metric: MetricKey) -> AccuracyLimits:
     """The limits that count for the metric that is judged."""
     if metric == "ap":
-        return AccuracyLimits(limits.min_ap, limits.max_ap_drop, limits.max_quantsim_gap)
-    return AccuracyLimits(limits.min_pckh, limits.max_pckh_drop, limits.max_quantsim_pckh_gap)
+        drop, joint, size = limits.max_ap_drop, limits.max_joint_drop, limits.max_size_drop
+        minimum, gap = limits.min_ap, limits.max_quantsim_gap
+    else:
+        drop, joint, size = limits.max_pckh_drop, limits.max_joint_pckh_drop, None
+        minimum, gap = limits.min_pckh, limits.max_quantsim_pckh_gap
+    # What the whole may lose, no part of it may exceed, unless it is asked to.
+    return AccuracyLimits(minimum, drop, gap, drop if joint is None else joint, drop if size is None else size)
 
 
 def metric_named(name: MetricName) -> Metric:

@@ -12,6 +12,7 @@ from hpe_tasks.config.run import Processors
 from hpe_tasks.gate.accuracy import METRICS
 from hpe_tasks.gate.checks import CHECKS
 from hpe_tasks.gate.checks.base import Evidence
+from hpe_tasks.records.comparison import PairedComparison
 from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.network import ExportedModel
@@ -26,6 +27,7 @@ def decide(
     *,
     metric: MetricKey = "ap",
     min_persons: int = 1,
+    comparison: PairedComparison | None = None,
 ) -> GateDecision:
     """Judge the exported file against the limits.
 
@@ -40,11 +42,13 @@ def decide(
         processors: Where the file may be served, which decides what must be proved.
         metric: The figure that is judged: `dataset.gate_metric`.
         min_persons: Fewest persons that the figures must be measured on: `dataset.min_persons`.
+        comparison: FP32 and the exported file on the same images, resampled. Without, or without its intervals, losses
+            are judged by the figures alone, and the reasons say so.
 
     Returns:
         One check for each limit that is asked, in the order of CHECKS; passed when all of them passed.
     """
-    evidence = Evidence(limits, METRICS[metric], fp32, quantized, exported, processors, min_persons)
+    evidence = Evidence(limits, METRICS[metric], fp32, quantized, exported, processors, min_persons, comparison)
     judged = (check.judge(evidence) for check in CHECKS)
     checks = tuple(check for check in judged if check is not None)
-    return GateDecision(passed=all(check.passed for check in checks), checks=checks)
+    return GateDecision(passed=all(check.passed for check in checks), checks=checks, comparison=comparison)

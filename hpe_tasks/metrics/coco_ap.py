@@ -14,6 +14,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from hpe_tasks.metrics.matching import ComparedImages
 from hpe_tasks.pose.skeletons import COCO17
 
 Rows = Sequence[Mapping[str, Any]]
@@ -37,6 +38,9 @@ class PoseComparison:
         truth: COCO annotations, as `coco_stats` takes them.
         results: COCO results.
 
+    Attributes:
+        image_ids: Of the images that persons or results are in, sorted.
+
     Raises:
         ValueError: Poses differ in their number of joints; a joint or the score of a result is not a finite number.
     """
@@ -47,6 +51,7 @@ class PoseComparison:
         poses, scores = _joints(results, length)[..., :2], _column(results, "score", np.float64)
         _check_finite(poses, scores, results)
         images, where = np.unique(_column([*truth, *results], "image_id", np.int64), return_inverse=True)
+        self.image_ids = images
         person_image, found_image = where[: len(truth)], where[len(truth) :]
 
         # Image after image: persons as the file has them, results by falling score.
@@ -102,6 +107,23 @@ class PoseComparison:
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
+
+    def compare(self, joints: Sequence[int], sigmas: Sequence[float]) -> ComparedImages:
+        """What `evaluate` matches, for the images of `image_ids`."""
+        columns = list(joints)
+        labelled = (self._joints[:, columns, 2] > 0).any(axis=1) & self._labelled
+        crowd = np.array([row["iscrowd"] for row in self._persons], dtype=np.bool_)
+        return ComparedImages(
+            images=len(self.image_ids),
+            person_image=_column(self._persons, "image_id", np.intp),
+            person_area=self._areas,
+            uncounted=crowd | ~labelled,
+            crowd=crowd,
+            result_image=_column(self._results, "image_id", np.intp),
+            result_area=np.ptp(self._poses[:, columns], axis=1).prod(axis=1),
+            score=_column(self._results, "score", np.float64),
+            similarity=self._similarities(columns, np.asarray(sigmas, dtype=np.float64)),
+        )
 
     def _similarities(self, columns: list[int], sigmas: Floats) -> Floats:
         """The OKS of every pair over the joints that its person has labelled."""

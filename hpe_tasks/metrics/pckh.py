@@ -88,6 +88,14 @@ def pckh_by_joint(
     return dict(zip(MPII16.joints, _percentages(distances, compared, THRESHOLD), strict=True))
 
 
+def pckh_hits(
+    predictions: ArrayLike, truth: ArrayLike, visible: ArrayLike, head_boxes: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which joints are right at PCKh@0.5, and which count, N×16 each: what `pckh_stats` sums up, with its errors."""
+    distances, compared = _distances(predictions, truth, visible, head_boxes)
+    return (distances <= THRESHOLD) & compared, compared
+
+
 def _distances(
     predictions: ArrayLike, truth: ArrayLike, visible: ArrayLike, head_boxes: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -20,6 +20,7 @@ REQUANTIZE = Pipeline(
         steps.quantize,
         steps.export_onnx,
         steps.evaluate_quantized,
+        steps.compare_accuracy,
         steps.gate,
         steps.publish,
         steps.smoke_test_lambda,

@@ -162,6 +162,9 @@ class EvaluationReport(Record):
         by_joint: The same for each compared joint.
         fingerprint: The protocol.
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.
+        image_table: What became of each image, as `hpe_tasks.metrics.image_tables` reads it: its figures can be counted
+            again over any of the images. None in older records.
+        available_images: Images of the split that could have been measured; None in older records.
         failed_images: Images that could not be read or do not fit their records; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
         cpu_features: int8 features of the CPU that it was measured on, such as `avx512_vnni`; empty in older records.
@@ -175,6 +178,8 @@ class EvaluationReport(Record):
     by_joint: dict[str, float | None]
     fingerprint: ProtocolFingerprint
     predictions: Artifact
+    image_table: Artifact | None = None
+    available_images: int | None = None
     failed_images: tuple[FailedImage, ...] = ()
     images_per_second: float
     cpu_features: tuple[str, ...] = ()

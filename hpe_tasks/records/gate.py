@@ -6,10 +6,18 @@ from typing import Literal
 
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.records.base import Record
+from hpe_tasks.records.comparison import PairedComparison
 
 
 class GateCheck(Frozen):
-    """One requirement: what was observed, what was asked, and why it passed or failed."""
+    """One requirement: what was observed, what was asked, and why it passed or failed.
+
+    Attributes:
+        inconclusive: It did not pass because too little was measured to tell; what was measured keeps the limit.
+        interval: Ends of the observed number's interval; None without one.
+        probability: Share of the resamples in which the limit is kept.
+        images_to_decide: About how many images would tell, if the number stays what it is; None where that is unknown.
+    """
 
     name: str
     title: str
@@ -19,13 +27,27 @@ class GateCheck(Frozen):
     comparison: Literal["at_least", "at_most"]
     unit: str
     reason: str
+    inconclusive: bool = False
+    interval: tuple[float, float] | None = None
+    probability: float | None = None
+    images_to_decide: int | None = None
 
 
 class GateDecision(Record):
-    """Whether the model may be published."""
+    """Whether the model may be published.
+
+    Attributes:
+        comparison: What the losses of accuracy were judged by; None in older records.
+    """
 
     passed: bool
     checks: tuple[GateCheck, ...]
+    comparison: PairedComparison | None = None
+
+    @property
+    def inconclusive(self) -> bool:
+        """Whether it did not pass only because too little was measured to tell."""
+        return not self.passed and all(check.passed or check.inconclusive for check in self.checks)
 
     @property
     def reason(self) -> str:

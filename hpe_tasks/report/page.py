@@ -18,6 +18,7 @@ from hpe_tasks.records.gate import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.files import ReportFiles
+from hpe_tasks.report.interval_chart import interval_plot
 from hpe_tasks.report.pictures import pictures_of
 from hpe_tasks.report.records import (
     RunRecords,
@@ -149,6 +150,7 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "tiles": list(_tiles(records)),
         "speed": _speed(records.latency),
         "checks": [check_row(check) for check in records.decision.checks] if records.decision else [],
+        "intervals": interval_plot(records.comparison, records.metric),
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
         "metric": records.metric,

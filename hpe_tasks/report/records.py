@@ -13,6 +13,7 @@ from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named,
 from hpe_tasks.gate.floor import diagnosis_text
 from hpe_tasks.gate.published import published_figures
 from hpe_tasks.gate.references import ComparedFigure, Reference, compare
+from hpe_tasks.records.comparison import PairedComparison
 from hpe_tasks.records.diagnosis import Fp32Check
 from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.execution import LatencyComparison, SpeedUp
@@ -23,7 +24,7 @@ from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
 from hpe_tasks.records.run import StepFailure, StepOutcome
 
-VerdictKind = Literal["published", "passed", "gate_failed", "failed", "unfinished"]
+VerdictKind = Literal["published", "passed", "gate_failed", "inconclusive", "failed", "unfinished"]
 
 _LONGEST_SETTING = 60
 
@@ -52,6 +53,7 @@ class RunRecords:
     quantized: QuantizedModel | None = None
     exported: ExportedModel | None = None
     quantized_evaluation: QuantizedEvaluation | None = None
+    comparison: PairedComparison | None = None
     decision: GateDecision | None = None
     published: PublishedModel | None = None
     smoke_test: SmokeTest | None = None
@@ -154,6 +156,12 @@ def _refused(records: RunRecords) -> Verdict | None:
         title = "Stopped before quantization: FP32 is below the gate's floor"
         return Verdict("gate_failed", title, f"{check.reason}.{found}")
     if records.decision is not None and not records.decision.passed:
+        if records.decision.inconclusive:
+            needed = max((check.images_to_decide or 0 for check in records.decision.checks), default=0)
+            more = f"; about {needed:,} would tell" if needed else ""
+            measured = "" if records.comparison is None else f"{records.comparison.num_images:,} images are "
+            detail = f"{measured}too few to tell whether too much accuracy was lost{more}."
+            return Verdict("inconclusive", "Not published: the gate is inconclusive", detail)
         failures = sum(not check.passed for check in records.decision.checks)
         detail = f"{failures} of {len(records.decision.checks)} checks failed."
         return Verdict("gate_failed", "Not published: the gate failed", detail)
@@ -208,6 +216,15 @@ def quantities_of(check: GateCheck) -> tuple[str, str, str]:
         f"{relation} {unit.text(check.limit, decimals)}",
         sign + unit.text(None if margin is None else abs(margin), decimals),
     )
+
+
+def interval_text(check: GateCheck) -> str:
+    """A check's interval behind its observation; empty without one."""
+    if check.interval is None or check.observed is None:
+        return ""
+    unit = UNITS[check.unit]
+    decimals = unit.decimals_between(check.observed, check.limit)
+    return f" [{', '.join(unit.text(end, decimals) for end in check.interval)}]"
 
 
 @dataclass(frozen=True)

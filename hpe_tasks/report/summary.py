@@ -29,6 +29,7 @@ from hpe_tasks.report.records import (
     RunRecords,
     comparison_text,
     cpu_text,
+    interval_text,
     measured_on,
     notes_of,
     publication_rows,
@@ -180,7 +181,9 @@ def _checks(decision: GateDecision) -> Group:
     for check in decision.checks:
         observed, limit, _ = quantities_of(check)
         result = Text("passed", style="green") if check.passed else Text("FAILED", style="bold red")
-        table.add_row(Text(check.title), observed, limit, result)
+        if check.inconclusive:
+            result = Text("inconclusive", style="bold yellow")
+        table.add_row(Text(check.title), f"{observed}{interval_text(check)}", limit, result)
     notes = dict.fromkeys(note for check in decision.checks if check.passed and (note := _note(check)))
     return Group(table, *(_Prose(Text(note, style="dim"), indent="") for note in notes), *([""] if notes else []))
 
@@ -188,11 +191,12 @@ def _checks(decision: GateDecision) -> Group:
 def _note(check: GateCheck) -> str:
     """What a passed check says in brackets: how small the sample was, what could not be measured."""
     _, bracket, note = check.reason.partition(" (")
-    return f"Note: {note.removesuffix(')')}." if bracket else ""
+    said = [one for one in note.removesuffix(")").split("; ") if " % interval " not in one]
+    return f"Note: {'; '.join(said)}." if bracket and said else ""
 
 
 def _reasons(decision: GateDecision) -> Iterator[RenderableType]:
-    yield Text("Why the gate failed", style="bold red")
+    yield Text("Why the gate could not tell" if decision.inconclusive else "Why the gate failed", style="bold red")
     for check in decision.checks:
         if not check.passed:
             yield _Prose(Text.assemble((f"{check.title}: ", "bold"), f"{check.reason}."))

@@ -66,6 +66,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
         "quantize",
         "export_onnx",
         "evaluate_quantized",
+        "compare_accuracy",
         "gate",
         "publish",
         "smoke_test_lambda",

@@ -26,6 +26,14 @@ COCO_CASES = [
     pytest.param("efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 0.273, id="I_LITE"),
 ]
 
+FIGURES_ALONE = {
+    "gate.confidence": None,
+    "gate.max_joint_drop": 1.0,
+    "gate.max_joint_pckh_drop": 100.0,
+    "gate.max_size_drop": 1.0,
+}
+"""So few photographs cannot tell a loss of some hundredths from none."""
+
 
 MPII_CASES = [
     # Mean PCKh at 0.5 in percent: of FP32, and the least of the int8 file. Five persons with 66 joints: each is 1.5.
@@ -97,6 +105,7 @@ def test_a_real_model_is_measured_and_published(
         "preset": preset,
         "model.checkpoint": str(test_data / "models" / file),
         "dataset.source": str(test_data / "coco-mini"),
+        **FIGURES_ALONE,
         "destination.registry": f"s3://hpe-models/{preset}",
         "destination.smoke_test": "true",
     }
@@ -128,6 +137,7 @@ def test_a_real_model_is_judged_by_pckh(
         "gate.min_pckh": least,
         "gate.max_pckh_drop": 7.0,
         "gate.max_quantsim_pckh_gap": 7.0,
+        **FIGURES_ALONE,
         "destination.registry": f"s3://hpe-models/mpii-{preset}",
         "destination.smoke_test": "true",
     }

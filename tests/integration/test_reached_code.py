@@ -120,7 +120,7 @@ def test_what_a_step_runs_and_reads_is_in_its_key(settings_in: Any, tmp_path: Pa
     # Something has really been looked at.
     assert set(told) == {
         *("fetch_checkpoint", "fetch_dataset", "validate_dataset", "evaluate_fp32", "check_fp32", "quantize"),
-        *("export_onnx", "evaluate_quantized", "gate", "check_fp32 below the floor"),
+        *("export_onnx", "evaluate_quantized", "compare_accuracy", "gate", "check_fp32 below the floor"),
     }
     assert "hpe_tasks.quantization.torch_backend" in told["quantize"]["ran"]
     assert "hpe_tasks.diagnosis" in told["check_fp32 below the floor"]["ran"]

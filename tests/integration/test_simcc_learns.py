@@ -34,6 +34,10 @@ def finished(tmp_path: Path, s3_server: Server, two_threads: None) -> Run:
         gate__min_ap=FLOOR,
         gate__max_ap_drop=TOLERANCE,
         gate__max_quantsim_gap=TOLERANCE,
+        # A short training and 40 images: figures alone, and none of groups.
+        gate__confidence=None,
+        gate__max_joint_drop=1.0,
+        gate__max_size_drop=1.0,
         destination__name="short-simcc",
         destination__smoke_test=True,
     )

@@ -110,9 +110,10 @@ def test_what_is_filled_in_changes_the_preset(given: dict[str, Any], expected: t
 
 
 def test_every_setting_that_is_no_text_takes_its_value_and_the_text_of_it() -> None:
-    examples = {"boolean": (True, "true"), "integer": (64, "64"), "number": (0.5, "0.5"), "array": None}
     for key in config_keys():
         field = setting_schema(key)
+        whole = min(max(64, field.get("minimum", 64)), field.get("maximum", 64))
+        examples = {"boolean": (True, "true"), "integer": (whole, f"{whole}"), "number": (0.5, "0.5"), "array": None}
         if field["type"] == "string":
             continue
         item = 0.5 if "prefixItems" in field else "left:right"

@@ -102,6 +102,7 @@ def measure(
     seed: int = 0,
     images: Literal["with_persons", "all"] = "with_persons",
     boxes: Path | None = None,
+    further: tuple[int, int] | None = None,
     **evaluation: Any,
 ) -> tuple[EvaluationReport, list[dict[str, Any]]]:
     """The report and the rows of the predictions file; a network may name its outputs, or give heatmaps."""
@@ -118,5 +119,6 @@ def measure(
         seed=seed,
         predictions_file=file,
         artifact=describe,
+        further=further,
     )
     return report, json.loads(file.read_text())

@@ -22,7 +22,7 @@ from hpe_tasks.data.mpii.annotations import (
     truth_path,
 )
 from hpe_tasks.data.mpii.truth import load_truth
-from hpe_tasks.data.validation.inspection import file_row, look_at_files, make_frame, mark_shared
+from hpe_tasks.data.validation.inspection import file_row, look_at_files, make_frame, mark_alike, mark_shared
 from hpe_tasks.errors import DatasetError
 
 CLEAR_SURPLUS, CLEAR_RATIO = 20, 3
@@ -79,6 +79,7 @@ def inspect_mpii(root: Path, *, calibration: str, evaluation: str) -> MpiiInspec
     files.append(file_row(truth, root, truth.is_file(), _truth_fault(root, evaluation, persons)))
     look_at_files(images, dict.fromkeys((calibration, evaluation), folder))
     mark_shared(images, calibration, evaluation, {"file_name": "name_shared", "digest": "content_shared"})
+    mark_alike(images, calibration, evaluation)
     _compare_with_images(persons, splits, images)
     return MpiiInspection(
         files=pd.DataFrame(files),

@@ -258,6 +258,16 @@ def disjoint_rules(columns: Mapping[str, str]) -> list[Expectation]:
                 only_warns=True,
             ),
         ),
+        gxe.ExpectColumnValuesToBeNull(
+            column="looks_like",
+            **rule(
+                "pictures_disjoint",
+                "No calibration image looks like an evaluation image: re-encoded, scaled or brightened.",
+                "Calibration images that look like an evaluation image",
+                "{label}: like {looks_like}",
+                only_warns=True,
+            ),
+        ),
     ]
 
 

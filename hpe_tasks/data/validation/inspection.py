@@ -19,6 +19,7 @@ import pandas as pd
 from hpe_tasks.data.annotation_files import crowd_index_fault, is_safe_file_name, person_category, read_annotations
 from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.data.own_joints import OwnJoints, read_own_joints
+from hpe_tasks.data.perceptual_hash import find_alike
 from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
@@ -94,6 +95,7 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
     look_at_files(images, {split: kind.layout.image_folder(root, split) for split in (calibration, evaluation)})
     shared = {"id": "id_shared", "file_name": "name_shared", "digest": "content_shared"}
     mark_shared(images, calibration, evaluation, shared)
+    mark_alike(images, calibration, evaluation)
     return Inspection(
         files=pd.DataFrame(files, columns=list(file_row(root, root, exists=True))),
         splits=make_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
@@ -239,6 +241,23 @@ def look_at_files(images: list[dict[str, Any]], folders: Mapping[str, Path]) -> 
             row["file_width"] = file.width or None
             row["file_height"] = file.height or None
             row["digest"] = file.digest or None
+            row["perceptual_hash"] = file.perceptual_hash
+
+
+def mark_alike(images: Sequence[dict[str, Any]], calibration: str, evaluation: str) -> None:
+    """Say for each calibration image which evaluation image looks like it: `looks_like`, with None for no other.
+
+    Equal files are not named again: `content_shared` says so. The hashes are taken out of the rows.
+    """
+    hashes = {id(row): row.pop("perceptual_hash") for row in images}
+    judged = [row for row in images if row["split"] == evaluation]
+    drawn = [row for row in images if row["split"] == calibration]
+    found = find_alike([hashes[id(row)] for row in drawn], [hashes[id(row)] for row in judged])
+    for row in images:
+        row["looks_like"] = None
+    for row, place in zip(drawn, found, strict=True):
+        if place is not None and judged[place]["digest"] != row["digest"]:
+            row["looks_like"] = judged[place]["label"]
 
 
 def mark_shared(

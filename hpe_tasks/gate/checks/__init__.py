@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpe_tasks.gate.checks import accuracy, arithmetic, cost
+from hpe_tasks.gate.checks import accuracy, arithmetic, cost, parts
 from hpe_tasks.gate.checks.base import Advice, Requirement, Situation
 from hpe_tasks.records.gate import GateCheck
 
-CHECKS: tuple[Requirement, ...] = (*accuracy.CHECKS, *arithmetic.CHECKS, *cost.CHECKS)
+CHECKS: tuple[Requirement, ...] = (*accuracy.CHECKS, *parts.CHECKS, *arithmetic.CHECKS, *cost.CHECKS)
 """In the order in which they are judged and shown."""
 
 
@@ -20,6 +20,8 @@ def advise(failed: GateCheck, run: Situation) -> Iterator[Advice]:
     if failed.observed is None:
         yield Advice(f"{failed.title}: there is no number to judge. {failed.reason}. Run the evaluation steps again.")
         return
+    if failed.inconclusive:
+        yield from accuracy.more_images(failed, run)
     for check in CHECKS:
         if failed.name in check.names:
             yield from check.advise(run)

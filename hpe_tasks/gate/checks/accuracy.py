@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from typing_extensions import override
 
 from hpe_tasks.gate.accuracy import FEW_PERSONS, Metric, accuracy_limits, few_persons_text, metric_of, unreadable_text
 from hpe_tasks.gate.checks.base import Advice, Evidence, Observation, Requirement, Situation
+from hpe_tasks.gate.paired import images_to_decide, outcome_of
+from hpe_tasks.records.comparison import PairedComparison, PartDifference
 from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
 from hpe_tasks.records.gate import GateCheck
 
@@ -42,7 +45,7 @@ class MinimumAccuracy(Requirement):
     @override
     def observe(self, evidence: Evidence, limit: float) -> Observation:
         onnx = evidence.onnx
-        return Observation(onnx.accuracy, _unusable(evidence.metric, onnx, "onnxruntime"), _sample_note(onnx))
+        return Observation(onnx.accuracy, _unusable(evidence.metric, onnx, "onnxruntime"), sample_note(onnx))
 
     @override
     def judge(self, evidence: Evidence) -> GateCheck | None:
@@ -64,7 +67,7 @@ class MinimumAccuracy(Requirement):
             return
         before = run.fp32.accuracy if run.fp32 else None
         if before is None or before >= limit:
-            yield from _lose_less(run)
+            yield from lose_less(run)
             return
         reached = before if reached is None else min(before, reached)
         step = 0.01 * metric.maximum
@@ -98,13 +101,19 @@ class AccuracyDrop(Requirement):
 
     @override
     def observe(self, evidence: Evidence, limit: float) -> Observation:
-        problem = _not_comparable(evidence.metric, evidence.fp32, "fp32", evidence.onnx)
-        drop = None if problem else _accuracy(evidence.fp32) - _accuracy(evidence.onnx)
-        return Observation(drop, problem, _sample_note(evidence.onnx))
+        problem = not_comparable(evidence.metric, evidence.fp32, "fp32", evidence.onnx)
+        if problem:
+            return Observation(None, problem)
+        whole = None if evidence.comparison is None else evidence.comparison.part("all")
+        if whole is not None and evidence.comparison is not None:
+            return observe_loss(evidence, evidence.comparison, whole, self.subject(evidence), limit)
+        drop = _accuracy(evidence.fp32) - _accuracy(evidence.onnx)
+        notes = (sample_note(evidence.onnx), "no interval: the measurements kept no tables of images")
+        return Observation(drop, note="; ".join(filter(None, notes)) if evidence.comparison else notes[0])
 
     @override
     def advise(self, run: Situation) -> Iterator[Advice]:
-        return _lose_less(run)
+        return lose_less(run)
 
 
 class QuantSimGap(Requirement):
@@ -125,9 +134,9 @@ class QuantSimGap(Requirement):
     @override
     def observe(self, evidence: Evidence, limit: float) -> Observation:
         quantsim, onnx = evidence.quantized.quantsim, evidence.onnx
-        problem = _not_comparable(evidence.metric, quantsim, "quantsim", onnx)
+        problem = not_comparable(evidence.metric, quantsim, "quantsim", onnx)
         gap = None if problem else abs(_accuracy(quantsim) - _accuracy(onnx))
-        return Observation(gap, problem, _sample_note(onnx))
+        return Observation(gap, problem, sample_note(onnx))
 
     @override
     def advise(self, run: Situation) -> Iterator[Advice]:
@@ -141,6 +150,34 @@ class QuantSimGap(Requirement):
 CHECKS: tuple[Requirement, ...] = (MinimumAccuracy(), AccuracyDrop(), QuantSimGap())
 
 
+def observe_loss(
+    evidence: Evidence, comparison: PairedComparison, part: PartDifference, subject: str, limit: float
+) -> Observation:
+    """What a paired comparison says of a loss: kept, broken, or too little measured to tell."""
+    judged = part.model_copy(update={"limit": limit})
+    drop, unit, notes = judged.drop, evidence.metric.unit, [sample_note(evidence.onnx)]
+    if drop is None or judged.low is None or judged.high is None or comparison.confidence is None:
+        return Observation(drop, note="; ".join(filter(None, notes)))
+    decimals = unit.decimals_between(drop, limit)
+    interval = (-judged.high, -judged.low)
+    sure = f"{100 * comparison.confidence:g} % interval {' to '.join(unit.text(end, decimals) for end in interval)}"
+    if len(comparison.looks) > 1:
+        looks = " and ".join(f"{look.num_images:,}" for look in comparison.looks)
+        notes = [f"looked at after {looks} of {comparison.available_images:,} images"]
+    found = Observation(drop, note="; ".join(filter(None, (sure, *notes))), interval=interval)
+    if outcome_of(judged) != "inconclusive":
+        return replace(found, probability=judged.probability)
+    images = images_to_decide(comparison.num_images, judged)
+    more = f"about {images:,} images would tell" if images else "no number of images would tell"
+    reason = (
+        f"{subject} {unit.text(drop, decimals)} cannot be told from more than {unit.text(limit, decimals)} on "
+        f"{comparison.num_images:,} images ({sure}): {more}"
+    )
+    return replace(
+        found, verdict=(False, reason), inconclusive=True, probability=judged.probability, images_to_decide=images
+    )
+
+
 def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> tuple[str, ...]:
     """The fields in which two protocols differ, each as "field (one value / other value)"; long values shortened."""
     return tuple(
@@ -150,7 +187,8 @@ def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> t
     )
 
 
-def _not_comparable(metric: Metric, before: EvaluationReport, runtime: Runtime, onnx: EvaluationReport) -> str:
+def not_comparable(metric: Metric, before: EvaluationReport, runtime: Runtime, onnx: EvaluationReport) -> str:
+    """Why two figures cannot be held against each other; empty where they can."""
     return (
         _unusable(metric, before, runtime)
         or _unusable(metric, onnx, "onnxruntime")
@@ -189,7 +227,7 @@ def _accuracy(report: EvaluationReport) -> float:
     return report.accuracy if report.accuracy is not None else math.nan
 
 
-def _sample_note(report: EvaluationReport) -> str:
+def sample_note(report: EvaluationReport) -> str:
     """What keeps the figure from speaking for the whole split: a subset, few persons, unreadable images."""
     protocol, notes = report.fingerprint, []
     if protocol.subset:
@@ -215,9 +253,21 @@ def _enough_persons(onnx: EvaluationReport) -> Advice:
     )
 
 
-def _lose_less(run: Situation) -> Iterator[Advice]:
+def lose_less(run: Situation) -> Iterator[Advice]:
+    """What may keep more of the accuracy."""
     yield from _stronger_recipe(run)
     yield from _more_persons(run)
+
+
+def more_images(check: GateCheck, run: Situation) -> Iterator[Advice]:
+    """What tells where an interval does not."""
+    if run.onnx is not None and run.onnx.fingerprint.subset:
+        yield _WHOLE_SPLIT
+    elif check.images_to_decide:
+        yield Advice(
+            f"Give the evaluation split more images: about {check.images_to_decide:,} would tell whether too much was "
+            "lost, if the loss stays as it is."
+        )
 
 
 def _stronger_recipe(run: Situation) -> Iterator[Advice]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, Protocol
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.run import Processors, RunConfig
 from hpe_tasks.gate.accuracy import TOLERANCE, UNITS, AccuracyLimits, Metric, accuracy_limits
+from hpe_tasks.records.comparison import PairedComparison
 from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.execution import LatencyComparison
 from hpe_tasks.records.gate import GateCheck
@@ -28,6 +29,7 @@ class Evidence:
         exported: The exported file, its size, its placement audit, and what was proved of its kernels.
         processors: Where the file may be served.
         min_persons: Fewest persons that the figures must be measured on.
+        comparison: FP32 and the exported file on the same images, resampled; None where nobody compared them so.
     """
 
     limits: GateLimits
@@ -37,6 +39,7 @@ class Evidence:
     exported: ExportedModel
     processors: Processors
     min_persons: int
+    comparison: PairedComparison | None = None
 
     @property
     def onnx(self) -> EvaluationReport:
@@ -94,12 +97,20 @@ class Observation:
         problem: What keeps it from being compared; empty where nothing does.
         note: What a reader must know beside the number.
         verdict: (passed, reason) where comparing the number is not what decides.
+        inconclusive: The verdict is that too little was measured to tell.
+        interval: Ends of the number's interval.
+        probability: Share of the resamples in which the limit is kept.
+        images_to_decide: About how many images would tell.
     """
 
     value: float | None
     problem: str = ""
     note: str = ""
     verdict: tuple[bool, str] | None = None
+    inconclusive: bool = False
+    interval: tuple[float, float] | None = None
+    probability: float | None = None
+    images_to_decide: int | None = None
 
 
 class Requirement(ABC):
@@ -165,6 +176,10 @@ class Requirement(ABC):
             comparison=self.comparison,
             unit=unit,
             reason=reason,
+            inconclusive=found.inconclusive,
+            interval=found.interval,
+            probability=found.probability,
+            images_to_decide=found.images_to_decide,
         )
 
     def _compare(self, subject: str, unit: str, value: float | None, limit: float, note: str) -> tuple[bool, str]:

@@ -14,6 +14,7 @@ from hpe_tasks.pipeline.steps.measuring import evaluate_fp32 as evaluate_fp32
 from hpe_tasks.pipeline.steps.publishing import promote as promote
 from hpe_tasks.pipeline.steps.publishing import publish as publish
 from hpe_tasks.pipeline.steps.publishing import smoke_test_lambda as smoke_test_lambda
+from hpe_tasks.pipeline.steps.quantizing import compare_accuracy as compare_accuracy
 from hpe_tasks.pipeline.steps.quantizing import evaluate_quantized as evaluate_quantized
 from hpe_tasks.pipeline.steps.quantizing import export_onnx as export_onnx
 from hpe_tasks.pipeline.steps.quantizing import gate as gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config.run import RunConfig
@@ -16,6 +17,7 @@ from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
     from hpe_tasks.inference import Predict
+    from hpe_tasks.metrics.image_tables import ImageTable
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,28 @@ def measurement_settings(config: RunConfig) -> list[Any]:
 
 def evaluate_on_split(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) -> EvaluationReport:
     """Measure a network, as some runtime runs it, on the evaluation split."""
+    return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, predict)
+
+
+def further_table(
+    run: Run, scratch: Scratch, runtime: Runtime, predict: Predict, further: tuple[int, int]
+) -> ImageTable:
+    """Measure a network on images beyond the measured subset, from one number to another."""
+    from hpe_tasks.metrics.image_tables import read_table, table_file
+
+    predictions = scratch.path / f"predictions_{runtime}_{further[0]}.json"
+    _evaluate(run, predictions, scratch, runtime, predict, further)
+    return read_table(table_file(predictions).read_bytes())
+
+
+def _evaluate(
+    run: Run,
+    predictions: Path,
+    scratch: Scratch,
+    runtime: Runtime,
+    predict: Predict,
+    further: tuple[int, int] | None = None,
+) -> EvaluationReport:
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.evaluation import evaluate
 
@@ -47,8 +71,9 @@ def evaluate_on_split(run: Run, scratch: Scratch, runtime: Runtime, predict: Pre
         runtime=runtime,
         dataset_digest=run.result(fetch_dataset).digest,
         seed=config.seed,
-        predictions_file=scratch.path / f"predictions_{runtime}.json",
+        predictions_file=predictions,
         artifact=scratch.artifact,
+        further=further,
     )
 
 

@@ -14,10 +14,12 @@ from hpe_tasks.pipeline.steps.measuring import (
     check_fp32,
     evaluate_fp32,
     evaluate_on_split,
+    further_table,
     measurement_settings,
     network_settings,
 )
 from hpe_tasks.progress import track
+from hpe_tasks.records.comparison import PairedComparison
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
@@ -26,6 +28,13 @@ from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
     from hpe_tasks.data.dataset import Dataset
+    from hpe_tasks.metrics.image_tables import ImageTable
+
+_COMPARED_LIMITS = {
+    *("max_ap_drop", "max_pckh_drop", "max_joint_drop", "max_joint_pckh_drop", "max_size_drop"),
+    *("confidence", "resamples", "max_looks"),
+}
+"""Of the gate's settings, those that decide what a comparison holds."""
 
 _KERNEL_IMAGES = 16
 """Images, or crops of persons, that the int8 kernels are checked on."""
@@ -176,9 +185,57 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
 
 
 @step(
+    PairedComparison,
+    "Paired comparison",
+    needs=(fetch_dataset, fetch_checkpoint, evaluate_fp32, export_onnx, evaluate_quantized),
+    settings=lambda c: [
+        network_settings(c),
+        measurement_settings(c),
+        c.dataset.gate_metric,
+        c.gate.model_dump(include=_COMPARED_LIMITS),
+    ],
+    tell=lambda record: f"{record.num_images:,} images, {len(record.looks)} looks",
+    shown_as="comparison",
+)
+def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
+    """Resample FP32's and the file's images in pairs, and measure more of them where they are too few to tell."""
+    from hpe_tasks.evaluation.paired import Question, compare_paired
+    from hpe_tasks.gate.accuracy import accuracy_limits
+    from hpe_tasks.inference import fp32_predictor, onnx_predictor
+    from hpe_tasks.metrics.image_tables import read_table
+    from hpe_tasks.quantization import best_device
+
+    config, gate = run.config, run.config.gate
+    fp32, onnx = run.result(evaluate_fp32), run.result(evaluate_quantized).onnx
+    available = onnx.available_images or onnx.fingerprint.num_images
+    if fp32.image_table is None or onnx.image_table is None:
+        return PairedComparison(
+            num_images=onnx.fingerprint.num_images,
+            available_images=available,
+            confidence=gate.confidence,
+            resamples=gate.resamples,
+        )
+
+    def measure_further(begin: int, end: int) -> tuple[ImageTable, ImageTable]:
+        checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
+        exported = run.workspace.local(run.result(export_onnx).model)
+        return (
+            further_table(run, scratch, "fp32", fp32_predictor(config.model, checkpoint, best_device()), (begin, end)),
+            further_table(run, scratch, "onnxruntime", onnx_predictor(exported, config.model), (begin, end)),
+        )
+
+    before, after = (
+        read_table(run.workspace.local(kept).read_bytes()) for kept in (fp32.image_table, onnx.image_table)
+    )
+    limits = accuracy_limits(gate, config.dataset.gate_metric)
+    question = Question(limits.of_part, gate.confidence, gate.resamples, gate.max_looks, config.seed)
+    return compare_paired((before, after), available, question, measure_further)
+
+
+@step(
     GateDecision,
     "Gate",
-    needs=(evaluate_fp32, export_onnx, evaluate_quantized),
+    needs=(evaluate_fp32, export_onnx, evaluate_quantized, compare_accuracy),
     settings=lambda c: [c.gate.model_dump(), c.destination.processors, c.dataset.gate_metric, c.dataset.min_persons],
     # The speed may have been measured again, for the same inputs.
     reusable=lambda c, _: c.gate.min_speedup is None,
@@ -198,4 +255,5 @@ def gate(run: Run, _: Scratch) -> GateDecision:
         run.config.destination.processors,
         metric=run.config.dataset.gate_metric,
         min_persons=run.config.dataset.min_persons,
+        comparison=run.result(compare_accuracy),
     )

@@ -32,12 +32,12 @@ def validate(root: Path, *, min_persons: int = 4) -> ValidationOutcome:
 def test_a_whole_data_set_has_no_problem(root: Path) -> None:
     outcome = validate(root)
     assert outcome.problems == ()
-    assert outcome.checks_run == 12
+    assert outcome.checks_run == 13
     assert outcome.splits == tuple(
         SplitCounts(split=split, images=3, annotations=4, persons=4) for split in ("train", "valid")
     )
     text = outcome.data_docs.read_text()
-    assert "All 12 expectations are met." in text
+    assert "All 13 expectations are met." in text
     assert DIGEST in text
 
 

@@ -229,7 +229,7 @@ def test_no_check_fails_without_its_fault(all_faults: tuple[ValidationOutcome, d
 def test_sound_data_set(root: Path) -> None:
     outcome = validate(root)
     assert outcome.problems == outcome.warnings == ()
-    assert outcome.checks_run == 26
+    assert outcome.checks_run == 27
     assert outcome.splits == tuple(
         SplitCounts(split=split, images=3, annotations=9, persons=6) for split in (CALIBRATION, EVALUATION)
     )
@@ -267,7 +267,20 @@ def test_copies_of_evaluation_images_are_warned_of(root: Path) -> None:
     assert warning.check == "contents_disjoint"
     assert warning.count == 1
     assert warning.examples == ("train2017/000000000101.jpg (image 101)",)
-    assert "Fit for a run, with warnings from 1 of 26 expectations." in outcome.data_docs.read_text()
+    assert "Fit for a run, with warnings from 1 of 27 expectations." in outcome.data_docs.read_text()
+
+
+def test_pictures_of_evaluation_images_in_other_files_are_warned_of(root: Path) -> None:
+    """The same photograph, saved again a little smaller: its bytes say nothing."""
+    coarse = np.random.default_rng(7).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    shown = Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+    shown.save(image(root, 202))
+    shown.resize((WIDTH // 2, HEIGHT // 2)).resize((WIDTH, HEIGHT)).save(image(root, 101, CALIBRATION), quality=60)
+    outcome = validate(root)
+    assert outcome.problems == ()
+    (warning,) = outcome.warnings
+    assert (warning.check, warning.count) == ("pictures_disjoint", 1)
+    assert warning.examples == ("train2017/000000000101.jpg (image 101): like val2017/000000000202.jpg (image 202)",)
 
 
 @pytest.mark.parametrize(("max_failed", "stops"), [(0.0, True), (0.3, True), (0.34, False)])
@@ -343,7 +356,7 @@ def test_data_docs_need_no_network_and_run_no_script(root: Path) -> None:
     assert "<script" not in text
     assert "val2017/&lt;script&gt;alert(1)&lt;/script&gt;.jpg (image 200)" in text
     assert DIGEST in text
-    assert "1 of 26 expectations are not met." in text
+    assert "1 of 27 expectations are not met." in text
     assert "Every image&#39;s file exists" in text or "Every image's file exists" in text
     assert len(text) < 1_000_000
 

@@ -17,6 +17,7 @@ from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.coco import score_spread
+from hpe_tasks.metrics.image_tables import read_table
 from hpe_tasks.pose.crops import person_score
 from hpe_tasks.pose.skeletons import COCO17, MPII16
 from hpe_tasks.records.evaluation import ScoreSpread
@@ -60,7 +61,8 @@ def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset: MakeDat
         assert row["score"] == pytest.approx(found[:, 2].mean(), abs=1e-3)
     written = Path(report.predictions.uri.removeprefix("file://"))
     assert report.predictions.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
-    assert [path.name for path in written.parent.iterdir()] == ["predictions.json"]  # no temporary file stays
+    # No temporary file stays.
+    assert sorted(path.name for path in written.parent.iterdir()) == ["image_table.npz", "predictions.json"]
 
 
 def test_the_fingerprint_says_how_the_number_was_made(make_dataset: MakeDataset) -> None:
@@ -124,6 +126,25 @@ def test_a_wrong_joint_group_shows_in_its_own_ap(make_dataset: MakeDataset) -> N
     # Joints that were not found do not lower a person's score.
     found = np.array(rows[0]["keypoints"]).reshape(17, 3)[:, 2]
     assert rows[0]["score"] == pytest.approx(found[found > 0.2].mean(), abs=1e-3)
+
+
+def test_the_table_of_images_has_every_figure_of_the_report(make_dataset: MakeDataset) -> None:
+    def half_blind(images: np.ndarray) -> np.ndarray:
+        maps = np.roll(colour_network(images), 1, axis=3)
+        maps[:, 9:12] = 0
+        return maps
+
+    report, _ = measure(make_dataset([ONE, TWO], [TWO], [ONE]), half_blind)
+    assert report.image_table is not None
+    table = read_table(Path(report.image_table.uri.removeprefix("file://")).read_bytes())
+    assert table.images.tolist() == [1, 2, 3]
+    sizes = {"size/medium": report.stats.ap_medium, "size/large": report.stats.ap_large}
+    groups = {f"group/{group}": ap for group, ap in report.by_group.items()}
+    joints = {f"joint/{joint}": ap for joint, ap in report.by_joint.items()}
+    expected = {"all": report.stats.ap, **sizes, **groups, **joints}
+    figures = {part: None if np.isnan(ap) else ap for part, ap in table.whole().items()}
+    assert figures == {part: None if ap is None else pytest.approx(ap, abs=1e-12) for part, ap in expected.items()}
+    assert 0 < figures["all"] < 0.99
 
 
 def test_a_model_of_other_joints_is_measured_on_those_that_both_have(make_dataset: MakeDataset) -> None:
@@ -195,6 +216,18 @@ def test_a_subset_is_drawn_by_seed_and_marked(make_dataset: MakeDataset) -> None
     assert len(ids) == 4
     assert ids <= set(range(1, 11))
     assert {row["image_id"] for row in measure(dataset, num_images=4, seed=4)[1]} != ids
+
+
+def test_further_images_are_those_that_the_subset_leaves(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset(*[[ONE]] * 10)
+
+    def ids(further: tuple[int, int] | None = None) -> list[int]:
+        return [row["image_id"] for row in measure(dataset, num_images=4, seed=3, further=further)[1]]
+
+    some, more, rest = ids(), ids((0, 2)), ids((2, 6))
+    assert [len(some), len(more), len(rest)] == [4, 2, 4]
+    assert sorted(some + more + rest) == list(range(1, 11))
+    assert measure(dataset, num_images=4)[0].available_images == 10
 
 
 @pytest.mark.parametrize("num_images", [10, 500])

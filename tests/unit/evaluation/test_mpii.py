@@ -20,6 +20,7 @@ from hpe_tasks.data.mpii.mat import MpiiMat, write_mpii_mat
 from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import mpii_batches, onnx_predictor
+from hpe_tasks.metrics.image_tables import read_table
 from hpe_tasks.pose.skeletons import EFFICIENTPOSE16, MPII16
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport
@@ -206,6 +207,12 @@ def test_joints_that_are_wrong_show_in_their_columns(make_dataset: MakeDataset) 
     assert list(report.by_joint) == list(MPII16.joints)
     assert {joint for joint, share in report.by_joint.items() if share != 100.0} == {"left_knee"}
     assert report.by_joint["left_knee"] == 0.0
+    assert report.image_table is not None
+    table = read_table(Path(report.image_table.uri.removeprefix("file://")).read_bytes())
+    groups = {f"group/{group}": share for group, share in report.by_group.items()}
+    joints = {f"joint/{joint}": share for joint, share in report.by_joint.items()}
+    assert table.whole() == pytest.approx({"all": report.stats.mean, **groups, **joints})
+    assert (len(table.images), report.available_images) == (2, 2)
 
 
 @pytest.mark.parametrize("shift", [-1, 1])

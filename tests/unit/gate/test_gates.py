@@ -13,6 +13,7 @@ from hpe_tasks.gate.checks.base import Evidence
 from hpe_tasks.gate.checks.cost import tells_speed
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.records.base import Artifact
+from hpe_tasks.records.comparison import PairedComparison, PartDifference
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.gate import GateCheck, GateDecision
 from hpe_tasks.records.network import ExportedModel
@@ -173,14 +174,19 @@ def test_every_limit_is_judged_by_a_check() -> None:
     reports = {runtime: records.report(runtime, 0.6) for runtime in ("fp32", "quantsim", "onnxruntime")}
     quantized = QuantizedEvaluation(quantsim=reports["quantsim"], onnx=reports["onnxruntime"])
 
+    parts = tuple(PartDifference(part=part, before=0.6, after=0.6) for part in ("all", "size/large", "group/head"))
+    compared = PairedComparison(num_images=9, available_images=9, confidence=0.95, resamples=200, parts=parts)
+
     def asked(limits: GateLimits) -> list[float | None]:
         both = [
-            Evidence(limits, metric, reports["fp32"], quantized, records.exported(), "any", 1)
+            Evidence(limits, metric, reports["fp32"], quantized, records.exported(), "any", 1, compared)
             for metric in METRICS.values()
         ]
         return [check.limit(evidence) for evidence in both for check in CHECKS]
 
-    changed = {name: asked(LIMITS.model_copy(update={name: 0.123})) for name in GateLimits.model_fields}
+    # These say how losses are compared, and not how large they may be.
+    limits = GateLimits.model_fields.keys() - {"confidence", "resamples", "max_looks"}
+    changed = {name: asked(LIMITS.model_copy(update={name: 0.123})) for name in sorted(limits)}
     assert [name for name, limits in changed.items() if limits == asked(LIMITS)] == []
 
 

@@ -33,6 +33,7 @@ from support.run_cases import (
     complete,
     detected,
     gate_failed,
+    inconclusive,
     judged,
     mpii,
     only_config,
@@ -130,10 +131,10 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
     assert "6 of 6 people in 3 golden images, OKS at least 0.970" in text
     assert "first answer after 271 ms on Python 3.13" in text
     assert "Measured on a CPU with x86_64, avx2, avx512_vnni." in text
-    assert text.count("✓ passed") == 9  # seven checks, the preflight and the data set
+    assert text.count("✓ passed") == 10  # eight checks, the preflight and the data set
     assert "quick look" not in text
     assert "What to try next" not in text
-    assert "0.581 → 0.538 (−0.043)" in text
+    assert "0.581 → 0.567 (−0.014)" in text
     assert "no data" in page.values("title")
     assert "avx512_vnni" in text
     assert "120 images with 240 persons of calibration, drawn with seed 0" in text
@@ -223,11 +224,37 @@ def test_a_detector_s_boxes_and_warnings(files: ReportFiles, tmp_path: Path) -> 
     assert HOSTILE in text
 
 
+def test_what_was_lost_is_drawn_with_its_interval(files: ReportFiles, tmp_path: Path) -> None:
+    text = rendered(complete(), files, tmp_path).text
+    assert "What quantization cost, and how sure that is" in text
+    assert "95 % intervals of what the exported file gains or loses against FP32" in text
+    assert "over 156 images, 10,000 resamples" in text
+    assert "AP −0.013 −0.017 to −0.009" in text
+    assert "wrists −0.014 −0.020 to −0.008" in text
+    assert "too few images" not in text
+
+
+def test_without_a_comparison_no_interval_is_drawn(files: ReportFiles, tmp_path: Path) -> None:
+    text = rendered(replace(complete(), comparison=None), files, tmp_path).text
+    assert "What quantization cost" not in text
+
+
+def test_an_inconclusive_gate(files: ReportFiles, tmp_path: Path) -> None:
+    text = rendered(inconclusive(), files, tmp_path).text
+    assert "Not published: the gate is inconclusive" in text
+    assert "60 images are too few to tell whether too much accuracy was lost; about 400 would tell." in text
+    assert "? inconclusive" in text
+    assert "✕ failed" not in text
+    assert "? too few images" in text
+    assert "Give the evaluation split more images: about 150 would tell" in text
+    assert "Publishing : skipped" in text
+
+
 def test_failed_gate(files: ReportFiles, tmp_path: Path) -> None:
     page = rendered(gate_failed(), files, tmp_path)
     text = page.text
     assert "Not published: the gate failed" in text
-    assert "7 of 7 checks failed" in text
+    assert "8 of 8 checks failed" in text
     assert "saturate on x86-64 without VNNI, see recipe.saturation_free; this processor is x86_64, avx2" in text
     assert "on x86-64 Conv up: 3 of 64 channels can clip" in text
     assert "--set recipe.saturation_free=true" in text
@@ -247,7 +274,7 @@ def test_failed_step(files: ReportFiles, tmp_path: Path) -> None:
     assert "Failed at export_onnx" in page.text
     assert "QuantizationError, 2026-11-02 12:00:00 UTC" in page.text
     assert "What to do: Write the model as ONNX with opset 13 or later." in page.text
-    assert page.text.count("not run") == 5
+    assert page.text.count("not run") == 6
     assert "0.681" in page.text
     assert HOSTILE in page.text  # as text: a script element would not be
 
@@ -270,7 +297,7 @@ def test_broken_dataset(files: ReportFiles, tmp_path: Path) -> None:
     assert "Failed at validate_dataset" in text
     assert "2 of 31 expectations are not met" in text
     assert "annotation 3, annotation 9, …" in text
-    assert text.count("not run") == 9
+    assert text.count("not run") == 10
 
 
 def test_what_the_preflight_found(tmp_path: Path) -> None:
@@ -281,7 +308,7 @@ def test_what_the_preflight_found(tmp_path: Path) -> None:
         # At the top, and among all checks.
         assert page.text.count(check.found) == 2
         assert page.text.count(check.advice) == 2
-    assert page.text.count("not run") == 12
+    assert page.text.count("not run") == 13
     passed = rendered(complete(), ReportFiles(), tmp_path).text
     assert "2 checks, 1 to look at." in passed
     assert "1.1 GB free, about 0.9 GB needed" in passed
@@ -299,7 +326,7 @@ def test_only_a_configuration(tmp_path: Path) -> None:
     assert "The next step is preflight." in page.text
     assert "model.checkpoint" in page.text
     assert page.text.count(HOSTILE) >= 2
-    assert page.text.count("not run") == 13
+    assert page.text.count("not run") == 14
 
 
 def test_the_report_stands_without_its_pictures(files: ReportFiles, tmp_path: Path) -> None:
@@ -354,23 +381,25 @@ def _untested() -> RunRecords:
 @pytest.mark.parametrize(
     ("records", "kind", "states"),
     [
-        (complete(), "published", "done " * 13),
-        (gate_failed(), "gate_failed", "done " * 9 + "refused" + " skipped" * 3),
-        (below_floor(), "gate_failed", "done " * 5 + "refused " + "not_run " * 7),
-        (step_failed(), "failed", "done " * 7 + "failed " + "not_run " * 5),
-        (broken_dataset(), "failed", "done done done failed " + "not_run " * 9),
-        (only_config(), "unfinished", "not_run " * 13),
-        (unfit(), "failed", "failed " + "not_run " * 12),
-        (replace(complete(), preflight=None), "published", "skipped " + "done " * 12),
-        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 10 + "not_run " * 3),
-        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 11 + "not_run " * 2),
-        (_untested(), "published", "done " * 11 + "skipped done"),
-        (replace(broken_dataset(), failures=()), "failed", "done done done failed " + "not_run " * 9),
-        (replace(complete(), failures=step_failed().failures), "failed", "done " * 7 + "failed " + "done " * 5),
+        (complete(), "published", "done " * 14),
+        (gate_failed(), "gate_failed", "done " * 10 + "refused" + " skipped" * 3),
+        (inconclusive(), "inconclusive", "done " * 10 + "refused" + " skipped" * 3),
+        (below_floor(), "gate_failed", "done " * 5 + "refused " + "not_run " * 8),
+        (step_failed(), "failed", "done " * 7 + "failed " + "not_run " * 6),
+        (broken_dataset(), "failed", "done done done failed " + "not_run " * 10),
+        (only_config(), "unfinished", "not_run " * 14),
+        (unfit(), "failed", "failed " + "not_run " * 13),
+        (replace(complete(), preflight=None), "published", "skipped " + "done " * 13),
+        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 11 + "not_run " * 3),
+        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 12 + "not_run " * 2),
+        (_untested(), "published", "done " * 12 + "skipped done"),
+        (replace(broken_dataset(), failures=()), "failed", "done done done failed " + "not_run " * 10),
+        (replace(complete(), failures=step_failed().failures), "failed", "done " * 7 + "failed " + "done " * 6),
     ],
     ids=[
         "published",
         "gate failed",
+        "inconclusive",
         "below the floor",
         "step failed",
         "broken data",

@@ -28,6 +28,7 @@ from support.run_cases import (
     complete,
     detected,
     gate_failed,
+    inconclusive,
     mpii,
     only_config,
     step_failed,
@@ -82,10 +83,19 @@ def test_a_published_run_shows_what_a_person_asks_for() -> None:
 def test_a_failed_gate_names_the_checks_and_the_subset() -> None:
     text = printed(gate_failed(), width=200)
     assert "Not published: the gate failed" in text
-    assert text.count("FAILED") == 7
+    assert text.count("FAILED") == 8
     assert "ONNX AP 0.574 is below 0.600" in text
     assert text.partition("Why the gate failed")[0].count("quick look") == 3
     assert "Published" not in text
+
+
+def test_an_inconclusive_gate_says_how_many_images_would_tell() -> None:
+    text = printed(inconclusive(), width=200)
+    assert "Not published: the gate is inconclusive" in text
+    assert "Why the gate could not tell" in text
+    assert re.search(r"Accuracy lost by quantization +0.013 \[0.002, 0.024\] +≤ 0.020 +inconclusive", text)
+    assert "images would tell" in text
+    assert "FAILED" not in text
 
 
 def test_a_checkpoint_below_the_floor_shows_what_mends_it() -> None:
