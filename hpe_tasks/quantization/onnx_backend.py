@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -40,6 +41,7 @@ _COMPARED_IMAGES = 4
 """Images that the graph and its normal form are compared on."""
 
 _ACTIVATIONS = {"Relu", "Clip"}
+_UNKNOWN_OP = "DepthwiseConvTranspose"
 _OFF_THE_GRID = 1 + 2**-10
 _LAYOUT_OPS = {"QcQuantizeOp", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 _LINEAR_OPS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add"}
@@ -264,10 +266,32 @@ def _fold_and_equalize(model: onnx.ModelProto, recipe: QuantizationRecipe) -> on
     import_aimet("aimet_onnx.utils").duplicate_shared_initializers(model.graph)
     if recipe.cross_layer_equalization:
         # Folds batch norms first and turns ReLU6 between convolutions into ReLU.
-        import_aimet("aimet_onnx.cross_layer_equalization").equalize_model(model)
+        with _hidden_depthwise_transposes(model):
+            import_aimet("aimet_onnx.cross_layer_equalization").equalize_model(model)
     elif recipe.fold_batch_norms:
         import_aimet("aimet_onnx.batch_norm_fold").fold_all_batch_norms_to_weight(model)
     return model
+
+
+@contextmanager
+def _hidden_depthwise_transposes(model: onnx.ModelProto) -> Iterator[None]:
+    """Let AIMET take depthwise transposed convolutions for operators that it does not know, and leave them as they are.
+
+    It equalizes them as if they were dense, and writes a weight of C×C×k×k where the graph says C×1×k×k.
+    """
+    hidden = [
+        node
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+    for node in hidden:
+        node.op_type = _UNKNOWN_OP
+    try:
+        yield
+    finally:
+        for node in model.graph.node:
+            if node.op_type == _UNKNOWN_OP:
+                node.op_type = "ConvTranspose"
 
 
 def _leave_bounds_float(sim: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -513,6 +514,33 @@ def test_the_simulated_weights_are_codes_of_the_grid(granularity: Any, checkpoin
         torch.testing.assert_close(codes, torch.round(codes), atol=2e-3, rtol=0)
         simulated = quantizer(layer.weight).dequantize().as_subclass(torch.Tensor)
         torch.testing.assert_close(simulated, layer.weight.data, rtol=0, atol=1e-3 * step.min().item())
+
+
+def test_equalization_leaves_depthwise_transposed_convolutions_as_they_are(tmp_path: Path) -> None:
+    """AIMET takes their kernels for dense ones, and its graph could not be loaded."""
+    model = tiny.pose_onnx()
+    values = np.random.default_rng(5).normal(size=(8, 1, 2, 2)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "up.w"))
+    model.graph.node.insert(
+        5, onnx.helper.make_node("ConvTranspose", ["e", "up.w"], ["up"], group=8, strides=[2, 2], name="up")
+    )
+    model.graph.node[6].input[0] = "up"
+    for node in [node for node in model.graph.node if node.op_type == "Clip"]:
+        node.op_type = "Relu"
+        del node.input[1:]
+    source, config = tmp_path / "users.onnx", tiny.onnx_config()
+    onnx.save(model, source)
+    recipe = QuantizationRecipe(scheme="min_max", cross_layer_equalization=True, saturation_free=False)
+    images, out = tiny.smooth_images(2, config), tmp_path / "out"
+    out.mkdir()
+    files = quantize_model(config, recipe, source, [images], out, "cpu")
+    kept = {tensor.name: tensor for tensor in onnx.load(files.model).graph.initializer}["up.w"]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(kept), values)
+    wanted, got = (
+        np.asarray(ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": images[:1]})[0])
+        for path in (source, files.model)
+    )
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_behind_a_depthwise_layer_a_relu_keeps_its_quantizer(tmp_path: Path) -> None:
