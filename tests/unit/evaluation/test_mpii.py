@@ -298,7 +298,7 @@ def with_empty_image(make: MakeDataset) -> MpiiDataset:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(nobody_labelled, "Nobody in .*valid.json has a labelled joint", id="nobody"),
+        pytest.param(nobody_labelled, "No person in .*valid.json has a labelled joint", id="nobody"),
         pytest.param(
             without_image, r"Of the 2 images .* 1 cannot be measured.*images/1\.png is missing", id="missing-image"
         ),

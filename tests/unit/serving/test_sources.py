@@ -563,7 +563,7 @@ def test_a_folder_of_somebody_else_is_not_used(bucket: Bucket, tmp_path: Path) -
     bucket.publish("one")
     (tmp_path / "elsewhere").mkdir()
     bucket.folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StorageError, match="belongs to somebody else"):
+    with pytest.raises(StorageError, match="belongs to another user"):
         bucket.source().load()
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
