@@ -56,6 +56,7 @@ def test_the_plugin_loads_without_errors(dag_bag: Any) -> None:
 IMPORT = """
 import json, sys, time
 sys.path.insert(0, sys.argv[2])
+begin = time.process_time()
 from airflow.sdk import Asset, BaseOperatorLink, ExceptionRetryPolicy, Param, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.dag_processing.dagbag import DagBag
@@ -72,7 +73,7 @@ start = time.process_time()
 import runpy
 runpy.run_path(sys.argv[1])
 seconds = time.process_time() - start
-print(json.dumps({"seconds": seconds, "modules": sorted({m.partition(".")[0] for m in sys.modules})}))
+print(json.dumps({"share": seconds / (start - begin), "modules": sorted({m.partition(".")[0] for m in sys.modules})}))
 """
 
 
@@ -83,8 +84,8 @@ def test_importing_the_dag_is_quick_and_loads_nothing_heavy(repository: Path) ->
         for _ in range(3)
     ]
     assert not set(HEAVY) & set(runs[0]["modules"])
-    # The machine is shared: the processor time of the quickest of three says what the import itself takes.
-    assert min(run["seconds"] for run in runs) < 0.3
+    # Processor time against that of Airflow's own imports in the same process, whatever the machine and its load.
+    assert min(run["share"] for run in runs) < 0.1
 
 
 def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
