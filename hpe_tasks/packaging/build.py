@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.config.environment import Settings
+from hpe_tasks.contract.names import MANIFEST, SIGNATURE
 from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
 from hpe_tasks.local.environment import lambda_python
@@ -155,9 +156,9 @@ def _append_own_code(archive: zipfile.ZipFile, python: Path) -> None:
 
 
 def _append_model(archive: zipfile.ZipFile, model: PackagedModel) -> None:
-    append_bytes(archive, "model/manifest.json", model.manifest)
+    append_bytes(archive, f"model/{MANIFEST}", model.manifest)
     if model.signature is not None:
-        append_bytes(archive, "model/manifest.json.sig", model.signature)
+        append_bytes(archive, f"model/{SIGNATURE}", model.signature)
     append_file(archive, "model/model.onnx", model.model)
     if model.graph is not None:
         # It makes a start shorter, and is not worth a package that Lambda does not take.
