@@ -49,3 +49,10 @@ def test_every_data_file_is_part_of_the_package(repository: Path) -> None:
     data = {path for path in there if path.suffix != ".py"}
     assert data
     assert sorted(data - named) == []
+
+
+def test_onnxruntime_is_opened_in_one_place(repository: Path) -> None:
+    package = repository / "hpe_tasks"
+    places = [path for path in package.rglob("*.py") if "InferenceSession(" in path.read_text(encoding="utf-8")]
+    assert places == [package / "contract" / "onnx_session.py"]
+    assert places[0].read_text(encoding="utf-8").count("InferenceSession(") == 1
