@@ -25,9 +25,10 @@ UNZIPPED_LIMIT_BYTES = 250 * 1024**2
 DIRECT_UPLOAD_LIMIT_BYTES = 50 * 1024**2
 """Larger archives reach Lambda through S3 only (same source)."""
 
-# All of this project that ships: folders without what lies below them, and modules.
-_OWN_FOLDERS = ("serving", "contract", "pose", "pose/codecs")
-_OWN_MODULES = ("__init__.py", "errors.py")
+OWN_FOLDERS = ("serving", "contract", "pose", "pose/codecs")
+"""What ships of this project: these folders, without what lies below them."""
+OWN_MODULES = ("__init__.py", "errors.py")
+"""And these modules."""
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 
@@ -146,10 +147,10 @@ def _append_own_code(archive: zipfile.ZipFile, python: Path) -> None:
     package = importlib.resources.files("hpe_tasks")
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary, "hpe_tasks")
-        for folder in ("", *_OWN_FOLDERS):
+        for folder in ("", *OWN_FOLDERS):
             (own / folder).mkdir()
             for file in (package / folder).iterdir():
-                if file.name.endswith(".py") and (folder or file.name in _OWN_MODULES):
+                if file.name.endswith(".py") and (folder or file.name in OWN_MODULES):
                     (own / folder / file.name).write_bytes(file.read_bytes())
         compile_folder(Path(temporary), python)
         append_folder(archive, Path(temporary))
