@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from hpe_tasks.config.base import Slug
 from hpe_tasks.contract.keys import MODELS, channels_key, manifest_key, pointer_key, signature_key, versions_key
-from hpe_tasks.errors import (
-    ConfigError,
-)
+from hpe_tasks.errors import ConfigError
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
-
-if TYPE_CHECKING:
-    pass
 
 _SLUG: TypeAdapter[str] = TypeAdapter(Slug)
 _VERSION: TypeAdapter[str] = TypeAdapter(Version)
