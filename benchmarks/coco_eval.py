@@ -93,11 +93,12 @@ def drawn_results(rng: np.random.Generator, persons: Rows, image_ids: list[int],
 
 
 def report_parts() -> dict[str, tuple[list[int], list[float]]]:
-    from hpe_tasks.metrics.oks import JOINT_GROUPS, coco_sigmas
+    from hpe_tasks.datasets import COCO
+    from hpe_tasks.metrics.oks import coco_sigmas
     from hpe_tasks.pose.skeletons import COCO17
 
     sigmas = coco_sigmas()
-    parts = {**JOINT_GROUPS, **{joint: (joint,) for joint in COCO17.joints}}
+    parts = {**COCO.groups, **{joint: (joint,) for joint in COCO17.joints}}
     return {
         name: ([COCO17.joints.index(joint) for joint in joints], [sigmas[joint] for joint in joints])
         for name, joints in parts.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.api.results import Shown
+from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.pipeline.provenance import user
 from hpe_tasks.records.release import PromotedModel
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MODEL_FILE = "model.onnx"
-MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Registry(Shown):
         stored, out = self._stored(name, version, channel), Path(folder)
         for role in roles:
             self._registry.download(stored.manifest, role, out / (MODEL_FILE if role == MODEL_ROLE else role))
-        write_atomically(out / MANIFEST_FILE, stored.data)
+        write_atomically(out / MANIFEST, stored.data)
         return out
 
     def verify(

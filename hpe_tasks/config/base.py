@@ -6,12 +6,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
+from hpe_tasks.contract.names import SHA256, SLUG
+
 SAMPLE = "sample"
 """As `dataset.source` or `model.checkpoint`: the data set and checkpoint that the project itself makes."""
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=f"^{SHA256}$")]
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Slug = Annotated[str, StringConstraints(pattern=f"^{SLUG}$")]
 
 
 class Frozen(BaseModel):

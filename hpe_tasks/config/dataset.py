@@ -17,10 +17,6 @@ else:
     KindName = Literal[tuple(KINDS)]
 
 
-MetricKey = GateMetric
-"""What a model is judged by: COCO's AP in [0, 1], or MPII's mean PCKh at 0.5 in percent."""
-
-
 class DatasetConfig(Frozen):
     """A data set of people with labelled joints.
 
@@ -91,7 +87,7 @@ class DatasetConfig(Frozen):
     )
 
     @property
-    def gate_metric(self) -> MetricKey:
+    def gate_metric(self) -> GateMetric:
         """The figure that a model is judged by on such data."""
         return self.described.gate_metric
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import ConfigDict, Field, model_validator
 
 from hpe_tasks.config.base import Frozen
-from hpe_tasks.config.dataset import MetricKey
+from hpe_tasks.datasets import GateMetric
 
 
 class GateLimits(Frozen):
@@ -96,6 +96,6 @@ class GateLimits(Frozen):
     @classmethod
     def _without_metric(cls, values: Any) -> Any:
         """The setting that repeated which figure the data set is judged by: older runs have it recorded."""
-        if isinstance(values, dict) and values.get("metric") in get_args(MetricKey):
+        if isinstance(values, dict) and values.get("metric") in get_args(GateMetric):
             return {key: value for key, value in values.items() if key != "metric"}
         return values

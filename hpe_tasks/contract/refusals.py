@@ -14,3 +14,8 @@ REFUSALS = (
     ort_errors.RuntimeException,
 )
 """What onnxruntime raises for a file or an input that it does not run: its errors share no base but Exception."""
+
+
+def first_line(error: Exception) -> str:
+    """What onnxruntime says, without what it may say of its own source code below that."""
+    return str(error).partition("\n")[0]

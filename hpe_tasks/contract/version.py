@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hpe_tasks.contract.canonical import canonical_json
 from hpe_tasks.errors import DigestError
 
 
@@ -22,8 +23,7 @@ def content_version(
         limits: The gate's limits by the name of its check.
     """
     identity = {"model": model_sha256, "serving": serving, "protocol": protocol, "limits": limits}
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(identity)).hexdigest()[:16]
 
 
 def check_version(manifest: bytes, version: str, model_sha256: str) -> None:

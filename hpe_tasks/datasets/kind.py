@@ -13,7 +13,7 @@ MetricName = Literal["coco_oks_ap", "mpii_pckh", "crowdpose_oks_ap"]
 """How accuracy is measured, as a protocol fingerprint names it."""
 
 GateMetric = Literal["ap", "pckh"]
-"""What the gate judges of it: an AP in [0, 1], or the mean PCKh in percent."""
+"""What the gate judges of it: an AP in [0, 1], or the mean PCKh at 0.5 in percent."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.gate import GateLimits
-from hpe_tasks.datasets import MetricName
+from hpe_tasks.datasets import GateMetric, MetricName
 from hpe_tasks.records.evaluation import EvaluationReport, Stats
 
 FEW_PERSONS = 150
@@ -82,7 +81,7 @@ class Metric:
         counts_joints: Whether its statistics say how many joints they are over (`num_joints`).
     """
 
-    key: MetricKey
+    key: GateMetric
     name: str
     unit: Unit
     columns: tuple[Column, ...]
@@ -101,7 +100,7 @@ class Metric:
         return self.unit.text(value)
 
 
-METRICS: dict[MetricKey, Metric] = {
+METRICS: dict[GateMetric, Metric] = {
     "ap": Metric(
         key="ap",
         name="AP",
@@ -201,7 +200,7 @@ class AccuracyLimits:
         )
 
 
-def accuracy_limits(limits: GateLimits, metric: MetricKey) -> AccuracyLimits:
+def accuracy_limits(limits: GateLimits, metric: GateMetric) -> AccuracyLimits:
     """The limits that count for the metric that is judged."""
     if metric == "ap":
         drop, joint, size = limits.max_ap_drop, limits.max_joint_drop, limits.max_size_drop

@@ -6,9 +6,9 @@ lost. A number that is missing, out of range, or made under another protocol fai
 
 from __future__ import annotations
 
-from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.run import Processors
+from hpe_tasks.datasets import GateMetric
 from hpe_tasks.gate.accuracy import METRICS
 from hpe_tasks.gate.checks import CHECKS
 from hpe_tasks.gate.checks.base import Evidence
@@ -25,7 +25,7 @@ def decide(
     exported: ExportedModel,
     processors: Processors = "any",
     *,
-    metric: MetricKey = "ap",
+    metric: GateMetric = "ap",
     min_persons: int = 1,
     comparison: PairedComparison | None = None,
 ) -> GateDecision:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
-from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.datasets import GateMetric
 from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.gate.accuracy import METRICS, TOLERANCE, Metric, accuracy_limits, metric_of, sample_text
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check
@@ -17,7 +17,7 @@ from hpe_tasks.records.evaluation import EvaluationReport
 _STANDARD_ERRORS = 2.0
 
 
-def check_floor(limits: GateLimits, fp32: EvaluationReport, key: MetricKey) -> Fp32Check:
+def check_floor(limits: GateLimits, fp32: EvaluationReport, key: GateMetric) -> Fp32Check:
     """Judge the checkpoint's accuracy by the floor of the exported file's.
 
     What was measured on a subset of the split passes as long as the whole split may still reach the floor; an accuracy

@@ -13,8 +13,8 @@ from typing import Any
 
 from pydantic import ConfigDict, with_config
 
-from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.datasets import GateMetric
 from hpe_tasks.gate.accuracy import METRICS, metric_of, unreadable_text
 from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
 
@@ -69,7 +69,7 @@ class Reference:
 
     name: str
     source: str
-    metric: MetricKey
+    metric: GateMetric
     rows: tuple[PublishedFigure, ...]
     tolerance: float
     joints: int

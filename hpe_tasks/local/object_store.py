@@ -292,11 +292,6 @@ class _PortTakenError(Exception):
     """Another process listens on the port."""
 
 
-def ensure_running(data_dir: Path, python: Path, *, port: int = 0, bucket: str = DEFAULT_BUCKET) -> Server:
-    """Start the server unless it runs already; see `ObjectStore.start`."""
-    return ObjectStore(data_dir, python, port=port, bucket=bucket).start()
-
-
 def _prepare_bucket(server: Server) -> None:
     """Make the bucket; the server forgets versioning when it is killed, so that is set at every start."""
     from botocore.exceptions import ClientError

@@ -23,6 +23,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
 
+from hpe_tasks.contract.names import SLUG, VERSION
 from hpe_tasks.errors import AccessError, BadInputError, ConfigError, DigestError, HpeError
 from hpe_tasks.local_service.events import (
     MAX_PAYLOAD_BYTES,
@@ -47,7 +48,7 @@ _OURS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-_GOLDEN = re.compile(r"/golden/([0-9a-f]{16})/([a-z0-9][a-z0-9._-]{0,62})")
+_GOLDEN = re.compile(f"/golden/({VERSION})/({SLUG})")
 # Browsers show a broken connection, and not the answer, where it comes before they have sent everything: bodies that
 # are too large are read to the end, up to here.
 _DRAINED_BYTES = 256 * 1024 * 1024

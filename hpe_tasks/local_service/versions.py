@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.gate.accuracy import metric_of
 from hpe_tasks.gate.references import BOX_SOURCES
@@ -23,7 +24,6 @@ from hpe_tasks.pose.crops import person_score
 from hpe_tasks.registry.manifest import GoldenImage, ManifestFile, ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.golden import is_clear
-from hpe_tasks.serving.sources import MANIFEST
 from hpe_tasks.serving.verified_model import VerifiedModel
 from hpe_tasks.storage.files import sha256_file
 

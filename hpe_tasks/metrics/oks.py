@@ -15,9 +15,6 @@ from hpe_tasks.datasets import COCO
 from hpe_tasks.metrics.coco_ap import PoseComparison
 from hpe_tasks.records.evaluation import CocoStats
 
-JOINT_GROUPS = COCO.groups
-"""Joints of COCO whose accuracy is reported together."""
-
 MATCHING_OKS = 0.1
 """A found pose that is less similar than this to every annotated person shows none of them."""
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from google.protobuf.message import DecodeError
 from onnx import version_converter
 
 from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.contract.onnx_session import inference_session
+from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes
 from hpe_tasks.records.network import TensorSpec
@@ -243,23 +244,19 @@ def _check_outputs(model: onnx.ModelProto, source: Path, config: ModelConfig) ->
 
 def _try_run(model: onnx.ModelProto, source: Path, config: ModelConfig) -> None:
     """Run a blank image of each size: the file loads, and its outputs are those of the codec."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
     names = output_names(model, config, source)
-    # onnxruntime's exceptions share no base class but Exception.
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise CheckpointError(f"onnxruntime cannot run {source}: {error}") from error
+        session = inference_session(model.SerializeToString(), threads=1)
+    except REFUSALS as error:
+        raise CheckpointError(f"onnxruntime cannot run {source}: {first_line(error)}") from error
     results = []
     for width, height in input_sizes(config):
         shape = (1, height, width, 3) if config.input_layout == "nhwc" else (1, 3, height, width)
         try:
             results.append(session.run(list(names.values()), {model.graph.input[0].name: np.zeros(shape, np.float32)}))
-        except Exception as error:
+        except REFUSALS as error:
             raise CheckpointError(
-                f"onnxruntime cannot run {source} on an image {width} wide and {height} high: {error}",
+                f"onnxruntime cannot run {source} on an image {width} wide and {height} high: {first_line(error)}",
                 hint=_SIZE_HINT,
             ) from error
     for arrays in results:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.contract.refusals import REFUSALS
+from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import CheckpointError, ConfigError
 from hpe_tasks.models.interface import Shape, check_shapes, find_outputs, input_sizes, shape_text
 from hpe_tasks.onnx_runtime.session import open_session
@@ -150,7 +150,7 @@ def _output_shapes(session: onnxruntime.InferenceSession, model: ModelConfig, pa
         maps = session.run(None, {only.name: blank})
     except REFUSALS as error:
         raise CheckpointError(
-            f"{path} fails on an input of {shape_text(blank.shape)}: {str(error).partition(chr(10))[0]}",
+            f"{path} fails on an input of {shape_text(blank.shape)}: {first_line(error)}",
             hint="Set model.input_width and model.input_height to a size that the network takes.",
         ) from error
     return dict(zip(stated, (tuple(np.shape(one)) for one in maps), strict=True))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,8 @@ import onnx
 import onnxruntime as ort
 
 from hpe_tasks.contract.cpu import cpu_features
+from hpe_tasks.contract.onnx_session import inference_session
+from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.records.execution import PlacementAudit
 
@@ -79,32 +82,19 @@ def audit_placement(model: Path) -> PlacementAudit:
 
 def _optimize(model: Path, destination: Path) -> onnx.ModelProto:
     """The graph as onnxruntime runs it, weights included."""
-    options = _session_options(ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    options.optimized_model_filepath = str(destination)
     # The blocked layout pads channels of float convolutions, so that their shapes would overstate the work. It does not
     # touch int8 ones.
-    _session(str(model), options, model, disabled_optimizers=["NchwcTransformer"])
+    with _loading(model):
+        inference_session(model, threads=1, without=["NchwcTransformer"], save_graph=destination)
     return onnx.load(destination)
 
 
-def _session_options(level: ort.GraphOptimizationLevel) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return options
-
-
-def _session(
-    content: str | bytes, options: ort.SessionOptions, model: Path, *, disabled_optimizers: Iterable[str] = ()
-) -> ort.InferenceSession:
-    # onnxruntime's exceptions share no base class but Exception.
+@contextmanager
+def _loading(model: Path) -> Iterator[None]:
     try:
-        return ort.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled_optimizers)
-        )
-    except Exception as error:
-        raise QuantizationError(f"onnxruntime cannot load {model}: {error}") from error
+        yield
+    except REFUSALS as error:
+        raise QuantizationError(f"onnxruntime cannot load {model}: {first_line(error)}") from error
 
 
 def _count_macs(optimized: onnx.ModelProto, model: Path) -> list[tuple[onnx.NodeProto, int]]:
@@ -154,13 +144,13 @@ def _measure_shapes(optimized: onnx.ModelProto, nodes: list[onnx.NodeProto], mod
     probe.CopyFrom(optimized)
     known = {o.name for o in graph.output}
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted - known))
-    options = _session_options(ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    session = _session(probe.SerializeToString(), options, model)
+    with _loading(model):
+        session = inference_session(probe.SerializeToString(), threads=1, optimized=False)
     names = sorted(wanted)
     try:
         results = session.run(names, feeds) if names else []
-    except Exception as error:
-        raise QuantizationError(f"The shapes of {model} cannot be determined: {error}") from error
+    except REFUSALS as error:
+        raise QuantizationError(f"The shapes of {model} cannot be determined: {first_line(error)}") from error
     shapes |= {name: np.shape(value) for name, value in zip(names, results, strict=True)}
     return shapes
 

@@ -11,12 +11,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.contract.refusals import REFUSALS
+from hpe_tasks.contract.onnx_session import inference_session
+from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes, named_arrays, shape_text
 from hpe_tasks.pose.codecs.arrays import Arrays
-
-_LOG_ERRORS_ONLY = 3
 
 _Forward = Callable[[NDArray[np.float32]], Arrays]
 
@@ -84,7 +83,7 @@ def _run(
     except REFUSALS as error:
         shapes = ", ".join(shape_text(batch.shape) for batch in feeds.values())
         raise CheckpointError(
-            f"{path} fails on an input of {shapes}: {_first_line(error)}",
+            f"{path} fails on an input of {shapes}: {first_line(error)}",
             hint="A model whose inner shapes are fixed must say so: export it with a fixed batch of 1.",
         ) from error
     return outputs
@@ -123,21 +122,11 @@ def open_session(
     """
     if not path.is_file():
         raise CheckpointError(f"The ONNX model {path} does not exist.", hint="Check model.checkpoint.")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if save_graph is not None:
-        options.optimized_model_filepath = str(save_graph)
-    # Threads that spin while they wait make a shared core two to three times slower.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(content or path, options, providers=["CPUExecutionProvider"])
+        return inference_session(content or path, threads=threads, optimized=optimized, save_graph=save_graph)
     except REFUSALS as error:
         raise CheckpointError(
-            f"{path} is not a model that onnxruntime runs: {_first_line(error)}",
+            f"{path} is not a model that onnxruntime runs: {first_line(error)}",
             hint="Export the model again, or fetch it again.",
         ) from error
 
@@ -180,7 +169,3 @@ def _choose_outputs(session: onnxruntime.InferenceSession, path: Path, config: M
     names = find_outputs(shapes, config, path)
     check_shapes(shapes, names, config, path)
     return names
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpe_tasks.config.environment import Settings
+from hpe_tasks.contract.names import MANIFEST, SIGNATURE
 from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
 from hpe_tasks.local.environment import lambda_python
@@ -24,9 +25,10 @@ UNZIPPED_LIMIT_BYTES = 250 * 1024**2
 DIRECT_UPLOAD_LIMIT_BYTES = 50 * 1024**2
 """Larger archives reach Lambda through S3 only (same source)."""
 
-# All of this project that ships: folders without what lies below them, and modules.
-_OWN_FOLDERS = ("serving", "contract", "pose", "pose/codecs")
-_OWN_MODULES = ("__init__.py", "errors.py")
+OWN_FOLDERS = ("serving", "contract", "pose", "pose/codecs")
+"""What ships of this project: these folders, without what lies below them."""
+OWN_MODULES = ("__init__.py", "errors.py")
+"""And these modules."""
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 
@@ -145,19 +147,19 @@ def _append_own_code(archive: zipfile.ZipFile, python: Path) -> None:
     package = importlib.resources.files("hpe_tasks")
     with tempfile.TemporaryDirectory() as temporary:
         own = Path(temporary, "hpe_tasks")
-        for folder in ("", *_OWN_FOLDERS):
+        for folder in ("", *OWN_FOLDERS):
             (own / folder).mkdir()
             for file in (package / folder).iterdir():
-                if file.name.endswith(".py") and (folder or file.name in _OWN_MODULES):
+                if file.name.endswith(".py") and (folder or file.name in OWN_MODULES):
                     (own / folder / file.name).write_bytes(file.read_bytes())
         compile_folder(Path(temporary), python)
         append_folder(archive, Path(temporary))
 
 
 def _append_model(archive: zipfile.ZipFile, model: PackagedModel) -> None:
-    append_bytes(archive, "model/manifest.json", model.manifest)
+    append_bytes(archive, f"model/{MANIFEST}", model.manifest)
     if model.signature is not None:
-        append_bytes(archive, "model/manifest.json.sig", model.signature)
+        append_bytes(archive, f"model/{SIGNATURE}", model.signature)
     append_file(archive, "model/model.onnx", model.model)
     if model.graph is not None:
         # It makes a start shorter, and is not worth a package that Lambda does not take.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import BadInputError, ConfigError
 from hpe_tasks.local.environment import lambda_python
 from hpe_tasks.packaging.dependencies import Architecture
@@ -96,7 +97,7 @@ def _look_into(package: Path) -> tuple[Architecture, bool]:
     if "hpe_tasks/serving/handler.py" not in names:
         raise BadInputError(f"{package} is not a package of the function.", hint="Make it with `hpe lambda build`.")
     architecture: Architecture = "arm64" if any("-aarch64-linux-gnu.so" in name for name in names) else "x86_64"
-    return architecture, "model/manifest.json" in names
+    return architecture, f"model/{MANIFEST}" in names
 
 
 def _find_sam() -> Path:

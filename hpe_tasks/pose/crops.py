@@ -111,13 +111,6 @@ def crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> N
     return np.array([[factor, 0.0, size[0] / 2 - factor * x], [0.0, factor, size[1] / 2 - factor * y]])
 
 
-def inverse_crop_matrix(center: ArrayLike, scale: ArrayLike, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Give the 2×3 affine matrix from a crop of `size` (W, H) back to image pixels: the inverse of `crop_matrix`."""
-    x, y = np.asarray(center, dtype=np.float64)
-    factor = float(np.asarray(scale, dtype=np.float64)[0]) * PIXEL_STD / size[0]
-    return np.array([[factor, 0.0, x - factor * size[0] / 2], [0.0, factor, y - factor * size[1] / 2]])
-
-
 def from_crops(points: ArrayLike, size: tuple[int, int], centers: ArrayLike, scales: ArrayLike) -> NDArray[np.float32]:
     """Map joints of several crops back to their images, by the inverse of `crop_matrix`.
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import numpy_helper
 
+from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.contract.refusals import REFUSALS as ORT_REFUSALS
 from hpe_tasks.records.network import NormalForm
 
@@ -86,14 +86,8 @@ def _largest_difference(
     model: onnx.ModelProto, simplified: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]
 ) -> float:
     """Largest difference of two graphs' outputs, relative to each output's largest value; NaN where one has NaN."""
-    options = ort.SessionOptions()
     # As they stand: onnxruntime's own optimizations would fold the first graph as well.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    one, other = (
-        ort.InferenceSession(each.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for each in (model, simplified)
-    )
+    one, other = (inference_session(each.SerializeToString(), optimized=False) for each in (model, simplified))
     names = [output.name for output in model.graph.output]
     largest = 0.0
     for feed in feeds:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from hpe_tasks.config.base import Frozen
+from hpe_tasks.datasets import GateMetric
 from hpe_tasks.records.base import Record
 
 
@@ -57,7 +56,7 @@ class Fp32Check(Record):
     """
 
     passed: bool
-    metric: Literal["ap", "pckh"]
+    metric: GateMetric
     observed: float | None
     limit: float
     reason: str

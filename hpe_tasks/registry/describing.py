@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.contract.canonical import canonical_json
+from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.models.interface import find_outputs, input_sizes
 from hpe_tasks.records.base import Artifact
@@ -28,7 +29,6 @@ from hpe_tasks.registry.manifest import (
     ModelManifest,
     Provenance,
     Serving,
-    blob_key,
     version_of,
 )
 
@@ -137,5 +137,4 @@ def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, pro
 
 
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value)).hexdigest()

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from hpe_tasks.config.base import Slug
-from hpe_tasks.errors import (
-    ConfigError,
-)
+from hpe_tasks.contract.keys import MODELS, channels_key, manifest_key, pointer_key, signature_key, versions_key
+from hpe_tasks.errors import ConfigError
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
-
-if TYPE_CHECKING:
-    pass
 
 _SLUG: TypeAdapter[str] = TypeAdapter(Slug)
 _VERSION: TypeAdapter[str] = TypeAdapter(Version)
@@ -31,22 +26,38 @@ class RegistryLayout:
 
     root: S3Location
 
-    def model(self, name: str) -> S3Location:
-        """Everything of one model."""
-        return self.root / "models" / _checked(_SLUG, name, "model name")
+    @property
+    def models(self) -> S3Location:
+        """Everything but the blobs."""
+        return self.root / MODELS
+
+    def channels(self, name: str) -> S3Location:
+        """The pointers of a model's channels."""
+        return self.root / channels_key(_name(name))
+
+    def versions(self, name: str) -> S3Location:
+        """The versions of a model."""
+        return self.root / versions_key(_name(name))
 
     def pointer(self, name: str, channel: str) -> S3Location:
         """What a channel serves."""
-        return self.model(name) / "channels" / f"{_checked(_SLUG, channel, 'channel')}.json"
+        return self.root / pointer_key(_name(name), _checked(_SLUG, channel, "channel"))
 
     def manifest(self, name: str, version: str) -> S3Location:
         """A version's manifest."""
-        return self.model(name) / "versions" / _checked(_VERSION, version, "version") / "manifest.json"
+        return self.root / manifest_key(_name(name), _version(version))
 
     def signature(self, name: str, version: str) -> S3Location:
         """The signature over a version's manifest."""
-        manifest = self.manifest(name, version)
-        return S3Location(manifest.bucket, f"{manifest.key}.sig")
+        return self.root / signature_key(_name(name), _version(version))
+
+
+def _name(value: str) -> str:
+    return _checked(_SLUG, value, "model name")
+
+
+def _version(value: str) -> str:
+    return _checked(_VERSION, value, "version")
 
 
 def _checked(kind: TypeAdapter[str], value: str, what: str) -> str:

@@ -28,6 +28,8 @@ from pydantic import (
 from hpe_tasks.config.base import Frozen, Sha256, Slug
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.config.run import Processors
+from hpe_tasks.contract.keys import blob_key
+from hpe_tasks.contract.names import VERSION
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.records.base import Record
@@ -36,15 +38,10 @@ from hpe_tasks.records.execution import KernelAgreement, KernelProof, LatencyCom
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.network import TensorSpec
 
-Version = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+Version = Annotated[str, StringConstraints(pattern=f"^{VERSION}$")]
 
 MODEL_ROLE = "model"
 ENCODINGS_ROLE = "encodings"
-
-
-def blob_key(sha256: str) -> str:
-    """Key of a content-addressed file, relative to the registry's prefix."""
-    return f"blobs/sha256/{sha256}"
 
 
 class ManifestFile(Frozen):

@@ -23,6 +23,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpe_tasks.contract.keys import POINTER_SUFFIX
+from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,
@@ -131,7 +133,7 @@ class ModelRegistry:
 
     def models(self) -> tuple[str, ...]:
         """Names of the models, sorted."""
-        root = self._layout.root / "models"
+        root = self._layout.models
         with s3_errors(root, "listing"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=root.bucket, Prefix=f"{root.key}/", Delimiter="/"
@@ -150,17 +152,17 @@ class ModelRegistry:
 
     def channels(self, name: str) -> tuple[str, ...]:
         """Names of the model's channels, sorted."""
-        return tuple(sorted(key.removesuffix(".json") for key in self._list(self._layout.model(name) / "channels")))
+        return tuple(sorted(key.removesuffix(POINTER_SUFFIX) for key in self._list(self._layout.channels(name))))
 
     def versions(self, name: str) -> tuple[StoredVersion, ...]:
         """The model's versions, latest first."""
         served: dict[str, list[str]] = {}
         for channel in self.channels(name):
             served.setdefault(self.show(name, channel).version, []).append(channel)
-        found = self._list(self._layout.model(name) / "versions")
+        found = self._list(self._layout.versions(name))
         versions = (
             StoredVersion(version, at, tuple(served.get(version, ())))
-            for version, at in ((key.removesuffix("/manifest.json"), at) for key, at in found.items())
+            for version, at in ((key.removesuffix(f"/{MANIFEST}"), at) for key, at in found.items())
         )
         return tuple(sorted(versions, key=lambda v: (v.published_at, v.version), reverse=True))
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from hpe_tasks.contract.refusals import REFUSALS
+from hpe_tasks.contract.onnx_session import inference_session
+from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
@@ -20,7 +21,6 @@ from hpe_tasks.serving.served_model import ServedModel
 Images = NDArray[np.float32]
 
 _HINT = "Export the model again and publish it, or serve another version."
-_LOG_ERRORS_ONLY = 3
 _LARGEST_BATCH = 2
 
 
@@ -79,7 +79,7 @@ class Network:
             outputs = self._session.run(names, {self._model.input_name: images})
         except REFUSALS as error:
             raise CheckpointError(
-                f"{self._title} fails on an input of {shape_text(images.shape)}: {_first_line(error)}", hint=_HINT
+                f"{self._title} fails on an input of {shape_text(images.shape)}: {first_line(error)}", hint=_HINT
             ) from error
         arrays = {}
         for (kind, name), output in zip(self._model.outputs.items(), outputs, strict=True):
@@ -158,22 +158,7 @@ class Network:
 
 
 def _open(file: Path, threads: int, optimized: bool) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    if optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    options.intra_op_num_threads = threads
-    # The operators of a pose network follow one another: threads for several at a time would only wait.
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.inter_op_num_threads = 1
-    # A function has a share of a core: a thread that spins while it waits takes it from the one that works.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        # From the path, not from bytes: those would be held twice while the network is loaded.
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return inference_session(file, threads=threads, optimized=not optimized)
     except REFUSALS as error:
-        raise CheckpointError(f"onnxruntime cannot load {file}: {_first_line(error)}", hint=_HINT) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        raise CheckpointError(f"onnxruntime cannot load {file}: {first_line(error)}", hint=_HINT) from error

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.contract.keys import blob_key, manifest_key, pointer_key, signature_key
+from hpe_tasks.contract.names import SHA256, VERSION
 from hpe_tasks.errors import AccessError, DigestError, StorageError
 from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
-from hpe_tasks.serving.sources import MANIFEST, SIGNATURE
 from hpe_tasks.serving.verified_model import NetworkFile, VerifiedModel, is_network, network_file, verified_manifest
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class RegistrySource:
 
     @property
     def _pointer_key(self) -> str:
-        return f"models/{self._name}/channels/{self._channel}.json"
+        assert self._channel is not None
+        return pointer_key(self._name, self._channel)
 
     def _parse_pointer(self, data: bytes) -> _Pointer:
         """Read a pointer's JSON; raises DigestError where it is not one of this channel."""
@@ -157,8 +159,7 @@ class RegistrySource:
         for field, expected in (("schema_version", 1), ("name", self._name), ("channel", self._channel)):
             if type(record.get(field)) is not type(expected) or record[field] != expected:
                 raise self._bad_pointer(f"its {field} is not {expected!r}")
-        digests: dict[str, Any] = {"version": r"[0-9a-f]{16}", "manifest_sha256": r"[0-9a-f]{64}"}
-        for field, pattern in digests.items():
+        for field, pattern in (("version", VERSION), ("manifest_sha256", SHA256)):
             if not isinstance(record.get(field), str) or not re.fullmatch(pattern, record[field]):
                 raise self._bad_pointer(f"its {field} is not of the form {pattern}")
         return _Pointer(record["version"], record["manifest_sha256"])
@@ -171,16 +172,17 @@ class RegistrySource:
 
     def _open(self, version: str, manifest_sha256: str | None, in_use: Path | None) -> VerifiedModel:
         """Verify a version and bring its model here."""
-        folder = f"models/{self._name}/versions/{version}"
-        address = self._address(f"{folder}/{MANIFEST}")
-        data = self._get(f"{folder}/{MANIFEST}", _MANIFEST_LIMIT_BYTES).data
+        key = manifest_key(self._name, version)
+        address = self._address(key)
+        data = self._get(key, _MANIFEST_LIMIT_BYTES).data
         actual = hashlib.sha256(data).hexdigest()
         if manifest_sha256 is not None and actual != manifest_sha256:
             raise DigestError(
                 f"{address} has the SHA-256 {actual}, but the channel says {manifest_sha256}.",
                 hint="Restore the earlier version of that object, or promote another version.",
             )
-        model = verified_manifest(data, self._signature(f"{folder}/{SIGNATURE}"), self._public_key, address)
+        signature = self._signature(signature_key(self._name, version))
+        model = verified_manifest(data, signature, self._public_key, address)
         if (model.name, model.version) != (self._name, version):
             raise DigestError(
                 f"{address} describes version {model.version} of {model.name!r}.", hint="Publish the model again."
@@ -208,7 +210,7 @@ class RegistrySource:
             if self._folder.is_symlink() or self._folder.stat().st_uid != os.getuid():
                 raise StorageError(f"{self._folder} belongs to another user.", hint="Set TMPDIR to a folder of yours.")
             if not (file.is_file() and is_network(file, network)):
-                self._download(f"blobs/sha256/{network.sha256}", network, file)
+                self._download(blob_key(network.sha256), network, file)
             for other in self._folder.glob("*.onnx*"):
                 if other not in (file, in_use):
                     other.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import re
 from typing import Any, Literal, NoReturn, TypeVar
 
 from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.contract.names import SHA256, SLUG, VERSION
 from hpe_tasks.contract.stored_graph import ROLE_PREFIX
 from hpe_tasks.errors import DigestError
 from hpe_tasks.pose.codecs import CODECS, Codec
@@ -20,9 +21,6 @@ _SCHEMA_VERSION = 1
 _LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
 _PROCESSORS: tuple[Processors, ...] = ("any", "x86_64", "arm64", "x86_64_vnni")
 _CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
-_NAME = r"[a-z0-9][a-z0-9._-]{0,62}"
-_VERSION = r"[0-9a-f]{16}"
-_SHA256 = r"[0-9a-f]{64}"
 _SHOWN = 60
 # Far beyond any network: what is not below it is neither a size nor a normalization, but a broken manifest.
 _LARGEST = 1e6
@@ -87,8 +85,8 @@ class ServedModel:
         kinds = codec.outputs(len(skeleton.joints), sizes[0])
         model = _model_file(manifest)
         return cls(
-            name=manifest.text("name", _NAME),
-            version=manifest.text("version", _VERSION),
+            name=manifest.text("name", SLUG),
+            version=manifest.text("version", VERSION),
             codec=name,
             input_name=serving.fields("input").text("name"),
             input_layout=serving.choice("input_layout", _LAYOUTS),
@@ -101,7 +99,7 @@ class ServedModel:
             flip_pairs=_pairs_of_joints(serving, "flip_pairs", len(skeleton.joints)),
             flip_test=flip_test,
             processors=serving.choice("processors", _PROCESSORS) if serving.has("processors") else "any",
-            model_sha256=model.text("sha256", _SHA256),
+            model_sha256=model.text("sha256", SHA256),
             model_size_bytes=model.integer("size_bytes", smallest=1),
             channel_order=serving.choice("channel_order", _CHANNEL_ORDERS),
             graphs=_graphs(manifest),
@@ -199,7 +197,7 @@ def _graphs(manifest: _Fields) -> tuple[tuple[str, str, int], ...]:
         role = file.get("role") if isinstance(file, dict) else None
         if isinstance(role, str) and role.startswith(ROLE_PREFIX):
             fields = _Fields(file, f"files[role={role}].")
-            graphs.append((role, fields.text("sha256", _SHA256), fields.integer("size_bytes", smallest=1)))
+            graphs.append((role, fields.text("sha256", SHA256), fields.integer("size_bytes", smallest=1)))
     return tuple(graphs)
 
 

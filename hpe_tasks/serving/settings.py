@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpe_tasks.contract.frozen import frozen
+from hpe_tasks.contract.names import SLUG, VERSION
 from hpe_tasks.errors import ConfigError
 
 # A function with this much memory has one vCPU.
@@ -21,8 +22,6 @@ _BYTES_PER_PIXEL = 28
 _BASE_MB = 250
 _MOST_PIXELS, _FEWEST_PIXELS = 25_000_000, 1_000_000
 
-_SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_VERSION = re.compile(r"[0-9a-f]{16}")
 _ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s,]+)?")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _NAMESPACE = re.compile(r"[0-9A-Za-z._/#-][0-9A-Za-z._/#:-]{0,254}")
@@ -148,9 +147,9 @@ class _Variables:
 
     def slug(self, name: str) -> str | None:
         text = self.text(name)
-        pattern = _VERSION if name == "HPE_VERSION" else _SLUG
-        if text is not None and not pattern.fullmatch(text):
-            raise ConfigError(f"{name}={text!r} does not match {pattern.pattern}.", hint="Correct the variable.")
+        pattern = VERSION if name == "HPE_VERSION" else SLUG
+        if text is not None and not re.fullmatch(pattern, text):
+            raise ConfigError(f"{name}={text!r} does not match {pattern}.", hint="Correct the variable.")
         return text
 
     def address(self, name: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hpe_tasks.contract.digests import FileDigest
+from hpe_tasks.contract.names import MANIFEST, SIGNATURE
 from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.serving.settings import ServingSettings
@@ -17,8 +18,6 @@ from hpe_tasks.serving.settings import ServingSettings
 if TYPE_CHECKING:
     from hpe_tasks.serving.verified_model import VerifiedModel
 
-MANIFEST = "manifest.json"
-SIGNATURE = f"{MANIFEST}.sig"
 MODEL = "model.onnx"
 
 

@@ -37,6 +37,7 @@ def sha256_file(path: Path) -> str:
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a JSON-able value; equal for equal values whatever the order of their keys."""
+    # Not `canonical_json`: this takes paths and dates as well and escapes characters, and stored steps are found by it.
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

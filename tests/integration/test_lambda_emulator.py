@@ -28,6 +28,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from hpe_tasks.config.loading import load_config
+from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
@@ -38,7 +39,7 @@ from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_rol
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.runs import Run, open_run
-from hpe_tasks.registry.manifest import ModelManifest, Serving, blob_key
+from hpe_tasks.registry.manifest import ModelManifest, Serving
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.release.smoke_test import SmokeTestError, smoke_test

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpe_tasks.errors import ConfigError, StorageError
-from hpe_tasks.local.object_store import ObjectStore, Server, ensure_running, main
+from hpe_tasks.local.object_store import ObjectStore, Server, main
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +53,7 @@ def test_starting_is_idempotent_and_stopping_ends_the_process(store: ObjectStore
     assert store.status() is None
     server = store.start()
     assert store.start() == server
-    assert ensure_running(store.data_dir, store.python) == server
+    assert ObjectStore(store.data_dir, store.python).start() == server
     assert store.status() == server
     assert store.stop()
     assert gone(server.pid)
@@ -63,7 +63,7 @@ def test_starting_is_idempotent_and_stopping_ends_the_process(store: ObjectStore
 
 def test_many_starters_start_one_server(store: ObjectStore) -> None:
     with ThreadPoolExecutor(4) as pool:
-        servers = set(pool.map(lambda _: ensure_running(store.data_dir, store.python).pid, range(4)))
+        servers = set(pool.map(lambda _: ObjectStore(store.data_dir, store.python).start().pid, range(4)))
     assert len(servers) == 1
 
 

@@ -7,6 +7,8 @@ import tomllib
 from collections import defaultdict
 from pathlib import Path
 
+from hpe_tasks.packaging.build import OWN_FOLDERS, OWN_MODULES
+
 PACKAGES = ("hpe_tasks", "dags", "plugins")
 
 
@@ -49,3 +51,25 @@ def test_every_data_file_is_part_of_the_package(repository: Path) -> None:
     data = {path for path in there if path.suffix != ".py"}
     assert data
     assert sorted(data - named) == []
+
+
+def test_onnxruntime_is_opened_in_one_place(repository: Path) -> None:
+    package = repository / "hpe_tasks"
+    places = [path for path in package.rglob("*.py") if "InferenceSession(" in path.read_text(encoding="utf-8")]
+    assert places == [package / "contract" / "onnx_session.py"]
+    assert places[0].read_text(encoding="utf-8").count("InferenceSession(") == 1
+
+
+def test_what_ships_in_the_function_knows_no_room_that_does_not(repository: Path) -> None:
+    """The floors keep it from what lies above; import-linter has a list of what lies beside and below."""
+    contracts = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [rooms] = [contract for contract in contracts if contract.get("exhaustive")]
+    [function] = [contract for contract in contracts if contract["name"].startswith("The Lambda function holds")]
+    ships = {folder.partition("/")[0] for folder in OWN_FOLDERS} | {Path(module).stem for module in OWN_MODULES}
+    ships -= {"__init__"}
+    floors = [{room.strip() for room in floor.split("|")} for floor in rooms["layers"]]
+    [top] = [level for level, floor in enumerate(floors) if "serving" in floor]
+    beside_or_below = set().union(*floors[top:])
+    assert ships < beside_or_below
+    assert {f"hpe_tasks.{room}" for room in ships} == set(function["source_modules"])
+    assert {f"hpe_tasks.{room}" for room in beside_or_below - ships} <= set(function["forbidden_modules"])

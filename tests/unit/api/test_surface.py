@@ -116,11 +116,11 @@ def test_the_documentation_has_every_name_and_no_other(repository: Path) -> None
 
 def test_it_ships_in_the_function(tmp_path: Path) -> None:
     package = Path(hpe_tasks.__file__).parent
-    for folder in build._OWN_FOLDERS:
+    for folder in build.OWN_FOLDERS:
         (tmp_path / "hpe_tasks" / folder).mkdir(parents=True, exist_ok=True)
         for file in (package / folder).glob("*.py"):
             shutil.copyfile(file, tmp_path / "hpe_tasks" / folder / file.name)
-    for module in build._OWN_MODULES:
+    for module in build.OWN_MODULES:
         shutil.copyfile(package / module, tmp_path / "hpe_tasks" / module)
     libraries = sysconfig.get_path("purelib")
     assert run_alone(SHIPPED, str(tmp_path), libraries).split() == [*hpe_tasks.CODECS, "hpe_tasks.api"]

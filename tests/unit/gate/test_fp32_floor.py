@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from hpe_tasks.config.dataset import MetricKey
 from hpe_tasks.config.gate import GateLimits
+from hpe_tasks.datasets import GateMetric
 from hpe_tasks.errors import BadInputError, BelowFloorError
 from hpe_tasks.gate.floor import check_floor, next_step, refuse_below_floor
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check, TriedMistake
@@ -38,7 +38,7 @@ SUBSET = {"subset": True, "num_images": 20, "num_persons": 48}
     ],
 )
 def test_the_floor(limits: GateLimits, accuracy: float | None, protocol: dict, passed: bool, says: str) -> None:
-    metric: MetricKey = "pckh" if limits is PCKH else "ap"
+    metric: GateMetric = "pckh" if limits is PCKH else "ap"
     check = check_floor(limits, records.report("fp32", accuracy, metric=metric, **protocol), metric)
     assert (check.passed, says in check.reason) == (passed, True), check.reason
     if passed:

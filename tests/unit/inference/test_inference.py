@@ -28,8 +28,9 @@ from hpe_tasks.inference import (
     person_batches,
 )
 from hpe_tasks.models import build_model
-from hpe_tasks.pose.crops import box_to_center_scale, inverse_crop_matrix, transform_points
+from hpe_tasks.pose.crops import box_to_center_scale, transform_points
 from hpe_tasks.pose.skeletons import COCO17
+from support.crop_matrices import inverse_crop_matrix
 from support.mpii_factory import write_mpii
 from support.named_outputs import heatmap_network, joined
 

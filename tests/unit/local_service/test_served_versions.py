@@ -12,13 +12,14 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.errors import AccessError, BadInputError, DigestError
 from hpe_tasks.local_service.comparison import compare, read_people
 from hpe_tasks.local_service.versions import FolderFiles, RegistryFiles, Versions
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.records.evaluation import ScoreSpread
 from hpe_tasks.records.execution import FamilyProof
-from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ManifestFile, ModelManifest, blob_key
+from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson, ManifestFile, ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.golden import similarity
 from hpe_tasks.serving.served_model import ServedModel

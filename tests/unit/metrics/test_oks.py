@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hpe_tasks import datasets
 from hpe_tasks.metrics.oks import (
-    JOINT_GROUPS,
     coco_breakdown,
     coco_sigmas,
     coco_stats,
@@ -329,7 +329,7 @@ def test_sigmas_are_those_of_coco() -> None:
 
 
 def test_every_coco_joint_is_in_one_group() -> None:
-    grouped = [joint for joints in JOINT_GROUPS.values() for joint in joints]
+    grouped = [joint for joints in datasets.COCO.groups.values() for joint in joints]
     assert sorted(grouped) == sorted(COCO17.joints)
 
 

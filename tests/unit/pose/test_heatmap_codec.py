@@ -12,7 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.codecs.heatmaps import decode_heatmaps, encode_heatmaps, find_peaks
-from hpe_tasks.pose.crops import Poses, box_to_center_scale, crop_matrix, inverse_crop_matrix, transform_points
+from hpe_tasks.pose.crops import Poses, box_to_center_scale, crop_matrix, transform_points
+from support.crop_matrices import inverse_crop_matrix
 
 Point = tuple[float, float]
 Size = tuple[int, int]

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.contract.version import check_version
 from hpe_tasks.errors import BadInputError, CheckpointError
 from hpe_tasks.records.evaluation import PckhStats
 from hpe_tasks.records.network import TensorSpec
-from hpe_tasks.registry.manifest import ModelManifest, blob_key
+from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.serving.served_model import ServedModel
 from support import sample_records as records
 

@@ -21,9 +21,10 @@ import onnxruntime
 import pytest
 from moto import mock_aws
 
+from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.errors import AccessError, DigestError, HpeError, StorageError, TransientError
-from hpe_tasks.registry.manifest import ManifestFile, blob_key
+from hpe_tasks.registry.manifest import ManifestFile
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.serving import registry_source
