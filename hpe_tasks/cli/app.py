@@ -108,7 +108,7 @@ def show(
     name: Annotated[str | None, typer.Option("--run", help="Name or folder of the run; by default the last.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what a run has come to; exits with 1 when its gate failed."""
+    """Print what a run has come to; exits with 1 unless it passed its gate, or is done where nothing is judged."""
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.pipeline.runs import find_run
     from hpe_tasks.storage.s3 import make_client

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
@@ -100,6 +101,12 @@ def count_toys(run: Run, scratch: Scratch) -> RunReport:
     return RunReport(html=scratch.artifact(file))
 
 
+@step(RunReport, "Show", needs=(fetch_toys,), shown_as="toys")
+def show_toys(run: Run, scratch: Scratch) -> RunReport:
+    """Show toys."""
+    return count_toys.body(run, scratch)
+
+
 TOYS = Pipeline("toys", "play", "Play with toys.", (fetch_toys, count_toys))
 
 
@@ -108,9 +115,10 @@ TOYS = Pipeline("toys", "play", "Play with toys.", (fetch_toys, count_toys))
     [
         pytest.param((count_toys, fetch_toys), "count_toys stands before fetch_toys", id="order"),
         pytest.param((fetch_toys, fetch_toys), "two steps that are called fetch_toys", id="twice"),
+        pytest.param((fetch_toys, show_toys), "show_toys is shown as 'toys', which is no field", id="shown as"),
     ],
 )
-def test_steps_that_could_not_run_in_this_order_make_no_pipeline(order: tuple[Step[Record], ...], says: str) -> None:
+def test_steps_that_could_not_make_a_run_make_no_pipeline(order: tuple[Step[Record], ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Pipeline("toys", "play", "", order)
 
@@ -130,6 +138,22 @@ def test_a_second_pipeline_has_runs_of_its_own(tmp_path: Path, monkeypatch: pyte
         ("fetch_toys", "done"),
         ("count_toys", "done"),
     ]
+
+
+def test_a_pipeline_that_judges_nothing_is_finished_when_its_steps_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipelines, "PIPELINES", (*PIPELINES, TOYS))
+    run = open_at(tmp_path, TOYS.name)
+    fetch_toys(run)
+    assert not print_summary(run)
+    assert "Not finished  (run " in (said := capsys.readouterr().out)
+    assert "The next step is count_toys." in said
+    count_toys(run)
+    assert print_summary(run)
+    assert "Done  (run " in (said := capsys.readouterr().out)
+    assert "Every step is done." in said
+    assert "Report" not in said
 
 
 def test_a_run_that_names_no_pipeline_is_of_the_first(tmp_path: Path) -> None:
