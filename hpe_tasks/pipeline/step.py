@@ -75,7 +75,8 @@ class Step(Generic[R]):
         kind: Type of its record.
         body: Fills a scratch folder and returns the record.
         title: What it does, in two or three words.
-        needs: Steps whose results it reads: they must be there, and made from the inputs of this run.
+        needs: Steps whose results must be there, and made from the inputs of this run. It may read them, and those that
+            they need in turn: all of these decide its outcome.
         after: Steps that must have had a result that is accepted, which does not change the outcome of this one.
         follows: Steps that come earlier where they are run at all; this one works without them.
         settings: The part of the configuration that changes the outcome.

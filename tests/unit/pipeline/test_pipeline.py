@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import typing
 from pathlib import Path
 
@@ -171,6 +172,18 @@ def test_a_skip_rule_holds_for_what_needs_the_step(tmp_path: Path) -> None:
     assert {name: reason for name, reason in skipped.items() if reason} == {
         "smoke_test_lambda": "destination.smoke_test is off."
     }
+
+
+@pytest.mark.parametrize("one", REQUANTIZE.steps, ids=lambda one: one.name)
+def test_a_step_reads_what_it_needs(one: Step[Record]) -> None:
+    """Directly or in turn: otherwise it could read what was made of other inputs, or not be made again."""
+
+    def needed_by(step: Step[Record]) -> set[str]:
+        return {name for other in step.needs for name in (other.name, *needed_by(other))}
+
+    body = ast.parse(inspect.getsource(one.body))
+    calls = [node for node in ast.walk(body) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.result"]
+    assert {ast.unparse(call.args[0]) for call in calls} <= needed_by(one)
 
 
 def test_steps_are_listed_once(repository: Path) -> None:
