@@ -1,4 +1,4 @@
-"""What the command line does outside of a run: measuring one model file, and training a network."""
+"""What is done outside of a run: measuring one model file, and training a network."""
 
 from __future__ import annotations
 
