@@ -68,9 +68,7 @@ def from_onnx(
         ConfigError: A setting is unknown, out of bounds, or contradicts the file.
         CheckpointError: onnxruntime does not run the file, or it leaves open what nobody has set; names the setting.
     """
-    from hpe_tasks.onnx_runtime.geometry import read_geometry
-    from hpe_tasks.pipeline.steps.inputs import checkpoint_file
-    from hpe_tasks.storage.local_workspace import LocalWorkspace
+    from hpe_tasks.pipeline.standalone import read_model
     from hpe_tasks.storage.s3 import make_client
 
     named = {"model.architecture": OWN_FILE, "model.checkpoint": str(file), "dataset.source": str(dataset)}
@@ -80,14 +78,8 @@ def from_onnx(
     given = {**drawn, **(settings or {})}
     config = load_config(preset, overrides={**given, **named})
     asked, usual = given_keys(preset, None, given)
-    folder = places(cache=cache).cache
-    here = checkpoint_file(config.model, folder, make_client, LocalWorkspace(folder))
-    model = read_geometry(config.model, here, asked=_of_model(asked), usual=_of_model(usual))
+    _, model = read_model(config, places(cache=cache).cache, make_client, asked=asked, usual=usual)
     return config.model_copy(update={"model": model})
-
-
-def _of_model(keys: frozenset[str]) -> set[str]:
-    return {key.removeprefix("model.") for key in keys if key.startswith("model.")}
 
 
 def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

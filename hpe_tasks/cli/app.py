@@ -108,7 +108,7 @@ def show(
     name: Annotated[str | None, typer.Option("--run", help="Name or folder of the run; by default the last.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what a run has come to; exits with 1 when its gate failed."""
+    """Print what a run has come to; exits with 1 unless it passed its gate, or is done where nothing is judged."""
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.pipeline.runs import find_run
     from hpe_tasks.storage.s3 import make_client
@@ -142,10 +142,10 @@ def evaluate(
 
     Of an ONNX file, input size and layouts are read from the file where it states them.
     """
-    from hpe_tasks.cli.standalone import evaluate_file
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.config.loading import given_keys
     from hpe_tasks.networks import OWN_FILE
+    from hpe_tasks.pipeline.standalone import evaluate_file
     from hpe_tasks.storage.s3 import make_client
 
     extra: dict[str, Any] = {"model.checkpoint": model, "dataset.source": dataset}
@@ -184,9 +184,9 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a network on its ideal maps; without a schedule or settings, as the sample checkpoint was trained."""
-    from hpe_tasks.cli.standalone import train_network
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.config.loading import load_training
+    from hpe_tasks.pipeline.standalone import train_network
     from hpe_tasks.storage.s3 import make_client
 
     logging.getLogger("hpe_tasks").setLevel(logging.INFO)

@@ -33,7 +33,7 @@ class StderrWatch:
 
 
 def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False, launcher: Launcher = "hpe") -> bool:
-    """Print what the run has come to; returns whether its gate passed.
+    """Print what the run has come to; returns whether that is good: its gate passed, or nothing is judged and all done.
 
     Args:
         run: The run.
@@ -41,12 +41,12 @@ def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False
         looking_back: Show what is recorded, also when inputs or code have changed since.
         launcher: What starts runs here, for the command to try next.
     """
-    from hpe_tasks.pipeline import steps
     from hpe_tasks.pipeline.collected import records_of
+    from hpe_tasks.pipeline.pipelines import pipeline_of
+    from hpe_tasks.report.records import verdict_of
 
     records = records_of(run, looking_back=looking_back)
-    html = run.recorded(steps.report)
-    report = html.html.uri if html else None
+    report = pipeline_of(run).report_uri(run)
     if as_json:
         from hpe_tasks.report.as_json import summary_json
 
@@ -57,4 +57,4 @@ def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False
         from hpe_tasks.report.summary import summary_table
 
         Console().print(summary_table(records, report=report, launcher=launcher), soft_wrap=True)
-    return records.decision is not None and records.decision.passed
+    return verdict_of(records).good

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.help import setting_schema
 from hpe_tasks.config.keys import REPLACED, close_matches, config_keys, dotted, problems_text
-from hpe_tasks.config.presets import PRESETS, REQUIRED
+from hpe_tasks.config.presets import PRESETS, REQUIRED, describes_preset
 from hpe_tasks.config.recipe import RECIPES
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.training import SCHEDULES, TrainingConfig
@@ -37,7 +37,7 @@ def load_config(
 
     Args:
         preset: A name of PRESETS. A file may name one under `preset` as well.
-        file: YAML or JSON in the shape of RunConfig.
+        file: YAML or JSON in the shape of RunConfig; or a copy of a preset's file, whose second part counts.
         overrides: Values by dotted key, such as `{"gate.min_ap": 0.6}`; `recipe` alone takes a name of RECIPES.
 
     Numbers, true and false, and lists may also come as the texts that JSON has for them.
@@ -109,11 +109,17 @@ def load_training(values: Mapping[str, Any], schedule: str | None = None) -> tup
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8"))) or [None]
     except OSError as error:
         raise ConfigError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration file {file} is neither YAML nor JSON: {error}") from error
+    *before, loaded = documents
+    if before and not (len(before) == 1 and describes_preset(before[0])):
+        raise ConfigError(
+            f"The configuration file {file} has {len(documents)} parts, with lines `---` between them.",
+            hint="Write all settings in one part; only what describes a preset may stand in one before it.",
+        )
     if not isinstance(loaded, dict):
         raise ConfigError(
             f"The configuration file {file} does not hold settings.", hint="See `hpe presets --show NAME`."

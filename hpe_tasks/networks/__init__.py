@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.pose.codecs import CODECS
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -132,7 +134,7 @@ _LISTED = (
         # x / 256 − 0.5 of values up to 255, as OpenPose takes images.
         input={"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3},
     ),
-    NetworkArchitecture(OWN_FILE, None, codecs=("heatmap", "paf", "simcc"), side_multiple=1),
+    NetworkArchitecture(OWN_FILE, None, codecs=tuple(CODECS), side_multiple=1),
 )
 
 ARCHITECTURES: Mapping[str, NetworkArchitecture] = {network.name: network for network in _LISTED}

@@ -6,14 +6,15 @@ The command line, the DAG, the collected records and the report are made from th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from hpe_tasks.errors import BelowFloorError, HpeError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, Step, never_skipped
-from hpe_tasks.records.run import StepFailure, StepOutcome, StepState
+from hpe_tasks.records.run import RunReport, StepFailure, StepOutcome, StepState
+from hpe_tasks.report.records import RunRecords
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Pipeline:
     steps: tuple[Step[Any], ...]
 
     def __post_init__(self) -> None:
-        """Refuse steps that could not run in this order."""
+        """Refuse steps that could not run in this order, and records that could not be collected."""
         earlier: list[Step[Any]] = []
         for step in self.steps:
             if any(step.name == other.name for other in earlier):
@@ -44,6 +45,11 @@ class Pipeline:
                 if other not in earlier:
                     raise ValueError(f"in {self.name} the step {step.name} stands before {other.name}")
             earlier.append(step)
+        collected = {field.name for field in fields(RunRecords)}
+        for step in self.steps:
+            if step.shown_as and step.shown_as not in collected:
+                wrong = f"{step.shown_as!r}, which is no field of RunRecords"
+                raise ValueError(f"in {self.name} the step {step.name} is shown as {wrong}")
 
     @cached_property
     def by_name(self) -> Mapping[str, Step[Any]]:
@@ -112,6 +118,11 @@ class Pipeline:
         for other in (*step.needs, *step.after, *step.follows):
             yield other
             yield from self._earlier(other)
+
+    def report_uri(self, run: Run) -> str | None:
+        """Address of the report that a step of this pipeline has written at a run's end; None where there is none."""
+        reports = (run.recorded(step) for step in self.last if step.kind is RunReport)
+        return next((report.html.uri for report in reports if report is not None), None)
 
     def failures(self, run: Run) -> tuple[StepFailure, ...]:
         """Why steps failed, in their order; without those that an earlier step's new result has outdated."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -65,17 +65,14 @@ def _done(_: Any) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Step(Generic[R]):
-    """A step: what it is called, what it makes of what, and the function that does it.
-
-    Calling it runs it in a run. It is also the handle by which its record is asked for: `run.result(evaluate_fp32)`.
+class _Rules(Generic[R]):
+    """What is said of a step, once for the step and for the decorator that makes it.
 
     Attributes:
-        name: Of the step's folder in a run, of its task in Airflow and of its command.
         kind: Type of its record.
-        body: Fills a scratch folder and returns the record.
         title: What it does, in two or three words.
-        needs: Steps whose results it reads: they must be there, and made from the inputs of this run.
+        needs: Steps whose results must be there, and made from the inputs of this run. It may read them, and those that
+            they need in turn: all of these decide its outcome.
         after: Steps that must have had a result that is accepted, which does not change the outcome of this one.
         follows: Steps that come earlier where they are run at all; this one works without them.
         settings: The part of the configuration that changes the outcome.
@@ -90,10 +87,9 @@ class Step(Generic[R]):
         whatever_came: It runs at the end of a run, whatever the others have come to.
     """
 
-    name: str
     kind: type[R]
-    body: Body[R]
     title: str
+    _: KW_ONLY
     needs: tuple[Step[Any], ...] = ()
     after: tuple[Step[Any], ...] = ()
     follows: tuple[Step[Any], ...] = ()
@@ -107,6 +103,22 @@ class Step(Generic[R]):
     tell: Callable[[R], str] = _done
     shown_as: str = ""
     whatever_came: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Step(_Rules[R]):
+    """A step: what it is called, what it makes of what, and the function that does it.
+
+    Calling it runs it in a run. It is also the handle by which its record is asked for: `run.result(evaluate_fp32)`.
+
+    Attributes:
+        body: Fills a scratch folder and returns the record.
+        name: Of the step's folder in a run, of its task in Airflow and of its command.
+    """
+
+    _: KW_ONLY
+    body: Body[R]
+    name: str
 
     def __repr__(self) -> str:
         """Its name: the functions inside say nothing."""
@@ -191,48 +203,14 @@ class Step(Generic[R]):
             ) from error
 
 
-def step(
-    kind: type[R],
-    title: str,
-    *,
-    needs: tuple[Step[Any], ...] = (),
-    after: tuple[Step[Any], ...] = (),
-    follows: tuple[Step[Any], ...] = (),
-    settings: Callable[[RunConfig], Any] = _nothing,
-    accept: Callable[[R], None] = _nothing,
-    refused: Callable[[R], bool] = _never,
-    skip: Callable[[Results], str] = never_skipped,
-    found: Callable[[Run], str] | None = None,
-    reuse: bool = True,
-    reusable: Callable[[RunConfig, R], bool] = _always,
-    tell: Callable[[R], str] = _done,
-    shown_as: str = "",
-    whatever_came: bool = False,
-) -> Callable[[Body[R]], Step[R]]:
-    """Make a step of a function that fills a scratch folder and returns a record of this kind.
+@dataclass(frozen=True, eq=False)
+class step(_Rules[R]):
+    """Make a step of a function that fills a scratch folder and returns a record of this kind: a decorator.
 
-    Its name is the function's; the arguments are the attributes of `Step`.
+    The step's name is the function's; the arguments are what is said of it.
     """
 
-    def decorate(body: Body[R]) -> Step[R]:
-        return Step(
-            name=body.__name__,
-            kind=kind,
-            body=body,
-            title=title,
-            needs=needs,
-            after=after,
-            follows=follows,
-            settings=settings,
-            accept=accept,
-            refused=refused,
-            skip=skip,
-            found=found,
-            reuse=reuse,
-            reusable=reusable,
-            tell=tell,
-            shown_as=shown_as,
-            whatever_came=whatever_came,
-        )
-
-    return decorate
+    def __call__(self, body: Body[R]) -> Step[R]:
+        """The step that a function is the body of."""
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Step(body=body, name=body.__name__, **said)

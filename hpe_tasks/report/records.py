@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -24,7 +24,7 @@ from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
 from hpe_tasks.records.run import StepFailure, StepOutcome
 
-VerdictKind = Literal["published", "passed", "gate_failed", "inconclusive", "failed", "unfinished"]
+VerdictKind = Literal["published", "passed", "done", "gate_failed", "refused", "inconclusive", "failed", "unfinished"]
 
 _LONGEST_SETTING = 60
 
@@ -126,8 +126,13 @@ class Verdict:
 
     @property
     def good(self) -> bool:
-        """Whether the model met every requirement."""
-        return self.kind in ("published", "passed")
+        """Whether the model met every requirement; where nothing is judged, whether the run has come to its end."""
+        return self.kind in ("published", "passed", "done")
+
+    @property
+    def bad(self) -> bool:
+        """Whether something failed, or the model was refused."""
+        return self.kind in ("failed", "gate_failed", "refused")
 
 
 def verdict_of(records: RunRecords) -> Verdict:
@@ -141,13 +146,29 @@ def verdict_of(records: RunRecords) -> Verdict:
         return refused
     if records.published is not None and records.promoted is not None:
         return _promoted(records.published, records.promoted)
-    following = next((step.name for step in records.steps if step.state == "not_run"), "report")
+    following = next((step.name for step in records.steps if step.state == "not_run"), None)
+    # Records that were put together without steps tell nothing of what comes next.
+    finished = bool(records.steps) and following is None
+    detail = _all_done(records) if finished else f"The next step is {following}." if following else ""
     if records.published is not None:
-        title = f"Published {records.published.name} {records.published.version}, no channel serves it yet"
-        return Verdict("passed", title, f"The next step is {following}.")
+        yet = "" if finished else " yet"
+        title = f"Published {records.published.name} {records.published.version}, no channel serves it{yet}"
+        return Verdict("passed", title, detail)
     if records.decision is not None:
-        return Verdict("passed", "Passed the gate, not published yet", f"The next step is {following}.")
-    return Verdict("unfinished", "Not finished", f"The next step is {following}.")
+        return Verdict("passed", "Passed the gate" if finished else "Passed the gate, not published yet", detail)
+    return Verdict("done", "Done", detail) if finished else Verdict("unfinished", "Not finished", detail)
+
+
+def _all_done(records: RunRecords) -> str:
+    skipped = [step.name for step in records.steps if step.state == "skipped"]
+    judged = "" if records.decision is not None else " This pipeline judges no model."
+    if not skipped:
+        return f"Every step is done.{judged}"
+    return f"Every step is done but {' and '.join(skipped)}, which {_was(skipped)} skipped.{judged}"
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"
 
 
 def _refused(records: RunRecords) -> Verdict | None:
@@ -165,6 +186,9 @@ def _refused(records: RunRecords) -> Verdict | None:
         failures = sum(not check.passed for check in records.decision.checks)
         detail = f"{failures} of {len(records.decision.checks)} checks failed."
         return Verdict("gate_failed", "Not published: the gate failed", detail)
+    refusing = next((step.name for step in records.steps if step.state == "refused"), None)
+    if refusing is not None:
+        return Verdict("refused", f"Refused by {refusing}", "Its record says why.")
     return None
 
 

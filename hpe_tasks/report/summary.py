@@ -105,7 +105,7 @@ def summary_table(
 
 def _headline(records: RunRecords) -> Text:
     verdict = verdict_of(records)
-    colour = "green" if verdict.good else ("red" if verdict.kind in ("failed", "gate_failed") else "yellow")
+    colour = "green" if verdict.good else ("red" if verdict.bad else "yellow")
     text = Text()
     text.append(verdict.title, style=f"bold {colour}")
     text.append(f"  (run {records.run})\n")

@@ -72,11 +72,16 @@ def test_its_command_runs_its_steps_and_its_step_is_a_command(tree: Path, tmp_pa
     preset = settings.pop("preset")
     asked = ["--preset", preset, *(f"--set={key}={json.dumps(value)}" for key, value in settings.items())]
     assert "List what a run would start from." in python(tree, "-m", "hpe_tasks", "list-inputs", "--help")
-    # Nothing was judged, so that its exit status is 1.
-    told = json.loads(python(tree, "-m", "hpe_tasks", "inputs", "--json", *asked, status=1))
+    told = json.loads(python(tree, "-m", "hpe_tasks", "inputs", "--json", *asked))
     assert [(step["name"], step["state"]) for step in told["steps"]] == [
         ("fetch_checkpoint", "done"),
         ("fetch_dataset", "done"),
         ("list_inputs", "done"),
     ]
     assert told["dataset"]["num_files"] > 2
+    detail = "Every step is done. This pipeline judges no model."
+    assert told["verdict"] == {"kind": "done", "title": "Done", "detail": detail}
+    assert told["report"] is None
+    again = python(tree, "-m", "hpe_tasks", "inputs", *asked)
+    assert again.startswith("Done  (run ")
+    assert detail in again

@@ -218,7 +218,7 @@ CHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32(), OldEnough())
 
 FURTHER: dict[str, Further] = {
     "codec": Further(
-        most=3,
+        most=2,
         new={"hpe_tasks/pose/codecs/peaks.py": _CODEC},
         changed={
             "hpe_tasks/pose/codecs/__init__.py": [
@@ -228,10 +228,6 @@ FURTHER: dict[str, Further] = {
                 ),
                 ('Literal["heatmap", ', 'Literal["heatmap", "peaks", '),
                 ("(HeatmapCodec(), ", "(HeatmapCodec(), PeakCodec(), "),
-            ],
-            # Which networks give it.
-            "hpe_tasks/networks/__init__.py": [
-                ('OWN_FILE, None, codecs=("heatmap", ', 'OWN_FILE, None, codecs=("heatmap", "peaks", ')
             ],
         },
     ),

@@ -2,7 +2,7 @@
 
 A file has two parts with a line `---` between them. The first says what the preset is: `description`, one sentence for
 lists and forms; `needs`, the settings that its users must add; `reference`, the name of published figures that a run's
-own are shown beside. The second holds settings, and is as it stands what `--config FILE` takes.
+own are shown beside. The second holds settings. `--config FILE` takes the second as it stands, and a copy of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hpe_tasks.config.base import SAMPLE, Frozen, Slug
 from hpe_tasks.config.keys import close_matches, config_keys, dotted, problems_text
 from hpe_tasks.errors import ConfigError
 
-__all__ = ["PRESETS", "REQUIRED", "Preset", "read_preset"]
+__all__ = ["PRESETS", "REQUIRED", "Preset", "describes_preset", "read_preset"]
 
 REQUIRED = ("model.checkpoint", "dataset.source")
 """Settings that have no default: of a preset, or added by its user."""
@@ -72,6 +72,15 @@ def read_preset(file: Path) -> Preset:
     values = _mapping(text, file)
     _check_keys(file, about, frozenset(dotted(values)))
     return Preset(about.description, values, text, about.needs, about.reference)
+
+
+def describes_preset(part: Any) -> bool:
+    """Whether a part of a file, as it was read, says what a preset is, and so holds no settings."""
+    try:
+        _About.model_validate(part)
+    except ValidationError:
+        return False
+    return True
 
 
 def _mapping(text: str, file: Path) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from hpe_tasks.config.loading import load_config
+from hpe_tasks.config import presets
+from hpe_tasks.config.loading import given_keys, load_config
 from hpe_tasks.config.presets import PRESETS, read_preset
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.gate.published import published_figures, published_names
@@ -45,6 +47,35 @@ def test_the_settings_of_a_preset_are_a_file_that_a_run_takes(name: str, tmp_pat
     copied.write_text(f"preset: {name}\n{preset.text}")
     needs = dict.fromkeys(preset.needs, "/somewhere")
     assert load_config(file=copied, overrides=needs) == load_config(name, overrides=needs)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_copy_of_a_preset_asks_for_the_same(name: str, tmp_path: Path) -> None:
+    shipped = Path(presets.__file__).parent / f"{name}.yaml"
+    copied = Path(shutil.copy(shipped, tmp_path / "mine.yaml"))
+    needs = dict.fromkeys(PRESETS[name].needs, "/somewhere")
+    asked = load_config(file=copied, overrides=needs)
+    assert asked.preset != name
+    assert asked.model_copy(update={"preset": name}) == load_config(name, overrides=needs)
+    # Its settings are the user's own now.
+    assert given_keys(file=copied) == (given_keys(name)[1], frozenset())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("model: {checkpoint: a.pth}\n---\ndataset: {source: sample}\n", id="settings in two"),
+        pytest.param("description: A network.\n---\nseed: 1\n---\nseed: 2\n", id="three"),
+        pytest.param("seed: 1\n---\n", id="nothing behind them"),
+        pytest.param("description: A network.\nseed: 1\n---\nseed: 2\n", id="a setting in the description"),
+    ],
+)
+def test_no_part_of_a_file_is_passed_over(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml has [23] parts") as error:
+        load_config("sample", file)
+    assert "all settings in one part" in error.value.hint
 
 
 def test_the_sample_stands_first_and_the_others_in_order() -> None:

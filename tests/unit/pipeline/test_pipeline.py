@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import typing
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
@@ -100,6 +102,12 @@ def count_toys(run: Run, scratch: Scratch) -> RunReport:
     return RunReport(html=scratch.artifact(file))
 
 
+@step(RunReport, "Show", needs=(fetch_toys,), shown_as="toys")
+def show_toys(run: Run, scratch: Scratch) -> RunReport:
+    """Show toys."""
+    return count_toys.body(run, scratch)
+
+
 TOYS = Pipeline("toys", "play", "Play with toys.", (fetch_toys, count_toys))
 
 
@@ -108,9 +116,10 @@ TOYS = Pipeline("toys", "play", "Play with toys.", (fetch_toys, count_toys))
     [
         pytest.param((count_toys, fetch_toys), "count_toys stands before fetch_toys", id="order"),
         pytest.param((fetch_toys, fetch_toys), "two steps that are called fetch_toys", id="twice"),
+        pytest.param((fetch_toys, show_toys), "show_toys is shown as 'toys', which is no field", id="shown as"),
     ],
 )
-def test_steps_that_could_not_run_in_this_order_make_no_pipeline(order: tuple[Step[Record], ...], says: str) -> None:
+def test_steps_that_could_not_make_a_run_make_no_pipeline(order: tuple[Step[Record], ...], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Pipeline("toys", "play", "", order)
 
@@ -132,6 +141,22 @@ def test_a_second_pipeline_has_runs_of_its_own(tmp_path: Path, monkeypatch: pyte
     ]
 
 
+def test_a_pipeline_that_judges_nothing_is_finished_when_its_steps_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipelines, "PIPELINES", (*PIPELINES, TOYS))
+    run = open_at(tmp_path, TOYS.name)
+    fetch_toys(run)
+    assert not print_summary(run)
+    assert "Not finished  (run " in (said := capsys.readouterr().out)
+    assert "The next step is count_toys." in said
+    count_toys(run)
+    assert print_summary(run)
+    assert "Done  (run " in (said := capsys.readouterr().out)
+    assert "Every step is done." in said
+    assert "Report" not in said
+
+
 def test_a_run_that_names_no_pipeline_is_of_the_first(tmp_path: Path) -> None:
     run = open_at(tmp_path)
     file = tmp_path / "w" / run.prefix / "run.json"
@@ -149,9 +174,33 @@ def test_a_skip_rule_holds_for_what_needs_the_step(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("one", REQUANTIZE.steps, ids=lambda one: one.name)
+def test_a_step_reads_what_it_needs(one: Step[Record]) -> None:
+    """Directly or in turn: otherwise it could read what was made of other inputs, or not be made again."""
+
+    def needed_by(step: Step[Record]) -> set[str]:
+        return {name for other in step.needs for name in (other.name, *needed_by(other))}
+
+    body = ast.parse(inspect.getsource(one.body))
+    calls = [node for node in ast.walk(body) if isinstance(node, ast.Call) and ast.unparse(node.func) == "run.result"]
+    assert {ast.unparse(call.args[0]) for call in calls} <= needed_by(one)
+
+
 def test_steps_are_listed_once(repository: Path) -> None:
-    """Outside of the module that defines them, of the listing and of the DAG's exceptions no code enumerates steps."""
-    names = set(REQUANTIZE.by_name)
+    """All of them stand together in the pipeline, and where the package of steps gives them its name; nowhere else.
+
+    Others name the few steps that they ask, whether as text, as `steps.gate` or by import.
+    """
+    names, listing = set(REQUANTIZE.by_name), []
+    few = len(names) // 2
     for path in [*(repository / "hpe_tasks").rglob("*.py"), *(repository / "plugins").rglob("*.py")]:
-        texts = {n.value for n in ast.walk(ast.parse(path.read_bytes())) if isinstance(n, ast.Constant)}
-        assert len(names & {text for text in texts if isinstance(text, str)}) <= 3, path
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        texts = {str(n.value) for n in nodes if isinstance(n, ast.Constant)}
+        asked = {n.attr for n in nodes if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "steps"}
+        imports = [n for n in nodes if isinstance(n, ast.ImportFrom) and "pipeline.steps" in (n.module or "")]
+        asked |= {alias.name for n in imports for alias in n.names}
+        assert len(names & texts) <= 3, path
+        if len(names & asked) > few:
+            assert names <= asked
+            listing.append(str(path.relative_to(repository)))
+    assert sorted(listing) == ["hpe_tasks/pipeline/requantize.py", "hpe_tasks/pipeline/steps/__init__.py"]

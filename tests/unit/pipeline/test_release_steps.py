@@ -28,6 +28,7 @@ from hpe_tasks.pipeline.runs import Pointer, Run, open_run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.inputs import split_of
 from hpe_tasks.records.base import Record
+from hpe_tasks.records.comparison import PairedComparison
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.inputs import DatasetValidation
 from hpe_tasks.records.network import QuantizedModel
@@ -119,6 +120,7 @@ def at_publish(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             ),
             described.model_copy(update={"placement": described.placement.model_copy(update={"int8_mac_share": 1.0})}),
             evaluation,
+            PairedComparison(num_images=2, available_images=2, confidence=None, resamples=config.gate.resamples),
         ]
         by_kind = {step.kind: step for step in REQUANTIZE.steps}
         for record in made:

@@ -420,6 +420,38 @@ def test_verdict_and_steps(records: RunRecords, kind: str, states: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("records", "states", "kind", "words"),
+    [
+        pytest.param(only_config(), "done done", "done", "Done: Every step is done. This p", id="nothing to judge"),
+        pytest.param(
+            only_config(), "done skipped", "done", "done but fetch_checkpoint, which was skipped", id="skipped"
+        ),
+        pytest.param(only_config(), "done skipped skipped", "done", "which were skipped", id="two skipped"),
+        pytest.param(only_config(), "done refused not_run", "refused", "Refused by fetch_checkpoint", id="refused"),
+        pytest.param(
+            only_config(), "done not_run", "unfinished", "The next step is fetch_checkpoint.", id="unfinished"
+        ),
+        pytest.param(only_config(), "", "unfinished", "Not finished: ", id="no steps"),
+        pytest.param(
+            replace(complete(), published=None, smoke_test=None, promoted=None),
+            "done done",
+            "passed",
+            "Passed the gate: Every step is done.",
+            id="judged and not published",
+        ),
+    ],
+)
+def test_verdicts_of_other_pipelines(records: RunRecords, states: str, kind: str, words: str) -> None:
+    outcomes = [
+        step.model_copy(update={"state": state}) for step, state in zip(records.steps, states.split(), strict=False)
+    ]
+    verdict = verdict_of(replace(records, steps=tuple(outcomes)))
+    assert verdict.kind == kind
+    assert (verdict.good, verdict.bad) == (kind in ("done", "passed"), kind == "refused")
+    assert words in f"{verdict.title}: {verdict.detail}"
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({}, "in place of a81b9935cc02f417."),

@@ -1,4 +1,4 @@
-"""What the command line does outside of a run: measuring one model file, and training a network."""
+"""What is done outside of a run: measuring one model file, and training a network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.config.dataset import DatasetConfig
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file
 from hpe_tasks.records.base import Artifact
@@ -20,6 +21,36 @@ if TYPE_CHECKING:
 
     from hpe_tasks.config.training import TrainingConfig
     from hpe_tasks.training.regression import TrainingResult
+
+
+def read_model(
+    config: RunConfig,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    *,
+    asked: Collection[str] | None,
+    usual: Collection[str] = (),
+) -> tuple[Path, ModelConfig]:
+    """The checkpoint of a configuration on this machine, and its description with what an ONNX file says of itself.
+
+    Args:
+        config: Its `model.checkpoint` is the file.
+        cache: Folder of this machine for downloads, and for what addresses gave when they were first used.
+        s3: Makes the S3 client, when one is needed.
+        asked: Dotted keys of `config` that the user has set: the file must not contradict them. None where `config`
+            alone says what the file is like.
+        usual: Dotted keys that a preset has set: they count where the file leaves something open.
+
+    Raises:
+        CheckpointError: onnxruntime does not run the file, or it leaves open what nobody has set; names the setting.
+        ConfigError: The user's setting contradicts the file.
+    """
+    file, model = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache)), config.model
+    if asked is not None and model.network.from_file:
+        from hpe_tasks.onnx_runtime.geometry import read_geometry
+
+        model = read_geometry(model, file, asked=_of_model(asked), usual=_of_model(usual))
+    return file, model
 
 
 def evaluate_file(
@@ -52,12 +83,7 @@ def evaluate_file(
     # Nothing is calibrated here: the split that is measured is all that the data set must hold.
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
-    checkpoint = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache))
-    model = config.model
-    if model.network.from_file and asked is not None:
-        from hpe_tasks.onnx_runtime.geometry import read_geometry
-
-        model = read_geometry(model, checkpoint, asked=_of_model(asked), usual=_of_model(usual))
+    checkpoint, model = read_model(config, cache, s3, asked=asked, usual=usual)
     kept = cache / "predictions"
     with storage_errors(kept):
         kept.mkdir(parents=True, exist_ok=True)

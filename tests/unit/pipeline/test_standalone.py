@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpe_tasks.cli.standalone import evaluate_file
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import DatasetError, DigestError
 from hpe_tasks.models.checkpoint import sample_checkpoint
+from hpe_tasks.pipeline.standalone import evaluate_file
 from hpe_tasks.storage.files import sha256_file
 from support.coco_factory import EVALUATION, write_coco
 from support.faulty_server import serve
