@@ -18,7 +18,12 @@ else:
 
 
 MetricKey = GateMetric
-"""What a model is judged by: COCO's AP in [0, 1], or MPII's mean PCKh at 0.5 in percent."""
+"""What a model is judged by: AP in [0, 1], or mean PCKh at 0.5 in percent."""
+
+
+def _usual_split(number: int) -> str:
+    """The default of one of the two splits by the kind of data set, in words."""
+    return ", ".join(f"`{kind.splits[number]}` for {name}" for name, kind in KINDS.items())
 
 
 class DatasetConfig(Frozen):
@@ -60,7 +65,7 @@ class DatasetConfig(Frozen):
         default=None,
         min_length=1,
         description="COCO results file (.json: a path or an address) with detected boxes of persons, for a top-down "
-        "evaluation on COCO without the annotated boxes.",
+        "evaluation by AP without the annotated boxes.",
     )
     valid_images: str | None = Field(
         default=None,
@@ -71,12 +76,12 @@ class DatasetConfig(Frozen):
     calibration_split: str = Field(
         default="train2017",
         min_length=1,
-        description="Split that calibration images are drawn from; `train` is the default for MPII.",
+        description=f"Split that calibration images are drawn from; the default is {_usual_split(0)}.",
     )
     evaluation_split: str = Field(
         default="val2017",
         min_length=1,
-        description="Split that metrics are measured on; `valid` is the default for MPII.",
+        description=f"Split that metrics are measured on; the default is {_usual_split(1)}.",
     )
     evaluation_images: Literal["with_persons", "all"] = Field(
         default="with_persons",
