@@ -88,7 +88,7 @@ def _threads(count: str) -> str:
 
 
 def verdicts(all_measured: Iterable[Measured]) -> Iterator[str]:
-    """What the figures of pose_resnet_50 are held against, in Markdown."""
+    """What the figures of pose_resnet_50 are compared with, in Markdown."""
     yield "| processor | target for pose_resnet_50 | measured | wanted | |"
     yield "|---|---|---|---|---|"
     for measured in all_measured:
@@ -106,7 +106,7 @@ def text(all_measured: Sequence[Measured]) -> str:
         features, runtime = ", ".join(measured["cpu_features"]), measured["onnxruntime"]
         lines += [f"**{title(measured)}** ({features}; onnxruntime {runtime}):", "", *table(measured), ""]
     if all("pose_resnet_50" in measured["models"] for measured in all_measured):
-        lines += ["What the command holds its figures against:", "", *verdicts(all_measured), ""]
+        lines += ["What the command compares its figures with:", "", *verdicts(all_measured), ""]
     return "\n".join(lines)
 
 

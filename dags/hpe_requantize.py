@@ -38,7 +38,7 @@ or `http(s)://`; of COCO's layout or another `dataset.kind`), and what the model
 means "as in the preset".
 
 **Before anything is quantized:** `check_fp32` compares the checkpoint's own accuracy with the gate's floor. Where it
-stays below, the task fails, and the last line of its log names the usual mistake that explains it (a network that takes
+is below, the task fails, and the last line of its log names the usual mistake that explains it (a network that takes
 BGR, other pixel values, joints in another order) with the setting that mends it; the report has the table.
 
 **Where the result is:** `check_fp32` and the tasks from `gate` on have a button *Report* on their *Details* tab, and

@@ -93,7 +93,7 @@ _HOMES = {
     "hpe_tasks.registry.publishing": ("StoredVersion",),
     "hpe_tasks.report.records": ("RunRecords", "Verdict"),
 }
-"""Where each name is defined; a test holds it against the imports above."""
+"""Where each name is defined; a test compares it with the imports above."""
 
 __all__ = [
     "CODECS",

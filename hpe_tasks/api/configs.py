@@ -1,4 +1,4 @@
-"""Configurations to begin with: from a preset, a file, somebody's ONNX file, or another configuration."""
+"""Configurations to begin with: from a preset, a file, an ONNX file of your own, or another configuration."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def from_onnx(
 
     Raises:
         ConfigError: A setting is unknown, out of bounds, or contradicts the file.
-        CheckpointError: onnxruntime does not run the file, or it leaves open what nobody has set; names the setting.
+        CheckpointError: onnxruntime does not run the file, or leaves open what is not set either; names the setting.
     """
     from hpe_tasks.pipeline.standalone import read_model
     from hpe_tasks.storage.s3 import make_client

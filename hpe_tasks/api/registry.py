@@ -162,7 +162,7 @@ class Registry(Shown):
         Raises:
             AccessError: There is no such version.
             DigestError: One of its files is damaged or missing.
-            ChannelConflictError: Somebody else moved the channel meanwhile.
+            ChannelConflictError: Another publisher moved the channel meanwhile.
         """
         return self._registry.promote(name, version, channel)
 
@@ -171,7 +171,7 @@ class Registry(Shown):
 
         Raises:
             BadInputError: It served nothing before.
-            ChannelConflictError: Somebody else moved the channel meanwhile.
+            ChannelConflictError: Another publisher moved the channel meanwhile.
         """
         return self._registry.rollback(name, channel)
 

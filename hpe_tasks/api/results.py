@@ -64,7 +64,7 @@ class Evaluation(Shown):
 
     @property
     def accuracy(self) -> float | None:
-        """The judged figure: AP in [0, 1], or mean PCKh at 0.5 in percent; None where nobody could be measured."""
+        """The judged figure: AP in [0, 1], or mean PCKh at 0.5 in percent; None where no person could be measured."""
         return self.record.accuracy
 
     @property
@@ -74,7 +74,7 @@ class Evaluation(Shown):
 
     @property
     def by_joint(self) -> dict[str, float | None]:
-        """The main figure of each joint; None where nobody has it labelled."""
+        """The main figure of each joint; None where no person has it labelled."""
         return self.record.by_joint
 
     @property

@@ -33,7 +33,7 @@ OnProgress = Callable[[str], None]
 """Takes a line of text about what is done, such as `print`."""
 
 DEFAULT_NAME = "local"
-"""Name of a run that nobody has named, as on the command line."""
+"""Name of a run that is given none, as on the command line."""
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def sample_onnx(out: str | Path) -> Path:
-    """Write the network of the preset `sample` as an FP32 ONNX file, as somebody would bring it.
+    """Write the network of the preset `sample` as an FP32 ONNX file, such as you would bring.
 
     It takes crops of one person, float32 of batch×3×192×128 (height 192), and gives heatmaps of 17 COCO joints.
 

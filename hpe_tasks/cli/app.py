@@ -132,13 +132,13 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the predictions in this file: for COCO a results file. By default it lies in HPE_CACHE.",
+            help="Keep the predictions in this file: for AP a COCO results file. By default it lies in HPE_CACHE.",
             dir_okay=False,
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure one model file as the pipeline would: COCO's AP, or what --set dataset.kind=… is measured by.
+    """Measure one model file as the pipeline would: AP or PCKh, by the kind of data set (--set dataset.kind=…).
 
     Of an ONNX file, input size and layouts are read from the file where it states them.
     """

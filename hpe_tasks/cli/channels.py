@@ -81,7 +81,7 @@ def channel_versions(
 @channel_app.command("promote")
 def channel_promote(
     name: NameArgument,
-    version: Annotated[str, typer.Argument(help="Version to serve.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version to serve.")],
     channel: ChannelOption = DEFAULT_CHANNEL,
     registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,

@@ -17,6 +17,11 @@ else:
     KindName = Literal[tuple(KINDS)]
 
 
+def _usual_split(number: int) -> str:
+    """The default of one of the two splits by the kind of data set, in words."""
+    return ", ".join(f"`{kind.splits[number]}` for {name}" for name, kind in KINDS.items())
+
+
 class DatasetConfig(Frozen):
     """A data set of people with labelled joints.
 
@@ -56,7 +61,7 @@ class DatasetConfig(Frozen):
         default=None,
         min_length=1,
         description="COCO results file (.json: a path or an address) with detected boxes of persons, for a top-down "
-        "evaluation on COCO without the annotated boxes.",
+        "evaluation by AP without the annotated boxes.",
     )
     valid_images: str | None = Field(
         default=None,
@@ -67,12 +72,12 @@ class DatasetConfig(Frozen):
     calibration_split: str = Field(
         default="train2017",
         min_length=1,
-        description="Split that calibration images are drawn from; `train` is the default for MPII.",
+        description=f"Split that calibration images are drawn from; the default is {_usual_split(0)}.",
     )
     evaluation_split: str = Field(
         default="val2017",
         min_length=1,
-        description="Split that metrics are measured on; `valid` is the default for MPII.",
+        description=f"Split that metrics are measured on; the default is {_usual_split(1)}.",
     )
     evaluation_images: Literal["with_persons", "all"] = Field(
         default="with_persons",

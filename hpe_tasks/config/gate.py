@@ -15,7 +15,7 @@ class GateLimits(Frozen):
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest COCO AP of the exported file.")
+    min_ap: float = Field(default=0.5, ge=0, le=1, description="Lowest AP of the exported file.")
     max_ap_drop: float = Field(
         default=0.02, ge=0, le=1, description="Largest loss of AP from the FP32 model to the exported file."
     )

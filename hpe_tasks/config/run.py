@@ -15,6 +15,8 @@ from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.datasets import KINDS
+from hpe_tasks.datasets.kind import named
 from hpe_tasks.pose.codecs import CODECS
 
 
@@ -97,7 +99,8 @@ class RunConfig(Frozen):
         codec = CODECS[self.model.codec]
         kind = self.dataset.described
         if codec.whole_images and not (kind.takes_detections and self.dataset.boxes is None):
-            raise ValueError(f"codec {codec.name!r} finds people in whole images of a COCO data set: no boxes, no MPII")
+            fit = named(kind for kind in KINDS.values() if kind.takes_detections)
+            raise ValueError(f"codec {codec.name!r} finds people in whole images: no dataset.boxes, and kind {fit}")
         if self.evaluation.flip_test and not codec.takes_flip_test:
             raise ValueError(f"evaluation.flip_test is not for codec {codec.name!r}")
         return self

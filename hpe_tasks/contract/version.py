@@ -27,7 +27,7 @@ def content_version(
 
 
 def check_version(manifest: bytes, version: str, model_sha256: str) -> None:
-    """Hold a manifest that can be served otherwise against its version; raises DigestError where they differ."""
+    """Compare a manifest that can be served otherwise with its version; raises DigestError where they differ."""
     record = json.loads(manifest)
     try:
         limits = {check["name"]: check["limit"] for check in record["gate"]["checks"]}

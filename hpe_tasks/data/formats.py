@@ -39,7 +39,7 @@ class AnnotationFormat(Protocol):
     def validate(
         self, root: Path, config: DatasetConfig, out: Path, digest: str, *, max_failed: float
     ) -> ValidationOutcome:
-        """Hold the data set against its suite; see `validate_dataset`."""
+        """Check the data set with its suite; see `validate_dataset`."""
 
 
 class CocoFormat:
@@ -79,7 +79,7 @@ class CocoFormat:
     def validate(
         self, root: Path, config: DatasetConfig, out: Path, digest: str, *, max_failed: float
     ) -> ValidationOutcome:
-        """Hold the data set against the suite of COCO's form."""
+        """Check the data set with the suite of COCO's form."""
         from hpe_tasks.data.validation.coco import validate_coco
 
         return validate_coco(root, config, out, digest, max_failed=max_failed)
@@ -131,7 +131,7 @@ class MpiiFormat:
     def validate(
         self, root: Path, config: DatasetConfig, out: Path, digest: str, *, max_failed: float
     ) -> ValidationOutcome:
-        """Hold the data set against MPII's suite."""
+        """Check the data set with MPII's suite."""
         from hpe_tasks.data.mpii.validation import validate_mpii
 
         return validate_mpii(root, config, out, digest, max_failed=max_failed)

@@ -1,4 +1,4 @@
-"""FP32 and the exported file held against each other, image by image, with more images where the first are too few."""
+"""FP32 and the exported file compared image by image, with more images where the first are too few."""
 
 from __future__ import annotations
 

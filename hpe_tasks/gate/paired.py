@@ -23,7 +23,7 @@ _MOST_IMAGES = 10_000_000
 
 
 def outcome_of(part: PartDifference) -> Outcome:
-    """Whether a part keeps its limit; where there is none, or nobody counts, it does."""
+    """Whether a part keeps its limit; where there is no limit, or no person counts, it does."""
     drop, limit = part.drop, part.limit
     if drop is None or limit is None:
         return "kept"

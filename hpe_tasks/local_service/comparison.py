@@ -86,7 +86,7 @@ def read_people(data: bytes, joints: Sequence[str]) -> list[GoldenPerson]:
 
 
 def compare(golden: GoldenImage, found: Sequence[GoldenPerson], joints: Sequence[str]) -> Comparison:
-    """Hold the people of an answer against the expected ones.
+    """Compare the people of an answer with the expected ones.
 
     People in boxes are compared in the order of the boxes. Others each with the most similar one whom none before has
     taken, those with enough joints first: people of fewer may come and go, as in the smoke test.

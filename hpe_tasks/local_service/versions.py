@@ -181,7 +181,7 @@ class Versions:
         return self._files.read(manifest, manifest.file(golden.file))
 
     def compare(self, version: str, role: str, people: bytes) -> dict[str, Any]:
-        """Hold the people of an answer, `people` as JSON, against those of a golden image.
+        """Compare the people of an answer, `people` as JSON, with those of a golden image.
 
         Raises:
             AccessError: The version has no such image.

@@ -30,7 +30,7 @@ _MOST_AT_ONCE = 256
 def paired_differences(
     before: ImageTable, after: ImageTable, *, resamples: int, seed: int, parts: Sequence[str] | None = None
 ) -> dict[str, Floats]:
-    """The difference `after` - `before` of each part's figure in each resample; NaN where one has nobody who counts.
+    """The difference `after` - `before` of each part's figure in each resample; NaN where one has no person who counts.
 
     The same seed gives the same numbers whatever the number of processors.
 

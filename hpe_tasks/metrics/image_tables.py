@@ -55,7 +55,7 @@ class ImageTable(ABC):
 
     @abstractmethod
     def figures(self, counts: Counts, parts: Sequence[str]) -> dict[str, Floats]:
-        """The figure of each part over each of B multisets of images; NaN where nobody in it counts."""
+        """The figure of each part over each of B multisets of images; NaN where no person in it counts."""
 
     @abstractmethod
     def joined(self, other: Self) -> Self:

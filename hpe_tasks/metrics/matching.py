@@ -28,7 +28,7 @@ class ComparedImages:
         images: N.
         person_image: G: index of the image.
         person_area: G: square pixels.
-        uncounted: G: a crowd, or nobody with a labelled joint among those compared.
+        uncounted: G: a crowd, or a person without a labelled joint among those compared.
         crowd: G.
         result_image: D: index of the image; results of an image by falling score.
         result_area: D: square pixels of the box around the compared joints.

@@ -107,7 +107,7 @@ def runs_of(ranked: RankedResults, matches: Matches) -> tuple[Runs, ...]:
 
 
 def weighted_ap(runs: tuple[Runs, ...], persons: NDArray[np.int32], totals: Floats) -> Floats:
-    """AP over each of B multisets; NaN where nobody in one counts.
+    """AP over each of B multisets; NaN where no person in one counts.
 
     Args:
         runs: At each threshold.

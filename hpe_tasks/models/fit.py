@@ -8,7 +8,7 @@ from hpe_tasks.config.model import ModelConfig
 
 
 def check_fit(config: ModelConfig, checkpoint: Path) -> None:
-    """Hold a checkpoint's names and shapes against the architecture, or let an ONNX file take a blank image.
+    """Check a checkpoint's names and shapes against the architecture, or let an ONNX file take a blank image.
 
     Raises:
         CheckpointError: The file cannot be read, does not fit the architecture, or does not take the input size, or

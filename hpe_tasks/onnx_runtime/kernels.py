@@ -36,7 +36,7 @@ _Tensors = dict[str, NDArray[Any]]
 def compare_kernels(
     path: Path, config: ModelConfig, batches: Iterable[NDArray[np.float32]], *, num_images: int
 ) -> KernelAgreement:
-    """Hold every layer of the optimized graph against the same layer without any optimization.
+    """Compare every layer of the optimized graph with the same layer without any optimization.
 
     A layer is what lies between one quantized activation and the next. Activations with several zero points are no
     border: what they separate is one layer.

@@ -14,7 +14,7 @@ def pipeline_of(run: Run) -> Pipeline:
     """The pipeline whose steps make up a run.
 
     Raises:
-        MissingInputError: It is none of this version of the project.
+        MissingInputError: This version of the project does not have it.
     """
     for pipeline in PIPELINES:
         if pipeline.name == run.pipeline:

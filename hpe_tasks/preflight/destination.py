@@ -38,7 +38,7 @@ def check_registry(client: S3Client, registry: S3Location) -> str:
     Raises:
         AccessError: The bucket does not exist, the credentials are missing or refused, a right is missing, or the
             server does not offer conditional writes.
-        ConfigError: The bucket's name is none, or the bucket lies in another region.
+        ConfigError: The bucket's name is not valid, or the bucket lies in another region.
         TransientError: The server cannot be reached, or failed.
     """
     probe = registry / PROBE

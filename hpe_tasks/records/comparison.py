@@ -1,4 +1,4 @@
-"""How far quantization may have changed the figures: two measurements of the same images, held against each other."""
+"""How far quantization may have changed the figures: two measurements of the same images, compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PartDifference(Frozen):
 
     Attributes:
         part: `all`, the judged figure; or that of a part: `size/…`, `crowd/…`, `group/…` or `joint/…`.
-        before: FP32's; None where nobody counts.
+        before: FP32's; None where no person counts.
         after: The exported file's.
         low: Lower end of the interval of `after` - `before`; None where none was asked for.
         high: Its upper end.

@@ -147,7 +147,7 @@ def _ask(function: LambdaEmulator, manifest: ModelManifest, golden: GoldenImage,
 
 
 def check_answer(golden: GoldenImage, answer: Mapping[str, Any], manifest: ModelManifest) -> SmokedImage:
-    """Hold the people of an answer (HTTP status 200) against the expected ones; raises SmokeTestError."""
+    """Compare the people of an answer (HTTP status 200) with the expected ones; raises SmokeTestError."""
     joints = manifest.serving.joints
     found = [_person(person, joints) for person in answer["people"]]
     expected = golden.people

@@ -1,4 +1,4 @@
-"""Parts of the report as pieces of HTML that stand in somebody else's page: what results show in a notebook.
+"""Parts of the report as pieces of HTML that stand in another page: what results show in a notebook.
 
 Each brings its styles along, fetches nothing, and holds whatever it shows escaped.
 """

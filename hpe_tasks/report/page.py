@@ -136,9 +136,11 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
     """Everything that the template shows."""
     verdict: Verdict = verdict_of(records)
     groups: DotPlot | None = None
+    grouped = False
     if records.fp32 and records.onnx:
         # Joints without a left and a right are in no group.
         before, after = records.fp32, records.onnx
+        grouped = bool(before.by_group)
         groups = dot_plot(before.by_group or before.by_joint, after.by_group or after.by_joint, records.metric)
     protocol = next((report.fingerprint for _, report in reversed(records.measurements) if report), None)
     return {
@@ -158,7 +160,8 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "notes": (*notes_of(records.metric), measured_on(records)),
         "sample": sample_text(records.onnx) if records.onnx else "",
         "groups": groups,
-        "joints": list(_joint_rows(records)),
+        "grouped": grouped,
+        "joints": list(_joint_rows(records)) if grouped else [],
         "unreadable": _unreadable(records),
         "published": list(_published_rows(records)),
         "publication": list(publication_rows(records)),

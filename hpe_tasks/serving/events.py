@@ -54,7 +54,7 @@ def read_event(event: Any, max_image_bytes: int) -> Request:
         max_image_bytes: Bodies that could only hold a larger image are not decoded.
 
     Raises:
-        RequestError: It is none of the known forms (400), its body is not the base64 that it claims (400), or too
+        RequestError: It has none of the known forms (400), its body is not the base64 that it claims (400), or too
             large (413).
     """
     if not isinstance(event, Mapping):

@@ -82,7 +82,7 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         doing: The attempt as a verb phrase, such as "reading".
 
     Raises:
-        ConfigError: The bucket's name is none that S3 allows.
+        ConfigError: S3 does not allow the bucket's name.
         AccessError: The credentials are missing or refused, or the bucket or object does not exist.
         TransientError: The endpoint cannot be reached, or the server failed.
     """

@@ -82,9 +82,7 @@ def test_a_choice_offers_the_values_and_starts_as_in_the_preset(form: Page) -> N
 def test_a_number_shows_its_description_bounds_and_default(form: Page) -> None:
     open_section(form, "Gate")
     expect(form.get_by_text("gate.min_ap", exact=True)).to_be_visible()
-    expect(form.get_by_text("Lowest COCO AP of the exported file.")).to_contain_text(
-        "at least 0, at most 1, default 0.5"
-    )
+    expect(form.get_by_text("Lowest AP of the exported file.")).to_contain_text("at least 0, at most 1, default 0.5")
 
 
 def test_settings_that_do_not_go_together_are_explained_on_the_form(form: Page) -> None:

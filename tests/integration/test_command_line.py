@@ -502,7 +502,7 @@ def test_version(hpe: Hpe) -> None:
 def test_presets_and_keys(hpe: Hpe) -> None:
     assert "efficientpose_rt_lite" in json.loads(hpe("presets", "--json").stdout)
     keys = hpe("presets", "--keys").stdout
-    assert "gate.min_ap  Lowest COCO AP of the exported file. (at least 0, at most 1, default `0.5`)" in keys
+    assert "gate.min_ap  Lowest AP of the exported file. (at least 0, at most 1, default `0.5`)" in keys
     assert "(one of coco, mpii, crowdpose, custom, default `coco`)" in keys
     shown = hpe("presets", "--show", "sample").stdout
     assert shown.startswith("preset: sample\n")

@@ -1,6 +1,6 @@
 """One more of each thing that varies in this field, as the files that it takes: what a person would have to write.
 
-The table is the place that shows all five seams. `tests/unit/test_seams.py` holds each against the number of files that
+The table is the place that shows all five seams. `tests/unit/test_seams.py` compares each with the number of files that
 it may take and uses it; the check is used in `tests/unit/gate/test_further_requirement.py`, the pipeline in
 `tests/dags/test_second_pipeline.py`.
 """

@@ -14,6 +14,7 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.datasets.crowdpose import CROWDPOSE14
 from hpe_tasks.gate.accuracy import accuracy_limits
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.pipeline.requantize import REQUANTIZE
@@ -24,6 +25,7 @@ from hpe_tasks.records.comparison import Look, PairedComparison, PartDifference
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check, TriedMistake
 from hpe_tasks.records.evaluation import (
     CocoStats,
+    CrowdPoseStats,
     EvaluationReport,
     FailedImage,
     PckhStats,
@@ -659,6 +661,73 @@ def detected() -> RunRecords:
     return replace(records, validation=run.validation.model_copy(update={"warnings": (warning,)}))
 
 
+def crowdpose() -> RunRecords:
+    """A network with vectors over x and y (SimCC) on CrowdPose, in images of which none is hard."""
+    config = load_config(
+        "rtmpose",
+        overrides={
+            "model.checkpoint": "rtmpose.onnx",
+            "model.skeleton": "crowdpose14",
+            "dataset.kind": "crowdpose",
+            "dataset.source": "/data/crowdpose",
+        },
+    )
+    joints = CROWDPOSE14.joints
+    protocol = fingerprint("test", 312, 156).model_copy(
+        update={
+            "decoder": "argmax of a vector over x and one over y, 2 bins a pixel",
+            "joint_map": tuple((name, i, i) for i, name in enumerate(joints)),
+            "sigmas": _SIGMAS[: len(joints)],
+            "metric": "crowdpose_oks_ap",
+        }
+    )
+
+    def measured(runtime: str, ap: float) -> EvaluationReport:
+        stats = CrowdPoseStats(
+            ap=ap, ap50=0.86, ap75=0.73, ar=0.74, ar50=0.9, ar75=0.78, ap_easy=0.78, ap_medium=ap - 0.01, ap_hard=None
+        )
+        by_joint = {name: round(ap + 0.02 * (i % 5) - 0.04, 3) for i, name in enumerate(joints)}
+        return evaluation(runtime, ap, protocol).model_copy(update={"stats": stats, "by_joint": by_joint})
+
+    aps = {"fp32": 0.681, "quantsim": 0.676, "onnxruntime": 0.672}
+    reports = {name: measured(name, ap) for name, ap in aps.items()}
+    comparison = paired(config, reports["fp32"], reports["onnxruntime"], 0.004)
+    return replace(_remeasured(config, reports, (256, 192)), comparison=comparison)
+
+
+def own_joints() -> RunRecords:
+    """Birds with joints of their own: none has a left and a right, and one a long name in one word."""
+    joints = (
+        "beak",
+        "crown",
+        "nape_of_the_neck",
+        "long_digital_extensor_tendon_insertion",
+        "tail",
+        "Schwanzfederspulenansatzmittelpunkt",
+    )
+    config = load_config(
+        "efficientpose_rt_lite",
+        overrides={
+            "model.checkpoint": "birds.onnx",
+            "model.joint_names": list(joints),
+            "dataset.kind": "custom",
+            "dataset.source": "/data/birds",
+        },
+    )
+    protocol = fingerprint("val", 312, 156).model_copy(
+        update={"joint_map": tuple((name, i, i) for i, name in enumerate(joints)), "sigmas": (0.072,) * len(joints)}
+    )
+
+    def measured(runtime: str, ap: float) -> EvaluationReport:
+        by_joint = {name: round(ap + 0.03 * i - 0.08, 3) for i, name in enumerate(joints)}
+        return evaluation(runtime, ap, protocol).model_copy(update={"by_group": {}, "by_joint": by_joint})
+
+    aps = {"fp32": 0.681, "quantsim": 0.672, "onnxruntime": 0.668}
+    reports = {name: measured(name, ap) for name, ap in aps.items()}
+    comparison = paired(config, reports["fp32"], reports["onnxruntime"], 0.004)
+    return replace(_remeasured(config, reports, (224, 224)), comparison=comparison)
+
+
 STATES: dict[str, Callable[[], RunRecords]] = {
     "published": complete,
     "gate_failed": gate_failed,
@@ -672,4 +741,6 @@ STATES: dict[str, Callable[[], RunRecords]] = {
     "bottom_up": bottom_up,
     "as_published": as_published,
     "detected": detected,
+    "crowdpose": crowdpose,
+    "own_joints": own_joints,
 }

@@ -199,7 +199,8 @@ def bottom_up_files(folder: Path) -> ReportFiles:
 
 
 def files_of_states(folder: Path, states: Iterable[str]) -> dict[str, ReportFiles]:
-    """For each state of `run_cases.STATES` the files that its report reads."""
+    """For each state of `run_cases.STATES` the files that its report reads; those of other joints have no pictures."""
     usual = report_files(folder)
-    own = {"mpii": mpii_files(folder), "bottom_up": bottom_up_files(folder)}
+    bare = ReportFiles(data_docs=usual.data_docs)
+    own = {"mpii": mpii_files(folder), "bottom_up": bottom_up_files(folder), "crowdpose": bare, "own_joints": bare}
     return {state: own.get(state, usual) for state in states}

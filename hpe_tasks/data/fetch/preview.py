@@ -81,7 +81,7 @@ def preview_file(address: str, cache: Path, s3: Callable[[], S3Client], *, optio
 
     Raises:
         DatasetError: There is nothing at the address.
-        ArchiveError: An archive of images is none.
+        ArchiveError: What should be an archive of images is not an archive.
         HpeError: It cannot be reached or read; see `download.look`.
     """
     if "://" not in address or address.lower().startswith("file://"):

@@ -24,7 +24,7 @@ def check_trusted(
     read: Callable[[str], bytes | None],
     write: Callable[[str, bytes], None],
 ) -> None:
-    """Hold the content that an address gave against what it gave before; the first time, record it.
+    """Compare the content that an address gave with what it gave before; the first time, record it.
 
     Files of this machine are not checked: their owner may change them. A digest that the configuration promises, and
     the content has, replaces what was recorded.

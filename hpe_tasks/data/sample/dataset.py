@@ -226,7 +226,7 @@ def draw_picture(spec: SampleSpec, split: str, index: int, skeleton: Skeleton = 
 
 
 def _compose(rng: Rng, spec: SampleSpec, skeleton: Skeleton) -> Picture | None:
-    """Draw a scene; None when somebody in it is too hidden to be annotated, and the scene must be drawn anew."""
+    """Draw a scene; None when a person in it is too hidden to be annotated, and the scene must be drawn anew."""
     canvas, horizon = paint_background(rng, spec.width, spec.height)
     figures = _place_figures(rng, spec, horizon)
     full_areas = []

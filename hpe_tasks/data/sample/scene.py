@@ -145,7 +145,7 @@ def _clutter(rng: Rng, canvas: Canvas, horizon: float) -> None:
 
 
 def paint_shadow(canvas: Canvas, x: float, y: float, radius: float) -> None:
-    """Darken the ground under somebody's feet."""
+    """Darken the ground under a person's feet."""
     angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     outline = np.stack([x + radius * np.cos(angle), y + 0.22 * radius * np.sin(angle)], axis=1)
     shadow = np.zeros(canvas.image.shape[:2], dtype=np.uint8)
@@ -156,7 +156,7 @@ def paint_shadow(canvas: Canvas, x: float, y: float, radius: float) -> None:
 
 
 def paint_seat(rng: Rng, canvas: Canvas, x: float, seat: float, ground: float, width: float) -> None:
-    """A box or a chair under somebody who sits; drawn before the person."""
+    """A box or a chair under a person who sits; drawn before the person."""
     colour = _colour(rng, (0.1, 0.7), (0.25, 0.8))
     if rng.random() < 0.5:
         canvas.fill(_box(x - width / 2, seat - width * 1.3, width, width * 1.4), shade(colour, 0.7))

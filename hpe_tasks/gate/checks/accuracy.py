@@ -188,7 +188,7 @@ def fingerprint_differences(a: ProtocolFingerprint, b: ProtocolFingerprint) -> t
 
 
 def not_comparable(metric: Metric, before: EvaluationReport, runtime: Runtime, onnx: EvaluationReport) -> str:
-    """Why two figures cannot be held against each other; empty where they can."""
+    """Why two figures cannot be compared; empty where they can."""
     return (
         _unusable(metric, before, runtime)
         or _unusable(metric, onnx, "onnxruntime")

@@ -29,7 +29,7 @@ class Evidence:
         exported: The exported file, its size, its placement audit, and what was proved of its kernels.
         processors: Where the file may be served.
         min_persons: Fewest persons that the figures must be measured on.
-        comparison: FP32 and the exported file on the same images, resampled; None where nobody compared them so.
+        comparison: FP32 and the exported file on the same images, resampled; None where they were not compared so.
     """
 
     limits: GateLimits
@@ -152,7 +152,7 @@ class Requirement(ABC):
         """What may lift it where it failed, most promising first."""
 
     def judge(self, evidence: Evidence) -> GateCheck | None:
-        """Hold what was found against the limit; None where nothing is asked.
+        """Compare what was found with the limit; None where nothing is asked.
 
         A number that is missing fails: no evidence, no release.
         """

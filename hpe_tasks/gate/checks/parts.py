@@ -38,7 +38,7 @@ class _WorstPart(Requirement):
 
     @override
     def limit(self, evidence: Evidence) -> float | None:
-        """None where there are no such parts: no groups of joints, nobody of any size, nothing compared by images."""
+        """None without such parts: no groups of joints, no person of any size, nothing compared by images."""
         return None if self._worst(evidence) is None else self._asked(evidence)
 
     @override

@@ -98,7 +98,7 @@ export function markGolden(golden) {
   }
 }
 
-/** Hold an answer against what was measured in a golden image. */
+/** Compare an answer with what was measured in a golden image. */
 export function compare(version, golden, answer) {
   const headers = { "Content-Type": "application/json" };
   return ask(`/golden/${version.version}/${golden.role}`,

@@ -187,7 +187,7 @@ def _refuse_broken(validation: DatasetValidation) -> None:
     shown_as="validation",
 )
 def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
-    """Hold the data set against its expectations."""
+    """Check the data set against its expectations."""
     from hpe_tasks.data.validation import validate_dataset as validate
 
     root, _ = dataset_of(run)

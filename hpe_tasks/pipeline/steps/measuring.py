@@ -113,10 +113,10 @@ def _floor(config: RunConfig) -> list[Any]:
     shown_as="fp32_check",
 )
 def check_fp32(run: Run, _: Scratch) -> Fp32Check:
-    """Hold the checkpoint against the gate's floor, and find out why where it stays below.
+    """Compare the checkpoint's accuracy with the gate's floor, and find out why it is below.
 
     Raises:
-        BelowFloorError: It stays below; says what mends it, where that was found.
+        BelowFloorError: It is below; says what mends it, where that was found.
     """
     from hpe_tasks.diagnosis import diagnose
     from hpe_tasks.gate.accuracy import METRICS

@@ -133,7 +133,7 @@ def test_trainings_by_name_or_by_settings() -> None:
         pytest.param(
             "aimet_pose_sample", {"evaluation.flip_test": True}, "flip_test is not for codec 'paf'", id="flip"
         ),
-        pytest.param("aimet_pose_coco2014", {"dataset.boxes": "b.json"}, "no boxes", id="boxes"),
+        pytest.param("aimet_pose_coco2014", {"dataset.boxes": "b.json"}, "no dataset.boxes", id="boxes"),
         pytest.param("sample", {"model.caffe_style": True}, "caffe_style is for pose_resnet_50", id="caffe"),
         pytest.param("sample", {"gate.metric": "ap"}, "any more. Leave it out: dataset.kind says", id="metric"),
         pytest.param("sample", {"dataset.images_by_url": True}, "brings its own images", id="sample by url"),

@@ -108,7 +108,7 @@ def test_the_list_is_read_without_torch() -> None:
 
 
 def comparisons(module: Path) -> Iterator[str]:
-    """Places where a module holds the name of an architecture against one that is written there."""
+    """Places where a module compares the name of an architecture with one that is written there."""
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare):
             sides = [part for side in (node.left, *node.comparators) for part in ast.walk(side)]
