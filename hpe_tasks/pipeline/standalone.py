@@ -42,7 +42,7 @@ def read_model(
         usual: Dotted keys that a preset has set: they count where the file leaves something open.
 
     Raises:
-        CheckpointError: onnxruntime does not run the file, or it leaves open what nobody has set; names the setting.
+        CheckpointError: onnxruntime does not run the file, or leaves open what is not set either; names the setting.
         ConfigError: The user's setting contradicts the file.
     """
     file, model = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache)), config.model
