@@ -35,7 +35,6 @@ class AirflowServer:
         url: Address of the UI and the API.
         passwords: By user: admin, operator, viewer.
         settings: A run's settings that take seconds and pass the gate.
-        users: Fixtures that hold it; the last one stops it.
     """
 
     url: str
@@ -44,7 +43,6 @@ class AirflowServer:
     settings: dict[str, Any]
     process: subprocess.Popen[str]
     store: ObjectStore
-    users: int = 0
 
     def stop(self) -> None:
         """Stop Airflow and the S3 server, and remove what they left."""
@@ -95,22 +93,13 @@ def prepare_home() -> Path:
     return home
 
 
-_running: list[AirflowServer] = []
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def airflow_server() -> Iterator[AirflowServer]:
-    """The running Airflow; the first test that asks waits for its start."""
-    # Each file that imports this fixture has one of its own: they share the server of the process.
-    if not _running:
-        _running.append(_start())
-    server = _running[0]
-    server.users += 1
+    """The running Airflow; the first test of a file that asks waits for its start."""
+    # Idle it takes a sixth of a processor: it does not outlive the file.
+    server = _start()
     yield server
-    server.users -= 1
-    if not server.users:
-        _running.clear()
-        server.stop()
+    server.stop()
 
 
 def _start() -> AirflowServer:
