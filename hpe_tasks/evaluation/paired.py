@@ -98,12 +98,14 @@ def _differences(tables: Tables, question: Question, error: float | None) -> tup
     parts.sort(key=lambda part: part != WHOLE)
     drawn = {}
     if error is not None:
-        drawn = paired_differences(before, after, resamples=question.resamples, seed=question.seed, parts=parts)
+        # Of a part of which nothing is asked the figures are told without an interval: most parts are single joints.
+        judged = [part for part in parts if question.limit_of(part) is not None]
+        drawn = paired_differences(before, after, resamples=question.resamples, seed=question.seed, parts=judged)
     old, new = before.whole(), after.whole()
     differences = []
     for part in parts:
         limit = question.limit_of(part)
-        ends = interval(drawn[part], 1 - 2 * error) if error is not None else None
+        ends = interval(drawn[part], 1 - 2 * error) if error is not None and part in drawn else None
         kept = None
         if ends is not None and limit is not None:
             known = drawn[part][~np.isnan(drawn[part])]

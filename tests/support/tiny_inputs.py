@@ -56,5 +56,6 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
         "gate.max_ap_drop": 1.0,
         "gate.max_quantsim_gap": 1.0,
         "gate.min_int8_mac_share": 0.0,
+        "gate.resamples": 200,
         "destination.name": "tiny",
     }
