@@ -18,7 +18,7 @@ from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support.short_training import finished_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long]
 
 # The training reaches an AP of 0.08 to 0.09 in bfloat16 and in float32; random weights, 0.
 FLOOR = 0.04

@@ -15,7 +15,7 @@ from hpe_tasks.onnx_runtime.placement import audit_placement
 from support.published_size import exported
 from support.signals import decibels
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.integration]
 
 CONFIG = ModelConfig(architecture="pose_hrnet_w32", checkpoint="random")
 

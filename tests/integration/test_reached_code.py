@@ -110,7 +110,10 @@ def trace(folder: Path, settings: dict[str, Any], repository: Path) -> dict[str,
 
 @pytest.mark.parametrize(
     "settings_in",
-    [pytest.param(tiny_settings, id="top-down"), pytest.param(tiny_bottom_up_settings, id="bottom-up")],
+    [
+        pytest.param(tiny_settings, id="top-down"),
+        pytest.param(tiny_bottom_up_settings, id="bottom-up", marks=pytest.mark.long),
+    ],
 )
 def test_what_a_step_runs_and_reads_is_in_its_key(settings_in: Any, tmp_path: Path, repository: Path) -> None:
     settings = settings_in(tmp_path) | {"gate.min_ap": 0.0}

@@ -15,7 +15,7 @@ from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support.short_training import finished_run
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.usefixtures("lambda_python")]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytest.mark.usefixtures("lambda_python")]
 
 # This training reaches an AP of 0.47; the head alone starts at random, where it is 0.
 FLOOR = 0.3
