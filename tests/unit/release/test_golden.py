@@ -186,7 +186,7 @@ def test_bottom_up_people_have_no_boxes(drawn: CocoDataset) -> None:
     found = [person for one in chosen for person in one.golden.people]
     assert found
     assert all(person.box is None for person in found)
-    assert {joint[2] for person in people for joint in person.joints if joint is not None} == {1.0}
+    assert {joint[2] for person in found for joint in person.joints if joint is not None} == {1.0}
 
 
 def standing(*, moved: float = 0.0, score: float = 0.9, known: int = 17) -> GoldenPerson:
