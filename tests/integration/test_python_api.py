@@ -76,7 +76,7 @@ def test_a_run_is_all_but_publishing(result: hpe_tasks.RunResult, told: list[str
     assert (result.records.published, result.records.preflight) == (None, None)
     assert list(ends(told)) == [
         *("fetch_checkpoint", "fetch_dataset", "validate_dataset", "evaluate_fp32", "check_fp32", "quantize"),
-        *("export_onnx", "evaluate_quantized", "gate"),
+        *("export_onnx", "evaluate_quantized", "compare_accuracy", "gate"),
     ]
     assert set(ends(told).values()) == {"done"}
     assert not logging.getLogger("hpe_tasks.progress").handlers
