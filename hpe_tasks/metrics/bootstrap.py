@@ -78,6 +78,5 @@ def interval(differences: Floats, confidence: float) -> tuple[float, float] | No
         return None
     tail = (1 - confidence) / 2
     # The outer neighbours: an interval from few resamples is rather too wide.
-    low, _ = np.quantile(known, [tail, 1 - tail], method="lower")
-    _, high = np.quantile(known, [tail, 1 - tail], method="higher")
+    low, high = np.quantile(known, tail, method="lower"), np.quantile(known, 1 - tail, method="higher")
     return float(low), float(high)
