@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from hpe_tasks.config.base import Frozen
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, StorageError
 from hpe_tasks.storage.folders import locked
-from hpe_tasks.storage.s3 import S3Location, error_code, make_client, s3_errors
+from hpe_tasks.storage.s3 import S3Location, make_client, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.onnx_export.graph import remove_unused
 from hpe_tasks.onnx_runtime.kernel_model import PHASE_TAPS
 
@@ -75,7 +75,7 @@ def _find_weight(graph: onnx.GraphProto, node: onnx.NodeProto) -> _Weight | None
     stored = tensors.get(name)
     if stored is None or list(stored.dims[2:]) != [4, 4]:
         return None
-    group = _attributes(node).get("group", 1)
+    group = attributes_of(node).get("group", 1)
     depthwise = group > 1 and list(stored.dims[:2]) == [group, 1]
     if group > 1 and not depthwise:
         return None
@@ -88,7 +88,7 @@ def _find_weight(graph: onnx.GraphProto, node: onnx.NodeProto) -> _Weight | None
 def _scaled_along(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], axes: set[int | None]) -> bool:
     """Whether a quantizer of a tensor of rank 4 has constant scales along one of `axes`; None is one for all values."""
     scale = tensors.get(node.input[1])
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if scale is None or len(scale.dims) > 1 or attributes.get("block_size", 0):
         return False
     return (None if math.prod(scale.dims) == 1 else attributes.get("axis", 1) % 4) in axes
@@ -96,7 +96,7 @@ def _scaled_along(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], ax
 
 def _doubles_its_input(node: onnx.NodeProto, sizes: dict[str, tuple[int, ...]]) -> bool:
     """Whether stride is 2 and padding 1 on all sides, in whichever of ONNX's ways that is said."""
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if (
         attributes.get("strides") != [2, 2]
         or attributes.get("dilations", [1, 1]) != [1, 1]
@@ -229,10 +229,6 @@ def _copy(node: onnx.NodeProto, name: str, source: str) -> onnx.NodeProto:
     copy.name = copy.output[0] = name
     copy.input[0] = source
     return copy
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.onnx_runtime.kernel_model import arm64_margin, kernel_order, x86_margin
 from hpe_tasks.records.execution import FamilyProof, KernelProof
 from hpe_tasks.storage.files import sha256_file
@@ -189,7 +190,7 @@ def _multiplied(node: onnx.NodeProto, name: str, graph: _Graph) -> Iterator[_Lay
 
 
 def _known(node: onnx.NodeProto, name: str, values: NDArray[Any]) -> _Layer:
-    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = attributes_of(node)
     if node.op_type in _PRODUCTS:
         if values.ndim != 2 or attributes.get("transA", 0):
             return _Layer(name, None, reason="only products with a matrix of weights are known to the proof")

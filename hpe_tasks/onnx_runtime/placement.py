@@ -20,6 +20,7 @@ from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.records.execution import PlacementAudit
 
 # Operators that hold the work, by how their multiply-accumulates follow from shapes: positions of the two factors.
@@ -121,7 +122,7 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
         # Weight C_out × C_in/groups × k…, in either layout of the activations.
         macs = math.prod(output) * math.prod(second[1:])
     else:
-        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        transposed = attributes_of(node).get("transA", 0)
         macs = math.prod(output) * first[-2 if transposed else -1]
     if macs <= 0:
         raise QuantizationError(f"{_label(node)} has an empty shape: {first} × {second} → {output}.")
@@ -193,8 +194,7 @@ def _float_operators(optimized: onnx.ModelProto, macs: list[tuple[onnx.NodeProto
 
 def _repeats_values(node: onnx.NodeProto) -> bool:
     """Whether a node enlarges or shrinks by taking the nearest value, which is not arithmetic either."""
-    modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
-    return node.op_type in {"Resize", "Upsample"} and modes in ([], [b"nearest"])
+    return node.op_type in {"Resize", "Upsample"} and attributes_of(node).get("mode", b"nearest") == b"nearest"
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError
-from hpe_tasks.storage.s3 import S3Location, error_code
+from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_objects import (
     get_bytes,
     no_conditional_writes,

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.contract.refusals import REFUSALS as ORT_REFUSALS
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.records.network import NormalForm
 
 LARGEST_DIFFERENCE = 1e-5
@@ -109,13 +110,9 @@ def _fold_affine(graph: onnx.GraphProto) -> bool:
             continue
         for variable, constant in ((0, 1), (1, 0)):
             layer = producers.get(node.input[variable])
-            if layer is None or layer.op_type not in _WEIGHTED or node.input[constant] not in constants:
+            if layer is None or uses[layer.output[0]] > 1 or (node.op_type == "Div" and variable == 1):
                 continue
-            if uses[layer.output[0]] > 1 or (node.op_type == "Div" and variable == 1):
-                continue
-            if any(name not in constants for name in layer.input[1:] if name):
-                continue
-            values = _per_channel(numpy_helper.to_array(constants[node.input[constant]]), layer, constants)
+            values = _per_channel(constants.get(node.input[constant]), layer, constants)
             if values is None:
                 continue
             _absorb(graph, layer, constants, *_scale_and_shift(node.op_type, values, reverse=variable == 1))
@@ -141,20 +138,19 @@ def _channels(layer: onnx.NodeProto, weight: onnx.TensorProto) -> int:
     if layer.op_type == "Conv":
         return int(weight.dims[0])
     if layer.op_type == "ConvTranspose":
-        return int(weight.dims[1]) * int(_attribute(layer, "group", 1))
-    return int(weight.dims[0 if _attribute(layer, "transB", 0) else 1])
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    value = next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-    return float(value)
+        return int(weight.dims[1] * attributes_of(layer).get("group", 1))
+    return int(weight.dims[0 if attributes_of(layer).get("transB", 0) else 1])
 
 
 def _per_channel(
-    values: np.ndarray, layer: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
+    constant: onnx.TensorProto | None, layer: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
 ) -> np.ndarray | None:
-    """The constant as one float64 for each channel that the layer gives; None where it varies otherwise."""
-    weight = constants[layer.input[1]]
+    """A constant as one float64 for each channel that a layer of constant weights gives; None for all others."""
+    if constant is None or layer.op_type not in _WEIGHTED:
+        return None
+    if any(name not in constants for name in layer.input[1:] if name):
+        return None
+    values, weight = numpy_helper.to_array(constant), constants[layer.input[1]]
     channels, rank = _channels(layer, weight), len(weight.dims)
     if values.dtype != np.float32:
         return None
@@ -179,14 +175,14 @@ def _absorb(
     bias = numpy_helper.to_array(constants[layer.input[2]]).astype(np.float64) if has_bias else np.zeros_like(scale)
     if layer.op_type == "Gemm":
         # Gemm may scale both of its terms; afterwards the bias stands as it is.
-        bias = bias * _attribute(layer, "beta", 1.0)
+        bias = bias * attributes_of(layer).get("beta", 1.0)
         for attribute in [a for a in layer.attribute if a.name == "beta"]:
             layer.attribute.remove(attribute)
-        weight = weight * (scale[:, None] if _attribute(layer, "transB", 0) else scale)
+        weight = weight * (scale[:, None] if attributes_of(layer).get("transB", 0) else scale)
     elif layer.op_type == "Conv":
         weight = weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
     else:
-        groups = int(_attribute(layer, "group", 1))
+        groups = attributes_of(layer).get("group", 1)
         grouped = weight.reshape(groups, -1, *weight.shape[1:])
         weight = (grouped * scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))).reshape(weight.shape)
     name = layer.output[0]

@@ -19,6 +19,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.models.interface import named_arrays
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.models.onnx_model import name_nodes, output_names, prepare_onnx
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
@@ -199,7 +200,7 @@ def _weighted_layers(sim: Any) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProt
 
 def _layer_of(node: onnx.NodeProto, weight: onnx.TensorProto, recipe: QuantizationRecipe) -> Layer:
     """How the kernels run through the weights of a layer."""
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     groups, outputs = attributes.get("group", 1), weight.dims[0]
     if node.op_type == "Conv":
         return Layer("free" if 1 < groups == outputs and weight.dims[1] == 1 else "conv", 0)
@@ -280,9 +281,7 @@ def _hidden_depthwise_transposes(model: onnx.ModelProto) -> Iterator[None]:
     It equalizes them as if they were dense, and writes a weight of C×C×k×k where the graph says C×1×k×k.
     """
     hidden = [
-        node
-        for node in model.graph.node
-        if node.op_type == "ConvTranspose" and any(a.name == "group" and a.i > 1 for a in node.attribute)
+        node for node in model.graph.node if node.op_type == "ConvTranspose" and attributes_of(node).get("group", 1) > 1
     ]
     for node in hidden:
         node.op_type = _UNKNOWN_OP
@@ -361,7 +360,7 @@ def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
         quantizer, weight = sim.qc_quantize_op_dict.get(name), tensors.get(name)
         if quantizer is None or weight is None:
             continue
-        group = next((a.i for a in node.attribute if a.name == "group"), 1)
+        group = attributes_of(node).get("group", 1)
         if 1 < group == weight.dims[0] and weight.dims[1] == 1:
             quantizer.tensor_quantizer_params.channel_axis = 0
             quantizer.enable_per_channel_quantization()

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.contract.keys import blob_key, manifest_key, pointer_key, signature_key
 from hpe_tasks.contract.names import SHA256, VERSION
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, DigestError, StorageError
-from hpe_tasks.serving.s3 import error_code, s3_client, s3_errors
+from hpe_tasks.serving.s3 import s3_client, s3_errors
 from hpe_tasks.serving.verified_model import NetworkFile, VerifiedModel, is_network, network_file, verified_manifest
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, DigestError, TransientError
 
 if TYPE_CHECKING:
@@ -43,12 +44,6 @@ def s3_client(*, renewal: bool = False) -> S3Client:
     )
     # The default session is not to be used by two threads at once, and a renewal has its own.
     return boto3.session.Session().client("s3", config=config)
-
-
-def error_code(error: Exception) -> str:
-    """The code of a botocore ClientError, such as `NoSuchKey` or `304`; empty for other errors."""
-    response = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager

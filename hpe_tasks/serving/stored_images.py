@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.serving.errors import RequestError, too_large
-from hpe_tasks.serving.s3 import error_code, s3_client
+from hpe_tasks.serving.s3 import s3_client
 
 # Codes of S3 that the sender can do something about; an object in an archive is in an invalid state.
 _REFUSED = frozenset({"AccessDenied", "NoSuchKey", "NoSuchBucket", "InvalidObjectState"})

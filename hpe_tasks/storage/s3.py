@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
 
 if TYPE_CHECKING:
@@ -65,12 +66,6 @@ def make_client(**overrides: Any) -> S3Client:
             f"The S3 client cannot be set up: {error}.",
             hint="Check the endpoint, region and profile in the AWS variables or in the Airflow connection `hpe_s3`.",
         ) from error
-
-
-def error_code(error: Exception) -> str:
-    """The code of a botocore ClientError, such as `NoSuchKey` or `412`; empty for other errors."""
-    response = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, DigestError, StorageError, TransientError
-from hpe_tasks.storage.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.storage.s3 import S3Location, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.data.annotation_files import is_safe_file_name
 from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors
 from hpe_tasks.storage.folders import check_space, locked
-from hpe_tasks.storage.s3 import S3Location, error_code, s3_errors
+from hpe_tasks.storage.s3 import S3Location, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
