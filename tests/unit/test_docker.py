@@ -75,3 +75,66 @@ def test_locks_name_no_index_and_hash_everything(repository: Path, file: str) ->
     text = (repository / file).read_text()
     assert "://" not in text
     assert len(re.findall(r"^[a-z0-9._-]+==\S+ \\$", text, flags=re.MULTILINE)) == len(pins(repository / file))
+
+
+QUANTIZE = """
+import importlib.machinery, importlib.metadata, re, sys
+from pathlib import Path
+
+
+HELD = set(re.findall(r"^([a-z0-9._-]+)==", Path(sys.argv[1]).read_text(), flags=re.MULTILINE)) | {"hpe-tasks"}
+LACKING = {
+    top
+    for top, owners in importlib.metadata.packages_distributions().items()
+    if not HELD & {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners}
+}
+assert {"matplotlib", "pytest"} <= LACKING and not {"torch", "numpy"} & LACKING
+
+
+class Image(importlib.machinery.PathFinder):
+    # Finds what the lock names, and nothing else that happens to be installed.
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in LACKING else super().find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Image
+
+import numpy as np, torch
+from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.inference import onnx_predictor
+from hpe_tasks.models import build_model
+from hpe_tasks.models.fp32_onnx import export_fp32
+from hpe_tasks.onnx_export import export_onnx
+from hpe_tasks.quantization import quantize_model
+
+folder = Path(sys.argv[2])
+torch.manual_seed(0)
+built = ModelConfig(architecture="pose_mobilenet", checkpoint="w.pth", input_width=64, input_height=96)
+torch.save(build_model(built).state_dict(), folder / "w.pth")
+file = export_fp32(built, folder / "w.pth", folder / "fp32.onnx")
+given = built.model_copy(update={"architecture": "onnx", "checkpoint": str(file)})
+crops = np.random.default_rng(0).normal(size=(4, 3, 96, 64)).astype(np.float32)
+for config, checkpoint in ((built, folder / "w.pth"), (given, file)):
+    recipe = QuantizationRecipe(calibration_images=4, cross_layer_equalization=True)
+    quantized, exported = folder / config.architecture, folder / f"{config.architecture}_int8"
+    quantized.mkdir(), exported.mkdir()
+    files = quantize_model(config, recipe, checkpoint, [crops], quantized, "cpu")
+    int8 = export_onnx(config, recipe, files.model, files.encodings, exported)
+    print(config.architecture, onnx_predictor(int8, config)(crops)["heatmaps"].shape)
+"""
+
+
+def test_the_worker_quantizes_with_what_its_image_holds(repository: Path, tmp_path: Path) -> None:
+    lock = repository / "docker" / "worker" / "requirements.txt"
+    done = subprocess.run(
+        [sys.executable, "-c", QUANTIZE, lock, tmp_path],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    shape = (4, 17, 24, 16)
+    assert done.stdout.splitlines() == [f"pose_mobilenet {shape}", f"onnx {shape}"]
