@@ -1,4 +1,4 @@
-"""Quantization at the size of a published network: HRNet-W32 with random weights at 256×192."""
+"""Quantization at the size of published networks: HRNet-W32 and W48 with random weights at 256×192."""
 
 from __future__ import annotations
 
@@ -17,19 +17,25 @@ from support.signals import decibels
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.integration]
 
-CONFIG = ModelConfig(architecture="pose_hrnet_w32", checkpoint="random")
+NETWORKS = [
+    pytest.param("pose_hrnet_w32", 114.5e6, 7.6e9, id="W32"),
+    pytest.param("pose_hrnet_w48", 254.6e6, 15.7e9, id="W48"),
+]
 
 
-def test_pose_hrnet_w32_shrinks_to_a_quarter_and_runs_in_int8(tmp_path: Path) -> None:
-    made = exported(CONFIG, tmp_path)
+@pytest.mark.parametrize(("architecture", "num_bytes", "macs"), NETWORKS)
+def test_hrnet_shrinks_to_a_quarter_and_runs_in_int8(
+    tmp_path: Path, architecture: str, num_bytes: float, macs: float
+) -> None:
+    made = exported(ModelConfig(architecture=architecture, checkpoint="random"), tmp_path)
     images, expected, files, path = made.images, made.expected, made.files, made.onnx
 
-    assert 110e6 < files.model.stat().st_size < 120e6
-    assert path.stat().st_size <= 32e6
+    assert files.model.stat().st_size == pytest.approx(num_bytes, rel=0.01)
+    assert path.stat().st_size <= 0.28 * num_bytes
     check_onnx(path)
     audit = audit_placement(path)
     assert (audit.int8_mac_share, audit.float_operators) == (1.0, ())
-    assert 7e9 < audit.total_macs < 8e9
+    assert audit.total_macs == pytest.approx(macs, rel=0.02)
     proof = prove_kernels(path)
     assert not proof.x86_64.unproved
     assert not proof.arm64.unproved
