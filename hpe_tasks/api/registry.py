@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.api.results import Shown
+from hpe_tasks.api.shown import Shown
 from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.pipeline.provenance import user

@@ -5,12 +5,11 @@ Each has `_repr_html_`, which notebooks call, and is printed as the table that t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hpe_tasks.api.shown import Shown
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError, MissingInputError
 from hpe_tasks.pipeline import steps
@@ -28,27 +27,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 T = TypeVar("T")
-
-_TEXT_WIDTH = 120
-
-
-class Shown(ABC):
-    """A result that shows itself: as HTML in a notebook, as a table where it is printed."""
-
-    @abstractmethod
-    def _repr_html_(self) -> str:
-        """HTML for a notebook's output: with its own styles, without network access, everything escaped."""
-
-    @abstractmethod
-    def _table(self) -> RenderableType:
-        """What is printed."""
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        text = StringIO()
-        Console(file=text, width=_TEXT_WIDTH).print(self._table(), soft_wrap=True)
-        return text.getvalue().rstrip()
 
 
 @dataclass(frozen=True)
