@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from hpe_tasks.config.help import setting_schema
 from hpe_tasks.config.keys import REPLACED, close_matches, config_keys, dotted, problems_text
 from hpe_tasks.config.presets import PRESETS, REQUIRED, describes_preset
-from hpe_tasks.config.recipe import RECIPES
+from hpe_tasks.config.recipes import RECIPES
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value

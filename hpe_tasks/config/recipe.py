@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,12 +51,36 @@ class QuantizationRecipe(Frozen):
         "file computes the same on all of them. Without, x86-64 processors that lack VNNI may compute something else.",
     )
 
+    search: Literal["off", "first", "best"] = Field(
+        default="off",
+        description="Climb the ladder of recipes from here, cheapest first: up to the `first` that passes the gate, or "
+        "all of them for the `best` that passes. Bit widths, granularity and whatever else a rung does not change stay "
+        "as they are set.",
+    )
+    search_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Begin no further rung of the ladder once those that were tried have taken this long together.",
+    )
+
     @property
     def name(self) -> str:
         """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
+        ranges = "" if self.scheme == "tf_enhanced" else f"_{self.scheme}"
+        weights = "" if self.weight_ranges == self.scheme else f"_{self.weight_ranges}_weights"
         equalized = "_cle" if self.cross_layer_equalization else ""
         full = "_full_range" if (self.param_bw, self.activation_bw) == (8, 8) and not self.saturation_free else ""
-        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{equalized}{full}"
+        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{ranges}{weights}{equalized}{full}"
+
+    def changed(self, **changes: Any) -> Self:
+        """The recipe with other values of some settings, checked."""
+        return type(self).model_validate(self.model_dump() | changes)
+
+    @property
+    def alone(self) -> Self:
+        """The recipe without the search that it is the start of, or was the end of."""
+        return self.changed(search="off", search_minutes=None)
 
     @property
     def weight_ranges(self) -> Literal["min_max", "tf_enhanced"]:
@@ -83,10 +107,3 @@ class QuantizationRecipe(Frozen):
         if recorded.get("reduce_range") is False:
             del recorded["reduce_range"]
         return recorded
-
-
-RECIPES: dict[str, QuantizationRecipe] = {
-    "w8a8_per_channel": QuantizationRecipe(),
-    # As the AIMET model zoo published its pose network.
-    "w8a8_per_tensor": QuantizationRecipe(granularity="per_tensor"),
-}

@@ -105,7 +105,11 @@ def _integer(value: Any, schema: Mapping[str, Any]) -> int:
     return int(number)
 
 
-def _string(value: Any, _: Mapping[str, Any]) -> str:
+def _string(value: Any, schema: Mapping[str, Any]) -> str:
+    if isinstance(value, bool):
+        # YAML reads some words as true and false.
+        words = ("on", "yes") if value else ("off", "no")
+        value = next((word for word in words if word in schema.get("enum", ())), value)
     if not isinstance(value, str):
         raise _WrongType
     return value

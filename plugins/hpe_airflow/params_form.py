@@ -16,7 +16,7 @@ from hpe_tasks.config.help import describe_setting, setting_schema
 from hpe_tasks.config.keys import config_keys
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.presets import PRESETS
-from hpe_tasks.config.recipe import RECIPES
+from hpe_tasks.config.recipes import RECIPES
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.values import BOOLEANS, INTEGER, JSON_ARRAY, NUMBER, typed_value
 from hpe_tasks.errors import ConfigError

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from hpe_tasks.config.recipe import RECIPES
+from hpe_tasks.config.recipes import RECIPES
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.onnx_export import check_onnx, export_onnx
@@ -33,8 +33,8 @@ def test_aimet_pose_runs_in_int8_alone_and_better_per_channel(tmp_path: Path) ->
     with torch.inference_mode():
         expected = [torch.cat(network(torch.from_numpy(images)), dim=1).numpy() for images in batches]
     left: dict[str, list[float]] = {}
-    for name, published in RECIPES.items():
-        recipe = published.model_copy(update={"scheme": "min_max"})
+    for name in ("w8a8_per_channel", "w8a8_per_tensor"):
+        recipe = RECIPES[name].model_copy(update={"scheme": "min_max"})
         simulated, exported = tmp_path / f"{name}-quantsim", tmp_path / f"{name}-exported"
         simulated.mkdir()
         exported.mkdir()

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from hpe_tasks.config.presets import PRESETS
-from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
+from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.recipes import RECIPES
 from hpe_tasks.gate.published import published_figures
 from hpe_tasks.gate.references import PublishedFigure, Reference, compare
 from hpe_tasks.records.evaluation import ProtocolFingerprint

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.config.recipe import RECIPES as config_recipes
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.recipes import RECIPES as config_recipes
 from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint

@@ -1,0 +1,70 @@
+"""The rungs of the ladder: recipes to try, cheapest first.
+
+Each is a recipe of its own, which can also be asked for by its name. One more rung is one more entry of RUNGS.
+
+Nothing is imported here, because `hpe --help` lists the rungs without loading what they are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpe_tasks.config.recipe import QuantizationRecipe
+
+    Change = Callable[[QuantizationRecipe], QuantizationRecipe]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A recipe on the ladder.
+
+    Attributes:
+        name: Of its recipe in RECIPES; its step is called `try_` and this.
+        summary: What it does, in a sentence.
+        change: Makes the rung's recipe of what the user has set.
+    """
+
+    name: str
+    summary: str
+    change: Change
+
+    @property
+    def step(self) -> str:
+        """Name of the step that tries it."""
+        return f"try_{self.name}"
+
+    def recipe(self, base: QuantizationRecipe) -> QuantizationRecipe:
+        """The rung's recipe: with the bit widths, the granularity and whatever else the user has set and it leaves."""
+        return self.change(base.alone)
+
+
+def _with(**settings: Any) -> Change:
+    return lambda base: base.changed(**settings)
+
+
+RUNGS: tuple[Rung, ...] = (
+    Rung(
+        "min_max",
+        "Calibrate by the extremes: the ranges of weights and activations hold every value that was seen.",
+        _with(scheme="min_max", weight_scheme="as_scheme"),
+    ),
+    Rung(
+        "tf_enhanced",
+        "Calibrate by the least error: ranges may cut off rare values where that keeps the others more exact.",
+        _with(scheme="tf_enhanced", weight_scheme="as_scheme"),
+    ),
+    Rung(
+        "min_max_weights",
+        "Calibrate activations by the least error and weights by their extremes.",
+        _with(scheme="tf_enhanced", weight_scheme="min_max"),
+    ),
+    Rung(
+        "equalized",
+        "Even out the weight ranges of consecutive layers (CLE), then calibrate by the least error.",
+        _with(scheme="tf_enhanced", weight_scheme="as_scheme", cross_layer_equalization=True),
+    ),
+)
+"""Cheapest first: the order in which they are tried."""
