@@ -19,6 +19,7 @@ from hpe_airflow.tasks import TaskRules, add_tasks
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.step import Step
+from hpe_tasks.pipeline.steps.ladder import TRY_RUNGS
 
 PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
 """Changes when a channel serves a published version; its events carry `name`, `version`, `channel` and `registry`."""
@@ -40,6 +41,10 @@ means "as in the preset".
 **Before anything is quantized:** `check_fp32` compares the checkpoint's own accuracy with the gate's floor. Where it
 is below, the task fails, and the last line of its log names the usual mistake that explains it (a network that takes
 BGR, other pixel values, joints in another order) with the setting that mends it; the report has the table.
+
+**A recipe that keeps the accuracy:** with `recipe` `auto` the tasks of the group `ladder` try recipes, cheapest first,
+up to the first that passes the gate; with `auto_best` all of them. `choose_recipe` says which one the rest of the run
+takes, and why.
 
 **Where the result is:** `check_fp32` and the tasks from `gate` on have a button *Report* on their *Details* tab, and
 `publish`, `smoke_test_lambda` and `promote` have *Published version*, which opens the manifest. A run whose gate failed
@@ -75,6 +80,9 @@ ONE_HOUR = {"execution_timeout": timedelta(hours=1)}
 RULES: dict[Step[Any], TaskRules] = {
     steps.preflight: TaskRules({"execution_timeout": timedelta(minutes=30)}),
     steps.check_fp32: TaskRules(links=(ReportLink(),)),
+    # With `recipe=auto` or `auto_best` each rung quantizes, and measures what came of it.
+    **dict.fromkeys(TRY_RUNGS, TaskRules({"queue": "gpu", "pool": "gpu_pool"}, group="ladder")),
+    steps.choose_recipe: TaskRules(group="ladder"),
     # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.
     steps.quantize: TaskRules({"queue": "gpu", "pool": "gpu_pool"}),
     steps.gate: TaskRules({"execution_timeout": timedelta(minutes=10)}, links=(ReportLink(),)),

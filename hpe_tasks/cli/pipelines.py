@@ -36,7 +36,7 @@ def add_pipeline_commands(app: typer.Typer) -> None:
         _add_run(app, pipeline)
         for step, summary in pipeline.steps:
             if step not in known:
-                _add_step(app, pipeline, step, summary)
+                _add_step(app, pipeline, step, summary, "Rungs" if step in pipeline.rungs else "Steps")
                 known.add(step)
 
 
@@ -56,7 +56,7 @@ def _add_run(app: typer.Typer, listed: ListedPipeline) -> None:
     app.command(listed.command, help=listed.summary)(command)
 
 
-def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, summary: str) -> None:
+def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, summary: str, panel: str) -> None:
     def command(
         preset: PresetOption = None,
         config: ConfigOption = None,
@@ -69,7 +69,7 @@ def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, summary: str)
         pipeline = _pipeline(listed)
         _run_step(pipeline, step, _open(pipeline, preset, config, settings, name), as_json=as_json)
 
-    app.command(step.replace("_", "-"), help=summary, rich_help_panel="Steps")(command)
+    app.command(step.replace("_", "-"), help=summary, rich_help_panel=panel)(command)
 
 
 def _pipeline(listed: ListedPipeline) -> Pipeline:

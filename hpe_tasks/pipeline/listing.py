@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hpe_tasks.config.rungs import RUNGS
+
 _ROOT = Path(__file__).parents[2]
 _LIST = ("hpe_tasks.pipeline.pipelines", "PIPELINES")
+_LADDER = ("hpe_tasks.pipeline.steps.ladder", "TRY_RUNGS")
+_RUNGS = {rung.step: rung.summary for rung in RUNGS}
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,14 @@ class ListedPipeline:
 
     Attributes:
         steps: (name, what it does), in their order.
+        rungs: Names of those that try a recipe of the ladder.
     """
 
     name: str
     command: str
     summary: str
     steps: tuple[tuple[str, str], ...]
+    rungs: Set[str] = frozenset()
 
 
 @cache
@@ -39,7 +45,17 @@ def _pipeline(module: str, name: str) -> ListedPipeline:
         raise TypeError(f"{module}.{name} is not written as a call of Pipeline")
     given = {str(keyword.arg): keyword.value for keyword in call.keywords}
     texts = {key: _text(module, given[key]) for key in ("name", "command", "summary")}
-    return ListedPipeline(**texts, steps=tuple(_step(*_origin(module, one)) for one in _elements(given["steps"])))
+    listed = [step for one in _elements(given["steps"]) for step in _steps(module, one)]
+    return ListedPipeline(**texts, steps=tuple(listed), rungs=_RUNGS.keys() & dict(listed).keys())
+
+
+def _steps(module: str, node: ast.expr) -> Iterable[tuple[str, str]]:
+    """One step; or those of a ladder, which are made of its rungs."""
+    if not isinstance(node, ast.Starred):
+        return (_step(*_origin(module, node)),)
+    if _origin(module, node.value) != _LADDER:
+        raise TypeError(f"{module} takes in {ast.unparse(node)}; of lists of steps only that of the ladder is known")
+    return _RUNGS.items()
 
 
 def _step(module: str, name: str) -> tuple[str, str]:

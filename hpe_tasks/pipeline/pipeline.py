@@ -5,7 +5,7 @@ The command line, the DAG, the collected records and the report are made from th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -41,7 +41,7 @@ class Pipeline:
                 raise ValueError(f"{self.name} holds two steps that are called {step.name}")
             # What a step only follows need not be in the pipeline.
             followed = (other for other in step.follows if other in self.steps)
-            for other in (*step.needs, *step.after, *followed):
+            for other in (*_asked_by(step), *followed):
                 if other not in earlier:
                     raise ValueError(f"in {self.name} the step {step.name} stands before {other.name}")
             earlier.append(step)
@@ -68,25 +68,17 @@ class Pipeline:
 
     def needed_for(self, step: Step[Any]) -> tuple[Step[Any], ...]:
         """What must have run for a step to run, and the step itself, in their order."""
-        wanted = {step, *self._needed_by(step)}
+        wanted = {step, *_closure(step, _asked_by)}
         return tuple(one for one in self.steps if one in wanted)
 
     def skip_reason(self, step: Step[Any], results: Results) -> str:
         """Why a step is left out of a run: by its own rule or that of a step that it needs; empty where it is not."""
-        for one in (step, *self._needed_by(step)):
-            reason = one.skip(results)
-            if reason:
-                return reason
-        return ""
+        reasons = (one.skip(results) for one in (step, *_closure(step, lambda one: one.needs)))
+        return next(filter(None, reasons), "")
 
     def may_skip(self, step: Step[Any]) -> bool:
         """Whether a step has a rule of its own for being left out."""
         return step.skip is not never_skipped
-
-    def _needed_by(self, step: Step[Any]) -> Iterator[Step[Any]]:
-        for other in (*step.needs, *step.after):
-            yield other
-            yield from self._needed_by(other)
 
     def upstream(self, step: Step[Any]) -> tuple[Step[Any], ...]:
         """The steps that a step waits for, without those that others of them wait for in any case.
@@ -95,14 +87,15 @@ class Pipeline:
         """
         if step.whatever_came:
             return self._ends()
-        hard = (*step.needs, *step.after)
-        implied = {far for near in hard for far in self._needed_by(near)}
+        hard = _asked_by(step)
+        # One that is left out has waited for nothing.
+        implied = {far for near in hard if not self.may_skip(near) for far in _closure(near, _asked_by)}
         wanted = {*hard, *step.follows} - implied
         return tuple(other for other in self.steps if other in wanted)
 
     def _ends(self) -> tuple[Step[Any], ...]:
         """Where branches end: steps that none waits for, and the last of those that others run beside."""
-        earlier = {step: set(self._earlier(step)) for step in self.ordered}
+        earlier = {step: _closure(step, _waited_for_by) for step in self.ordered}
 
         def apart(one: Step[Any], other: Step[Any]) -> bool:
             return one is not other and one not in earlier[other] and other not in earlier[one]
@@ -113,11 +106,6 @@ class Pipeline:
             for one in self.ordered
             if not any(one in earlier[other] and (one not in beside or other in beside) for other in self.ordered)
         )
-
-    def _earlier(self, step: Step[Any]) -> Iterator[Step[Any]]:
-        for other in (*step.needs, *step.after, *step.follows):
-            yield other
-            yield from self._earlier(other)
 
     def report_uri(self, run: Run) -> str | None:
         """Address of the report that a step of this pipeline has written at a run's end; None where there is none."""
@@ -130,7 +118,10 @@ class Pipeline:
         return tuple(failure for step, failure in failures if failure is not None and not _outdated(run, step, failure))
 
     def outcomes(self, results: Results, failures: Sequence[StepFailure]) -> tuple[StepOutcome, ...]:
-        """How each step went. A failure counts more than a result of an earlier attempt."""
+        """How each step went, but for quiet ones that are left out.
+
+        A failure counts more than a result of an earlier attempt.
+        """
         # A later step that was started all the same has been refused for the same reason, which is told once.
         failed = {failure.step: failure for failure in failures if failure.error != BelowFloorError.__name__}
         records = {step: results.find(step) for step in self.ordered}
@@ -144,14 +135,38 @@ class Pipeline:
                 state = _state_of(step, record)
             elif self.skip_reason(step, results) or self._left_out(step, place, records):
                 state = "skipped"
+            if state == "skipped" and step.quiet:
+                continue
             outcomes.append(StepOutcome(name=step.name, title=step.title, state=state, failure=failure))
         return tuple(outcomes)
 
     def _left_out(self, step: Step[Any], place: int, records: Mapping[Step[Any], Any]) -> bool:
         """Whether the run has gone on without a step that no other needs: it was begun at a later one."""
         others = self.ordered[place + 1 :]
-        wanted = any(step in (*other.needs, *other.after) for other in others)
+        wanted = any(step in _asked_by(other) for other in others)
         return not wanted and any(records[other] is not None for other in others)
+
+
+def _asked_by(step: Step[Any]) -> tuple[Step[Any], ...]:
+    """The steps that must have run before a step, as far as they are not left out."""
+    return (*step.needs, *step.needs_unless_skipped, *step.after)
+
+
+def _waited_for_by(step: Step[Any]) -> tuple[Step[Any], ...]:
+    """The steps that come before a step wherever they are run."""
+    return (*_asked_by(step), *step.follows)
+
+
+def _closure(step: Step[Any], near: Callable[[Step[Any]], Iterable[Step[Any]]]) -> dict[Step[Any], None]:
+    """The steps that are near a step, those that are near them, and so on: each once, in the order they are met."""
+    found: dict[Step[Any], None] = {}
+    waiting = list(near(step))
+    while waiting:
+        other = waiting.pop(0)
+        if other not in found:
+            found[other] = None
+            waiting += near(other)
+    return found
 
 
 def _state_of(step: Step[Any], record: Any) -> StepState:
@@ -166,5 +181,5 @@ def _state_of(step: Step[Any], record: Any) -> StepState:
 
 
 def _outdated(run: Run, step: Step[Any], failure: StepFailure) -> bool:
-    inputs = (run.pointer(other.name) for other in (*step.needs, *step.after))
+    inputs = (run.pointer(other.name) for other in _asked_by(step))
     return any(pointer is not None and pointer.finished_at > failure.failed_at for pointer in inputs)

@@ -3,7 +3,7 @@
 The source is read, nothing is imported. Of a module that a step's function imports, at the top of its own module or
 while it runs, everything counts, and so do the modules that it imports in turn, and the data files that lie beside them
 or that they name. Of a module that defines steps only what the function itself uses counts: its neighbours' bodies do
-not. What changes no result is left out: comments, docstrings, and the descriptions of settings.
+not, unless it calls them. What changes no result is left out: comments, docstrings, and the descriptions of settings.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def reach_of(body: Callable[..., Any]) -> Reach:
     module, name = body.__module__, body.__qualname__
     if module in graph.modules and name in graph.modules[module].bound:
         return graph.reach((module, name), whole=(_MACHINERY,))
-    # A step of another package, or one that a function has made: the whole file counts.
+    # Of a step that a function has made, or of one of another package, the whole file counts.
+    if module in graph.modules:
+        return graph.reach_of_modules(module, _MACHINERY)
     file = Path(inspect.getsourcefile(body) or sys.modules[module].__file__ or "")
     return graph.reach_from_file(file, whole=(_MACHINERY,))
 
@@ -109,12 +111,19 @@ class Source:
             walk.enter(name)
         return walk.result()
 
+    def reach_of_modules(self, *names: str) -> Reach:
+        """What whole modules can reach, and they themselves."""
+        walk = _Walk(self)
+        for name in names:
+            walk.enter(name)
+        return walk.result()
+
     def reach_from_file(self, file: Path, *, whole: tuple[str, ...] = ()) -> Reach:
         """What a file outside of the package can reach in it, and the file itself."""
         walk, module = _Walk(self), Module(file.stem, file, is_package=False)
         walk.parts[file.name] = module.digest
         for imported in module.mentions.imports:
-            walk.follow(imported)
+            walk.follow(imported, root=imported.known_as in module.mentions.called)
         for name in whole:
             walk.enter(name)
         return walk.result()
@@ -135,22 +144,30 @@ class _Walk:
         self.source = source
         self.parts: dict[str, str] = {}
         self.entered: set[str] = set()
+        self.roots: set[str] = set()
 
     def use(self, module_name: str, name: str, *, root: bool = False) -> None:
-        """A name of a module that defines steps, with all that its value is made of."""
+        """A name of a module that defines steps, with all that its value is made of.
+
+        Args:
+            module_name: The module.
+            name: Of a function, a constant or an import of it.
+            root: It is called: of a step its function counts.
+        """
         module, part = self.source.modules[module_name], f"{module_name}:{name}"
-        if part in self.parts or name not in module.bound:
+        if part in (self.roots if root else self.parts) or name not in module.bound:
             return
         if self._is_step(module, name) and not root:
             return  # only a handle: what that step does reaches the asking one as a record
         self.parts[part] = ""
+        self.roots |= {part} if root else set()
         self._parents(module_name)
         digests = []
         for statement in module.bound[name]:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 for imported in imports_of(module, statement):
                     if imported.known_as == name:
-                        self.follow(imported)
+                        self.follow(imported, root=root)
                 continue
             nodes = deciding_parts(statement)
             digests += [syntax_digest(node) for node in nodes]
@@ -161,24 +178,24 @@ class _Walk:
             self.use(module_name, "")
 
     def _within(self, module: Module, node: ast.AST) -> None:
-        self._follow_all(module, mentions_of(module, node))
-        called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+        mentions = mentions_of(module, node)
+        self._follow_all(module, mentions)
         for inner in ast.walk(node):
             if isinstance(inner, ast.Name):
-                self.use(module.name, inner.id, root=inner.id in called and self._is_step(module, inner.id))
+                self.use(module.name, inner.id, root=inner.id in mentions.called)
 
     def _is_step(self, module: Module, name: str) -> bool:
         return any(step_call(statement) is not None for statement in module.bound.get(name, ()))
 
-    def follow(self, imported: Import) -> None:
-        """What an import makes reachable."""
+    def follow(self, imported: Import, *, root: bool = False) -> None:
+        """What an import makes reachable; with `root` it is called."""
         submodule = f"{imported.module}.{imported.name}"
         if imported.name and self.source.has(submodule):
             self.enter(submodule)
         elif not self.source.has(imported.module):
             return
         elif imported.name and self.source.modules[imported.module].defines_steps:
-            self.use(imported.module, imported.name)
+            self.use(imported.module, imported.name, root=root)
         else:
             self.enter(imported.module)
 
@@ -194,7 +211,7 @@ class _Walk:
 
     def _follow_all(self, module: Module, mentions: Mentions) -> None:
         for imported in mentions.imports:
-            self.follow(imported)
+            self.follow(imported, root=imported.known_as in mentions.called)
         for text in mentions.texts:
             self.enter(text)
             if text.endswith("."):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import FIRST_PIPELINE
+from hpe_tasks.pipeline.steps.ladder import TRY_RUNGS
 
 REQUANTIZE = Pipeline(
     name=FIRST_PIPELINE,
@@ -17,6 +18,8 @@ REQUANTIZE = Pipeline(
         steps.validate_dataset,
         steps.evaluate_fp32,
         steps.check_fp32,
+        *TRY_RUNGS,
+        steps.choose_recipe,
         steps.quantize,
         steps.export_onnx,
         steps.evaluate_quantized,

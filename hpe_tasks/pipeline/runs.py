@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from hpe_tasks.config.base import Frozen
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
 from hpe_tasks.records.base import Record
@@ -31,6 +32,9 @@ R = TypeVar("R", bound=Record)
 FAILURE = "failure.json"
 CONFIG = "run.json"
 LATEST = "latest.json"
+
+CHOICE = "choose_recipe"
+"""The step whose record holds the `recipe` that a search has come to."""
 
 FIRST_PIPELINE = "hpe_requantize"
 """The pipeline of a run that names none: there was no other."""
@@ -68,29 +72,66 @@ class Run:
     again, or make a copy with `dataclasses.replace`, to see what other processes have done since.
 
     Attributes:
+        asked: What the run was asked.
         name: Folder of the run in the workspace.
         cache: Folder of this machine for downloads and data sets.
         s3: Makes the client for data, checkpoints and the registry.
         signing_key: Gives the private key that manifests are signed with, in PEM; None without one.
         pipeline: Name of the pipeline whose steps make up the run.
+        part: Folder within the run's own, where it is a part of a run; see `within`.
         at_hand: What steps have fetched to this machine, for the steps after them in the same process.
     """
 
-    config: RunConfig
+    asked: RunConfig
     workspace: Workspace
     name: str
     cache: Path
     s3: Callable[[], S3Client]
     signing_key: Callable[[], bytes | None] = _no_key
     pipeline: str = FIRST_PIPELINE
+    part: str = ""
     at_hand: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _pointers: dict[str, Pointer | None] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _settled: dict[str, RunConfig] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def config(self) -> RunConfig:
+        """What the run goes by: what it was asked, with the recipe that its search has chosen, once it has one."""
+        if self.asked.recipe.search == "off":
+            return self.asked
+        if not self._settled:
+            choice = self.pointer(CHOICE)
+            self._settled["config"] = self.asked if choice is None else self._with_recipe(choice.record.get("recipe"))
+        return self._settled["config"]
+
+    def _with_recipe(self, recorded: Any) -> RunConfig:
+        try:
+            recipe = QuantizationRecipe.model_validate(recorded)
+        except ValidationError as error:
+            raise MissingInputError(
+                f"The recipe that {CHOICE} has left in {self.name} was recorded by another version of the code.",
+                hint=f"Run {CHOICE} again.",
+            ) from error
+        return self.asked.model_copy(update={"recipe": recipe})
 
     @property
     def prefix(self) -> str:
         """The run's folder under the workspace."""
-        return f"runs/{self.name}"
+        return f"runs/{self.name}{self.part and '/'}{self.part}"
+
+    def within(self, part: str, recipe: QuantizationRecipe, known: Iterable[str]) -> Run:
+        """A part of the run that tries another recipe, with a folder of its own inside of the run's.
+
+        Args:
+            part: Name of its folder.
+            recipe: What it tries; without a search.
+            known: Names of the steps whose results it has in common with the run.
+        """
+        run = replace(self, asked=self.asked.model_copy(update={"recipe": recipe}), part=part)
+        run.at_hand.update(self.at_hand)
+        run._pointers.update({step: self.pointer(step) for step in known})
+        return run
 
     @property
     def started(self) -> datetime | None:
@@ -115,6 +156,7 @@ class Run:
         self.workspace.attach(f"{self.prefix}/{pointer.step}", stored, pointer.model_dump_json(indent=1).encode())
         self._pointers[pointer.step] = pointer
         self._keys.clear()
+        self._settled.clear()
 
     def key(self, step: Step[Any]) -> str:
         """Digest of everything that decides the outcome of a step; raises as `Step.key`."""
@@ -199,7 +241,7 @@ def open_run(
         raise ConfigError("The run's name is empty.", hint="Give it one, such as --run local.")
     safe = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name)
     run = Run(
-        config=config,
+        asked=config,
         workspace=open_workspace(workspace, s3=s3, cache=cache),
         name=f"{safe}-{_asked_digest(config, pipeline)[:8]}",
         cache=cache,
@@ -248,7 +290,7 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
             f"The run {name} in {workspace} was made by another version of this project: {where}: {problem['msg']}.",
             hint="Use that version to look at it, or start the run again.",
         ) from error
-    return Run(config=file.config, workspace=place, name=name, cache=cache, s3=s3, pipeline=file.pipeline)
+    return Run(asked=file.config, workspace=place, name=name, cache=cache, s3=s3, pipeline=file.pipeline)
 
 
 def failure_message(error: BaseException | str) -> str:

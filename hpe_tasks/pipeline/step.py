@@ -34,8 +34,12 @@ class Results(Protocol):
     """Where the records of steps can be looked up: a run, or what was collected of one."""
 
     @property
-    def config(self) -> RunConfig:
+    def asked(self) -> RunConfig:
         """What the run was asked."""
+
+    @property
+    def config(self) -> RunConfig:
+        """What the run goes by: with the recipe that a search has chosen."""
 
     def find(self, step: Step[R]) -> R | None:
         """The record of a step; None where it has none."""
@@ -73,12 +77,16 @@ class _Rules(Generic[R]):
         title: What it does, in two or three words.
         needs: Steps whose results must be there, and made from the inputs of this run. It may read them, and those that
             they need in turn: all of these decide its outcome.
-        after: Steps that must have had a result that is accepted, which does not change the outcome of this one.
+        needs_unless_skipped: Needed in the same way, but for those that a rule of theirs leaves out of the run.
+        after: Steps that must have had a result that is accepted, which does not change the outcome of this one; but
+            for those that a rule of theirs leaves out of the run.
         follows: Steps that come earlier where they are run at all; this one works without them.
         settings: The part of the configuration that changes the outcome.
+        before_choice: It comes before a recipe is chosen: its settings are those that were asked.
         accept: Raises when the record, once stored, must stop the run.
         refused: Whether the record refuses the model: the run has not failed, but does not publish.
         skip: Why the step is left out of a run; empty where it is not.
+        quiet: Where it is left out, it is not listed among the run's steps.
         found: For a step that reads from outside the workspace: digest of what lies there now.
         reuse: Whether an earlier result from the same inputs may stand in; otherwise the step always runs.
         reusable: Whether this one may; otherwise it is made again, as a measurement that was too noisy.
@@ -91,12 +99,15 @@ class _Rules(Generic[R]):
     title: str
     _: KW_ONLY
     needs: tuple[Step[Any], ...] = ()
+    needs_unless_skipped: tuple[Step[Any], ...] = ()
     after: tuple[Step[Any], ...] = ()
     follows: tuple[Step[Any], ...] = ()
     settings: Callable[[RunConfig], Any] = _nothing
+    before_choice: bool = False
     accept: Callable[[R], None] = _nothing
     refused: Callable[[R], bool] = _never
     skip: Callable[[Results], str] = never_skipped
+    quiet: bool = False
     found: Callable[[Run], str] | None = None
     reuse: bool = True
     reusable: Callable[[RunConfig, R], bool] = _always
@@ -163,12 +174,14 @@ class Step(_Rules[R]):
             BadInputError: An input must stop the run.
         """
         inputs: dict[str, str] = {}
-        for step in (*self.needs, *self.after):
+        for step in (*self.needs, *self.needs_unless_skipped, *self.after):
+            if step not in self.needs and step.skip(run):
+                continue
             pointer = step.require(run, wanted_by=self.name)
             step.accept(step.read(pointer))
-            if step in self.needs:
+            if step not in self.after:
                 inputs[step.name] = pointer.key
-        code, settings = code_version(self.body), self.settings(run.config)
+        code, settings = code_version(self.body), self.settings(run.asked if self.before_choice else run.config)
         return digest_of({"step": self.name, "code": code, "settings": settings, "inputs": inputs})[:32]
 
     def require(self, run: Run, *, wanted_by: str) -> Pointer:
@@ -183,7 +196,7 @@ class Step(_Rules[R]):
                 f"{wanted_by} needs the result of {self.name}, which has not run yet in {run.name}.",
                 hint=f"Run {self.name} first, with the same configuration.",
             )
-        if self.needs and pointer.key != run.key(self):
+        if (self.needs or self.needs_unless_skipped) and pointer.key != run.key(self):
             raise MissingInputError(
                 f"The result of {self.name} in {run.name} was made from other inputs or by another version of the "
                 "code.",

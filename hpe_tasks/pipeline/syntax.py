@@ -76,11 +76,13 @@ class Mentions:
 
     Attributes:
         texts: Its constant texts.
+        called: Names that it calls.
         looks_for_modules: Whether it imports what only the running program knows.
     """
 
     imports: tuple[Import, ...]
     texts: frozenset[str]
+    called: frozenset[str]
     looks_for_modules: bool
 
 
@@ -136,7 +138,7 @@ def _names_bound(statement: ast.stmt) -> list[str]:
 def mentions_of(module: Module, node: ast.AST) -> Mentions:
     """What a piece of a module imports and names."""
     imports: list[Import] = []
-    texts, looks = set(), False
+    texts, called, looks = set(), set(), False
     for inner in ast.walk(node):
         if isinstance(inner, ast.Import | ast.ImportFrom):
             imports += imports_of(module, inner)
@@ -144,7 +146,8 @@ def mentions_of(module: Module, node: ast.AST) -> Mentions:
             texts |= {inner.value} if isinstance(inner.value, str) else set()
         elif isinstance(inner, ast.Call):
             looks = looks or _looks_for_modules(inner)
-    return Mentions(tuple(imports), frozenset(texts), looks)
+            called |= {inner.func.id} if isinstance(inner.func, ast.Name) else set()
+    return Mentions(tuple(imports), frozenset(texts), frozenset(called), looks)
 
 
 def imports_of(module: Module, statement: ast.Import | ast.ImportFrom) -> list[Import]:

@@ -120,7 +120,9 @@ class _Looks:
             with aimet_config_file(config.recipe, "aimet_torch"):
                 pass
         width, height = config.model.input_size
-        described = f"{config.model.architecture}, input {width}×{height}, {config.recipe.name}, preset {config.preset}"
+        found = config.recipe.search != "off"
+        recipe = f"the ladder of recipes (search={config.recipe.search})" if found else config.recipe.name
+        described = f"{config.model.architecture}, input {width}×{height}, {recipe}, preset {config.preset}"
         if config.recipe.activation_bw != 8 and config.gate.min_int8_mac_share > 0:
             return Finding(
                 f"{described}; with {config.recipe.activation_bw}-bit activations the file runs in float, and the "

@@ -18,6 +18,7 @@ from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.inputs import FetchedCheckpoint, FetchedDataset
+from hpe_tasks.records.ladder import RecipeChoice
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.registry.manifest import (
     ENCODINGS_ROLE,
@@ -43,6 +44,7 @@ def build_manifest(
     fp32: EvaluationReport,
     evaluation: QuantizedEvaluation,
     gate: GateDecision,
+    choice: RecipeChoice | None = None,
     run: str,
     created_by: str,
     created_at: datetime,
@@ -52,8 +54,8 @@ def build_manifest(
 ) -> ModelManifest:
     """Describe a run's exported model, ready to be published, from what the run's steps produced.
 
-    `other_files` are published beside `model` and `encodings`, by role: the golden images among them. `created_at` is
-    aware of its time zone.
+    `choice` says which recipe a search has come to. `other_files` are published beside `model` and `encodings`, by
+    role: the golden images among them. `created_at` is aware of its time zone.
 
     Raises:
         BadInputError: The exported file names no input or no output.
@@ -102,6 +104,7 @@ def build_manifest(
             tool_versions={**quantized.tool_versions, "onnxruntime": exported.placement.onnxruntime_version},
             git_commit=git_commit,
             trained_on=config.model.trained_on or checkpoint.trained_on,
+            recipe_found=None if choice is None else f"recipe.search={choice.search}, {choice.rung}: {choice.reason}",
         ),
     )
 

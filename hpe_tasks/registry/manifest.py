@@ -189,6 +189,8 @@ class Provenance(Frozen):
         git_commit: Commit of this project's code; None when it ran outside a checkout.
         trained_on: What the checkpoint was trained on, in a sentence: of the configuration, or else of the file itself;
             None where neither says it, and in manifests of older versions.
+        recipe_found: How the recipe was found, in a sentence; None where it was given, and in manifests of older
+            versions.
     """
 
     run: str
@@ -204,6 +206,7 @@ class Provenance(Frozen):
     tool_versions: dict[str, str]
     git_commit: str | None
     trained_on: str | None = None
+    recipe_found: str | None = None
 
 
 class ModelManifest(Record):

@@ -19,6 +19,7 @@ from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.execution import LatencyComparison, SpeedUp
 from hpe_tasks.records.gate import GateCheck, GateDecision
 from hpe_tasks.records.inputs import DatasetValidation, FetchedCheckpoint, FetchedDataset
+from hpe_tasks.records.ladder import RecipeChoice, RungOutcome
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
@@ -36,6 +37,9 @@ class RunRecords:
     Each step of a pipeline names the field that holds its record.
 
     Attributes:
+        config: What the run goes by: with the recipe that a search has chosen.
+        asked: What it was asked; None where that is the same.
+        rungs: How it went with each rung of the ladder, in its order; empty where no recipe is searched.
         failures: Of the steps whose last attempt failed.
         steps: How each step went, in their order.
         git_commit: Of the project's code that made them; None outside a checkout.
@@ -43,6 +47,7 @@ class RunRecords:
 
     config: RunConfig
     run: str
+    asked: RunConfig | None = None
     started: datetime | None = None
     preflight: Preflight | None = None
     dataset: FetchedDataset | None = None
@@ -50,6 +55,7 @@ class RunRecords:
     validation: DatasetValidation | None = None
     fp32: EvaluationReport | None = None
     fp32_check: Fp32Check | None = None
+    choice: RecipeChoice | None = None
     quantized: QuantizedModel | None = None
     exported: ExportedModel | None = None
     quantized_evaluation: QuantizedEvaluation | None = None
@@ -58,9 +64,15 @@ class RunRecords:
     published: PublishedModel | None = None
     smoke_test: SmokeTest | None = None
     promoted: PromotedModel | None = None
+    rungs: tuple[RungOutcome, ...] = ()
     failures: tuple[StepFailure, ...] = ()
     steps: tuple[StepOutcome, ...] = ()
     git_commit: str | None = None
+
+    @property
+    def requested(self) -> RunConfig:
+        """What the run was asked: what a command for another run like it starts from."""
+        return self.asked or self.config
 
     @property
     def onnx(self) -> EvaluationReport | None:

@@ -7,10 +7,11 @@ DAG.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow.sdk import Asset, BaseOperatorLink, task
+from airflow.sdk import Asset, BaseOperatorLink, TaskGroup, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from hpe_airflow.links import with_links
@@ -28,12 +29,14 @@ class TaskRules:
     Attributes:
         arguments: Of `@task`, such as `queue`, `pool` and `execution_timeout`.
         links: Buttons on the task's page.
+        group: Name of the task group that it stands in; empty for none.
         asset: What changes when the task succeeds.
         event: Fields of the step's record that the asset's event carries.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     links: tuple[BaseOperatorLink, ...] = ()
+    group: str = ""
     asset: Asset | None = None
     event: frozenset[str] = frozenset()
 
@@ -48,7 +51,14 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
         pipeline: The steps.
         rules: For steps whose tasks are not as all others.
     """
-    outputs = {step: _task(pipeline, step, rules.get(step, TaskRules())) for step in pipeline.steps}
+    outputs, groups = {}, dict[str, TaskGroup]()
+    for step in pipeline.steps:
+        said = rules.get(step, TaskRules())
+        if said.group and said.group not in groups:
+            # A task is called as its step, wherever it stands.
+            groups[said.group] = TaskGroup(said.group, prefix_group_id=False)
+        with groups[said.group] if said.group else nullcontext():
+            outputs[step] = _task(pipeline, step, said)
     for step, output in outputs.items():
         upstream = [outputs[other] for other in pipeline.upstream(step)]
         if upstream:
@@ -57,8 +67,8 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
 
 def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
     arguments = {"doc_md": step.summary, **rules.arguments}
-    # A step that is left out is no reason to leave out what only follows it.
-    if any(pipeline.may_skip(other) for other in step.follows):
+    # A step that is left out is no reason to leave out what only follows it, or works without it.
+    if any(pipeline.may_skip(other) for other in (*step.follows, *step.after, *step.needs_unless_skipped)):
         arguments["trigger_rule"] = _AFTER_WHAT_MAY_BE_SKIPPED
     if rules.asset is not None:
         arguments["outlets"] = [rules.asset]

@@ -5,16 +5,20 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hpe_tasks.config.rungs import RUNGS as config_rungs
 from hpe_tasks.storage.s3 import S3Location, make_client
 
 REGISTRY = S3Location.parse("s3://hpe-models/registry")
 HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_expectations", "numpy", "cv2", "pandas")
+RUNGS = [rung.step for rung in config_rungs]
+LADDER = {*RUNGS, "choose_recipe"}
+UNASKED = dict.fromkeys(LADDER, "skipped")
 TASKS = {
     "preflight",
     "fetch_dataset",
@@ -96,7 +100,10 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "validate_dataset": {"fetch_dataset"},
         "evaluate_fp32": {"validate_dataset", "fetch_checkpoint"},
         "check_fp32": {"evaluate_fp32"},
-        "quantize": {"check_fp32"},
+        RUNGS[0]: {"check_fp32"},
+        **{rung: {"check_fp32", before} for before, rung in pairwise(RUNGS)},
+        "choose_recipe": {"check_fp32", *RUNGS},
+        "quantize": {"check_fp32", "choose_recipe"},
         "export_onnx": {"quantize"},
         "evaluate_quantized": {"export_onnx"},
         "compare_accuracy": {"evaluate_quantized"},
@@ -111,7 +118,7 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
 def test_every_step_of_the_pipeline_has_a_task() -> None:
     from hpe_tasks.pipeline.requantize import REQUANTIZE
 
-    assert {step.name for step in REQUANTIZE.steps} == TASKS
+    assert {step.name for step in REQUANTIZE.steps} == TASKS | LADDER
 
 
 def test_the_dag_runs_one_at_a_time_and_only_when_asked(dag: Any) -> None:
@@ -174,9 +181,18 @@ def test_wrong_settings_for_scheduled_runs_are_an_import_error(
 
 
 def test_heavy_work_goes_to_the_gpu_worker_and_every_task_ends_some_time(dag: Any) -> None:
-    quantize = dag.get_task("quantize")
-    assert (quantize.queue, quantize.pool) == ("gpu", "gpu_pool")
+    for quantizes in ("quantize", *RUNGS):
+        task = dag.get_task(quantizes)
+        assert (task.queue, task.pool) == ("gpu", "gpu_pool")
     assert all(task.execution_timeout for task in dag.tasks)
+
+
+def test_the_ladder_is_a_group_whose_tasks_are_called_as_their_steps(dag: Any) -> None:
+    grouped = {task.task_id for task in dag.tasks if task.task_group.group_id == "ladder"}
+    assert grouped == LADDER
+    assert {task.trigger_rule for task in dag.tasks if task.task_id in {*LADDER - {RUNGS[0]}, "quantize"}} == {
+        "none_failed_min_one_success"
+    }
 
 
 def test_the_buttons_are_on_the_tasks_that_have_something_to_show(dag: Any) -> None:
@@ -239,7 +255,7 @@ class TestOutcomes:
         from airflow.utils.session import create_session
 
         state, tasks, date = run(dag, small_run)
-        assert (state, tasks) == ("success", dict.fromkeys(TASKS, "success"))
+        assert (state, tasks) == ("success", dict.fromkeys(TASKS, "success") | UNASKED)
         assert (folder_of(date) / "report/report.html").is_file()
         with create_session() as session:
             event = session.query(AssetEvent).order_by(AssetEvent.id.desc()).first()
@@ -254,7 +270,8 @@ class TestOutcomes:
     def test_without_a_smoke_test_the_channel_moves_all_the_same(self, dag: Any, small_run: dict[str, Any]) -> None:
         settings = {**small_run, "destination.smoke_test": "false", "destination.name": "untested"}
         state, tasks, date = run(dag, settings)
-        assert (state, tasks) == ("success", {**dict.fromkeys(TASKS, "success"), "smoke_test_lambda": "skipped"})
+        done = dict.fromkeys(TASKS, "success") | UNASKED
+        assert (state, tasks) == ("success", done | {"smoke_test_lambda": "skipped"})
         promoted = json.loads((folder_of(date) / "promote/result.json").read_text())["record"]
         assert serves("untested", "staging") == promoted["version"]
 
@@ -269,7 +286,7 @@ class TestOutcomes:
         state, tasks, date = run(dag, {**settings, "destination.channel": "production"})
         assert state == "failed"
         failed = {"smoke_test_lambda": "failed", "promote": "upstream_failed"}
-        assert tasks == {**dict.fromkeys(TASKS, "success"), **failed}
+        assert tasks == {**dict.fromkeys(TASKS, "success"), **UNASKED, **failed}
         assert serves("unservable", "production") is None
         html = (folder_of(date) / "report/report.html").read_text()
         assert f"does not serve version {version}" in html
@@ -293,7 +310,7 @@ class TestOutcomes:
 
         state, tasks, date = run(dag, {**small_run, "gate.max_size_mb": 0.001, "destination.name": "refused"})
         assert state == "success"
-        assert tasks == {**dict.fromkeys(TASKS, "success"), **AFTER_GATE}
+        assert tasks == {**dict.fromkeys(TASKS, "success"), **UNASKED, **AFTER_GATE}
         assert (folder_of(date) / "report/report.html").is_file()
         with create_session() as session:
             reason = (
@@ -309,7 +326,7 @@ class TestOutcomes:
         assert state == "failed"
         done = ("preflight", "fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "report")
         assert tasks == {
-            **dict.fromkeys(TASKS, "upstream_failed"),
+            **dict.fromkeys(TASKS | LADDER, "upstream_failed"),
             **dict.fromkeys(done, "success"),
             "check_fp32": "failed",
         }
@@ -317,11 +334,33 @@ class TestOutcomes:
         assert "Stopped before quantization" in html
         assert "no usual mistake explains it" in html
 
+    def test_a_search_publishes_the_first_recipe_that_passes(self, dag: Any, small_run: dict[str, Any]) -> None:
+        settings = {key: value for key, value in small_run.items() if key != "recipe.scheme"}
+        settings |= {"recipe": "auto", "destination.name": "searched", "destination.smoke_test": False}
+        state, tasks, date = run(dag, settings)
+        tried = {RUNGS[0]: "success", "choose_recipe": "success", "smoke_test_lambda": "skipped"}
+        assert (state, tasks) == ("success", {**dict.fromkeys(TASKS, "success"), **UNASKED, **tried})
+        for step in ("quantize", "gate"):
+            assert json.loads((folder_of(date) / step / "result.json").read_text())["reused"]
+        published = json.loads((folder_of(date) / "publish/result.json").read_text())["record"]
+        client, key = make_client(), f"{REGISTRY.key}/models/searched/versions/{published['version']}/manifest.json"
+        manifest = json.loads(client.get_object(Bucket=REGISTRY.bucket, Key=key)["Body"].read())
+        assert (manifest["recipe"]["scheme"], manifest["recipe"]["search"]) == ("min_max", "off")
+        found = "recipe.search=first, min_max: the first of 1 rung tried that passes the gate."
+        assert manifest["provenance"]["recipe_found"] == found
+
+    def test_a_search_in_which_nothing_passes_publishes_nothing(self, dag: Any, small_run: dict[str, Any]) -> None:
+        settings = {key: value for key, value in small_run.items() if key != "recipe.scheme"}
+        state, tasks, date = run(dag, {**settings, "recipe": "auto", "gate.max_size_mb": 0.001})
+        assert state == "success"
+        assert tasks == {**dict.fromkeys(TASKS | LADDER, "success"), **AFTER_GATE}
+        assert "and this one came closest" in (folder_of(date) / "report/report.html").read_text()
+
     def test_a_failed_preflight_stops_the_run_with_all_its_reasons(self, dag: Any, small_run: dict[str, Any]) -> None:
         wrong = {"model.checkpoint": "/nowhere/model.safetensors", "destination.registry": "s3://nowhere/registry"}
         state, tasks, date = run(dag, {**small_run, **wrong})
         assert state == "failed"
-        assert tasks == {**dict.fromkeys(TASKS, "upstream_failed"), "preflight": "failed", "report": "success"}
+        assert tasks == {**dict.fromkeys(TASKS | LADDER, "upstream_failed"), "preflight": "failed", "report": "success"}
         html = (folder_of(date) / "report/report.html").read_text()
         assert "/nowhere/model.safetensors does not exist" in html
         assert "The bucket &#39;nowhere&#39; does not exist" in html
@@ -330,7 +369,7 @@ class TestOutcomes:
         state, tasks, date = run(dag, {**small_run, "dataset.min_persons": 999})
         assert state == "failed"
         assert tasks == {
-            **dict.fromkeys(TASKS, "upstream_failed"),
+            **dict.fromkeys(TASKS | LADDER, "upstream_failed"),
             **dict.fromkeys(("preflight", "fetch_dataset", "fetch_checkpoint", "report"), "success"),
             "validate_dataset": "failed",
         }

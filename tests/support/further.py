@@ -216,6 +216,10 @@ class OldEnough(Requirement):
 CHECKS: tuple[Requirement, ...] = (FileSize(), SpeedAgainstFp32(), OldEnough())
 '''
 
+_RUNG = """RUNGS: tuple[Rung, ...] = (
+    Rung("coarse", "Give each tensor one scale.", _with(granularity="per_tensor")),
+"""
+
 FURTHER: dict[str, Further] = {
     "codec": Further(
         most=2,
@@ -273,5 +277,6 @@ FURTHER: dict[str, Further] = {
             ],
         },
     ),
+    "rung": Further(most=1, changed={"hpe_tasks/config/rungs.py": [("RUNGS: tuple[Rung, ...] = (\n", _RUNG)]}),
 }
 """By what varies."""

@@ -1,4 +1,7 @@
-"""How many files one more codec, data set, backbone, pipeline or check of the gate takes, and that these are enough."""
+"""How many files one more codec, data set, backbone, pipeline, check of the gate or rung of the ladder takes.
+
+And that these are enough.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +97,36 @@ print(json.dumps({
 }))
 """
 
+RUNG = """
+import json
+from typer.main import get_command
+from hpe_tasks.cli.app import app
+from hpe_tasks.config.loading import load_config
+from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.steps import choose_recipe
+
+recipe = load_config("sample", overrides={"recipe": "coarse"}).recipe
+step = REQUANTIZE.by_name["try_coarse"]
+print(json.dumps({
+    "command": get_command(app).commands["try-coarse"].help,
+    "recipe": [recipe.granularity, recipe.search],
+    "first": [other.name for other in REQUANTIZE.upstream(step)],
+    "may be chosen": step in REQUANTIZE.upstream(choose_recipe),
+}))
+"""
+
 USES = [
+    pytest.param(
+        "rung",
+        RUNG,
+        {
+            "command": "Give each tensor one scale.",
+            "recipe": ["per_tensor", "off"],
+            "first": ["check_fp32"],
+            "may be chosen": True,
+        },
+        id="rung",
+    ),
     pytest.param(
         "codec",
         CODEC,

@@ -9,6 +9,7 @@ from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint as fetch_checkpoint
 from hpe_tasks.pipeline.steps.inputs import fetch_dataset as fetch_dataset
 from hpe_tasks.pipeline.steps.inputs import preflight as preflight
 from hpe_tasks.pipeline.steps.inputs import validate_dataset as validate_dataset
+from hpe_tasks.pipeline.steps.ladder import choose_recipe as choose_recipe
 from hpe_tasks.pipeline.steps.measuring import check_fp32 as check_fp32
 from hpe_tasks.pipeline.steps.measuring import evaluate_fp32 as evaluate_fp32
 from hpe_tasks.pipeline.steps.publishing import promote as promote

@@ -12,6 +12,7 @@ from hpe_tasks.errors import MissingInputError, NotApprovedError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of
+from hpe_tasks.pipeline.steps.ladder import choose_recipe
 from hpe_tasks.pipeline.steps.measuring import evaluate_fp32
 from hpe_tasks.pipeline.steps.quantizing import evaluate_quantized, export_onnx, gate, quantize
 from hpe_tasks.preflight import signature_required_by
@@ -72,6 +73,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         fp32=run.result(evaluate_fp32),
         evaluation=run.result(evaluate_quantized),
         gate=decision,
+        choice=run.find(choose_recipe),
         run=run.name,
         created_by=user(),
         created_at=datetime.now(UTC),

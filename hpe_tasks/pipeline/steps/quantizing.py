@@ -10,6 +10,7 @@ from hpe_tasks.config.run import RunConfig
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
+from hpe_tasks.pipeline.steps.ladder import choose_recipe
 from hpe_tasks.pipeline.steps.measuring import (
     check_fp32,
     evaluate_fp32,
@@ -47,7 +48,9 @@ def _recipe(config: RunConfig) -> list[Any]:
     file = config.recipe.aimet_config
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"recipe.aimet_config: {file} does not exist.", hint="Give the path of an AIMET .json file.")
-    return [config.recipe.model_dump(), sha256_file(Path(file)) if file is not None else None]
+    # How the recipe was found changes nothing of what it does.
+    recipe = config.recipe.model_dump(exclude={"search", "search_minutes"})
+    return [recipe, sha256_file(Path(file)) if file is not None else None]
 
 
 def _draw_calibration(run: Run, num_images: int) -> Dataset:
@@ -65,7 +68,7 @@ def _draw_calibration(run: Run, num_images: int) -> Dataset:
     QuantizedModel,
     "Quantization",
     needs=(fetch_dataset, fetch_checkpoint, validate_dataset),
-    after=(check_fp32,),
+    after=(check_fp32, choose_recipe),
     settings=lambda c: [
         network_settings(c),
         [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split],
