@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hpe_tasks.api.configs import load_file as load_file
     from hpe_tasks.api.configs import load_preset as load_preset
     from hpe_tasks.api.configs import with_settings as with_settings
+    from hpe_tasks.api.ladder import Ladder as Ladder
     from hpe_tasks.api.registry import Registry as Registry
     from hpe_tasks.api.registry import Verified as Verified
     from hpe_tasks.api.results import Decision as Decision
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from hpe_tasks.records.inputs import DatasetValidation as DatasetValidation
     from hpe_tasks.records.inputs import FetchedCheckpoint as FetchedCheckpoint
     from hpe_tasks.records.inputs import FetchedDataset as FetchedDataset
+    from hpe_tasks.records.ladder import RecipeChoice as RecipeChoice
+    from hpe_tasks.records.ladder import RungOutcome as RungOutcome
+    from hpe_tasks.records.ladder import TriedRung as TriedRung
     from hpe_tasks.records.network import ExportedModel as ExportedModel
     from hpe_tasks.records.network import QuantizedModel as QuantizedModel
     from hpe_tasks.records.release import PromotedModel as PromotedModel
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "hpe_tasks.api.configs": ("from_onnx", "load_file", "load_preset", "with_settings"),
+    "hpe_tasks.api.ladder": ("Ladder",),
     "hpe_tasks.api.registry": ("Registry", "Verified"),
     "hpe_tasks.api.results": ("Decision", "Evaluation", "Export", "PosePictures", "Quantization", "RunResult"),
     "hpe_tasks.api.runs": ("decide", "evaluate", "export", "find_run", "quantize", "run"),
@@ -86,6 +91,7 @@ _HOMES = {
     "hpe_tasks.records.execution": ("KernelAgreement", "KernelProof", "LatencyComparison", "PlacementAudit", "SpeedUp"),
     "hpe_tasks.records.gate": ("GateCheck", "GateDecision"),
     "hpe_tasks.records.inputs": ("DatasetValidation", "FetchedCheckpoint", "FetchedDataset"),
+    "hpe_tasks.records.ladder": ("RecipeChoice", "RungOutcome", "TriedRung"),
     "hpe_tasks.records.network": ("ExportedModel", "QuantizedModel"),
     "hpe_tasks.records.release": ("PromotedModel", "PublishedModel", "SmokeTest"),
     "hpe_tasks.registry.channels": ("ChannelPointer",),
@@ -118,6 +124,7 @@ __all__ = [
     "HpeError",
     "KernelAgreement",
     "KernelProof",
+    "Ladder",
     "LatencyComparison",
     "ModelManifest",
     "PckhStats",
@@ -129,13 +136,16 @@ __all__ = [
     "Quantization",
     "QuantizedEvaluation",
     "QuantizedModel",
+    "RecipeChoice",
     "Registry",
     "RunConfig",
     "RunRecords",
     "RunResult",
+    "RungOutcome",
     "SmokeTest",
     "SpeedUp",
     "StoredVersion",
+    "TriedRung",
     "Verdict",
     "Verified",
     "decide",

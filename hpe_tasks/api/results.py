@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hpe_tasks.api.ladder import Ladder
 from hpe_tasks.api.shown import Shown
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError, MissingInputError
@@ -243,7 +244,7 @@ class RunResult(Shown):
     @property
     def config(self) -> RunConfig:
         """What the run was asked."""
-        return self._run.config
+        return self._run.asked
 
     @property
     def workspace(self) -> str:
@@ -269,6 +270,11 @@ class RunResult(Shown):
     def decision(self) -> Decision:
         """What the gate decided."""
         return Decision(self._of(steps.gate, self.records.decision), self._run)
+
+    @property
+    def ladder(self) -> Ladder:
+        """The recipes that were tried, and which was chosen; without any where `recipe.search` is off."""
+        return Ladder(self.records.rungs, self.records.choice, self.records)
 
     @property
     def fp32(self) -> Evaluation:
@@ -325,7 +331,7 @@ class RunResult(Shown):
         """
         from hpe_tasks.report.commands import command_with
 
-        return command_with(self.records.config, (), "hpe")
+        return command_with(self.records.requested, (), "hpe")
 
     def report(self) -> Path:
         """The HTML report of the run: one file on this machine, without network access."""

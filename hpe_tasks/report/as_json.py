@@ -26,7 +26,7 @@ def summary_json(records: RunRecords, *, report: str | None = None, launcher: La
         {
             "text": item.text,
             "setting": item.setting or None,
-            "command": command_with(records.config, [item.setting], launcher) if item.setting else None,
+            "command": command_with(records.requested, [item.setting], launcher) if item.setting else None,
         }
         for item in next_steps(records)
     ]

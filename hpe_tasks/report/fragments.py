@@ -15,6 +15,7 @@ from hpe_tasks.records.evaluation import EvaluationReport, Runtime
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.registry.publishing import StoredVersion
 from hpe_tasks.report.files import ReportFiles
+from hpe_tasks.report.ladder import ladder_view
 from hpe_tasks.report.page import check_row, view_of
 from hpe_tasks.report.pictures import Pictures
 from hpe_tasks.report.records import RunRecords, cpu_text, notes_of
@@ -49,6 +50,11 @@ class ListedModel:
 def run_html(records: RunRecords) -> str:
     """Verdict, figures, gate, and the accuracy of FP32, QuantSim and the exported file beside each other."""
     return _render("run_result", records.metric, view_of(records, ReportFiles()))
+
+
+def ladder_html(records: RunRecords) -> str:
+    """The recipes that were tried: accuracy, speed and size of each, and what became of it."""
+    return _render("ladder_result", records.metric, {"ladder": ladder_view(records), "metric": records.metric})
 
 
 def decision_html(decision: GateDecision, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hpe_tasks.gate.accuracy import Metric
@@ -59,22 +59,31 @@ def interval_plot(comparison: PairedComparison | None, metric: Metric) -> Interv
     kept = [part for part in comparison.parts if part.drop is not None and part.part.split("/")[0] in _SHOWN_KINDS]
     if not kept:
         return None
-    low, high, step = _axis(kept)
+    labelled = [(metric.name if part.part == "all" else _label(part), part) for part in kept]
+    return plot_of(labelled, metric, _caption(comparison))
+
+
+def plot_of(labelled: Sequence[tuple[str, PartDifference]], metric: Metric, caption: str) -> IntervalPlot:
+    """Lay out differences, one or more that are known, each with what it is called."""
+    low, high, step = _axis([part for _, part in labelled])
 
     def position(value: float) -> float:
         return round(100 * (value - low) / (high - low), 2)
 
     decimals = max(metric.unit.decimals, 0)
-    rows = tuple(_row(part, metric, decimals, position) for part in kept)
+    rows = tuple(_row(label, part, decimals, position) for label, part in labelled)
     shown = max(0, -math.floor(math.log10(step) + 1e-9))
     count = round((high - low) / step)
     ticks = tuple(Tick(_signed(low + i * step, shown), position(low + i * step)) for i in range(count + 1))
-    return IntervalPlot(rows, ticks, position(0.0), _caption(comparison))
+    return IntervalPlot(rows, ticks, position(0.0), caption)
 
 
-def _row(part: PartDifference, metric: Metric, decimals: int, position: Position) -> IntervalRow:
+def _label(part: PartDifference) -> str:
+    return part.part.partition("/")[2].replace("_", " ")
+
+
+def _row(label: str, part: PartDifference, decimals: int, position: Position) -> IntervalRow:
     change = -(part.drop or 0.0)
-    label = metric.name if part.part == "all" else part.part.partition("/")[2].replace("_", " ")
     sure = part.low is not None and part.high is not None
     return IntervalRow(
         label=label,

@@ -19,6 +19,7 @@ from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.files import ReportFiles
 from hpe_tasks.report.interval_chart import interval_plot
+from hpe_tasks.report.ladder import ladder_view
 from hpe_tasks.report.pictures import pictures_of
 from hpe_tasks.report.records import (
     RunRecords,
@@ -152,6 +153,7 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "tiles": list(_tiles(records)),
         "speed": _speed(records.latency),
         "checks": [check_row(check) for check in records.decision.checks] if records.decision else [],
+        "ladder": ladder_view(records),
         "intervals": interval_plot(records.comparison, records.metric),
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
@@ -172,7 +174,7 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "colours": {"left": LEFT, "right": RIGHT, "centre": CENTRE},
         "protocol": protocol,
         "protocol_text": "" if protocol is None else _protocol_text(protocol),
-        "settings": list(_flat(records.config.model_dump(mode="json"))),
+        "settings": list(_flat(records.requested.model_dump(mode="json"))),
     }
 
 

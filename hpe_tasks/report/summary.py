@@ -21,9 +21,11 @@ from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.records.execution import LatencyComparison
 from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.records.ladder import RungState
 from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.commands import Launcher, command_with
+from hpe_tasks.report.ladder import ladder_view
 from hpe_tasks.report.preflight_table import attention_table, preflight_table
 from hpe_tasks.report.records import (
     RunRecords,
@@ -40,6 +42,13 @@ from hpe_tasks.report.records import (
     stat_rows,
     verdict_of,
 )
+
+_STATE_STYLES: dict[RungState, str] = {
+    "passed": "green",
+    "inconclusive": "bold yellow",
+    "refused": "bold red",
+    "failed": "bold red",
+}
 
 _QUICK_LOOK = "quick look"
 _MANY = 6
@@ -81,6 +90,8 @@ def summary_table(
     parts: list[RenderableType] = [_headline(records)]
     if records.preflight is not None and (records.preflight.failed or records.preflight.warnings):
         parts.append(attention_table(records.preflight))
+    if records.rungs:
+        parts.append(ladder_table(records))
     if any(measured for _, measured in records.measurements):
         parts.append(_accuracy(records))
         parts += [Text(f"{note}\n", style="dim") for note in (*notes_of(records.metric), measured_on(records))]
@@ -97,7 +108,7 @@ def summary_table(
         found = records.below_floor.diagnosis.found if records.below_floor.diagnosis else None
         if found is not None and found.settings:
             parts.append(Text("\nTry first", style="bold"))
-            parts.append(Text(command_with(records.config, found.settings, launcher), style="bold cyan"))
+            parts.append(Text(command_with(records.requested, found.settings, launcher), style="bold cyan"))
     if records.decision is not None and not records.decision.passed:
         parts += [*_reasons(records.decision), *_next_steps(records, launcher)]
     return Group(*parts)
@@ -160,6 +171,23 @@ def _published(records: RunRecords, reference: Reference) -> Table:
     return table
 
 
+def ladder_table(records: RunRecords) -> RenderableType:
+    """The recipes that were tried, and which was chosen."""
+    ladder = ladder_view(records)
+    if ladder is None:
+        return Text("No recipe was searched: recipe.search is off.")
+    table = _table("Recipes that were tried", "Rung", records.metric.name, "Change", "Speed", "Size")
+    table.add_column("Result", overflow="fold")
+    for row in ladder.rows:
+        style = _STATE_STYLES.get(row.outcome.state, "dim")
+        name = Text(f"{row.label} (chosen)", style="bold") if row.outcome.chosen else Text(row.label)
+        size = "–" if row.size is None else row.size.text
+        told = "" if row.outcome.tried is not None and row.outcome.state != "impossible" else row.outcome.reason
+        result = Text.assemble((row.state, style), f": {told}" if told else "")
+        table.add_row(name, row.figure, row.change, row.speed, size, result)
+    return Group(table, _Prose(Text(ladder.choice, style="dim"), indent=""), "")
+
+
 def _usual_mistakes(diagnosis: Diagnosis, metric: Metric) -> Table:
     title = f"The same {diagnosis.num_persons} persons under the usual mistakes, the likeliest first"
     table = _table(title, "When", metric.name)
@@ -216,7 +244,7 @@ def _next_steps(records: RunRecords, launcher: Launcher) -> Iterator[RenderableT
     setting = next((item.setting for item in advice if item.setting), "")
     if setting:
         yield Text("\nTry first", style="bold")
-        yield Text(command_with(records.config, [setting], launcher), style="bold cyan")
+        yield Text(command_with(records.requested, [setting], launcher), style="bold cyan")
 
 
 def _facts(records: RunRecords, report: Path | str | None) -> Text:

@@ -12,8 +12,10 @@ from typing import Any, ParamSpec
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.config.recipe import RECIPES, QuantizationRecipe
+from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.recipes import RECIPES
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.config.rungs import RUNGS
 from hpe_tasks.datasets.crowdpose import CROWDPOSE14
 from hpe_tasks.gate.accuracy import accuracy_limits
 from hpe_tasks.gate.decision import decide
@@ -42,6 +44,7 @@ from hpe_tasks.records.execution import (
     SpeedUp,
 )
 from hpe_tasks.records.inputs import DatasetProblem, DatasetValidation, FetchedCheckpoint, FetchedDataset, SplitCounts
+from hpe_tasks.records.ladder import RecipeChoice, RungOutcome, TriedRung, TriedState
 from hpe_tasks.records.network import ExportedModel, QuantizedModel, TensorSpec
 from hpe_tasks.records.preflight import Preflight, PreflightCheck
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokedImage, SmokeTest
@@ -114,8 +117,11 @@ class Shown:
     """Collected records, by the handles of their steps."""
 
     def __init__(self, records: RunRecords) -> None:
-        self.config = records.config
-        self.find: Callable[[Step[Any]], Any] = lambda step: getattr(records, step.shown_as)
+        self.asked, self.config = records.requested, records.config
+        tried = {f"try_{rung.name}": rung.tried for rung in records.rungs}
+        self.find: Callable[[Step[Any]], Any] = lambda step: (
+            getattr(records, step.shown_as) if step.shown_as else tried.get(step.name)
+        )
 
 
 def judged(records: RunRecords) -> RunRecords:
@@ -728,6 +734,52 @@ def own_joints() -> RunRecords:
     return replace(_remeasured(config, reports, (224, 224)), comparison=comparison)
 
 
+def ladder() -> RunRecords:
+    """A search for a recipe: the last of the rungs that were tried passes, the ones before it in every other way."""
+    asked = load_config("sample", overrides={"recipe": "auto"})
+    run = complete(asked.model_copy(update={"recipe": RECIPES["equalized"]}))
+    assert run.exported is not None
+    exported = run.exported
+
+    def tried(name: str, state: TriedState, drop: float | None, speed: float = 3.5, **more: Any) -> RungOutcome:
+        recipe, reason = RECIPES[name], str(more.pop("reason", ""))
+        told = TriedRung(
+            rung=name, recipe=recipe, state=state, reason=reason, seconds=83.0, peak_memory_bytes=1_900_000_000
+        )
+        if drop is not None:
+            low, high = -drop - 0.006, -drop + 0.005
+            change = PartDifference(part="all", before=0.681, after=0.681 - drop, low=low, high=high, limit=0.02)
+            one = LATENCY.speed_ups[0]
+            onnx = one.onnx.model_copy(update={"median_ms": one.fp32.median_ms / speed})
+            latency = LATENCY.model_copy(update={"speed_ups": (one.model_copy(update={"onnx": onnx, "ratio": speed}),)})
+            measured = {
+                **{"fp32": 0.681, "quantsim": 0.682 - drop, "onnx": 0.681 - drop, "change": change, "latency": latency},
+                **{"size_bytes": exported.model.size_bytes, "fp32_size_bytes": exported.fp32_size_bytes},
+                **{"int8_mac_share": 0.986, "float_operators": exported.placement.float_operators, **more},
+            }
+            told = told.model_copy(update=measured)
+        summary = next(rung.summary for rung in RUNGS if rung.name == name)
+        return RungOutcome(name=name, summary=summary, state=state, reason=reason, tried=told)
+
+    rungs = (
+        tried("min_max", "refused", 0.061, 3.56, reason="the exported file loses AP 0.061, more than 0.020"),
+        tried("tf_enhanced", "inconclusive", 0.017, 3.52, reason="AP may have lost 0.023, more than 0.020"),
+        tried("min_max_weights", "impossible", None, reason=f"AIMET cannot trace {HOSTILE}."),
+        tried("equalized", "passed", 0.009, 3.49).model_copy(update={"chosen": True}),
+        RungOutcome(
+            name="mixed", summary="Leave in float what costs most.", state="skipped", reason="equalized has passed."
+        ),
+    )
+    choice = RecipeChoice(
+        search="first",
+        rung="equalized",
+        recipe=run.config.recipe,
+        passed=True,
+        reason="the first of 4 rungs tried that passes the gate.",
+    )
+    return judged(replace(run, asked=asked, rungs=rungs, choice=choice))
+
+
 STATES: dict[str, Callable[[], RunRecords]] = {
     "published": complete,
     "gate_failed": gate_failed,
@@ -743,4 +795,5 @@ STATES: dict[str, Callable[[], RunRecords]] = {
     "detected": detected,
     "crowdpose": crowdpose,
     "own_joints": own_joints,
+    "ladder": ladder,
 }

@@ -272,21 +272,16 @@ def more_images(check: GateCheck, run: Situation) -> Iterator[Advice]:
 
 def _stronger_recipe(run: Situation) -> Iterator[Advice]:
     recipe = run.config.recipe
-    if not recipe.cross_layer_equalization and not run.config.model.network.from_file:
+    if run.requested.recipe.search == "off":
         yield Advice(
-            "Even out the weight ranges before calibration; depthwise networks gain most.",
-            "recipe.cross_layer_equalization=true",
+            "Let the pipeline look for the cheapest recipe that passes: it tries those of the ladder one by one.",
+            "recipe.search=first",
         )
+        yield from _other_ranges(run)
+    elif run.requested.recipe.search_minutes is not None:
+        yield Advice("Give the search for a recipe more time.", "recipe.search_minutes=null")
     if recipe.granularity == "per_tensor":
         yield Advice("Give each output channel its own weight scale.", "recipe.granularity=per_channel")
-    # Which one keeps more depends on the network: peaks of heatmaps are rare, and an average error may cut them off.
-    if recipe.scheme == "min_max":
-        yield Advice("Choose ranges by the least error instead of the extremes.", "recipe.scheme=tf_enhanced")
-    else:
-        yield Advice("Choose ranges by the extremes instead of the least error.", "recipe.scheme=min_max")
-    if recipe.weight_ranges == recipe.scheme:
-        other = "min_max" if recipe.scheme == "tf_enhanced" else "tf_enhanced"
-        yield Advice("Choose the ranges of weights alone the other way.", f"recipe.weight_scheme={other}")
     if not recipe.fold_batch_norms:
         yield Advice("Fold batch norms before calibration.", "recipe.fold_batch_norms=true")
     if recipe.calibration_images < 500:
@@ -299,6 +294,24 @@ def _stronger_recipe(run: Situation) -> Iterator[Advice]:
         )
     if recipe.param_bw == 4:
         yield Advice("Use 8-bit weights.", "recipe.param_bw=8")
+
+
+def _other_ranges(run: Situation) -> Iterator[Advice]:
+    """What the rungs of the ladder do, one by one."""
+    recipe = run.config.recipe
+    if not recipe.cross_layer_equalization and not run.config.model.network.from_file:
+        yield Advice(
+            "Even out the weight ranges before calibration; depthwise networks gain most.",
+            "recipe.cross_layer_equalization=true",
+        )
+    # Which one keeps more depends on the network: peaks of heatmaps are rare, and an average error may cut them off.
+    if recipe.scheme == "min_max":
+        yield Advice("Choose ranges by the least error instead of the extremes.", "recipe.scheme=tf_enhanced")
+    else:
+        yield Advice("Choose ranges by the extremes instead of the least error.", "recipe.scheme=min_max")
+    if recipe.weight_ranges == recipe.scheme:
+        other = "min_max" if recipe.scheme == "tf_enhanced" else "tf_enhanced"
+        yield Advice("Choose the ranges of weights alone the other way.", f"recipe.weight_scheme={other}")
 
 
 def _more_persons(run: Situation) -> Iterator[Advice]:

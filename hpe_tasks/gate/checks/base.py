@@ -57,7 +57,11 @@ class Situation(Protocol):
 
     @property
     def config(self) -> RunConfig:
-        """What the run was asked."""
+        """What the run goes by."""
+
+    @property
+    def requested(self) -> RunConfig:
+        """What the run was asked: the same, where no recipe was searched."""
 
     @property
     def metric(self) -> Metric:

@@ -136,7 +136,8 @@ def test_a_failed_gate_ends_with_the_reasons_and_the_command_to_try(width: int, 
         decision = gate_failed().decision
         assert decision is not None
         assert len(reasons) == sum(not check.passed for check in decision.checks)
-    assert lines[then + 1].startswith("  1. Even out the weight ranges before calibration; depthwise networks gain")
+    assert lines[then + 1].startswith("  1. Let the pipeline look for the cheapest recipe that passes")
+    assert "     recipe.search=first" in lines[then + 2 : first]
     assert "     recipe.cross_layer_equalization=true" in lines[then + 2 : first]
     assert lines[-1].startswith("hpe run --preset sample --set recipe.granularity=per_tensor")
 
