@@ -22,6 +22,8 @@ def _settings() -> Iterator[str]:
     from hpe_tasks.config.help import describe_setting
     from hpe_tasks.config.keys import config_keys
     from hpe_tasks.config.presets import PRESETS
+    from hpe_tasks.config.recipes import RECIPES
+    from hpe_tasks.config.rungs import RUNGS
 
     yield from ("# Settings", "")
     yield "What `--set`, a file, `CONF` and the form in Airflow take. The default is that of a run without a preset."
@@ -32,6 +34,12 @@ def _settings() -> Iterator[str]:
             section = group
             yield from ("", f"## {group}", "", "| setting | meaning |", "|---|---|")
         yield f"| `{key}` | {_cell(describe_setting(key, choices=True))} |"
+    yield from ("", "## Recipes", "", "As `recipe=NAME`; `recipe=auto` [tries those that are rungs](../recipes.md).")
+    yield from ("", "| recipe | what it does | |", "|---|---|---|")
+    rungs = {rung.name: rung.summary for rung in RUNGS}
+    for name, recipe in RECIPES.items():
+        searched = "" if recipe.search == "off" else f"climbs the ladder: recipe.search={recipe.search}"
+        yield f"| `{name}` | {_cell(rungs.get(name) or searched or recipe.name)} | {'rung' if name in rungs else ''} |"
     yield from ("", "## Presets", "", "| preset | what it is | you give |", "|---|---|---|")
     for name, preset in PRESETS.items():
         needs = ", ".join(f"`{key}`" for key in preset.needs)
