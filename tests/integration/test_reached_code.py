@@ -66,12 +66,12 @@ def run_of(**changes):
 
 sys.addaudithook(opened)
 told = {}
-for changes in ({}, {"gate.min_ap": 0.5}):
+for changes in ({}, {"gate.min_ap": 0.5}, {"recipe": "auto", "seed": 1}):
     run = run_of(**changes)
     for step in REQUANTIZE.ordered:
-        if step is steps.publish:
+        if step is steps.publish or ("recipe" in changes and step is steps.quantize):
             break
-        if step is steps.preflight:
+        if step is steps.preflight or REQUANTIZE.skip_reason(step, run):
             continue
         covered = reach_of(step.body)
         ran.clear()
@@ -82,14 +82,14 @@ for changes in ({}, {"gate.min_ap": 0.5}):
             pass
         finally:
             object.__setattr__(step, "body", step.body.__wrapped__)
-        if ran:
-            name = step.name + (" below the floor" if changes else "")
+        if ran and ("recipe" not in changes or step.before_choice):
+            name = step.name + (" below the floor" if "gate.min_ap" in changes else "")
             told[name] = {
                 "ran": sorted(ran),
                 "forgotten": sorted(ran - covered.modules),
                 "unread": sorted(read - {str(file) for file in covered.files}),
             }
-        if changes and step is steps.check_fp32:
+        if "gate.min_ap" in changes and step is steps.check_fp32:
             break
 print(json.dumps(told))
 """
@@ -124,6 +124,7 @@ def test_what_a_step_runs_and_reads_is_in_its_key(settings_in: Any, tmp_path: Pa
     assert set(told) == {
         *("fetch_checkpoint", "fetch_dataset", "validate_dataset", "evaluate_fp32", "check_fp32", "quantize"),
         *("export_onnx", "evaluate_quantized", "compare_accuracy", "gate", "check_fp32 below the floor"),
+        *("try_min_max", "choose_recipe"),
     }
     assert "hpe_tasks.quantization.torch_backend" in told["quantize"]["ran"]
     assert "hpe_tasks.diagnosis" in told["check_fp32 below the floor"]["ran"]
