@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 
 from hpe_tasks.config.base import Frozen
 
+RangeScheme = Literal["min_max", "tf_enhanced", "percentile", "mse"]
+"""How a range is chosen from the values seen: their extremes; the least error, in which a clipped value weighs three
+times; all but the rarest at either end; the least squared error."""
+
+Rounding = Literal["nearest", "seq_mse", "adaround"]
+
 _RENAMED = {"four_phase_deconvolution": "subpixel_deconvolution"}
 """Settings by the names that older records have for them."""
 
@@ -20,13 +26,39 @@ class QuantizationRecipe(Frozen):
     granularity: Literal["per_channel", "per_tensor"] = Field(
         default="per_channel", description="One weight scale for each output channel, or one for each tensor."
     )
-    scheme: Literal["min_max", "tf_enhanced"] = Field(
+    scheme: RangeScheme = Field(
         default="tf_enhanced",
-        description="Range estimation: the extremes seen, or the range of the least expected quantization error.",
+        description="Range estimation: the extremes seen (`min_max`), all but the rarest values (`percentile`), the "
+        "range of the least squared error (`mse`), or that with a threefold weight on what is clipped (`tf_enhanced`).",
     )
-    weight_scheme: Literal["as_scheme", "min_max", "tf_enhanced"] = Field(
+    weight_scheme: Literal["as_scheme", "min_max", "tf_enhanced", "percentile", "mse"] = Field(
         default="as_scheme",
         description="Range estimation of weights, where it is another than that of activations.",
+    )
+    percentile: float = Field(
+        default=99.99,
+        ge=90,
+        le=100,
+        description="Share of the values, in percent, that `percentile` leaves below the upper end of a range, and above "
+        "the lower one.",
+    )
+    rounding: Rounding = Field(
+        default="nearest",
+        description="How weights get their codes: the nearest ones; the nearest ones in ranges that are chosen by the "
+        "error of each layer's output (`seq_mse`); or up or down as that error asks (`adaround`). The latter two look at "
+        "calibration images and take minutes.",
+    )
+    adaround_iterations: int = Field(
+        default=1000,
+        ge=1,
+        le=20_000,
+        description="Steps of optimization for each layer with `rounding: adaround`. AIMET recommends 10,000, which take "
+        "ten times as long.",
+    )
+    bias_correction: bool = Field(
+        default=False,
+        description="Correct the bias of each layer by the mean difference that quantization makes to its output, layer "
+        "after layer, on calibration images.",
     )
     fold_batch_norms: bool = Field(
         default=True,
@@ -40,6 +72,11 @@ class QuantizationRecipe(Frozen):
         description="AIMET quantization configuration (.json) in place of the recipe's own.",
     )
     calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
+    augment_calibration: bool = Field(
+        default=False,
+        description="Where the calibration split has fewer images than `calibration_images`, fill up with changed copies: "
+        "mirrored, turned, of other sizes and shifted.",
+    )
     subpixel_deconvolution: bool = Field(
         default=True,
         description="Sub-pixel decomposition: export each 4x4 transposed convolution of stride 2 as the four "
@@ -66,12 +103,23 @@ class QuantizationRecipe(Frozen):
 
     @property
     def name(self) -> str:
-        """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe."""
-        ranges = "" if self.scheme == "tf_enhanced" else f"_{self.scheme}"
-        weights = "" if self.weight_ranges == self.scheme else f"_{self.weight_ranges}_weights"
-        equalized = "_cle" if self.cross_layer_equalization else ""
-        full = "_full_range" if (self.param_bw, self.activation_bw) == (8, 8) and not self.saturation_free else ""
-        return f"w{self.param_bw}a{self.activation_bw}_{self.granularity}{ranges}{weights}{equalized}{full}"
+        """Short name for reports, such as `w8a8_per_channel`; derived, so that it never claims another recipe.
+
+        It tells every technique that is not the default's, and no amounts.
+        """
+        eight_bits = (self.param_bw, self.activation_bw) == (8, 8)
+        techniques = {
+            self.scheme: self.scheme != "tf_enhanced",
+            f"{self.weight_ranges}_weights": self.weight_ranges != self.scheme,
+            "not_folded": not self.fold_batch_norms,
+            "cle": self.cross_layer_equalization,
+            self.rounding: self.rounding != "nearest",
+            "bias_corrected": self.bias_correction,
+            "augmented": self.augment_calibration,
+            "full_range": eight_bits and not self.saturation_free,
+        }
+        told = [technique for technique, used in techniques.items() if used]
+        return "_".join([f"w{self.param_bw}a{self.activation_bw}", self.granularity, *told])
 
     def changed(self, **changes: Any) -> Self:
         """The recipe with other values of some settings, checked."""
@@ -83,7 +131,7 @@ class QuantizationRecipe(Frozen):
         return self.changed(search="off", search_minutes=None)
 
     @property
-    def weight_ranges(self) -> Literal["min_max", "tf_enhanced"]:
+    def weight_ranges(self) -> RangeScheme:
         """Range estimation of weights."""
         return self.scheme if self.weight_scheme == "as_scheme" else self.weight_scheme
 
@@ -91,6 +139,11 @@ class QuantizationRecipe(Frozen):
     def ranges(self) -> str:
         """Range estimation in words, such as `tf_enhanced, of weights min_max`."""
         return self.scheme if self.weight_ranges == self.scheme else f"{self.scheme}, of weights {self.weight_ranges}"
+
+    @property
+    def looks_at_outputs(self) -> bool:
+        """Whether weights or biases are chosen by what layers give for calibration images."""
+        return self.rounding != "nearest" or self.bias_correction
 
     @property
     def keeps_sums_in_range(self) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -32,7 +33,8 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.normal_form import proved_normal_form
-from hpe_tasks.quantization.weight_grid import Layer, fit_grid
+from hpe_tasks.quantization.ranges import calibrate, native_scheme, release_weight_ranges
+from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
 from hpe_tasks.records.network import NormalForm
 
 MODEL_FILE = "model.onnx"
@@ -87,7 +89,8 @@ def calibrated_sim(
         graph, form = _simplified(onnx.load(prepared), recipe, first[:_COMPARED_IMAGES], config)
         onnx.save(_fold_and_equalize(graph, recipe), prepared)
         sim = build_sim(prepared, config, recipe, device)
-        sim.compute_encodings(_feeds(chain([first], checked), sim.model.model, config))
+        calibrate(sim, _feeds(chain([first], checked), sim.model.model, config), recipe)
+        release_weight_ranges(sim)
         _avoid_ties(sim)
         if recipe.keeps_sums_in_range:
             _fit_weights(sim, recipe, prepared)
@@ -121,7 +124,7 @@ def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, devi
                 onnx.load(model),
                 param_type=f"int{recipe.param_bw}",
                 activation_type=f"int{recipe.activation_bw}",
-                quant_scheme=recipe.scheme,
+                quant_scheme=native_scheme(recipe.scheme),
                 config_file=config_file,
                 providers=providers,
                 path=scratch,
@@ -130,8 +133,8 @@ def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, devi
             shutil.rmtree(scratch, ignore_errors=True)
             raise config_rejected(recipe, error) from error
     weakref.finalize(sim, shutil.rmtree, scratch, ignore_errors=True)
-    if recipe.weight_ranges != recipe.scheme:
-        scheme = import_aimet("aimet_onnx.common.defs").QuantScheme.from_str(recipe.weight_ranges)
+    if native_scheme(recipe.weight_ranges) != native_scheme(recipe.scheme):
+        scheme = import_aimet("aimet_onnx.common.defs").QuantScheme.from_str(native_scheme(recipe.weight_ranges))
         for name in sim.param_names:
             sim.qc_quantize_op_dict[name].set_quant_scheme(scheme)
     _leave_bounds_float(sim)
@@ -163,27 +166,44 @@ def _avoid_ties(sim: Any) -> None:
 
 def _fit_weights(sim: Any, recipe: QuantizationRecipe, prepared: Path) -> None:
     """Put all weights on a grid on which no int8 kernel can clip, in the simulation and in its float graph."""
+    for each in weights_of(sim, recipe):
+        each.store(each.fitted())
+    _keep_constants(sim, prepared)
+
+
+def _keep_constants(sim: Any, prepared: Path) -> None:
+    """Let the simulation run on its weights and biases as they are now, and write them into its float graph."""
+    sim._rebuild_session()
     float_model = onnx.load(prepared)
-    stored = {t.name: t for t in float_model.graph.initializer}
+    now = {t.name: t for t in sim.model.model.graph.initializer}
+    for tensor in float_model.graph.initializer:
+        if tensor.name in now:
+            tensor.CopyFrom(now[tensor.name])
+    onnx.save(float_model, prepared)
+
+
+def weights_of(sim: Any, recipe: QuantizationRecipe) -> Iterator[LayerWeights]:
+    """Every layer's weights that have a range of 8 bits; `_keep_constants` follows what is stored."""
     for node, tensor, quantizer in _weighted_layers(sim):
         encodings = quantizer.get_encodings()
-        layer = _layer_of(node, tensor, recipe)
-        grid = fit_grid(
+        yield LayerWeights(
+            tensor.name,
             numpy_helper.to_array(tensor),
             np.array([encoding.delta for encoding in encodings]),
             np.array([-128 - encoding.offset for encoding in encodings]),
-            layer,
+            _layer_of(node, tensor, recipe),
+            partial(_store_weights, tensor, quantizer),
         )
-        fitted = numpy_helper.from_array(grid.values, tensor.name)
-        tensor.CopyFrom(fitted)
-        stored[tensor.name].CopyFrom(fitted)
-        for encoding, step, zero in zip(encodings, grid.scale, grid.zero_point, strict=True):
-            encoding.delta = float(step)
-            encoding.offset = float(-128 - zero)
-            encoding.min, encoding.max = float((-128 - zero) * step), float((127 - zero) * step)
-        quantizer.load_encodings(encodings)
-    sim._rebuild_session()
-    onnx.save(float_model, prepared)
+
+
+def _store_weights(tensor: onnx.TensorProto, quantizer: Any, grid: Grid) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(grid.values, tensor.name))
+    encodings = quantizer.get_encodings()
+    for encoding, step, zero in zip(encodings, grid.scale, grid.zero_point, strict=True):
+        encoding.delta = float(step)
+        encoding.offset = float(-128 - zero)
+        encoding.min, encoding.max = float((-128 - zero) * step), float((127 - zero) * step)
+    quantizer.load_encodings(encodings)
 
 
 def _weighted_layers(sim: Any) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProto, Any]]:

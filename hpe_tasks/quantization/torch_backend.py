@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from hpe_tasks.quantization.aimet import (
     import_aimet,
     vendor_warnings_muted,
 )
-from hpe_tasks.quantization.weight_grid import Layer, fit_grid
+from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers
+from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
 from hpe_tasks.storage.files import sha256_file, write_atomically
 
 MODEL_FILE = "model.safetensors"
@@ -146,9 +148,7 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
             sim = quantsim.QuantizationSimModel(
                 prepared.to(device),
                 example_input(config, device),
-                quant_scheme=(
-                    scheme.post_training_tf if recipe.scheme == "min_max" else scheme.post_training_tf_enhanced
-                ),
+                quant_scheme=scheme.from_str(native_scheme(recipe.scheme)),
                 default_param_bw=recipe.param_bw,
                 default_output_bw=recipe.activation_bw,
                 config_file=config_file,
@@ -156,25 +156,14 @@ def build_sim(prepared: nn.Module, config: ModelConfig, recipe: QuantizationReci
             )
         except REFUSALS as error:
             raise config_rejected(recipe, error) from error
-    if recipe.weight_ranges != recipe.scheme:
-        _range_weights(sim, recipe)
+    set_analyzers(sim, recipe)
     _fuse_activations(sim)
     _untie_concatenations(sim)
     if CODECS[config.codec].float_outputs:
         _leave_outputs_float(sim)
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
-        _quantize_depthwise_transposes_per_channel(sim)
+        _quantize_depthwise_transposes_per_channel(sim, recipe)
     return sim
-
-
-def _range_weights(sim: Any, recipe: QuantizationRecipe) -> None:
-    """Estimate the ranges of weights in their own way."""
-    analyzers = import_aimet("aimet_torch.quantization.encoding_analyzer")
-    kind = {"min_max": analyzers.MinMaxEncodingAnalyzer, "tf_enhanced": analyzers.SqnrEncodingAnalyzer}
-    for module in sim.model.modules():
-        for quantizer in getattr(module, "param_quantizers", {}).values():
-            if quantizer is not None:
-                quantizer.encoding_analyzer = kind[recipe.weight_ranges](quantizer.shape)
 
 
 def _fuse_activations(sim: Any) -> None:
@@ -214,7 +203,7 @@ def _untie_concatenations(sim: Any) -> None:
             module.output_quantizers[0] = copy.deepcopy(module.output_quantizers[0])
 
 
-def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
+def _quantize_depthwise_transposes_per_channel(sim: Any, recipe: QuantizationRecipe) -> None:
     """Give each channel of a depthwise transposed convolution its scale.
 
     Their weight is C×1×k×k: AIMET takes the axis of ordinary transposed convolutions, which has length 1 here.
@@ -226,30 +215,46 @@ def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
         if not 1 < module.groups == module.in_channels == module.out_channels:
             continue
         old, shape = quantizers["weight"], (module.in_channels, 1, 1, 1)
-        analyzer = type(old.encoding_analyzer)(shape)
+        kind = type(old.encoding_analyzer)
+        by_recipe = recipe.weight_ranges in BY_ANALYZER
+        analyzer = encoding_analyzer(recipe.weight_ranges, recipe, shape) if by_recipe else kind(shape)
         new = type(old)(shape, old.qmin, old.qmax, old.symmetric, encoding_analyzer=analyzer)
         quantizers["weight"] = new.to(module.weight.device)
 
 
-@torch.no_grad()
 def _fit_weights(sim: Any, recipe: QuantizationRecipe) -> None:
     """Put all weights on a grid on which no int8 kernel can clip: in the simulation and so in the file."""
-    for module in sim.model.modules():
+    for each in weights_of(sim, recipe):
+        each.store(each.fitted())
+
+
+@torch.no_grad()
+def weights_of(sim: Any, recipe: QuantizationRecipe) -> Iterator[LayerWeights]:
+    """Every layer's weights that have a range of 8 bits."""
+    for name, module in sim.model.named_modules():
         quantizers = getattr(module, "param_quantizers", {})
         if "weight" not in quantizers or quantizers["weight"] is None or module.weight.dim() < 2:
             continue
-        weight, quantizer = module.weight, quantizers["weight"]
+        quantizer = quantizers["weight"]
         low, high = quantizer.get_min(), quantizer.get_max()
         step = (high - low) / 255
-        grid = fit_grid(
-            weight.cpu().numpy(),
+        yield LayerWeights(
+            name,
+            module.weight.cpu().numpy().copy(),
             step.cpu().numpy(),
             torch.round(-low / step).cpu().numpy() - 128,
             _layer_of(module, recipe),
+            partial(_store_weights, module),
         )
-        weight.copy_(torch.from_numpy(grid.values))
-        fitted, zero = (torch.from_numpy(values).reshape(low.shape).to(low) for values in (grid.scale, grid.zero_point))
-        quantizer.set_range((-128 - zero) * fitted, (127 - zero) * fitted)
+
+
+@torch.no_grad()
+def _store_weights(module: Any, grid: Grid) -> None:
+    quantizer = module.param_quantizers["weight"]
+    low = quantizer.get_min()
+    module.weight.copy_(torch.from_numpy(grid.values))
+    scale, zero = (torch.from_numpy(values).reshape(low.shape).to(low) for values in (grid.scale, grid.zero_point))
+    quantizer.set_range((-128 - zero) * scale, (127 - zero) * scale)
 
 
 def _layer_of(module: Any, recipe: QuantizationRecipe) -> Layer:

@@ -8,6 +8,7 @@ way, both weights by the same error, and of all steps the one with the least squ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +51,44 @@ class Layer:
     channel_axis: int
 
 
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """The quantized weights of a layer in a simulation of either backend.
+
+    Attributes:
+        name: Of the layer or the tensor.
+        weight: Float weights, as they are now.
+        scale: Calibrated step of each output channel, or one for all.
+        zero_point: Signed code of 0, of each or of all; 0 for symmetric weights.
+        layer: Where its output channels are, and which weights are paired.
+        store: Puts other weights with their steps and codes of 0 into the simulation.
+    """
+
+    name: str
+    weight: NDArray[np.float32]
+    scale: NDArray[np.float64]
+    zero_point: NDArray[np.int64]
+    layer: Layer
+    store: Callable[[Grid], None]
+
+    def fitted(self, growth: NDArray[np.float64] = _GROWTH) -> Grid:
+        """Step and codes as `fit_grid` chooses them."""
+        return fit_grid(self.weight, self.scale, self.zero_point, self.layer, growth)
+
+    def along_channels(self, values: NDArray[Any]) -> NDArray[Any]:
+        """One value for each output channel, or one for all, in a shape that goes with the weights."""
+        shape = [1] * self.weight.ndim
+        if values.size > 1:
+            shape[self.layer.channel_axis] = values.size
+        return values.reshape(shape)
+
+
 def fit_grid(
     weight: NDArray[Any],
     scale: NDArray[Any],
     zero_point: NDArray[Any],
     layer: Layer,
+    growth: NDArray[np.float64] = _GROWTH,
 ) -> Grid:
     """Choose step and codes of a layer's weights.
 
@@ -63,6 +97,7 @@ def fit_grid(
         scale: Calibrated step of each output channel, or one for all.
         zero_point: Signed code of 0, of each or of all; 0 for symmetric weights.
         layer: Where its output channels are, and which weights are paired.
+        growth: Steps that are tried, in rising order, as multiples of the calibrated one.
     """
     rows = _to_rows(weight.astype(np.float64), layer)
     channels = len(rows)
@@ -73,8 +108,8 @@ def fit_grid(
     best_error, open_channels = np.full(channels, np.inf), np.ones(channels, bool)
     best = np.zeros_like(flat)
     best_step, best_zero = step.copy(), zero.copy()
-    for growth in _GROWTH:
-        tried, moved = step * growth, np.rint(zero / growth).astype(np.int64)
+    for factor in growth:
+        tried, moved = step * factor, np.rint(zero / factor).astype(np.int64)
         exact = np.clip(rows / tried[:, None, None] + moved[:, None, None], SMALLEST_CODE, _LARGEST_CODE)
         codes = _codes(exact, layer.kind)
         values = (codes.reshape(flat.shape) - moved[:, None]) * tried[:, None]
@@ -86,7 +121,7 @@ def fit_grid(
         best_error[better], best[better] = error[better], values[better]
         best_step[better], best_zero[better] = tried[better], moved[better]
         # A coarser grid may be better by chance; a channel that fits keeps the step that calibration gave it.
-        open_channels &= gave_way | (growth > 1)
+        open_channels &= gave_way | (factor > 1)
         if not open_channels.any():
             break
     count = channels if per_channel else 1
