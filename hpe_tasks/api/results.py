@@ -97,7 +97,7 @@ class Quantization(Shown):
         from hpe_tasks.report.fragments import facts_html
 
         record, recipe = self.record, self.record.recipe
-        ranges = recipe.scheme.replace("_", " ")
+        ranges = recipe.ranges.replace("_", " ")
         facts = (
             ("Weights and activations", f"{recipe.param_bw} and {recipe.activation_bw} bits"),
             ("Ranges", f"{recipe.granularity.replace('_', ' ')}, {ranges}"),

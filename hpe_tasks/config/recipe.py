@@ -49,11 +49,10 @@ class QuantizationRecipe(Frozen):
         "calibration images and take minutes.",
     )
     adaround_iterations: int = Field(
-        default=1000,
+        default=500,
         ge=1,
         le=20_000,
-        description="Steps of optimization for each layer with `rounding: adaround`. AIMET recommends 10,000, which take "
-        "ten times as long.",
+        description="Steps of optimization for each layer with `rounding: adaround`.",
     )
     bias_correction: bool = Field(
         default=False,

@@ -163,7 +163,7 @@ def _obstacles(
 
 def _quantization(recipe: QuantizationRecipe) -> dict[str, Any]:
     """What decides a quantized network's figures, but for the images that it was calibrated on."""
-    return recipe.model_dump(exclude={"calibration_images", "search", "search_minutes"})
+    return recipe.model_dump(exclude={"calibration_images", "augment_calibration", "search", "search_minutes"})
 
 
 def _recipe_text(recipe: QuantizationRecipe) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.coco import in_whole_images
 from hpe_tasks.data.dataset import Dataset
+from hpe_tasks.inference.augmentation import augmented_batches, missing_inputs
 from hpe_tasks.inference.crops import (
     CropBatch,
     ImageCrops,
@@ -54,6 +55,7 @@ __all__ = [
     "find_people",
     "find_poses",
     "fp32_predictor",
+    "missing_inputs",
     "mpii_batches",
     "onnx_predictor",
     "person_batches",
@@ -63,14 +65,26 @@ __all__ = [
 ]
 
 
-def calibration_batches(dataset: Dataset, model: ModelConfig, batch_size: int) -> Iterator[NDArray[np.float32]]:
+def calibration_batches(
+    dataset: Dataset, model: ModelConfig, batch_size: int, *, augmented: int = 0, seed: int = 0
+) -> Iterator[NDArray[np.float32]]:
     """Give a data set as an evaluation shows it to the network: N×3×H×W float32, normalized, every batch of one size.
 
     These are the crops of all persons, or all whole images, as the model's codec asks.
+
+    Args:
+        dataset: What is shown.
+        model: The network's input.
+        batch_size: Inputs of a batch, at most.
+        augmented: So many changed copies of them follow.
+        seed: Decides the changes.
 
     Raises:
         DatasetError: An image cannot be read, or does not fit its record; names the file.
     """
     if CODECS[model.codec].whole_images:
-        return whole_image_batches(in_whole_images(dataset), model, batch_size)
-    return (batch.images for batch in crop_batches(dataset.crops(model.input_size), model, batch_size))
+        yield from whole_image_batches(in_whole_images(dataset), model, batch_size)
+    else:
+        yield from (batch.images for batch in crop_batches(dataset.crops(model.input_size), model, batch_size))
+    if augmented:
+        yield from augmented_batches(dataset, model, batch_size, augmented, seed)

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
@@ -32,8 +31,16 @@ from hpe_tasks.quantization.aimet import (
     import_aimet,
     vendor_warnings_muted,
 )
+from hpe_tasks.quantization.bias_correction import correct_onnx, with_biases
 from hpe_tasks.quantization.normal_form import proved_normal_form
-from hpe_tasks.quantization.ranges import calibrate, native_scheme, release_weight_ranges
+from hpe_tasks.quantization.ranges import (
+    calibrate,
+    freeze_weight_ranges,
+    native_scheme,
+    release_weight_ranges,
+    set_weight_ranges,
+)
+from hpe_tasks.quantization.rounding import looked_at, round_onnx
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
 from hpe_tasks.records.network import NormalForm
 
@@ -83,14 +90,25 @@ def calibrated_sim(
     `prepared` is where the float graph that it simulates is written: cleaned, folded and equalized.
     """
     prepare_onnx(checkpoint, prepared, config)
-    checked = checked_batches(batches, config)
-    first = next(checked)
+    images, checked = looked_at(checked_batches(batches, config))
     with vendor_warnings_muted():
-        graph, form = _simplified(onnx.load(prepared), recipe, first[:_COMPARED_IMAGES], config)
-        onnx.save(_fold_and_equalize(graph, recipe), prepared)
+        graph, form = _simplified(onnx.load(prepared), recipe, images[0][:_COMPARED_IMAGES], config)
+        folded = _fold_and_equalize(graph, recipe)
+        onnx.save(with_biases(folded) if recipe.bias_correction else folded, prepared)
         sim = build_sim(prepared, config, recipe, device)
-        calibrate(sim, _feeds(chain([first], checked), sim.model.model, config), recipe)
+        if recipe.looks_at_outputs:
+            reference = onnx.load(prepared)
+            set_weight_ranges(sim, recipe)
+            release_weight_ranges(sim)
+            weights = partial(weights_of, sim, recipe) if recipe.keeps_sums_in_range else None
+            round_onnx(sim, list(_feeds(images, sim.model.model, config)), recipe, weights)
+            _keep_constants(sim, prepared)
+            freeze_weight_ranges(sim)
+        calibrate(sim, _feeds(checked, sim.model.model, config), recipe)
         release_weight_ranges(sim)
+        if recipe.bias_correction:
+            correct_onnx(sim, reference, _feeds(images, sim.model.model, config))
+            _keep_constants(sim, prepared)
         _avoid_ties(sim)
         if recipe.keeps_sums_in_range:
             _fit_weights(sim, recipe, prepared)

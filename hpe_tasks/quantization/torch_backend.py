@@ -32,7 +32,9 @@ from hpe_tasks.quantization.aimet import (
     import_aimet,
     vendor_warnings_muted,
 )
+from hpe_tasks.quantization.bias_correction import add_biases, correct_torch
 from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers
+from hpe_tasks.quantization.rounding import looked_at, release_torch, round_torch
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
 from hpe_tasks.storage.files import sha256_file, write_atomically
 
@@ -62,16 +64,25 @@ def calibrated_sim(
     """The simulation (`aimet_torch.QuantizationSimModel`) with ranges measured on the batches."""
     network = build_model(config)
     load_checkpoint(network, checkpoint)
+    images, checked = looked_at(checked_batches(batches, config))
 
     def calibrate(model: nn.Module) -> None:
         with torch.no_grad(), full_float32():
-            for batch in checked_batches(batches, config):
+            for batch in checked:
                 model(torch.from_numpy(batch).to(device))
 
-    with vendor_warnings_muted():
+    with vendor_warnings_muted(), full_float32():
         prepared = _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
+        reference = copy.deepcopy(prepared).to(device) if recipe.looks_at_outputs else None
         sim = build_sim(prepared, config, recipe, device)
+        if reference is not None:
+            weights = partial(weights_of, sim, recipe) if recipe.keeps_sums_in_range else None
+            round_torch(sim, reference, images, recipe, weights)
         sim.compute_encodings(calibrate)
+        if reference is not None:
+            release_torch(sim)
+        if reference is not None and recipe.bias_correction:
+            correct_torch(sim, reference, images)
     uncalibrated = [name for name, quantizer in sim.named_quantizers() if not quantizer.is_initialized()]
     if uncalibrated:
         raise QuantizationError(f"Calibration left these quantizers without a range: {', '.join(uncalibrated[:5])}.")
@@ -133,6 +144,8 @@ def _prepare(network: nn.Module, config: ModelConfig, recipe: QuantizationRecipe
         folding = import_aimet("aimet_torch.batch_norm_fold")
         # AIMET demands the shape although the example input says it.
         folded = folding.fold_all_batch_norms(prepared, shape, dummy_input=example)
+    if recipe.bias_correction:
+        add_biases(prepared)
     if equalize:
         cle = import_aimet("aimet_torch.cross_layer_equalization")
         cle.equalize_bn_folded_model(prepared, shape, folded, dummy_input=example)

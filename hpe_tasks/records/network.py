@@ -34,6 +34,7 @@ class QuantizedModel(Record):
         model: The network that was quantized, after folding and equalization: .safetensors or .onnx.
         encodings: AIMET's quantization encodings.
         calibration_image_ids: The images that were drawn: ids of COCO, file names of MPII.
+        augmented_inputs: Changed copies of their crops, or of themselves, that filled up what the recipe asks for.
         normal_form: None where the project has built the network itself, where the recipe folds nothing, and in records
             of older versions.
     """
@@ -43,6 +44,7 @@ class QuantizedModel(Record):
     encodings: Artifact
     calibration_image_ids: tuple[int | str, ...]
     calibration_persons: int
+    augmented_inputs: int = 0
     device: str
     tool_versions: dict[str, str]
     normal_form: NormalForm | None = None

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.inference.augmentation import place_crop
 from hpe_tasks.pose.codecs import crop_codec
-from hpe_tasks.pose.crops import box_to_center_scale, crop_matrix, transform_points
+from hpe_tasks.pose.crops import box_to_center_scale, transform_points
 from hpe_tasks.training.images import Batch, TrainingImages, jitter
 
 
@@ -81,21 +82,12 @@ class TrainingCrops:
         person = self._persons[index]
         image = self._images[person.image_id]
         center, scale = box_to_center_scale(person.box, (image.width, image.height), (width, height))
-        extent = scale * 200.0
-        center = center + rng.uniform(-config.shift_range, config.shift_range, 2) * extent
-        scale = scale * (1 + rng.uniform(-config.scale_range, config.scale_range))
-        # Most people stand upright: turn only some crops, as Simple Baselines does.
-        angle = rng.uniform(-config.rotation_degrees, config.rotation_degrees) if rng.random() < 0.6 else 0.0
-        turn = np.vstack([cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0), [0, 0, 1]])
-        matrix = turn @ np.vstack([crop_matrix(center, scale, (width, height)), [0, 0, 1]])
-        flip = rng.random() < config.flip_probability
-        if flip:
-            matrix = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ matrix
-        pixels = cv2.warpAffine(self._pixels.read(image), matrix[:2], (width, height), flags=cv2.INTER_LINEAR)
+        matrix, flip = place_crop((center, scale), (width, height), config, rng)
+        pixels = cv2.warpAffine(self._pixels.read(image), matrix, (width, height), flags=cv2.INTER_LINEAR)
         crop = jitter(pixels.astype(np.uint8, copy=False), config.colour_jitter, rng)
 
         source = np.array(self._source)
-        joints = transform_points(person.joints[source, :2], matrix[:2])
+        joints = transform_points(person.joints[source, :2], matrix)
         labelled = (person.joints[source, 2] > 0) & (source >= 0)
         if flip:
             joints, labelled = joints[self._swap], labelled[self._swap]

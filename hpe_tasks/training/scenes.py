@@ -12,6 +12,7 @@ from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import person_category, read_annotations
 from hpe_tasks.data.coco import CocoDataset, CocoImage
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.inference.augmentation import place_image
 from hpe_tasks.pose.codecs import image_codec
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.pose.codecs.paf import STRIDE
@@ -78,7 +79,7 @@ class TrainingScenes:
     def _scene(self, image: CocoImage, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], Arrays, Arrays]:
         """One augmented image 3×H×W, normalized, its targets and their weights, C×h×w each."""
         size = self._model.input_size_for((image.width, image.height))
-        matrix, flip = self._place(image, size, rng)
+        matrix, flip = place_image((image.width, image.height), size, self._config, rng)
         warped = cv2.warpAffine(
             self._pixels.read(image), matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
@@ -98,24 +99,6 @@ class TrainingScenes:
             for name, target in targets.items()
         }
         return ((pixels - mean) / std).transpose(2, 0, 1), targets, weights
-
-    def _place(
-        self, image: CocoImage, size: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float64], bool]:
-        """Where the image's pixels go in the input, 2×3, and whether they are mirrored."""
-        config, (width, height) = self._config, size
-        # As the evaluation resizes an image: the pixels' edges meet, not their centres.
-        x, y = width / image.width, height / image.height
-        resize = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
-        zoom = 1 + rng.uniform(-config.scale_range, config.scale_range)
-        angle = rng.uniform(-config.rotation_degrees, config.rotation_degrees) if rng.random() < 0.6 else 0.0
-        turn = np.vstack([cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, zoom), [0, 0, 1]])
-        turn[:2, 2] += rng.uniform(-config.shift_range, config.shift_range, 2) * size
-        matrix = turn @ resize
-        flip = bool(rng.random() < config.flip_probability)
-        if flip:
-            matrix = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]]) @ matrix
-        return matrix[:2], flip
 
     def _labelled(
         self, image: CocoImage, matrix: npt.NDArray[np.float64], map_size: tuple[int, int]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ from hpe_tasks.storage.workspace import Scratch
 if TYPE_CHECKING:
     from hpe_tasks.data.dataset import Dataset
     from hpe_tasks.metrics.image_tables import ImageTable
+
+log = logging.getLogger(__name__)
 
 _COMPARED_LIMITS = {
     *("max_ap_drop", "max_pckh_drop", "max_joint_drop", "max_joint_pckh_drop", "max_size_drop"),
@@ -81,18 +84,24 @@ def _draw_calibration(run: Run, num_images: int) -> Dataset:
 )
 def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     """Calibrate QuantSim on images that no metric is measured on."""
-    from hpe_tasks.inference import calibration_batches
+    from hpe_tasks.inference import calibration_batches, missing_inputs
     from hpe_tasks.pose.codecs import CODECS
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
-    config = run.config
-    drawn = _draw_calibration(run, config.recipe.calibration_images)
+    config, wanted = run.config, run.config.recipe.calibration_images
+    drawn = _draw_calibration(run, wanted)
+    added = missing_inputs(drawn, config.model, wanted) if config.recipe.augment_calibration else 0
     device = best_device()
     whole_images = CODECS[config.model.codec].whole_images
+    if added:
+        inputs = "images" if whole_images else "crops"
+        log.info("%d changed %s stand in for the images that the calibration split lacks.", added, inputs)
     batches = track(
-        calibration_batches(drawn, config.model, config.evaluation.batch_size),
+        calibration_batches(
+            drawn, config.model, config.evaluation.batch_size, augmented=added, seed=config.seed
+        ),
         "Calibrating",
-        total=drawn.num_images if whole_images else drawn.num_persons,
+        total=added + (drawn.num_images if whole_images else drawn.num_persons),
         unit="images" if whole_images else "crops",
         count=len,
     )
@@ -104,6 +113,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         encodings=scratch.artifact(files.encodings),
         calibration_image_ids=drawn.image_ids,
         calibration_persons=drawn.num_persons,
+        augmented_inputs=added,
         device=device,
         tool_versions=tool_versions(),
         normal_form=files.normal_form,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,6 +270,25 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_recipe_names_say_what_they_do() -> None:
     config: RunConfig = load_config("sample", overrides={"recipe.activation_bw": 16})
     assert config.recipe.name == "w8a16_per_channel_cle"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "w8a8_per_channel"),
+        ({"scheme": "min_max"}, "w8a8_per_channel_min_max"),
+        ({"scheme": "percentile"}, "w8a8_per_channel_percentile"),
+        ({"weight_scheme": "mse"}, "w8a8_per_channel_mse_weights"),
+        ({"weight_scheme": "tf_enhanced"}, "w8a8_per_channel"),
+        ({"rounding": "seq_mse"}, "w8a8_per_channel_seq_mse"),
+        ({"rounding": "adaround", "bias_correction": True}, "w8a8_per_channel_adaround_bias_corrected"),
+        ({"augment_calibration": True}, "w8a8_per_channel_augmented"),
+        ({"fold_batch_norms": False, "saturation_free": False}, "w8a8_per_channel_not_folded_full_range"),
+        ({"granularity": "per_tensor", "param_bw": 4, "saturation_free": False}, "w4a8_per_tensor"),
+    ],
+)
+def test_a_recipes_name_tells_every_technique(settings: dict[str, Any], name: str) -> None:
+    assert QuantizationRecipe(**settings).name == name
 
 
 @pytest.mark.parametrize(
