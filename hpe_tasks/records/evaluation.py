@@ -195,11 +195,13 @@ class QuantizedEvaluation(Record):
     """QuantSim and the exported file, measured on the same persons.
 
     Attributes:
+        model_sha256: Of the exported file that was measured; None in a record of a version that did not say it.
         kernels: None in a record of a version that did not compare them.
         latency: None in a record of a version that did not measure it.
     """
 
     quantsim: EvaluationReport
     onnx: EvaluationReport
+    model_sha256: str | None = None
     kernels: KernelAgreement | None = None
     latency: LatencyComparison | None = None

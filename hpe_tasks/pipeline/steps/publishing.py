@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpe_tasks.errors import MissingInputError, NotApprovedError
+from hpe_tasks.errors import DigestError, MissingInputError, NotApprovedError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of
@@ -16,6 +16,8 @@ from hpe_tasks.pipeline.steps.ladder import choose_recipe
 from hpe_tasks.pipeline.steps.measuring import evaluate_fp32
 from hpe_tasks.pipeline.steps.quantizing import evaluate_quantized, export_onnx, gate, quantize
 from hpe_tasks.preflight import signature_required_by
+from hpe_tasks.records.evaluation import QuantizedEvaluation
+from hpe_tasks.records.network import ExportedModel
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
 from hpe_tasks.storage.workspace import Scratch
 
@@ -47,6 +49,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
 
     Raises:
         NotApprovedError: The gate did not pass.
+        DigestError: The exported file is not the one that was measured.
         ConfigError: A signature is required, and there is no key.
     """
     from hpe_tasks.pipeline.provenance import git_commit, user
@@ -57,6 +60,8 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     config, decision, exported = run.config, run.result(gate), run.result(export_onnx)
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
+    evaluation = run.result(evaluate_quantized)
+    _refuse_unmeasured(exported, evaluation)
     key = open_signing_key(run.signing_key(), required_because=signature_required_by(config))
     files = {MODEL_ROLE: run.workspace.local(exported.model), ENCODINGS_ROLE: run.workspace.local(exported.encodings)}
     chosen = _golden(run, files[MODEL_ROLE]) if config.destination.smoke_test else ()
@@ -71,7 +76,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         quantized=run.result(quantize),
         exported=exported,
         fp32=run.result(evaluate_fp32),
-        evaluation=run.result(evaluate_quantized),
+        evaluation=evaluation,
         gate=decision,
         choice=run.find(choose_recipe),
         run=run.name,
@@ -82,6 +87,21 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         other_files={role: scratch.artifact(path) for role, path in (images | graphs).items()},
     )
     return _registry(run).store(manifest, files | images | graphs, key, channel=config.destination.channel)
+
+
+def _refuse_unmeasured(exported: ExportedModel, evaluation: QuantizedEvaluation) -> None:
+    """Raise where the figures are of another file.
+
+    Steps know each other by their inputs: where an export has been lost and made again, and came out otherwise, the
+    stored figures of the first one would count for it.
+    """
+    measured, model = evaluation.model_sha256, exported.model
+    if measured != model.sha256:
+        raise DigestError(
+            f"The exported file has the SHA-256 {model.sha256}, but the one that was measured has {measured}.",
+            hint="Nothing was published. Delete `store/evaluate_quantized`, `store/compare_accuracy` and `store/gate` "
+            "in the workspace, and run these steps again.",
+        )
 
 
 def _graphs(run: Run, model: Path, folder: Path) -> dict[str, Path]:

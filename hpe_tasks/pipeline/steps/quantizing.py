@@ -176,7 +176,8 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     from hpe_tasks.quantization import best_device, load_quantsim
 
     config, quantized = run.config, run.result(quantize)
-    exported = run.workspace.local(run.result(export_onnx).model)
+    model = run.result(export_onnx).model
+    exported = run.workspace.local(model)
     drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
     batches = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
@@ -192,6 +193,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     return QuantizedEvaluation(
         quantsim=evaluate_on_split(run, scratch, "quantsim", simulation),
         onnx=evaluate_on_split(run, scratch, "onnxruntime", onnx_predictor(exported, config.model)),
+        model_sha256=model.sha256,
         kernels=compare_kernels(exported, config.model, batches(), num_images=_KERNEL_IMAGES),
         latency=latency,
     )

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.coco import CocoDataset
-from hpe_tasks.errors import ChannelConflictError, ConfigError, MissingInputError
+from hpe_tasks.errors import ChannelConflictError, ConfigError, DigestError, MissingInputError
 from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
 from hpe_tasks.pipeline import steps
@@ -103,6 +103,7 @@ def at_publish(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         evaluation = QuantizedEvaluation(
             quantsim=records.report("quantsim", 0.705),
             onnx=records.report("onnxruntime", 0.7),
+            model_sha256=described.model.sha256,
             kernels=records.kernels(),
         )
         made = [
@@ -326,3 +327,17 @@ def test_a_signed_version_is_tested_with_its_key_or_not_at_all(at_publish: OpenA
     assert "require_signature" not in str(caught.value)
     steps.smoke_test_lambda(run)
     assert REQUANTIZE.failures(run) == ()
+
+
+@pytest.mark.parametrize("measured", [pytest.param("0" * 64, id="another file"), pytest.param(None, id="unknown file")])
+def test_a_file_that_is_not_the_one_measured_is_not_published(
+    at_publish: OpenAtPublish, client: Any, measured: str | None
+) -> None:
+    """An export that was lost and made again has the same inputs, and so the stored figures of the first one."""
+    run = at_publish("r")
+    evaluation = run.result(steps.evaluate_quantized)
+    leave(run, steps.evaluate_quantized, evaluation.model_copy(update={"model_sha256": measured}))
+    exported = run.result(steps.export_onnx).model.sha256
+    with pytest.raises(DigestError, match=f"has the SHA-256 {exported}, but the one that was measured has {measured}"):
+        steps.publish(run)
+    assert client.list_objects_v2(Bucket="models")["KeyCount"] == 0
