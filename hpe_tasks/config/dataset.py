@@ -84,6 +84,12 @@ class DatasetConfig(Frozen):
         description="Images of the evaluation split that are measured. People found where there are none count against "
         "a model only with `all`.",
     )
+    calibrate_on_lookalikes: bool = Field(
+        default=False,
+        description="Calibrate also on images that look like an evaluation image though their files differ (scaled, "
+        "re-encoded, brightened): for data in which all images look alike, as those of a camera that does not move. "
+        "By default they are left out, and the report names them.",
+    )
     min_persons: int = Field(
         default=50,
         ge=1,

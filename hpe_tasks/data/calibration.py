@@ -6,8 +6,9 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hpe_tasks.data.dataset import Dataset, Stratum
 from hpe_tasks.data.image_files import Unreadable, read_image
@@ -41,17 +42,39 @@ def choose_calibration(dataset: Dataset, *, num_images: int, seed: int) -> tuple
     return _ordered(dataset.strata(), seed)[:num_images]
 
 
+@dataclass(frozen=True)
+class CalibrationDraw(Generic[DatasetT]):
+    """The images that were drawn, and those that were not although it was their turn: `file name (reason)`."""
+
+    images: DatasetT
+    left_out: tuple[str, ...]
+
+
 def draw_calibration(dataset: DatasetT, evaluation: DatasetT, *, num_images: int, seed: int) -> DatasetT:
+    """The images of `calibration_draw`, where nothing is known of lookalikes."""
+    return calibration_draw(dataset, evaluation, num_images=num_images, seed=seed).images
+
+
+def calibration_draw(
+    dataset: DatasetT,
+    evaluation: DatasetT,
+    *,
+    num_images: int,
+    seed: int,
+    lookalikes: Mapping[Any, str] | None = None,
+) -> CalibrationDraw[DatasetT]:
     """Draw images as `choose_calibration` does, none of which judges the model.
 
-    An image with the same bytes as one of the evaluation split is left out with a warning, and so is one that cannot
-    be read; the next takes its place.
+    An image with the same bytes as one of the evaluation split is left out with a warning, and so is one that looks
+    like one of them or cannot be read; the next takes its place.
 
     Args:
         dataset: The split to draw from.
         evaluation: The split that metrics are measured on.
         num_images: How many; all there are, with a warning, when the split has fewer.
         seed: Another seed draws other images.
+        lookalikes: The images of the split that look like an image of the evaluation split, with the name of its file,
+            as a validation finds them.
 
     Raises:
         DatasetError: The splits share an image id or a file name, or no image that shows a person is left.
@@ -72,15 +95,14 @@ def draw_calibration(dataset: DatasetT, evaluation: DatasetT, *, num_images: int
             left_out.append(f"{path.name} ({pixels.reason})")
         elif twin := _twin(path, judged[path.stat().st_size]):
             left_out.append(f"{path.name} (the same image as {twin.name} of the evaluation split)")
+        elif like := (lookalikes or {}).get(name):
+            left_out.append(f"{path.name} (looks like {like} of the evaluation split)")
         else:
             drawn.append(name)
     if left_out:
         log.warning("Not calibrated on %d images of %r: %s.", len(left_out), dataset.split, _listed(left_out))
     if not drawn:
-        raise DatasetError(
-            f"The calibration split {dataset.split!r} has no image with a person that has labelled joints.",
-            hint="Set dataset.calibration_split to a split that shows people.",
-        )
+        raise _nothing_left(dataset, left_out)
     if len(drawn) < num_images:
         log.warning(
             "The calibration split %r has only %d images with persons, not %d: all are used.",
@@ -88,7 +110,21 @@ def draw_calibration(dataset: DatasetT, evaluation: DatasetT, *, num_images: int
             len(drawn),
             num_images,
         )
-    return dataset.subset(drawn)
+    return CalibrationDraw(dataset.subset(drawn), tuple(left_out))
+
+
+def _nothing_left(dataset: Dataset, left_out: list[str]) -> DatasetError:
+    if not left_out:
+        return DatasetError(
+            f"The calibration split {dataset.split!r} has no image with a person that has labelled joints.",
+            hint="Set dataset.calibration_split to a split that shows people.",
+        )
+    return DatasetError(
+        f"No image of the calibration split {dataset.split!r} is left to calibrate on. Left out were {len(left_out)}: "
+        f"{_listed(left_out)}.",
+        hint="Give it images that are not those of the evaluation split. Where all images look alike, as those of a "
+        "camera that does not move, dataset.calibrate_on_lookalikes=true takes them all the same.",
+    )
 
 
 def _twin(path: Path, others: Iterable[Path]) -> Path | None:

@@ -75,10 +75,24 @@ class SplitCounts(Frozen):
     persons: int
 
 
+class Lookalike(Frozen):
+    """A calibration image that shows what an evaluation image shows, though their files differ.
+
+    Attributes:
+        image: Id of COCO, file name of MPII.
+        like: File name of the evaluation image.
+    """
+
+    image: int | str
+    file_name: str
+    like: str
+
+
 class DatasetValidation(Record):
     """The outcome of the data set's expectations, kept whether or not they were met.
 
     Attributes:
+        lookalikes: All that there are; none in records of older versions.
         warnings: What a run goes on with, such as calibration images that are copies of evaluation images.
     """
 
@@ -88,3 +102,4 @@ class DatasetValidation(Record):
     warnings: tuple[DatasetProblem, ...] = ()
     splits: tuple[SplitCounts, ...]
     data_docs: Artifact
+    lookalikes: tuple[Lookalike, ...] = ()

@@ -35,6 +35,8 @@ class QuantizedModel(Record):
         encodings: AIMET's quantization encodings.
         calibration_image_ids: The images that were drawn: ids of COCO, file names of MPII.
         augmented_inputs: Changed copies of their crops, or of themselves, that filled up what the recipe asks for.
+        calibration_left_out: Images that were not drawn although it was their turn, each with the reason: unreadable,
+            or the same as an evaluation image. Empty in records of older versions.
         normal_form: None where the project has built the network itself, where the recipe folds nothing, and in records
             of older versions.
     """
@@ -48,6 +50,7 @@ class QuantizedModel(Record):
     device: str
     tool_versions: dict[str, str]
     normal_form: NormalForm | None = None
+    calibration_left_out: tuple[str, ...] = ()
 
 
 class TensorSpec(Frozen):

@@ -24,6 +24,7 @@ from hpe_tasks.data.mpii.annotations import (
 from hpe_tasks.data.mpii.truth import load_truth
 from hpe_tasks.data.validation.inspection import file_row, look_at_files, make_frame, mark_alike, mark_shared
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.records.inputs import Lookalike
 
 CLEAR_SURPLUS, CLEAR_RATIO = 20, 3
 """So many more coordinates at pixel 0 than at the last pixel, and so many times as many, are not there by accident."""
@@ -38,12 +39,14 @@ class MpiiInspection:
         splits: One row for each split whose annotations could be read.
         images: One row for each image that a split names.
         persons: One row for each person.
+        lookalikes: Calibration images that look like an evaluation image.
     """
 
     files: pd.DataFrame
     splits: pd.DataFrame
     images: pd.DataFrame
     persons: pd.DataFrame
+    lookalikes: tuple[Lookalike, ...]
 
 
 def inspect_mpii(root: Path, *, calibration: str, evaluation: str) -> MpiiInspection:
@@ -79,13 +82,14 @@ def inspect_mpii(root: Path, *, calibration: str, evaluation: str) -> MpiiInspec
     files.append(file_row(truth, root, truth.is_file(), _truth_fault(root, evaluation, persons)))
     look_at_files(images, dict.fromkeys((calibration, evaluation), folder))
     mark_shared(images, calibration, evaluation, {"file_name": "name_shared", "digest": "content_shared"})
-    mark_alike(images, calibration, evaluation)
+    lookalikes = mark_alike(images, calibration, evaluation)
     _compare_with_images(persons, splits, images)
     return MpiiInspection(
         files=pd.DataFrame(files),
         splits=make_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
         images=make_frame(images, dict.fromkeys(("file_width", "file_height"), "Int64")),
         persons=make_frame([{k: v for k, v in row.items() if k != "points"} for row in persons], {}),
+        lookalikes=lookalikes,
     )
 
 

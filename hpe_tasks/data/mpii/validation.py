@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import great_expectations.expectations as gxe
@@ -56,7 +57,7 @@ def validate_mpii(
 
     readable = "readable, and the truth speaks of the persons of its split"
     suites = suites_of(found.files, readable, (found.splits, _about_splits(config)), inside)
-    return run_suites("mpii", suites, found.splits, out, digest)
+    return replace(run_suites("mpii", suites, found.splits, out, digest), lookalikes=found.lookalikes)
 
 
 def _about_splits(config: DatasetConfig) -> list[Expectation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import great_expectations.expectations as gxe
@@ -44,7 +45,8 @@ def validate_coco(
 
     readable = "JSON with images and annotations"
     suites = suites_of(found.files, readable, (found.splits, _about_splits(config)), inside)
-    return run_suites(f"{config.kind}_keypoints", suites, found.splits, out, digest)
+    outcome = run_suites(f"{config.kind}_keypoints", suites, found.splits, out, digest)
+    return replace(outcome, lookalikes=found.lookalikes)
 
 
 def _about_splits(config: DatasetConfig) -> list[Expectation]:

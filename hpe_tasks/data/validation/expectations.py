@@ -23,7 +23,7 @@ from great_expectations.render.view import DefaultJinjaComponentView
 
 from hpe_tasks.data.validation.data_docs import SuiteTable, one_page
 from hpe_tasks.errors import HpeError
-from hpe_tasks.records.inputs import DatasetProblem, SplitCounts
+from hpe_tasks.records.inputs import DatasetProblem, Lookalike, SplitCounts
 from hpe_tasks.storage.files import storage_errors
 
 _SHOWN = 5
@@ -45,6 +45,7 @@ class ValidationOutcome:
     Attributes:
         problems: Expectations that are not met.
         warnings: Those that are only warned of, and records at fault within the share that an expectation allows.
+        lookalikes: Calibration images that look like an evaluation image.
     """
 
     problems: tuple[DatasetProblem, ...]
@@ -52,6 +53,7 @@ class ValidationOutcome:
     splits: tuple[SplitCounts, ...]
     checks_run: int
     data_docs: Path
+    lookalikes: tuple[Lookalike, ...] = ()
 
 
 def suites_of(
@@ -262,7 +264,8 @@ def disjoint_rules(columns: Mapping[str, str]) -> list[Expectation]:
             column="looks_like",
             **rule(
                 "pictures_disjoint",
-                "No calibration image looks like an evaluation image: re-encoded, scaled or brightened.",
+                "No calibration image looks like an evaluation image: re-encoded, scaled or brightened; those that do "
+                "are drawn with dataset.calibrate_on_lookalikes only.",
                 "Calibration images that look like an evaluation image",
                 "{label}: like {looks_like}",
                 only_warns=True,

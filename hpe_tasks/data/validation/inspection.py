@@ -24,6 +24,7 @@ from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import COCO17
 from hpe_tasks.progress import track
+from hpe_tasks.records.inputs import Lookalike
 
 _THREADS = min(8, (os.cpu_count() or 1) + 1)
 
@@ -39,12 +40,14 @@ class Inspection:
         splits: One row for each split whose annotations could be read.
         images: One row for each image record.
         annotations: One row for each annotation of a person.
+        lookalikes: Calibration images that look like an evaluation image.
     """
 
     files: pd.DataFrame
     splits: pd.DataFrame
     images: pd.DataFrame
     annotations: pd.DataFrame
+    lookalikes: tuple[Lookalike, ...]
 
 
 def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str) -> Inspection:
@@ -95,12 +98,13 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
     look_at_files(images, {split: kind.layout.image_folder(root, split) for split in (calibration, evaluation)})
     shared = {"id": "id_shared", "file_name": "name_shared", "digest": "content_shared"}
     mark_shared(images, calibration, evaluation, shared)
-    mark_alike(images, calibration, evaluation)
+    lookalikes = mark_alike(images, calibration, evaluation)
     return Inspection(
         files=pd.DataFrame(files, columns=list(file_row(root, root, exists=True))),
         splits=make_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
         images=make_frame(images, dict.fromkeys(("id", "width", "height", "file_width", "file_height"), "Int64")),
         annotations=make_frame(annotations, dict.fromkeys(("id", "image_id", "num_keypoints"), "Int64")),
+        lookalikes=lookalikes,
     )
 
 
@@ -244,10 +248,13 @@ def look_at_files(images: list[dict[str, Any]], folders: Mapping[str, Path]) -> 
             row["perceptual_hash"] = file.perceptual_hash
 
 
-def mark_alike(images: Sequence[dict[str, Any]], calibration: str, evaluation: str) -> None:
+def mark_alike(images: Sequence[dict[str, Any]], calibration: str, evaluation: str) -> tuple[Lookalike, ...]:
     """Say for each calibration image which evaluation image looks like it: `looks_like`, with None for no other.
 
     Equal files are not named again: `content_shared` says so. The hashes are taken out of the rows.
+
+    Returns:
+        All that look like one.
     """
     hashes = {id(row): row.pop("perceptual_hash") for row in images}
     judged = [row for row in images if row["split"] == evaluation]
@@ -255,9 +262,15 @@ def mark_alike(images: Sequence[dict[str, Any]], calibration: str, evaluation: s
     found = find_alike([hashes[id(row)] for row in drawn], [hashes[id(row)] for row in judged])
     for row in images:
         row["looks_like"] = None
+    lookalikes = []
     for row, place in zip(drawn, found, strict=True):
         if place is not None and judged[place]["digest"] != row["digest"]:
-            row["looks_like"] = judged[place]["label"]
+            other, name = judged[place], row["file_name"]
+            row["looks_like"] = other["label"]
+            image = row.get("id", name)
+            if image is not None:  # one without an id is a fault of its own
+                lookalikes.append(Lookalike(image=image, file_name=name, like=other["file_name"]))
+    return tuple(lookalikes)
 
 
 def mark_shared(

@@ -207,4 +207,5 @@ def validate_dataset(run: Run, scratch: Scratch) -> DatasetValidation:
         warnings=outcome.warnings,
         splits=outcome.splits,
         data_docs=scratch.artifact(outcome.data_docs),
+        lookalikes=outcome.lookalikes,
     )

@@ -29,6 +29,7 @@ from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
+    from hpe_tasks.data.calibration import CalibrationDraw
     from hpe_tasks.data.dataset import Dataset
     from hpe_tasks.metrics.image_tables import ImageTable
 
@@ -56,14 +57,18 @@ def _recipe(config: RunConfig) -> list[Any]:
     return [recipe, sha256_file(Path(file)) if file is not None else None]
 
 
-def _draw_calibration(run: Run, num_images: int) -> Dataset:
+def _draw_calibration(run: Run, num_images: int) -> CalibrationDraw[Dataset]:
     """The images that the recipe calibrates on, or the first of them."""
-    from hpe_tasks.data.calibration import draw_calibration
+    from hpe_tasks.data.calibration import calibration_draw
 
     dataset = run.config.dataset
-    judged = split_of(run, dataset.evaluation_split)
-    return draw_calibration(
-        split_of(run, dataset.calibration_split), judged, num_images=num_images, seed=run.config.seed
+    alike = () if dataset.calibrate_on_lookalikes else run.result(validate_dataset).lookalikes
+    return calibration_draw(
+        split_of(run, dataset.calibration_split),
+        split_of(run, dataset.evaluation_split),
+        num_images=num_images,
+        seed=run.config.seed,
+        lookalikes={one.image: one.like for one in alike},
     )
 
 
@@ -74,7 +79,7 @@ def _draw_calibration(run: Run, num_images: int) -> Dataset:
     after=(check_fp32, choose_recipe),
     settings=lambda c: [
         network_settings(c),
-        [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split],
+        [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split, c.dataset.calibrate_on_lookalikes],
         _recipe(c),
         c.evaluation.batch_size,
         c.seed,
@@ -89,7 +94,8 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config, wanted = run.config, run.config.recipe.calibration_images
-    drawn = _draw_calibration(run, wanted)
+    draw = _draw_calibration(run, wanted)
+    drawn = draw.images
     added = missing_inputs(drawn, config.model, wanted) if config.recipe.augment_calibration else 0
     device = best_device()
     whole_images = CODECS[config.model.codec].whole_images
@@ -117,6 +123,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         device=device,
         tool_versions=tool_versions(),
         normal_form=files.normal_form,
+        calibration_left_out=draw.left_out,
     )
 
 
@@ -178,7 +185,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     config, quantized = run.config, run.result(quantize)
     model = run.result(export_onnx).model
     exported = run.workspace.local(model)
-    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids)))
+    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids))).images
     batches = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     # First, while little else is in memory, and because it takes seconds to find that a file cannot be run.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpe_tasks.data.calibration import choose_calibration, draw_calibration
+from hpe_tasks.data.calibration import CalibrationDraw, calibration_draw, choose_calibration, draw_calibration
 from hpe_tasks.data.coco import CocoDataset, CocoImage, Person, load_coco
 from hpe_tasks.data.mpii import load_mpii
 from hpe_tasks.errors import DatasetError
@@ -115,8 +115,31 @@ def test_copy_of_an_evaluation_image_is_left_out(root: Path, caplog: pytest.LogC
 def test_calibration_on_nothing_but_copies(root: Path) -> None:
     for image in range(12):
         copy_image(root, 100 + image, 200 + image)
-    with pytest.raises(DatasetError, match="'train2017' has no image with a person"):
+    with pytest.raises(DatasetError, match=r"No image of .* 'train2017' is left .* were 12: \d+\.jpg \(the same"):
         draw(root)
+
+
+def draw_knowing(root: Path, lookalikes: dict[int, str], num_images: int = 5) -> CalibrationDraw[CocoDataset]:
+    splits = load_coco(root, CALIBRATION), load_coco(root, EVALUATION)
+    return calibration_draw(*splits, num_images=num_images, seed=0, lookalikes=lookalikes)
+
+
+def test_an_image_that_looks_like_an_evaluation_image_is_left_out_and_told(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        drawn = draw_knowing(root, {101: "000000000207.jpg", 111: "000000000202.jpg"})
+    said = "000000000101.jpg (looks like 000000000207.jpg of the evaluation split)"
+    assert drawn.left_out == (said, "000000000111.jpg (looks like 000000000202.jpg of the evaluation split)")
+    assert said in caplog.text
+    assert not {101, 111} & set(ids(drawn.images))
+    assert len(ids(drawn.images)) == 5, "others take their places"
+
+
+def test_where_all_images_look_like_evaluation_images_the_pairs_are_named(root: Path) -> None:
+    with pytest.raises(DatasetError, match=r"Left out were 12: 0+1\d\d.jpg \(looks like judged.jpg of") as caught:
+        draw_knowing(root, dict.fromkeys(range(100, 112), "judged.jpg"))
+    assert "dataset.calibrate_on_lookalikes=true" in caught.value.hint
 
 
 @pytest.mark.parametrize(

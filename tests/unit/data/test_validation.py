@@ -15,7 +15,7 @@ from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.data.validation import ValidationOutcome, validate_dataset
 from hpe_tasks.errors import StorageError
-from hpe_tasks.records.inputs import SplitCounts
+from hpe_tasks.records.inputs import Lookalike, SplitCounts
 from support.coco_factory import (
     CALIBRATION,
     EVALUATION,
@@ -281,6 +281,7 @@ def test_pictures_of_evaluation_images_in_other_files_are_warned_of(root: Path) 
     (warning,) = outcome.warnings
     assert (warning.check, warning.count) == ("pictures_disjoint", 1)
     assert warning.examples == ("train2017/000000000101.jpg (image 101): like val2017/000000000202.jpg (image 202)",)
+    assert outcome.lookalikes == (Lookalike(image=101, file_name="000000000101.jpg", like="000000000202.jpg"),)
 
 
 @pytest.mark.parametrize(("max_failed", "stops"), [(0.0, True), (0.3, True), (0.34, False)])
