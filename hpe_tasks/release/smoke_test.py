@@ -12,7 +12,7 @@ import json
 import platform
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ for one in a thousand, which lies in the next cell of its map where two are equa
 tests/unit/serving/test_parity.py. Such a joint costs a person in a box at most 0.04, and that only where five joints of
 the face are all that is known of him (tests/unit/release/test_smoke_test.py).
 """
+
+Invoke = Callable[[dict[str, Any]], Mapping[str, Any]]
+"""Gives a function an event, and gives back what it answers."""
 
 _ARCHITECTURES: dict[str, Architecture] = {"x86_64": "x86_64", "aarch64": "arm64"}
 
@@ -79,10 +82,7 @@ def smoke_test(
         with zipfile.ZipFile(package.path) as archive:
             archive.extractall(folder)
         with LambdaEmulator(folder, environment=environment) as function:
-            smoked = []
-            for golden in manifest.golden:
-                answer = _ask(function, manifest, golden, images[golden.file].read_bytes())
-                smoked.append(check_answer(golden, answer, manifest))
+            smoked = ask_for_golden(function.invoke, manifest, images)
             cold_start_ms = function.cold_start_ms
     return SmokeTest(
         version=manifest.version,
@@ -93,8 +93,24 @@ def smoke_test(
         cold_start_ms=cold_start_ms,
         python=PYTHON_VERSION,
         cpu_features=cpu_features(),
-        images=tuple(smoked),
+        images=smoked,
     )
+
+
+def ask_for_golden(invoke: Invoke, manifest: ModelManifest, images: Mapping[str, Path]) -> tuple[SmokedImage, ...]:
+    """Show a function the golden images of the version that it serves, and compare what it finds.
+
+    Args:
+        invoke: The function, wherever it runs.
+        manifest: Of the version.
+        images: Files of the golden images, by role.
+
+    Raises:
+        SmokeTestError: No golden image shows a person clearly enough to compare, or the function finds something else.
+    """
+    _require_clear_people(manifest)
+    answers = ((golden, _ask(invoke, manifest, golden, images[golden.file].read_bytes())) for golden in manifest.golden)
+    return tuple(check_answer(golden, answer, manifest) for golden, answer in answers)
 
 
 def _require_clear_people(manifest: ModelManifest) -> None:
@@ -129,10 +145,10 @@ def function_url_event(image: bytes, boxes: Sequence[Sequence[float]] = ()) -> d
     }
 
 
-def _ask(function: LambdaEmulator, manifest: ModelManifest, golden: GoldenImage, image: bytes) -> dict[str, Any]:
+def _ask(invoke: Invoke, manifest: ModelManifest, golden: GoldenImage, image: bytes) -> dict[str, Any]:
     boxes = [person.box for person in golden.people if person.box is not None]
     try:
-        answer = function.invoke(function_url_event(image, boxes))
+        answer = invoke(function_url_event(image, boxes))
     except FunctionError as error:
         raise _failure(manifest, golden, error.message) from error
     body = json.loads(answer["body"])

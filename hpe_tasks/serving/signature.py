@@ -22,14 +22,14 @@ def check_signature(manifest: bytes, signature: bytes | None, public_key: bytes,
     Raises:
         DigestError: There is no signature, or it does not belong to this manifest and this key.
     """
-    from nacl.exceptions import BadSignatureError
-    from nacl.signing import VerifyKey
-
     if signature is None:
         raise DigestError(
             f"{origin} is not signed, and HPE_PUBLIC_KEY requires it.",
             hint="Publish the model again with the signing key, or serve it without HPE_PUBLIC_KEY.",
         )
+    from nacl.exceptions import BadSignatureError
+    from nacl.signing import VerifyKey
+
     try:
         raw = base64.b64decode(signature.strip(), validate=True)
     except binascii.Error:
