@@ -7,7 +7,7 @@ import io
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,19 @@ class FunctionInProcess:
         if signature is not None:
             (folder / SIGNATURE).write_bytes(signature)
         settings = ServingSettings.from_environment({}, folder)
-        self._service = PoseService(settings, PackageSource(folder, public_key))
+        with _printed_to_log():
+            self._service = PoseService(settings, PackageSource(folder, public_key))
 
     def invoke(self, event: dict[str, Any]) -> Mapping[str, Any]:
-        """What the function answers to an event; the lines of its log go to ours."""
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            answer = self._service(event, _Context())
-        log.debug("%s", printed.getvalue().strip())
-        return answer
+        """What the function answers to an event."""
+        with _printed_to_log():
+            return self._service(event, _Context())
+
+
+@contextlib.contextmanager
+def _printed_to_log() -> Iterator[None]:
+    """Take the lines of the function's log, which it prints, into ours."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        yield
+    log.debug("%s", printed.getvalue().strip())
