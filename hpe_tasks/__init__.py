@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hpe_tasks.api.runs import quantize as quantize
     from hpe_tasks.api.runs import run as run
     from hpe_tasks.api.samples import sample_onnx as sample_onnx
+    from hpe_tasks.api.selftests import run_selftest as run_selftest
     from hpe_tasks.config.presets import PRESETS as PRESETS
     from hpe_tasks.config.run import RunConfig as RunConfig
     from hpe_tasks.errors import HpeError as HpeError
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from hpe_tasks.records.release import PromotedModel as PromotedModel
     from hpe_tasks.records.release import PublishedModel as PublishedModel
     from hpe_tasks.records.release import SmokeTest as SmokeTest
+    from hpe_tasks.records.selftest import GuardTrial as GuardTrial
+    from hpe_tasks.records.selftest import SelfTest as SelfTest
     from hpe_tasks.registry.channels import ChannelPointer as ChannelPointer
     from hpe_tasks.registry.manifest import ModelManifest as ModelManifest
     from hpe_tasks.registry.publishing import StoredVersion as StoredVersion
@@ -74,6 +77,7 @@ _HOMES = {
     "hpe_tasks.api.results": ("Decision", "Evaluation", "Export", "PosePictures", "Quantization", "RunResult"),
     "hpe_tasks.api.runs": ("decide", "evaluate", "export", "find_run", "quantize", "run"),
     "hpe_tasks.api.samples": ("sample_onnx",),
+    "hpe_tasks.api.selftests": ("run_selftest",),
     "hpe_tasks.config.presets": ("PRESETS",),
     "hpe_tasks.config.run": ("RunConfig",),
     "hpe_tasks.errors": ("HpeError",),
@@ -94,6 +98,7 @@ _HOMES = {
     "hpe_tasks.records.ladder": ("RecipeChoice", "RungOutcome", "TriedRung"),
     "hpe_tasks.records.network": ("ExportedModel", "QuantizedModel"),
     "hpe_tasks.records.release": ("PromotedModel", "PublishedModel", "SmokeTest"),
+    "hpe_tasks.records.selftest": ("GuardTrial", "SelfTest"),
     "hpe_tasks.registry.channels": ("ChannelPointer",),
     "hpe_tasks.registry.manifest": ("ModelManifest",),
     "hpe_tasks.registry.publishing": ("StoredVersion",),
@@ -121,6 +126,7 @@ __all__ = [
     "Fp32Check",
     "GateCheck",
     "GateDecision",
+    "GuardTrial",
     "HpeError",
     "KernelAgreement",
     "KernelProof",
@@ -142,6 +148,7 @@ __all__ = [
     "RunRecords",
     "RunResult",
     "RungOutcome",
+    "SelfTest",
     "SmokeTest",
     "SpeedUp",
     "StoredVersion",
@@ -158,6 +165,7 @@ __all__ = [
     "load_preset",
     "quantize",
     "run",
+    "run_selftest",
     "sample_onnx",
     "with_settings",
 ]

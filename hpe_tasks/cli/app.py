@@ -32,6 +32,7 @@ from hpe_tasks.cli.options import (
 )
 from hpe_tasks.cli.pipelines import add_pipeline_commands
 from hpe_tasks.cli.run_summary import print_summary
+from hpe_tasks.cli.selftest import selftest
 from hpe_tasks.cli.serve import serve
 
 app = typer.Typer(
@@ -254,6 +255,7 @@ def public_key() -> None:
 
 
 app.command()(serve)
+app.command()(selftest)
 
 
 def _fail(message: str, code: int) -> NoReturn:
