@@ -47,7 +47,7 @@ def dag(dag_bag: Any) -> Any:
 
 def test_every_dag_file_imports_without_errors(dag_bag: Any) -> None:
     assert dag_bag.import_errors == {}
-    assert set(dag_bag.dags) == {"hpe_requantize"}
+    assert set(dag_bag.dags) == {"hpe_requantize", "hpe_selftest"}
 
 
 def test_the_plugin_loads_without_errors(dag_bag: Any) -> None:
