@@ -117,7 +117,8 @@ def _recipe_param() -> Param:
         type=["string", "null"],
         enum=[None, *RECIPES],
         values_display={"null": "as in the preset"},
-        description_md="How to quantize, by name; single settings of the recipe are further down.",
+        description_md="How to quantize, by name: **auto** looks for the cheapest recipe that passes the gate, "
+        "**auto_best** for the best of all. Single settings of the recipe are further down.",
     )
 
 

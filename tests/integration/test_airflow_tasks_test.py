@@ -103,6 +103,21 @@ def test_values_may_be_json_or_its_text(
     assert "Invalid input for param gate.min_ap: True is not of type 'number', 'null'" in wrong
 
 
+@pytest.mark.long
+def test_a_rung_of_the_ladder_works_by_itself(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
+    searched = {**{key: value for key, value in settings.items() if key != "recipe.scheme"}, "recipe": "auto"}
+    for task in ("fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "check_fp32"):
+        run_task(home, s3_server, searched, task)
+    early = run_task(home, s3_server, searched, "quantize")
+    assert "quantize needs the result of choose_recipe" in early, early[-3000:]
+    said = run_task(home, s3_server, searched, "try_min_max")
+    assert "try_min_max: done" in said, said[-3000:]
+    assert "try_tf_enhanced is left out: min_max has passed." in run_task(home, s3_server, searched, "try_tf_enhanced")
+    run_task(home, s3_server, searched, "choose_recipe")
+    said = run_task(home, s3_server, searched, "quantize")
+    assert "quantize: reused " in said, said[-3000:]
+
+
 def test_what_was_done_is_not_done_again(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
     said = run_task(home, s3_server, settings, "quantize")
     assert "quantize: reused " in said

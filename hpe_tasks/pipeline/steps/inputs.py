@@ -44,7 +44,7 @@ def preflight(run: Run, _: Scratch) -> Preflight:
     """
     from hpe_tasks.preflight import preflight as look
 
-    record = look(run.config, workspace=run.workspace, cache=run.cache, s3=run.s3, signing_key=run.signing_key)
+    record = look(run.asked, workspace=run.workspace, cache=run.cache, s3=run.s3, signing_key=run.signing_key)
     for check in record.warnings:
         log.warning("%s: %s. %s", check.title, check.found.rstrip("."), check.advice)
     return record

@@ -90,7 +90,7 @@ def test_another_metric_is_not_compared() -> None:
     [
         pytest.param(RECIPES["w8a8_per_channel"], "w8a8_per_channel (tf_enhanced) instead of", id="per channel"),
         pytest.param(
-            QuantizationRecipe(granularity="per_tensor", scheme="min_max"), "w8a8_per_tensor (min_max)", id="scheme"
+            QuantizationRecipe(granularity="per_tensor", scheme="min_max"), "w8a8_per_tensor_min_max", id="scheme"
         ),
         pytest.param(QuantizationRecipe(granularity="per_tensor", param_bw=4), "w4a8_per_tensor", id="bits"),
         pytest.param(QuantizationRecipe(granularity="per_tensor", calibration_images=7), "", id="other images only"),

@@ -210,3 +210,39 @@ REACHED: list[tuple[Callable[..., object], str]] = [
 @pytest.mark.parametrize(("body", "module"), REACHED, ids=[module for _, module in REACHED])
 def test_lazily_imported_modules_are_reached(body: Callable[..., object], module: str) -> None:
     assert module in reach_of(body).modules
+
+
+MORE = """
+from kit.step import step
+from kit.steps import draw, fetch, measure
+
+def _both(run):
+    from kit.steps import draw
+    return measure(run)
+
+@step(int, needs=(fetch,))
+def again(run):
+    return _both(run)
+
+def made(name):
+    def body(run):
+        return _both(run)
+    return step(int, needs=(fetch,))(body)
+"""
+
+
+def test_of_a_step_that_is_called_the_function_counts(package: Path) -> None:
+    """Wherever it comes from; of those that are only named, as inputs are, what they have done is what counts."""
+    (package / "more.py").write_text(MORE)
+    source = Source(package)
+    for found in (source.reach(("kit.more", "again")), source.reach_of_modules("kit.more")):
+        assert {"kit.more", "kit.model", "kit.model.layers"} <= found.modules
+        assert "kit.steps:measure" in found.parts
+        assert not {"kit.download", "kit.late"} & found.modules
+
+
+def test_the_run_s_own_steps_do_not_depend_on_the_ladder() -> None:
+    """One more rung makes nothing again that was quantized or measured."""
+    for one in (steps.quantize, steps.export_onnx, steps.evaluate_quantized, steps.compare_accuracy, steps.gate):
+        modules = reach_of(one.body).modules
+        assert not {"hpe_tasks.config.rungs", "hpe_tasks.pipeline.steps.ladder"} & modules, one.name

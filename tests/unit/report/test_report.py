@@ -568,6 +568,7 @@ def test_advice_names_only_what_the_run_has_not_done() -> None:
     some = load_config("sample", overrides=limits)
     settings = [advice.setting for advice in next_steps(complete(some, onnx_ap=0.62))]
     assert settings == [
+        "recipe.search=first",
         "recipe.scheme=min_max",
         "recipe.weight_scheme=min_max",
         "recipe.calibration_images=240",
@@ -580,7 +581,15 @@ def test_advice_names_only_what_the_run_has_not_done() -> None:
         "recipe.weight_scheme": "tf_enhanced",
     }
     advice = next_steps(complete(load_config("sample", overrides=limits | used), onnx_ap=0.62))
-    assert [item.setting for item in advice] == ["recipe.scheme=tf_enhanced"]
+    assert [item.setting for item in advice] == ["recipe.search=first", "recipe.scheme=tf_enhanced"]
+    # What the rungs of the ladder do has been tried.
+    searched = load_config("sample", overrides=limits | {"recipe": "auto", "recipe.search_minutes": 5})
+    advice = next_steps(replace(complete(some, onnx_ap=0.62), asked=searched))
+    assert [item.setting for item in advice] == [
+        "recipe.search_minutes=null",
+        "recipe.calibration_images=240",
+        "recipe.activation_bw=16",
+    ]
     assert next_steps(complete()) == ()
 
 
