@@ -29,10 +29,10 @@ from hpe_tasks.contract.cpu import cpu_features, processor_name
 from hpe_tasks.preflight.machine import forward_seconds
 from hpe_tasks.quantization import quantize_model
 
-Scheme = Literal["min_max", "tf_enhanced"]
+Scheme = Literal["min_max", "tf_enhanced", "percentile", "mse"]
 
 BATCH = 4
-SCHEMES: tuple[Scheme, ...] = ("min_max", "tf_enhanced")
+SCHEMES: tuple[Scheme, ...] = ("min_max", "tf_enhanced", "percentile", "mse")
 NETWORKS: dict[str, dict[str, Any]] = {
     "pose_mobilenet": {"architecture": "pose_mobilenet"},
     "pose_resnet_50": {"architecture": "pose_resnet_50"},

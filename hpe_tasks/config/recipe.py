@@ -39,14 +39,14 @@ class QuantizationRecipe(Frozen):
         default=99.99,
         ge=90,
         le=100,
-        description="Share of the values, in percent, that `percentile` leaves below the upper end of a range, and above "
-        "the lower one.",
+        description="Share of the values, in percent, that `percentile` leaves below the upper end of a range, and "
+        "above the lower one.",
     )
     rounding: Rounding = Field(
         default="nearest",
         description="How weights get their codes: the nearest ones; the nearest ones in ranges that are chosen by the "
-        "error of each layer's output (`seq_mse`); or up or down as that error asks (`adaround`). The latter two look at "
-        "calibration images and take minutes.",
+        "error of each layer's output (`seq_mse`); or up or down as that error asks (`adaround`). The latter two look "
+        "at calibration images and take minutes.",
     )
     adaround_iterations: int = Field(
         default=500,
@@ -56,8 +56,8 @@ class QuantizationRecipe(Frozen):
     )
     bias_correction: bool = Field(
         default=False,
-        description="Correct the bias of each layer by the mean difference that quantization makes to its output, layer "
-        "after layer, on calibration images.",
+        description="Correct the bias of each layer by the mean difference that quantization makes to its output, "
+        "layer after layer, on calibration images.",
     )
     fold_batch_norms: bool = Field(
         default=True,
@@ -73,8 +73,8 @@ class QuantizationRecipe(Frozen):
     calibration_images: int = Field(default=200, ge=1, le=10_000, description="Images to calibrate on.")
     augment_calibration: bool = Field(
         default=False,
-        description="Where the calibration split has fewer images than `calibration_images`, fill up with changed copies: "
-        "mirrored, turned, of other sizes and shifted.",
+        description="Where the calibration split has fewer images than `calibration_images`, fill up with changed "
+        "copies: mirrored, turned, of other sizes and shifted.",
     )
     subpixel_deconvolution: bool = Field(
         default=True,

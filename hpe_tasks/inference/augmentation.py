@@ -1,4 +1,4 @@
-"""Persons and images placed at random: mirrored, turned, of other sizes and shifted, for training and for calibration."""
+"""Persons and images placed at random for training and calibration: mirrored, turned, of other sizes, shifted."""
 
 from __future__ import annotations
 
@@ -159,7 +159,9 @@ def _changed_crops(
     regions = image.regions((pixels.shape[1], pixels.shape[0]))
     if isinstance(regions, Unreadable):
         return regions
-    return [_warped(pixels, place_crop(region, model.input_size, CalibrationAmounts(), rng), model) for region in regions]
+    return [
+        _warped(pixels, place_crop(region, model.input_size, CalibrationAmounts(), rng), model) for region in regions
+    ]
 
 
 def _changed_image(model: ModelConfig, task: tuple[Any, CocoImage, np.random.Generator]) -> Any:

@@ -105,9 +105,18 @@ def clips_nowhere(config: RunConfig) -> bool:
     return config.recipe.keeps_sums_in_range or (config.recipe.param_bw, config.recipe.activation_bw) != (8, 8)
 
 
-FORWARDS_PER_IMAGE = {"min_max": 3.0, "tf_enhanced": 6.0}
+FORWARDS_PER_IMAGE = {"min_max": 3.0, "tf_enhanced": 6.0, "percentile": 8.0, "mse": 8.0}
 """Calibration of one image on the CPU, in forward passes of the float network: between the figures of
 benchmarks/calibration.py, from which networks differ by a factor of two either way."""
+
+FORWARDS_PER_STEP = 24.0
+"""One step of AdaRound in all layers: eight images forward, and twice that back."""
+
+FORWARDS_OF_SEQ_MSE = 6000.0
+"""About 64 images before each of some 50 layers, and through each of them twice for every range that is tried."""
+
+FORWARDS_OF_BIAS_CORRECTION = 3000.0
+"""About 32 images of a simulation, which takes twice as long, before each of some 50 layers."""
 
 FIXED_S = 20.0
 """What calibration takes beyond its images: imports, building the simulation, choosing ranges, writing files."""
@@ -115,7 +124,15 @@ FIXED_S = 20.0
 
 def calibration_s(config: RunConfig, forward_s: float) -> float:
     """Seconds that calibration will take on this CPU, roughly."""
-    return FIXED_S + config.recipe.calibration_images * forward_s * FORWARDS_PER_IMAGE[config.recipe.scheme]
+    recipe = config.recipe
+    forwards = recipe.calibration_images * FORWARDS_PER_IMAGE[recipe.scheme]
+    if recipe.rounding == "adaround":
+        forwards += recipe.adaround_iterations * FORWARDS_PER_STEP
+    elif recipe.rounding == "seq_mse":
+        forwards += FORWARDS_OF_SEQ_MSE
+    if recipe.bias_correction:
+        forwards += FORWARDS_OF_BIAS_CORRECTION
+    return FIXED_S + forwards * forward_s
 
 
 def forward_seconds(config: RunConfig, checkpoint: Path) -> float:

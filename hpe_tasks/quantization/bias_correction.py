@@ -2,10 +2,10 @@
 
 Rounded weights and cut-off activations move the mean of a layer's output channel; the next layers carry that on. The
 shift is measured between the float network and the simulation on the same images, and taken off the bias. Layers are
-corrected in the order in which the network runs them, each with those before it corrected: corrected all at once, a layer
-would make good once more what the layers before it have made good already.
+corrected in the order in which the network runs them, each with those before it corrected: all at once, a layer would
+make good once more what the layers before it have made good already.
 
-Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction" (2019), its empirical form.
+Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias Correction" (2019), empirical form.
 Neither AIMET package has it in the version that this project uses.
 """
 
@@ -208,7 +208,7 @@ def _session_taking(
     _give(graph, outputs)
     utils = import_aimet("aimet_onnx.utils")
     session = utils.OrtInferenceSession(model, sim.providers, session_options=sim._ort_session_options)
-    return lambda names, feed: session.run(names, feed)  # type: ignore[no-any-return]
+    return session.run  # type: ignore[no-any-return]
 
 
 def _float_session(
@@ -220,7 +220,7 @@ def _float_session(
     giving.CopyFrom(model)
     _give(giving.graph, outputs)
     session = inference_session(giving.SerializeToString(), optimized=False)
-    return lambda names, feed: session.run(names, feed)  # type: ignore[no-any-return]
+    return session.run  # type: ignore[no-any-return]
 
 
 def _give(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:

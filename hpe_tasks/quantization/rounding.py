@@ -4,10 +4,10 @@ Both packages have both. Each looks at one layer after the other, with the layer
 float. SeqMSE chooses ranges, of which the nearest codes follow; AdaRound keeps the ranges and chooses codes.
 
 Where weights must also keep the int8 kernels' sums in range (`hpe_tasks.quantization.weight_grid`), the two meet here:
-AdaRound gets the steps that the grid asks for, on weights whose pairs have already given way, and what it then rounds up
-beyond a pair's limit goes back by a code. So the grid that is laid over every simulation at the end finds nothing to do,
-and leaves every code where AdaRound has put it. SeqMSE chooses its ranges first; the grid is fitted to weights that are
-clipped to them.
+AdaRound gets the steps that the grid asks for, on weights whose pairs have already given way, and what it then rounds
+up beyond a pair's limit goes back by a code. So the grid that is laid over every simulation at the end finds nothing to
+do, and leaves every code where AdaRound has put it. SeqMSE chooses its ranges first; the grid is fitted to weights that
+are clipped to them.
 """
 
 from __future__ import annotations

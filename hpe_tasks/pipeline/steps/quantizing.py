@@ -103,9 +103,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         inputs = "images" if whole_images else "crops"
         log.info("%d changed %s stand in for the images that the calibration split lacks.", added, inputs)
     batches = track(
-        calibration_batches(
-            drawn, config.model, config.evaluation.batch_size, augmented=added, seed=config.seed
-        ),
+        calibration_batches(drawn, config.model, config.evaluation.batch_size, augmented=added, seed=config.seed),
         "Calibrating",
         total=added + (drawn.num_images if whole_images else drawn.num_persons),
         unit="images" if whole_images else "crops",

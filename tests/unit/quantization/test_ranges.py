@@ -34,9 +34,7 @@ def input_range(backend: str, folder: Path, images: np.ndarray, **settings: Any)
     recipe = QuantizationRecipe(**settings)
     if backend == "torch":
         sim = torch_backend.calibrated_sim(config, recipe, source, [images], "cpu")
-        first = next(
-            q for m in sim.model.modules() for q in getattr(m, "input_quantizers", ()) if q is not None
-        )
+        first = next(q for m in sim.model.modules() for q in getattr(m, "input_quantizers", ()) if q is not None)
         return first.get_min().item(), first.get_max().item()
     sim, _ = onnx_backend.calibrated_sim(config, recipe, source, [images], folder / "prepared.onnx", "cpu")
     (encoding,) = sim.qc_quantize_op_dict["image"].get_encodings()
@@ -69,7 +67,9 @@ def test_the_least_squared_error_is_found(backend: str, tmp_path: Path) -> None:
         return float(np.square((codes - zero) * step - images).mean())
 
     extremes = float(images.min()), float(images.max())
-    best = min(error(extremes[0] * a, extremes[1] * b) for a in np.linspace(0.1, 1, 46) for b in np.linspace(0.1, 1, 46))
+    best = min(
+        error(extremes[0] * a, extremes[1] * b) for a in np.linspace(0.1, 1, 46) for b in np.linspace(0.1, 1, 46)
+    )
     found = {
         scheme: error(*input_range(backend, tmp_path, images, scheme=scheme))
         for scheme in ("min_max", "tf_enhanced", "mse")
