@@ -76,9 +76,12 @@ class MemoryBucket:
     def _answer(self, request: Any, **_: Any) -> Any:
         """The response to a prepared request of botocore's."""
         from botocore.awsrequest import AWSResponse
+        from botocore.compat import HTTPHeaders
 
-        status, headers, body = self._respond(request)
-        headers = {"Content-Length": str(len(body)), **headers}
+        status, own, body = self._respond(request)
+        headers = HTTPHeaders()
+        for name, value in {"Content-Length": str(len(body)), **own}.items():
+            headers[name] = value
         return AWSResponse(request.url, status, headers, _Raw(b"" if request.method == "HEAD" else body))
 
     def _respond(self, request: Any) -> tuple[int, dict[str, str], bytes]:

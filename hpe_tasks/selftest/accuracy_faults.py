@@ -15,7 +15,7 @@ from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.selftest.bench import Bench, checkpoint_of
 from hpe_tasks.selftest.checkpoint_faults import OUTPUT_LAYER, Tensors, changed_checkpoint
 from hpe_tasks.selftest.data_faults import keep_images
-from hpe_tasks.selftest.fault import Verdict, check_refused
+from hpe_tasks.selftest.fault import Ruling, check_refused
 from hpe_tasks.selftest.measured_file import described, judged, measured, measured_fp32
 from hpe_tasks.selftest.onnx_edits import Rows, change_output_layer
 
@@ -28,7 +28,7 @@ _LUCKY_IMAGES = 8
 _DRAWS = 2000
 
 
-def dead_joint(bench: Bench) -> Verdict:
+def dead_joint(bench: Bench) -> Ruling:
     """A channel of the exported file is zero everywhere."""
 
     def kill(rows: Rows) -> Rows:
@@ -38,7 +38,7 @@ def dead_joint(bench: Bench) -> Verdict:
     return check_refused(judged(bench, "dead-joint", _changed(bench, kill)), "max_joint_drop")
 
 
-def worse_wrists(bench: Bench) -> Verdict:
+def worse_wrists(bench: Bench) -> Ruling:
     """The file is better than its checkpoint on average, but for the wrists, which it draws to the elbows."""
 
     def draw_to_elbows(rows: Rows) -> Rows:
@@ -55,14 +55,14 @@ def worse_wrists(bench: Bench) -> Verdict:
     run = bench.planted_run("wrists", steps.check_fp32)
     fp32 = measured_fp32(bench, run, changed_checkpoint(bench, disturb))
     decision = judged(bench, "wrists", _changed(bench, draw_to_elbows), fp32=fp32)
-    verdict = check_refused(decision, "max_joint_drop")
+    ruling = check_refused(decision, "max_joint_drop")
     whole = next(check for check in decision.checks if check.name == "max_ap_drop")
-    if verdict.refused and not whole.passed:
-        return Verdict(False, f"This is another fault than was to be planted, it is worse on average: {whole.reason}")
-    return verdict
+    if ruling.refused and not whole.passed:
+        return Ruling(False, f"This is another fault than was to be planted, it is worse on average: {whole.reason}")
+    return ruling
 
 
-def lucky_sample(bench: Bench) -> Verdict:
+def lucky_sample(bench: Bench) -> Ruling:
     """A file that loses too much is judged on a few images on which it happens to lose little."""
     file = _blunted(bench)
     root = bench.altered_data("lucky")
@@ -70,11 +70,10 @@ def lucky_sample(bench: Bench) -> Verdict:
     settings = {"dataset.source": str(root), "dataset.min_persons": 1}
     run = bench.new_run("lucky", settings)
     steps.fetch_dataset(run)
-    bench.leave(run, steps.fetch_checkpoint, bench.healthy.result(steps.fetch_checkpoint))
+    bench.leave_healthy(run, steps.fetch_checkpoint)
     steps.validate_dataset(run)
     fp32 = steps.evaluate_fp32(run)
-    for step in (steps.check_fp32, steps.quantize):
-        bench.leave(run, step, bench.healthy.result(step))
+    bench.leave_healthy(run, steps.check_fp32, steps.quantize)
     exported = described(bench, file)
     bench.leave(run, steps.export_onnx, exported)
     healthy, report = bench.healthy.result(steps.evaluate_quantized), measured(bench, run, file)
@@ -86,15 +85,15 @@ def lucky_sample(bench: Bench) -> Verdict:
     return check_refused(steps.gate(run), "max_ap_drop", inconclusive=True)
 
 
-def other_protocol(bench: Bench) -> Verdict:
+def other_protocol(bench: Bench) -> Ruling:
     """FP32 was measured with the flip test, the file without."""
     mirrored = bench.planted_run("mirrored", steps.check_fp32, settings={"evaluation.flip_test": True})
     fp32 = measured_fp32(bench, mirrored, checkpoint_of(bench))
     run = bench.planted_run("protocol", steps.gate, instead={steps.evaluate_fp32: fp32})
-    verdict = check_refused(steps.gate(run), "max_ap_drop")
-    if verdict.refused and "cannot be compared" not in verdict.message:
-        return Verdict(False, f"It was compared: {verdict.message}")
-    return verdict
+    ruling = check_refused(steps.gate(run), "max_ap_drop")
+    if ruling.refused and "cannot be compared" not in ruling.message:
+        return Ruling(False, f"It was compared: {ruling.message}")
+    return ruling
 
 
 def _channels(bench: Bench, joints: Iterable[str]) -> list[int]:

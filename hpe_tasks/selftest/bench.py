@@ -148,6 +148,11 @@ class Bench:
                 self.leave(run, step, other.get(step) or self.healthy.result(step))
         return run
 
+    def leave_healthy(self, run: Run, *results_of: Step[Any]) -> None:
+        """Let the healthy run's results be what these steps have left in a run."""
+        for step in results_of:
+            self.leave(run, step, self.healthy.result(step))
+
     def leave(self, run: Run, step: Step[Any], record: Record) -> None:
         """Let this be what a step has left in a run."""
         pointer = Pointer(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpe_tasks.errors import BelowFloorError
 from hpe_tasks.pipeline import steps
 from hpe_tasks.selftest.bench import Bench, checkpoint_of
-from hpe_tasks.selftest.fault import Verdict, refusal
+from hpe_tasks.selftest.fault import Ruling, refusal
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -20,7 +20,7 @@ OUTPUT_LAYER = "heatmaps"
 _FIRST_LAYER = "features.0.weight"
 
 
-def swapped_sides(bench: Bench) -> Verdict:
+def swapped_sides(bench: Bench) -> Ruling:
     """The channels of left and right joints are exchanged."""
 
     def swap(tensors: Tensors) -> None:
@@ -33,7 +33,7 @@ def swapped_sides(bench: Bench) -> Verdict:
     return _below_floor(bench, changed_checkpoint(bench, swap), "left and right joints are swapped")
 
 
-def bgr_checkpoint(bench: Bench) -> Verdict:
+def bgr_checkpoint(bench: Bench) -> Ruling:
     """The network was trained on blue, green, red."""
 
     def turn(tensors: Tensors) -> None:
@@ -42,7 +42,7 @@ def bgr_checkpoint(bench: Bench) -> Verdict:
     return _below_floor(bench, changed_checkpoint(bench, turn), "the image is BGR")
 
 
-def wrong_normalization(bench: Bench) -> Verdict:
+def wrong_normalization(bench: Bench) -> Ruling:
     """The network is shown values from 0 to 255, and was trained on others."""
     settings = {"model.mean": [0.0, 0.0, 0.0], "model.std": [1 / 255] * 3}
     return _below_floor(bench, checkpoint_of(bench), r"ImageNet's mean and std are used", settings)
@@ -59,11 +59,10 @@ def changed_checkpoint(bench: Bench, change: Callable[[Tensors], None]) -> Path:
     return file
 
 
-def _below_floor(bench: Bench, checkpoint: Path, says: str, settings: Mapping[str, Any] | None = None) -> Verdict:
+def _below_floor(bench: Bench, checkpoint: Path, says: str, settings: Mapping[str, Any] | None = None) -> Ruling:
     """Whether the floor refuses a checkpoint, and the diagnosis says what is wrong with it."""
     run = bench.new_run("checkpoint", {"model.checkpoint": str(checkpoint), **(settings or {})})
-    for step in (steps.fetch_dataset, steps.validate_dataset):
-        bench.leave(run, step, bench.healthy.result(step))
+    bench.leave_healthy(run, steps.fetch_dataset, steps.validate_dataset)
     steps.fetch_checkpoint(run)
     steps.evaluate_fp32(run)
     return refusal(lambda: steps.check_fp32(run), BelowFloorError, f"gate.min_ap.* when {says}")

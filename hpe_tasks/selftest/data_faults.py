@@ -8,27 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from hpe_tasks.errors import DatasetError, HpeError
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.records.network import QuantizedModel
 from hpe_tasks.selftest.bench import Bench
-from hpe_tasks.selftest.fault import Verdict
+from hpe_tasks.selftest.fault import Ruling
 
 _CALIBRATION, _EVALUATION = "calibration", "val"
 _KEPT_IMAGES = 3
 _NEW_ID = 900_001
 
 
-def calibration_leak(bench: Bench) -> Verdict:
+def calibration_leak(bench: Bench) -> Ruling:
     """An evaluation image is listed, under its name and id, in the calibration split as well."""
     root = bench.altered_data("leak")
     _add_image(root, _content(root, _EVALUATION)["images"][0])
     return _not_valid(bench, root, "splits_disjoint")
 
 
-def truncated_data(bench: Bench) -> Verdict:
+def truncated_data(bench: Bench) -> Ruling:
     """The last images are missing and the one before is cut off, as after a download that broke."""
     root = bench.altered_data("truncated")
     *_, cut, first, second = _content(root, _EVALUATION)["images"]
@@ -39,19 +40,19 @@ def truncated_data(bench: Bench) -> Verdict:
     return _not_valid(bench, root, "images_exist", "images_decode")
 
 
-def too_few_persons(bench: Bench) -> Verdict:
+def too_few_persons(bench: Bench) -> Ruling:
     """The evaluation split has lost most of its images, and its records with them."""
     root = bench.altered_data("few")
     _keep_images(root, _EVALUATION, [image["id"] for image in _content(root, _EVALUATION)["images"][:5]])
     return _not_valid(bench, root, "enough_persons")
 
 
-def copied_leak(bench: Bench) -> Verdict:
+def copied_leak(bench: Bench) -> Ruling:
     """A file of an evaluation image lies in the calibration split under another name and id."""
     return _left_out(_leaky(bench), _NEW_ID, "the same image as")
 
 
-def near_duplicate_leak(bench: Bench) -> Verdict:
+def near_duplicate_leak(bench: Bench) -> Ruling:
     """An evaluation image, made smaller and larger again and saved anew, is in the calibration split."""
     return _left_out(_leaky(bench), _NEW_ID + 1, "looks like")
 
@@ -72,31 +73,30 @@ def _leaky(bench: Bench) -> QuantizedModel:
         copied, resaved = _content(root, _EVALUATION)["images"][:2]
         _add_image(root, copied, _NEW_ID)
         file = _add_image(root, resaved, _NEW_ID + 1)
-        pixels = cv2.imread(str(file))
+        pixels = np.asarray(cv2.imread(str(file)))
         small = cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         again = cv2.resize(small, (pixels.shape[1], pixels.shape[0]), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(file), again, [cv2.IMWRITE_JPEG_QUALITY, 60])
         run = bench.new_run("near-duplicates", {"dataset.source": str(root)})
         steps.fetch_dataset(run)
-        bench.leave(run, steps.fetch_checkpoint, bench.healthy.result(steps.fetch_checkpoint))
+        bench.leave_healthy(run, steps.fetch_checkpoint)
         steps.validate_dataset(run)
-        for step in (steps.evaluate_fp32, steps.check_fp32):
-            bench.leave(run, step, bench.healthy.result(step))
+        bench.leave_healthy(run, steps.evaluate_fp32, steps.check_fp32)
         return steps.quantize(run)
 
     return bench.shared("leaky", quantized)
 
 
-def _left_out(quantized: QuantizedModel, image: int, says: str) -> Verdict:
+def _left_out(quantized: QuantizedModel, image: int, says: str) -> Ruling:
     if image in quantized.calibration_image_ids:
-        return Verdict(False, f"The network was calibrated on it, among {len(quantized.calibration_image_ids)} images.")
+        return Ruling(False, f"The network was calibrated on it, among {len(quantized.calibration_image_ids)} images.")
     named = [text for text in quantized.calibration_left_out if text.startswith(_name(image)) and says in text]
     if not named:
-        return Verdict(False, f"It was not drawn, but the record does not say why: {quantized.calibration_left_out}")
-    return Verdict(True, f"Left out: {named[0]}")
+        return Ruling(False, f"It was not drawn, but the record does not say why: {quantized.calibration_left_out}")
+    return Ruling(True, f"Left out: {named[0]}")
 
 
-def _not_valid(bench: Bench, root: Path, *checks: str) -> Verdict:
+def _not_valid(bench: Bench, root: Path, *checks: str) -> Ruling:
     """Whether the validation stops a run on this data set, and each of these checks says why."""
     run = bench.new_run("invalid", {"dataset.source": str(root)})
     steps.fetch_dataset(run)
@@ -104,10 +104,10 @@ def _not_valid(bench: Bench, root: Path, *checks: str) -> Verdict:
         steps.validate_dataset(run)
     except HpeError as error:
         if not isinstance(error, DatasetError):
-            return Verdict(False, f"Another guard stopped it: {error.message}")
+            return Ruling(False, f"Another guard stopped it: {error.message}")
         missed = set(checks) - _problems(run)
-        return Verdict(not missed, error.message if not missed else f"Not noticed: {', '.join(sorted(missed))}")
-    return Verdict(False, "The data set is valid, the validation says.")
+        return Ruling(not missed, error.message if not missed else f"Not noticed: {', '.join(sorted(missed))}")
+    return Ruling(False, "The data set is valid, the validation says.")
 
 
 def _problems(run: Run) -> set[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Ruling:
     """Whether the guard has refused a planted fault, and what it said; or what happened instead."""
 
     refused: bool
@@ -36,10 +36,10 @@ class Fault:
     name: str
     planted: str
     guard: str
-    plant: Callable[[Bench], Verdict]
+    plant: Callable[[Bench], Ruling]
 
 
-def refusal(do: Callable[[], object], error: type[HpeError], says: str) -> Verdict:
+def refusal(do: Callable[[], object], error: type[HpeError], says: str) -> Ruling:
     """What comes of something that the guard is to stop.
 
     Args:
@@ -51,12 +51,12 @@ def refusal(do: Callable[[], object], error: type[HpeError], says: str) -> Verdi
         do()
     except HpeError as raised:
         if isinstance(raised, error) and re.search(says, raised.message):
-            return Verdict(True, raised.message)
-        return Verdict(False, f"Another guard stopped it: {raised.message}")
-    return Verdict(False, "Nothing stopped it.")
+            return Ruling(True, raised.message)
+        return Ruling(False, f"Another guard stopped it: {raised.message}")
+    return Ruling(False, "Nothing stopped it.")
 
 
-def check_refused(decision: GateDecision, *names: str, inconclusive: bool = False) -> Verdict:
+def check_refused(decision: GateDecision, *names: str, inconclusive: bool = False) -> Ruling:
     """What a check of the gate made of a file.
 
     Args:
@@ -67,6 +67,6 @@ def check_refused(decision: GateDecision, *names: str, inconclusive: bool = Fals
     check = next((one for one in decision.checks if one.name in names), None)
     others = "; ".join(one.reason for one in decision.checks if not one.passed and one is not check)
     if check is not None and not check.passed and check.inconclusive == inconclusive:
-        return Verdict(True, check.reason)
+        return Ruling(True, check.reason)
     said = f"The gate has no check {names[0]}." if check is None else f"The check says: {check.reason}."
-    return Verdict(False, f"{said} Others say: {others}." if others else said)
+    return Ruling(False, f"{said} Others say: {others}." if others else said)

@@ -17,7 +17,7 @@ from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.in_process import FunctionInProcess
 from hpe_tasks.release.smoke_test import SmokeTestError, ask_for_golden
 from hpe_tasks.selftest.bench import Bench
-from hpe_tasks.selftest.fault import Verdict, refusal
+from hpe_tasks.selftest.fault import Ruling, refusal
 from hpe_tasks.selftest.measured_file import described
 from hpe_tasks.storage.s3 import S3Location
 
@@ -59,7 +59,7 @@ def serve_golden(bench: Bench, manifest: ModelManifest) -> None:
     ask_for_golden(function.invoke, manifest, stored.images)
 
 
-def corrupted_blob(bench: Bench) -> Verdict:
+def corrupted_blob(bench: Bench) -> Ruling:
     """Between publishing and promotion the model's blob is overwritten by other bytes of the same length."""
     run = bench.planted_run("corrupted", steps.publish, settings=_PLAIN)
     steps.publish(run)
@@ -73,13 +73,13 @@ def corrupted_blob(bench: Bench) -> Verdict:
     return refusal(lambda: steps.promote(run), DigestError, f"{sha256} is damaged or missing")
 
 
-def unsigned_publication(bench: Bench) -> Verdict:
+def unsigned_publication(bench: Bench) -> Ruling:
     """A signature is required, and there is no key."""
     run = bench.planted_run("unsigned", steps.publish, settings={**_PLAIN, "destination.require_signature": True})
     return refusal(lambda: steps.publish(run), ConfigError, "There is no signing key")
 
 
-def unsigned_manifest(bench: Bench) -> Verdict:
+def unsigned_manifest(bench: Bench) -> Ruling:
     """The function demands a signature, and the manifest has none."""
     stored = stored_version(bench)
     folder = bench.new_folder("function") / "model"
@@ -90,7 +90,7 @@ def unsigned_manifest(bench: Bench) -> Verdict:
     return refusal(start, DigestError, "is not signed")
 
 
-def other_model_in_package(bench: Bench) -> Verdict:
+def other_model_in_package(bench: Bench) -> Ruling:
     """The package holds another file than its manifest describes."""
     stored = stored_version(bench)
     changed, folder = _resaved(bench, stored.model), bench.new_folder("function") / "model"
@@ -99,24 +99,24 @@ def other_model_in_package(bench: Bench) -> Verdict:
     )
 
 
-def unmeasured_file(bench: Bench) -> Verdict:
+def unmeasured_file(bench: Bench) -> Ruling:
     """The file was lost after it was measured, and its export, made again, came out with other bytes."""
     exported = described(bench, _resaved(bench, bench.exported_file()))
     run = bench.planted_run("unmeasured", steps.publish, settings=_PLAIN, instead={steps.export_onnx: exported})
     return refusal(lambda: steps.publish(run), DigestError, "the one that was measured")
 
 
-def function_feeds_bgr(bench: Bench) -> Verdict:
+def function_feeds_bgr(bench: Bench) -> Ruling:
     """The manifest tells the function to feed blue, green, red; the model was measured on red, green, blue."""
     return _served_wrongly(bench, channel_order="bgr")
 
 
-def function_normalizes_wrongly(bench: Bench) -> Verdict:
+def function_normalizes_wrongly(bench: Bench) -> Ruling:
     """The manifest tells the function another mean and std than the model was measured with."""
     return _served_wrongly(bench, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
 
 
-def _served_wrongly(bench: Bench, **serving: Any) -> Verdict:
+def _served_wrongly(bench: Bench, **serving: Any) -> Ruling:
     manifest = stored_version(bench).manifest
     told = manifest.serving.model_copy(update=serving)
     version = version_of(manifest.file(MODEL_ROLE).sha256, told, manifest.onnx.fingerprint, manifest.gate)

@@ -17,7 +17,7 @@ from hpe_tasks.pipeline.provenance import git_commit
 from hpe_tasks.pipeline.running import Watch
 from hpe_tasks.records.selftest import HEALTHY, GuardOutcome, GuardTrial, SelfTest
 from hpe_tasks.selftest.bench import Bench
-from hpe_tasks.selftest.fault import Fault, Verdict
+from hpe_tasks.selftest.fault import Fault, Ruling
 from hpe_tasks.selftest.faults import FAULTS
 from hpe_tasks.selftest.release_faults import serve_golden, stored_version
 from hpe_tasks.storage.files import storage_errors
@@ -111,20 +111,20 @@ def _trials(bench: Bench, faults: Sequence[Fault]) -> Iterator[GuardTrial]:
             yield _tried(fault, bench)
 
 
-def _pass_all(bench: Bench) -> Verdict:
+def _pass_all(bench: Bench) -> Ruling:
     """Take the healthy run through every guard that a fault is planted in front of."""
     run = bench.healthy
     decision = run.result(steps.gate)
     if not decision.passed:
-        return Verdict(True, f"The gate refused it: {decision.reason}")
+        return Ruling(True, f"The gate refused it: {decision.reason}")
     left_out = run.result(steps.quantize).calibration_left_out
     if left_out:
-        return Verdict(True, f"Calibration images were left out: {'; '.join(left_out)}")
+        return Ruling(True, f"Calibration images were left out: {'; '.join(left_out)}")
     published = run.result(steps.publish)
     serve_golden(bench, stored_version(bench).manifest)
     checks = run.result(steps.validate_dataset).checks_run
     fp32 = run.result(steps.check_fp32).reason
-    return Verdict(
+    return Ruling(
         False,
         f"{checks} expectations are met; {fp32}; the gate's {len(decision.checks)} checks passed; version "
         f"{published.version} was stored, is whole, and the function finds in its {len(stored_version(bench).images)} "
@@ -137,7 +137,7 @@ def _tried(fault: Fault, bench: Bench) -> GuardTrial:
     stopped, gone_on = _OUTCOMES[fault.name == HEALTHY]
     outcome: GuardOutcome
     try:
-        verdict = fault.plant(bench)
+        ruling = fault.plant(bench)
     except HpeError as error:
         healthy = fault.name == HEALTHY
         outcome = stopped if healthy else gone_on
@@ -147,7 +147,7 @@ def _tried(fault: Fault, bench: Bench) -> GuardTrial:
         log.exception("%s could not be tried", fault.name)
         outcome, message = "broke", f"{type(error).__name__}: {error}"
     else:
-        outcome, message = stopped if verdict.refused else gone_on, verdict.message
+        outcome, message = stopped if ruling.refused else gone_on, ruling.message
     return GuardTrial(
         name=fault.name,
         planted=fault.planted,

@@ -160,6 +160,46 @@ def test_a_subset_of_fewer_persons_than_asked_never_passes(hpe: Hpe, settings: d
 
 
 @pytest.mark.slow
+def test_a_data_set_too_small_for_any_conclusion_says_how_many_images_would_decide(hpe: Hpe, folder: Path) -> None:
+    """All images there are have been measured, and the interval reaches over the limit."""
+    from hpe_tasks.data.sample import SampleSpec, make_sample
+
+    make_sample(folder / "few", SampleSpec(train=1, calibration=3, val=6), splits=("calibration", "val"))
+    asked = {
+        "preset": "sample",
+        "dataset.source": str(folder / "few"),
+        "dataset.min_persons": 1,
+        "recipe.calibration_images": 3,
+        "gate.min_ap": 0.3,
+        **dict.fromkeys(
+            ("gate.max_ap_drop", "gate.max_joint_drop", "gate.max_size_drop", "gate.max_quantsim_gap"), 1.0
+        ),
+        "gate.resamples": 500,
+        "destination.smoke_test": False,
+        "destination.name": "few-images",
+    }
+    wide = hpe("run", *options(asked), "--json")
+    assert wide.returncode == 0, wide.stderr
+    whole = json.loads(wide.stdout)["comparison"]["parts"][0]
+    drop, most = whole["before"] - whole["after"], -whole["low"]
+    assert most > max(drop, 0)
+
+    # A limit between what was lost and what may have been.
+    limit = round((max(drop, 0) + most) / 2, 4)
+    done = hpe("run", *options(asked, gate__max_ap_drop=limit), "--json")
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout)
+    [check] = [one for one in told["decision"]["checks"] if not one["passed"]]
+    assert (told["verdict"]["kind"], check["name"], check["inconclusive"]) == ("inconclusive", "max_ap_drop", True)
+    assert check["images_to_decide"] > 6
+    assert "on 6 images (95 % interval" in check["reason"]
+    assert check["reason"].endswith(f"about {check['images_to_decide']:,} images would tell")
+    first = told["next_steps"][0]["text"]
+    assert first.startswith(f"Give the evaluation split more images: about {check['images_to_decide']:,} would tell")
+    assert told["published"] is None
+
+
+@pytest.mark.slow
 def test_a_checkpoint_below_the_floor_is_a_failed_gate_that_says_why(hpe: Hpe, settings: dict[str, Any]) -> None:
     """Exit status 1, as where the exported file stays below: it is known earlier."""
     asked = options(settings, gate__min_ap=0.99, destination__name="below")

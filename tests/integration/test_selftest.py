@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import hpe_tasks
 from hpe_tasks.cli.app import app
+from hpe_tasks.diagnosis.hypotheses import input_mistakes
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.gate.checks import CHECKS
 from hpe_tasks.gate.checks.arithmetic import Int8Share, UnclippedSums
@@ -20,7 +21,8 @@ from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.records.diagnosis import Fp32Check
 from hpe_tasks.records.selftest import SelfTest
 from hpe_tasks.registry.stored_versions import StoredVersions
-from hpe_tasks.selftest.bench import DATA
+from hpe_tasks.selftest.bench import DATA, Bench
+from hpe_tasks.selftest.fault import Fault, Ruling
 from hpe_tasks.selftest.faults import FAULTS
 from hpe_tasks.selftest.running import run_selftest
 
@@ -83,9 +85,7 @@ def first_only(items: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[An
 
 
 def without_mistakes(patch: Patch) -> None:
-    from hpe_tasks import diagnosis
-
-    patch.setattr(diagnosis, "input_mistakes", first_only(diagnosis.input_mistakes))
+    patch.setattr("hpe_tasks.diagnosis.input_mistakes", first_only(input_mistakes))
 
 
 def without_joint_orders(patch: Patch) -> None:
@@ -189,11 +189,10 @@ def test_a_guard_that_stops_the_healthy_run_fails_and_nothing_is_planted(
 
 
 def test_a_trial_that_breaks_off_is_told_and_fails(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(bench: object) -> None:
+    def broken(bench: Bench) -> Ruling:
         raise RuntimeError("no pictures")
 
-    fault = next(fault for fault in FAULTS if fault.name == "unsigned_publication")
-    monkeypatch.setattr("hpe_tasks.selftest.running.FAULTS", (type(fault)("broken", "Nothing", "none", broken),))
+    monkeypatch.setattr("hpe_tasks.selftest.running.FAULTS", (Fault("broken", "Nothing", "none", broken),))
     record = run_selftest(cache)
     assert outcomes(record) == {"healthy": "passed", "broken": "broke"}
     assert record.trials[1].message == "RuntimeError: no pictures"
