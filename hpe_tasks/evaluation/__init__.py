@@ -142,6 +142,7 @@ def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> Evaluati
         ),
         predictions=request.artifact(request.predictions_file),
         image_table=request.kept(lambda: coco.image_table(measured, rows)),
+        crop_joints=request.kept_in_crops(found.in_crops),
         available_images=measured.available_images,
         failed_images=failed.images,
         images_per_second=(found.num_images - len(failed.images)) / elapsed,

@@ -19,6 +19,7 @@ from hpe_tasks.data.annotation_files import person_category, read_annotations
 from hpe_tasks.data.coco import CocoDataset, Person
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.evaluation.crop_joints import CropJoints
 from hpe_tasks.evaluation.request import EvaluationRequest, JointMap, draw
 from hpe_tasks.metrics.crowdpose import crowdpose_stats
 from hpe_tasks.metrics.image_tables import SIZES, WHOLE, MatchTable, match_table
@@ -90,10 +91,15 @@ class FoundPose:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """All poses, and how many images they were to be looked for in, those that failed included."""
+    """All poses, and how many images they were to be looked for in, those that failed included.
+
+    Attributes:
+        in_crops: Where the joints lie in each crop; None where whole images were shown.
+    """
 
     poses: list[FoundPose]
     num_images: int
+    in_crops: CropJoints | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
+from hpe_tasks.evaluation.crop_joints import CropJointsLog
 from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap, draw
 from hpe_tasks.inference import find_poses, mpii_batches
 from hpe_tasks.metrics.image_tables import WHOLE, HitTable, hit_table
@@ -51,11 +52,13 @@ class _Found:
         joints: N×16×2 image pixels counted from 0; zero for joints that are not compared.
         scores: N×16.
         seen: N: whether the person's image could be read.
+        in_crops: Where the joints that the model and MPII have lie in each crop.
     """
 
     joints: NDArray[np.float64]
     scores: NDArray[np.float64]
     seen: NDArray[np.bool_]
+    in_crops: CropJointsLog
 
 
 def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> EvaluationReport:
@@ -106,6 +109,7 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
         ),
         predictions=request.artifact(request.predictions_file),
         image_table=request.kept(lambda: _table(measured, joint_map, scored)),
+        crop_joints=request.kept_in_crops(found.in_crops.joined()),
         available_images=available,
         failed_images=failed.images,
         images_per_second=(len(measured.images) - len(failed.images)) / elapsed,
@@ -158,7 +162,8 @@ def _find(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest,
     joints = [index for _, _, index in joint_map]
     batch_size, flip_test = request.evaluation.batch_size, request.evaluation.flip_test
     rows = {person.index: row for row, person in enumerate(dataset.persons)}
-    found = _Found(np.zeros((len(rows), _JOINTS, 2)), np.zeros((len(rows), _JOINTS)), np.zeros(len(rows), np.bool_))
+    zeros = np.zeros((len(rows), _JOINTS, 2)), np.zeros((len(rows), _JOINTS)), np.zeros(len(rows), np.bool_)
+    found = _Found(*zeros, CropJointsLog(channels))
     crops = mpii_batches(dataset, request.model, batch_size, failed.add)
     batches = find_poses(crops, request.predict, request.model, flip_test=flip_test)
     shown = track(batches, request.title, total=len(rows), unit="persons", count=lambda done: len(done.persons))
@@ -167,6 +172,7 @@ def _find(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest,
         found.joints[np.ix_(own, joints)] = batch.poses.joints[:, channels]
         found.scores[np.ix_(own, joints)] = batch.poses.scores[:, channels]
         found.seen[own] = True
+        found.in_crops.add(batch)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.errors import DatasetError
+from hpe_tasks.evaluation.crop_joints import CropJoints, crop_joints_file
 from hpe_tasks.inference import Predict, Unreadable
 from hpe_tasks.metrics.image_tables import ImageTable, table_file
 from hpe_tasks.records.base import Artifact
@@ -52,6 +53,14 @@ class EvaluationRequest:
             return None
         file = table_file(self.predictions_file)
         write_atomically(file, table().to_bytes())
+        return self.artifact(file)
+
+    def kept_in_crops(self, joints: CropJoints | None) -> Artifact | None:
+        """Write where the joints lie in their crops beside the predictions; None where it is not to be kept."""
+        if joints is None or not self.keep_table or self.further is not None:
+            return None
+        file = crop_joints_file(self.predictions_file)
+        write_atomically(file, joints.to_bytes())
         return self.artifact(file)
 
     @property

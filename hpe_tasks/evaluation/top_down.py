@@ -15,6 +15,7 @@ from hpe_tasks.data.coco import CocoDataset, CocoImage, Person
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
+from hpe_tasks.evaluation.crop_joints import CropJointsLog
 from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
 from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
@@ -55,7 +56,7 @@ def find_in_annotated_boxes(measured: Measured, request: EvaluationRequest, fail
         measured.dataset, request.model, request.evaluation.batch_size, measured.persons, failed.add
     )
     images = {person.image_id for person in measured.persons}
-    return Found(_find(batches, len(measured.persons), measured, request), len(images))
+    return _find(batches, len(measured.persons), measured, request, len(images))
 
 
 def find_in_detected_boxes(
@@ -85,7 +86,7 @@ def find_in_detected_boxes(
     crops = (_crops(dataset, image, by_image[image.id], request.model.input_size) for image in images)
     batches = inference.crop_batches(crops, request.model, request.evaluation.batch_size, failed.add)
     boxes_in_images = sum(len(by_image[image.id]) for image in images)
-    return Found(_find(batches, boxes_in_images, measured, request), len(images))
+    return _find(batches, boxes_in_images, measured, request, len(images))
 
 
 def _crops(
@@ -102,12 +103,17 @@ def _crops(
 
 
 def _find(
-    batches: Iterable[CropBatch[PersonT]], persons: int, measured: Measured, request: EvaluationRequest
-) -> list[FoundPose]:
+    batches: Iterable[CropBatch[PersonT]],
+    persons: int,
+    measured: Measured,
+    request: EvaluationRequest,
+    num_images: int,
+) -> Found:
     evaluation = request.evaluation
     found = inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
-    poses = []
+    poses, in_crops = [], CropJointsLog(measured.channels)
     for batch in track(found, request.title, total=persons, unit="persons", count=lambda done: len(done.persons)):
+        in_crops.add(batch)
         joints = batch.poses.joints[:, measured.channels]
         joint_scores = batch.poses.scores[:, measured.channels]
         areas = np.prod(batch.scales * PIXEL_STD, axis=1)
@@ -123,7 +129,7 @@ def _find(
                 annotation_id=annotation_id,
             )
             poses.append(_InCrop(pose, float(areas[i])))
-    return _without_duplicates(poses, measured.sigmas)
+    return Found(_without_duplicates(poses, measured.sigmas), num_images, in_crops.joined())
 
 
 def _without_duplicates(poses: Sequence[_InCrop], sigmas: Sequence[float]) -> list[FoundPose]:

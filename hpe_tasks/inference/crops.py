@@ -28,7 +28,7 @@ from hpe_tasks.inference.images import (
 )
 from hpe_tasks.inference.predictors import Predict, check_outputs
 from hpe_tasks.pose.codecs import crop_codec
-from hpe_tasks.pose.crops import Poses, crop_matrix
+from hpe_tasks.pose.crops import PIXEL_STD, Poses, crop_matrix
 
 __all__ = [
     "CropBatch",
@@ -70,11 +70,17 @@ class PosedPersons(Generic[PersonT]):
     Attributes:
         poses: Joints in image pixels and their scores.
         scales: N×2, of the crops, in units of 200 pixels.
+        files: Names of the image files that the crops were cut out of.
+        in_crops: N×K×2, the joints in pixels of the network's input, from its middle.
+        cells: N×K, where the network's output was largest.
     """
 
     persons: tuple[PersonT, ...]
     poses: Poses
     scales: NDArray[np.float64]
+    files: tuple[str, ...]
+    in_crops: NDArray[np.float32]
+    cells: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,4 +201,14 @@ def find_poses(
             check_outputs(mirrored, batch.files, config)
             outputs = codec.averaged(outputs, mirrored, flip_pairs)
         joints, scores = codec.decode(outputs, batch.centers, batch.scales)
-        yield PosedPersons(batch.persons, Poses(joints, scores), batch.scales)
+        # Crops are upright and keep their sides' ratio: one factor for both axes.
+        enlarged = config.input_size[0] / (batch.scales[:, 0] * PIXEL_STD)
+        in_crops = (joints - batch.centers[:, None]) * enlarged[:, None, None]
+        yield PosedPersons(
+            batch.persons,
+            Poses(joints, scores),
+            batch.scales,
+            batch.files,
+            in_crops.astype(np.float32),
+            codec.best_cells(outputs),
+        )

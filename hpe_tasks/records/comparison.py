@@ -6,6 +6,7 @@ from pydantic import Field
 
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.records.base import Record
+from hpe_tasks.records.evaluation import Runtime
 
 
 class PartDifference(Frozen):
@@ -50,6 +51,42 @@ class Look(Frozen):
     largest_drop: float | None
 
 
+class JointShifts(Frozen):
+    """How far joints lie apart that two forms of a network found in the same crops, in pixels of its input.
+
+    Attributes:
+        joints: How many were compared.
+        within: Share of them that lie no farther apart than each of `SHIFTS_PX`.
+        same_cell: Share of them whose best cell of the output is the same.
+    """
+
+    joints: int
+    median_px: float
+    p99_px: float
+    largest_px: float
+    within: tuple[float, ...]
+    same_cell: float
+
+
+SHIFTS_PX = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Distances that `JointShifts.within` counts to."""
+
+
+class PixelParity(Frozen):
+    """Two forms of a network on the same crops.
+
+    Attributes:
+        between: What ran them; the first is the reference.
+        sure: The joints that the reference is sure of: those that count in a person's score. None where there is none.
+        every: All joints, those that the crop does not show included.
+    """
+
+    between: tuple[Runtime, Runtime]
+    crops: int
+    sure: JointShifts | None
+    every: JointShifts
+
+
 class PairedComparison(Record):
     """FP32 and the exported file on the same images, resampled; see `hpe_tasks.metrics.bootstrap`.
 
@@ -60,6 +97,8 @@ class PairedComparison(Record):
         resamples: Of the images, for the intervals.
         looks: More than one where the first images were too few to tell.
         parts: The judged figure first; empty where the measurements kept no tables of images.
+        parity: FP32 and QuantSim, QuantSim and the file, FP32 and the file, joint by joint; empty in older records, and
+            of networks that are shown whole images.
     """
 
     num_images: int
@@ -68,6 +107,7 @@ class PairedComparison(Record):
     resamples: int
     looks: tuple[Look, ...] = ()
     parts: tuple[PartDifference, ...] = ()
+    parity: tuple[PixelParity, ...] = ()
 
     def part(self, name: str) -> PartDifference | None:
         """The part of this name."""

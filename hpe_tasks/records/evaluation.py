@@ -164,6 +164,8 @@ class EvaluationReport(Record):
         predictions: JSON, one entry for each pose: of COCO a results file, of MPII a list of the annotated persons.
         image_table: What became of each image, as `hpe_tasks.metrics.image_tables` reads it: its figures can be counted
             again over any of the images. None in older records.
+        crop_joints: Where each joint was found in the network's input, as `hpe_tasks.evaluation.crop_joints` reads it.
+            None in older records, and of networks that are shown whole images.
         available_images: Images of the split that could have been measured; None in older records.
         failed_images: Images that could not be read or do not fit their records; their persons count as missed.
         images_per_second: Throughput of this measurement, preprocessing and decoding included.
@@ -179,6 +181,7 @@ class EvaluationReport(Record):
     fingerprint: ProtocolFingerprint
     predictions: Artifact
     image_table: Artifact | None = None
+    crop_joints: Artifact | None = None
     available_images: int | None = None
     failed_images: tuple[FailedImage, ...] = ()
     images_per_second: float

@@ -21,7 +21,7 @@ from hpe_tasks.pipeline.steps.measuring import (
     network_settings,
 )
 from hpe_tasks.progress import track
-from hpe_tasks.records.comparison import PairedComparison
+from hpe_tasks.records.comparison import PairedComparison, PixelParity
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
@@ -228,12 +228,14 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
     config, gate = run.config, run.config.gate
     fp32, onnx = run.result(evaluate_fp32), run.result(evaluate_quantized).onnx
     available = onnx.available_images or onnx.fingerprint.num_images
+    parity = _parity(run)
     if fp32.image_table is None or onnx.image_table is None:
         return PairedComparison(
             num_images=onnx.fingerprint.num_images,
             available_images=available,
             confidence=gate.confidence,
             resamples=gate.resamples,
+            parity=parity,
         )
 
     def measure_further(begin: int, end: int) -> tuple[ImageTable, ImageTable]:
@@ -249,7 +251,23 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
     )
     limits = accuracy_limits(gate, config.dataset.gate_metric)
     question = Question(limits.of_part, gate.confidence, gate.resamples, gate.max_looks, config.seed)
-    return compare_paired((before, after), available, question, measure_further)
+    compared = compare_paired((before, after), available, question, measure_further)
+    return compared.model_copy(update={"parity": parity})
+
+
+def _parity(run: Run) -> tuple[PixelParity, ...]:
+    """How far apart FP32, QuantSim and the file find the joints of the same crops, from what the measurements kept."""
+    from hpe_tasks.evaluation.crop_joints import pixel_parity, read_crop_joints
+
+    quantized = run.result(evaluate_quantized)
+    reports = (run.result(evaluate_fp32), quantized.quantsim, quantized.onnx)
+    return pixel_parity(
+        [
+            (report.runtime, read_crop_joints(run.workspace.local(report.crop_joints).read_bytes()))
+            for report in reports
+            if report.crop_joints is not None
+        ]
+    )
 
 
 @step(

@@ -171,6 +171,10 @@ class CropCodec(Codec):
         """Turn the outputs for mirrored crops into those for the crops themselves."""
 
     @abstractmethod
+    def best_cells(self, outputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
+        """The cell of the output in which each joint is surest, N×K, counted along the rows of the output."""
+
+    @abstractmethod
     def cells_across(self, outputs: Mapping[str, NDArray[np.float32]]) -> int:
         """How many cells of the output lie side by side in a crop's width."""
 

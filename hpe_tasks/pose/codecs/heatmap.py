@@ -81,6 +81,12 @@ class HeatmapCodec(CropCodec):
 
         return {"heatmaps": flip_back(outputs["heatmaps"], flip_pairs)}
 
+    def best_cells(self, outputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
+        """The largest value of each heatmap; the first of several."""
+        maps = outputs["heatmaps"]
+        best: NDArray[np.int64] = maps.reshape(*maps.shape[:2], -1).argmax(axis=2)
+        return best
+
     def cells_across(self, outputs: Mapping[str, NDArray[np.float32]]) -> int:
         """The heatmaps' width."""
         width: int = outputs["heatmaps"].shape[3]

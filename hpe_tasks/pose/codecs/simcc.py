@@ -120,6 +120,12 @@ class SimccCodec(CropCodec):
             order[[left, right]] = right, left
         return {"simcc_x": outputs["simcc_x"][:, order, ::-1], "simcc_y": outputs["simcc_y"][:, order]}
 
+    def best_cells(self, outputs: Mapping[str, NDArray[np.float32]]) -> NDArray[np.int64]:
+        """The bins of the two maxima, as a cell of their product."""
+        x, y = (outputs[name].argmax(axis=2) for name in NAMES)
+        best: NDArray[np.int64] = y * self.cells_across(outputs) + x
+        return best
+
     def cells_across(self, outputs: Mapping[str, NDArray[np.float32]]) -> int:
         """The bins of x."""
         bins: int = outputs["simcc_x"].shape[2]

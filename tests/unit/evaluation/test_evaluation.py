@@ -62,7 +62,11 @@ def test_a_network_that_finds_every_joint_has_an_ap_of_one(make_dataset: MakeDat
     written = Path(report.predictions.uri.removeprefix("file://"))
     assert report.predictions.sha256 == hashlib.sha256(written.read_bytes()).hexdigest()
     # No temporary file stays.
-    assert sorted(path.name for path in written.parent.iterdir()) == ["image_table.npz", "predictions.json"]
+    assert sorted(path.name for path in written.parent.iterdir()) == [
+        "crop_joints.npz",
+        "image_table.npz",
+        "predictions.json",
+    ]
 
 
 def test_the_fingerprint_says_how_the_number_was_made(make_dataset: MakeDataset) -> None:
