@@ -27,7 +27,7 @@ from hpe_tasks.errors import QuantizationError
 from hpe_tasks.onnx_runtime.session import open_session
 from hpe_tasks.records.execution import KernelAgreement
 
-_GIVEN = "given:"
+GIVEN = "given:"
 """Before the name of a tensor that its readers are given instead of what the graph computes."""
 
 _Tensors = dict[str, NDArray[Any]]
@@ -97,9 +97,9 @@ def _run_both(
         shown = image.transpose(1, 2, 0) if config.input_layout == "nhwc" else image
         feeds = {image_input.name: np.repeat(shown[None], fixed_batch, axis=0)}
         expected: _Tensors = dict(zip(names, whole.run(names, feeds), strict=True))
-        given = {_GIVEN + name: expected[name] for name in codes}
+        given = {GIVEN + name: expected[name] for name in codes}
         if layers is None:
-            layers = open_session(path, _taken_apart(model, given).SerializeToString())
+            layers = open_session(path, taken_apart(model, given).SerializeToString())
         yield expected, dict(zip(names, layers.run(names, feeds | given), strict=True))
 
 
@@ -118,14 +118,14 @@ def _expose_codes(model: onnx.ModelProto) -> dict[str, int]:
     return zero_points
 
 
-def _taken_apart(model: onnx.ModelProto, codes: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+def taken_apart(model: onnx.ModelProto, codes: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
     """The same graph, whose layers are given their quantized inputs."""
     apart = onnx.ModelProto()
     apart.CopyFrom(model)
     for node in apart.graph.node:
         for i, name in enumerate(node.input):
-            if _GIVEN + name in codes:
-                node.input[i] = _GIVEN + name
+            if GIVEN + name in codes:
+                node.input[i] = GIVEN + name
     for name, tensor in codes.items():
         kind = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
         apart.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, [None] * tensor.ndim))

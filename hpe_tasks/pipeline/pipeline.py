@@ -94,18 +94,20 @@ class Pipeline:
         return tuple(other for other in self.steps if other in wanted)
 
     def _ends(self) -> tuple[Step[Any], ...]:
-        """Where branches end: steps that none waits for, and the last of those that others run beside."""
+        """Steps of which none can still run when all of these have ended, whichever has failed.
+
+        What waits for two branches ends as soon as one of them fails, while the other still runs.
+        """
         earlier = {step: _closure(step, _waited_for_by) for step in self.ordered}
 
         def apart(one: Step[Any], other: Step[Any]) -> bool:
             return one is not other and one not in earlier[other] and other not in earlier[one]
 
-        beside = {one for one in self.ordered if any(apart(one, other) for other in self.ordered)}
-        return tuple(
-            one
-            for one in self.ordered
-            if not any(one in earlier[other] and (one not in beside or other in beside) for other in self.ordered)
-        )
+        ends: list[Step[Any]] = []
+        for one in reversed(self.ordered):
+            if not any(one in earlier[end] and not any(apart(one, other) for other in earlier[end]) for end in ends):
+                ends.insert(0, one)
+        return tuple(ends)
 
     def report_uri(self, run: Run) -> str | None:
         """Address of the report that a step of this pipeline has written at a run's end; None where there is none."""

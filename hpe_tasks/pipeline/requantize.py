@@ -28,6 +28,7 @@ REQUANTIZE = Pipeline(
         steps.publish,
         steps.smoke_test_lambda,
         steps.promote,
+        steps.diagnose_layers,
         steps.report,
     ),
 )

@@ -89,12 +89,10 @@ def calibrated_sim(
 
     `prepared` is where the float graph that it simulates is written: cleaned, folded and equalized.
     """
-    prepare_onnx(checkpoint, prepared, config)
     images, checked = looked_at(checked_batches(batches, config))
+    folded, form = float_graph(config, recipe, checkpoint, images[0], prepared)
+    onnx.save(with_biases(folded) if recipe.bias_correction else folded, prepared)
     with vendor_warnings_muted():
-        graph, form = _simplified(onnx.load(prepared), recipe, images[0][:_COMPARED_IMAGES], config)
-        folded = _fold_and_equalize(graph, recipe)
-        onnx.save(with_biases(folded) if recipe.bias_correction else folded, prepared)
         sim = build_sim(prepared, config, recipe, device)
         if recipe.looks_at_outputs:
             reference = onnx.load(prepared)
@@ -113,6 +111,24 @@ def calibrated_sim(
         if recipe.keeps_sums_in_range:
             _fit_weights(sim, recipe, prepared)
     return sim, form
+
+
+def float_graph(
+    config: ModelConfig, recipe: QuantizationRecipe, checkpoint: Path, images: np.ndarray, prepared: Path
+) -> tuple[onnx.ModelProto, NormalForm | None]:
+    """The graph that is simulated, still in float: cleaned, folded and equalized.
+
+    Args:
+        config: The network.
+        recipe: What is done to it.
+        checkpoint: The user's file.
+        images: The first calibration batch.
+        prepared: Where the graph is written once it is cleaned.
+    """
+    prepare_onnx(checkpoint, prepared, config)
+    with vendor_warnings_muted():
+        graph, form = _simplified(onnx.load(prepared), recipe, images[:_COMPARED_IMAGES], config)
+        return _fold_and_equalize(graph, recipe), form
 
 
 def _simplified(

@@ -62,8 +62,6 @@ def calibrated_sim(
     config: ModelConfig, recipe: QuantizationRecipe, checkpoint: Path, batches: Iterable[np.ndarray], device: str
 ) -> Any:
     """The simulation (`aimet_torch.QuantizationSimModel`) with ranges measured on the batches."""
-    network = build_model(config)
-    load_checkpoint(network, checkpoint)
     images, checked = looked_at(checked_batches(batches, config))
 
     def calibrate(model: nn.Module) -> None:
@@ -72,7 +70,7 @@ def calibrated_sim(
                 model(torch.from_numpy(batch).to(device))
 
     with vendor_warnings_muted(), full_float32():
-        prepared = _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
+        prepared = float_network(config, recipe, checkpoint)
         reference = copy.deepcopy(prepared).to(device) if recipe.looks_at_outputs else None
         sim = build_sim(prepared, config, recipe, device)
         if reference is not None:
@@ -89,6 +87,14 @@ def calibrated_sim(
     if recipe.keeps_sums_in_range:
         _fit_weights(sim, recipe)
     return sim
+
+
+def float_network(config: ModelConfig, recipe: QuantizationRecipe, checkpoint: Path) -> nn.Module:
+    """The network that is simulated, still in float: folded and equalized, every operation a module."""
+    network = build_model(config)
+    load_checkpoint(network, checkpoint)
+    with vendor_warnings_muted():
+        return _prepare(network, config, recipe, equalize=recipe.cross_layer_equalization)
 
 
 def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path, device: str) -> Any:

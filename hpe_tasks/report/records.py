@@ -20,6 +20,7 @@ from hpe_tasks.records.execution import LatencyComparison, SpeedUp
 from hpe_tasks.records.gate import GateCheck, GateDecision
 from hpe_tasks.records.inputs import DatasetValidation, FetchedCheckpoint, FetchedDataset
 from hpe_tasks.records.ladder import RecipeChoice, RungOutcome
+from hpe_tasks.records.layers import LayerDiagnosis
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
@@ -65,6 +66,7 @@ class RunRecords:
     smoke_test: SmokeTest | None = None
     promoted: PromotedModel | None = None
     rungs: tuple[RungOutcome, ...] = ()
+    layers: LayerDiagnosis | None = None
     failures: tuple[StepFailure, ...] = ()
     steps: tuple[StepOutcome, ...] = ()
     git_commit: str | None = None

@@ -34,6 +34,7 @@ TASKS = {
     "publish",
     "smoke_test_lambda",
     "promote",
+    "diagnose_layers",
     "report",
 }
 AFTER_GATE = dict.fromkeys(("publish", "smoke_test_lambda", "promote"), "skipped")
@@ -111,7 +112,8 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "publish": {"gate"},
         "smoke_test_lambda": {"publish"},
         "promote": {"publish", "smoke_test_lambda"},
-        "report": {"validate_dataset", "fetch_checkpoint", "promote"},
+        "diagnose_layers": {"export_onnx", "gate"},
+        "report": {"validate_dataset", "fetch_checkpoint", "promote", "diagnose_layers"},
     }
 
 

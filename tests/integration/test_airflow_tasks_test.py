@@ -71,6 +71,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
         "publish",
         "smoke_test_lambda",
         "promote",
+        "diagnose_layers",
         "report",
     ):
         said = run_task(home, s3_server, settings, task)

@@ -126,7 +126,8 @@ def test_a_failed_gate_ends_with_the_reason_and_the_next_command(hpe: Hpe, setti
     # Without a terminal each step has one line, with its time.
     lines = {line.split()[0]: line.split()[1:] for line in done.stderr.splitlines() if line.startswith("  ")}
     steps = ["preflight", "fetch_checkpoint", "fetch_dataset", "validate_dataset", "evaluate_fp32", "check_fp32"]
-    assert list(lines) == [*steps, "quantize", "export_onnx", "evaluate_quantized", "compare_accuracy", "gate"]
+    last = ("quantize", "export_onnx", "evaluate_quantized", "compare_accuracy", "gate", "diagnose_layers")
+    assert list(lines) == [*steps, *last]
     assert all(state in ("done", "reused") and unit == "s" and float(time) >= 0 for state, time, unit in lines.values())
     machine = hpe("show", "--json")
     assert machine.returncode == 1

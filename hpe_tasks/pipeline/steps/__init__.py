@@ -5,6 +5,7 @@ between steps. Their order is in `hpe_tasks.pipeline.requantize`. Heavy librarie
 because DAG files import these modules.
 """
 
+from hpe_tasks.pipeline.steps.diagnosing import diagnose_layers as diagnose_layers
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint as fetch_checkpoint
 from hpe_tasks.pipeline.steps.inputs import fetch_dataset as fetch_dataset
 from hpe_tasks.pipeline.steps.inputs import preflight as preflight

@@ -57,7 +57,7 @@ def _recipe(config: RunConfig) -> list[Any]:
     return [recipe, sha256_file(Path(file)) if file is not None else None]
 
 
-def _draw_calibration(run: Run, num_images: int) -> CalibrationDraw[Dataset]:
+def calibration_set(run: Run, num_images: int) -> CalibrationDraw[Dataset]:
     """The images that the recipe calibrates on, or the first of them."""
     from hpe_tasks.data.calibration import calibration_draw
 
@@ -94,7 +94,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config, wanted = run.config, run.config.recipe.calibration_images
-    draw = _draw_calibration(run, wanted)
+    draw = calibration_set(run, wanted)
     drawn = draw.images
     added = missing_inputs(drawn, config.model, wanted) if config.recipe.augment_calibration else 0
     device = best_device()
@@ -183,7 +183,7 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     config, quantized = run.config, run.result(quantize)
     model = run.result(export_onnx).model
     exported = run.workspace.local(model)
-    drawn = _draw_calibration(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids))).images
+    drawn = calibration_set(run, min(_KERNEL_IMAGES, len(quantized.calibration_image_ids))).images
     batches = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     # First, while little else is in memory, and because it takes seconds to find that a file cannot be run.

@@ -94,7 +94,8 @@ def test_what_a_step_waits_for_follows_from_what_it_needs() -> None:
         "publish": ["gate"],
         "smoke_test_lambda": ["publish"],
         "promote": ["publish", "smoke_test_lambda"],
-        "report": ["fetch_checkpoint", "validate_dataset", "promote"],
+        "diagnose_layers": ["export_onnx", "gate"],
+        "report": ["fetch_checkpoint", "validate_dataset", "promote", "diagnose_layers"],
     }
 
 
