@@ -143,10 +143,11 @@ class Pipeline:
         return tuple(outcomes)
 
     def _left_out(self, step: Step[Any], place: int, records: Mapping[Step[Any], Any]) -> bool:
-        """Whether the run has gone on without a step that no other needs: it was begun at a later one."""
+        """Whether the run has gone on without a step that no other needs: it was begun at one that follows it."""
         others = self.ordered[place + 1 :]
         wanted = any(step in _asked_by(other) for other in others)
-        return not wanted and any(records[other] is not None for other in others)
+        following = [other for other in others if step in _closure(other, _waited_for_by)]
+        return not wanted and any(records[other] is not None for other in following)
 
 
 def _asked_by(step: Step[Any]) -> tuple[Step[Any], ...]:

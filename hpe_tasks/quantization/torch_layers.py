@@ -81,8 +81,8 @@ class TorchLayers:
 
     def _keep_simulated(self, quantizer: nn.Module, _: Any, result: torch.Tensor) -> None:
         name, module = self._inside[-1]
-        for role, quantizers in (("in", module.input_quantizers), ("out", module.output_quantizers)):
-            for index, own in enumerate(quantizers):
+        for role in ("in", "out"):
+            for index, own in enumerate(getattr(module, f"{role}put_quantizers")):
                 place = (name, role, index)
                 if own is quantizer and all(place != known for known, _, _ in self._simulated):
                     self._simulated.append((place, quantizer, result.detach().clone()))

@@ -20,6 +20,8 @@ from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.files import ReportFiles
 from hpe_tasks.report.interval_chart import interval_plot
 from hpe_tasks.report.ladder import ladder_view
+from hpe_tasks.report.layer_chart import layer_chart
+from hpe_tasks.report.parity_chart import parity_chart
 from hpe_tasks.report.pictures import pictures_of
 from hpe_tasks.report.records import (
     RunRecords,
@@ -155,6 +157,8 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "checks": [check_row(check) for check in records.decision.checks] if records.decision else [],
         "ladder": ladder_view(records),
         "intervals": interval_plot(records.comparison, records.metric),
+        "parity": parity_chart(records.comparison.parity) if records.comparison else None,
+        "layers": layer_chart(records.layers),
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
         "metric": records.metric,

@@ -50,6 +50,7 @@ from hpe_tasks.records.preflight import Preflight, PreflightCheck
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokedImage, SmokeTest
 from hpe_tasks.records.run import StepFailure
 from hpe_tasks.report.records import RunRecords
+from support.losses import LAYERS, PARITY
 
 P = ParamSpec("P")
 
@@ -287,7 +288,7 @@ def complete(
             arm64=FamilyProof(unproved_layers=0, smallest_margin=255, tightest_layer="Conv /stem"),
         ),
     )
-    comparison = paired(config, fp32, quantized.onnx, reach)
+    comparison = paired(config, fp32, quantized.onnx, reach).model_copy(update={"parity": PARITY})
     decision = decide(config.gate, fp32, quantized, exported, metric=config.dataset.gate_metric, comparison=comparison)
     published = PublishedModel(
         registry=config.destination.registry,
@@ -361,6 +362,7 @@ def complete(
         published=published if decision.passed else None,
         smoke_test=tested if decision.passed and config.destination.smoke_test else None,
         promoted=promoted if decision.passed else None,
+        layers=LAYERS,
         git_commit=digest("commit")[:40],
     )
 
@@ -410,6 +412,7 @@ def step_failed() -> RunRecords:
         published=None,
         smoke_test=None,
         promoted=None,
+        layers=None,
         failures=(failure,),
     )
 

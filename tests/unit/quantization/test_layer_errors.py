@@ -62,7 +62,7 @@ NETWORKS: dict[str, Callable[[Path], tuple[ModelConfig, Path]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS)
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=list(NETWORKS))
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("layers")
     config, checkpoint = request.param(folder)

@@ -274,7 +274,7 @@ def test_failed_step(files: ReportFiles, tmp_path: Path) -> None:
     assert "Failed at export_onnx" in page.text
     assert "QuantizationError, 2026-11-02 12:00:00 UTC" in page.text
     assert "What to do: Write the model as ONNX with opset 13 or later." in page.text
-    assert page.text.count("not run") == 6
+    assert page.text.count("not run") == 7
     assert "0.681" in page.text
     assert HOSTILE in page.text  # as text: a script element would not be
 
@@ -297,7 +297,7 @@ def test_broken_dataset(files: ReportFiles, tmp_path: Path) -> None:
     assert "Failed at validate_dataset" in text
     assert "2 of 31 expectations are not met" in text
     assert "annotation 3, annotation 9, …" in text
-    assert text.count("not run") == 10
+    assert text.count("not run") == 11
 
 
 def test_what_the_preflight_found(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_what_the_preflight_found(tmp_path: Path) -> None:
         # At the top, and among all checks.
         assert page.text.count(check.found) == 2
         assert page.text.count(check.advice) == 2
-    assert page.text.count("not run") == 13
+    assert page.text.count("not run") == 14
     passed = rendered(complete(), ReportFiles(), tmp_path).text
     assert "2 checks, 1 to look at." in passed
     assert "1.1 GB free, about 0.9 GB needed" in passed
@@ -326,7 +326,7 @@ def test_only_a_configuration(tmp_path: Path) -> None:
     assert "The next step is preflight." in page.text
     assert "model.checkpoint" in page.text
     assert page.text.count(HOSTILE) >= 2
-    assert page.text.count("not run") == 14
+    assert page.text.count("not run") == 15
 
 
 def test_the_report_stands_without_its_pictures(files: ReportFiles, tmp_path: Path) -> None:
@@ -381,20 +381,24 @@ def _untested() -> RunRecords:
 @pytest.mark.parametrize(
     ("records", "kind", "states"),
     [
-        (complete(), "published", "done " * 14),
-        (gate_failed(), "gate_failed", "done " * 10 + "refused" + " skipped" * 3),
-        (inconclusive(), "inconclusive", "done " * 10 + "refused" + " skipped" * 3),
-        (below_floor(), "gate_failed", "done " * 5 + "refused " + "not_run " * 8),
-        (step_failed(), "failed", "done " * 7 + "failed " + "not_run " * 6),
-        (broken_dataset(), "failed", "done done done failed " + "not_run " * 10),
-        (only_config(), "unfinished", "not_run " * 14),
-        (unfit(), "failed", "failed " + "not_run " * 13),
-        (replace(complete(), preflight=None), "published", "skipped " + "done " * 13),
-        (replace(complete(), published=None, smoke_test=None, promoted=None), "passed", "done " * 11 + "not_run " * 3),
-        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 12 + "not_run " * 2),
-        (_untested(), "published", "done " * 12 + "skipped done"),
-        (replace(broken_dataset(), failures=()), "failed", "done done done failed " + "not_run " * 10),
-        (replace(complete(), failures=step_failed().failures), "failed", "done " * 7 + "failed " + "done " * 6),
+        (complete(), "published", "done " * 15),
+        (gate_failed(), "gate_failed", "done " * 10 + "refused" + " skipped" * 3 + " done"),
+        (inconclusive(), "inconclusive", "done " * 10 + "refused" + " skipped" * 3 + " done"),
+        (below_floor(), "gate_failed", "done " * 5 + "refused " + "not_run " * 9),
+        (step_failed(), "failed", "done " * 7 + "failed " + "not_run " * 7),
+        (broken_dataset(), "failed", "done done done failed " + "not_run " * 11),
+        (only_config(), "unfinished", "not_run " * 15),
+        (unfit(), "failed", "failed " + "not_run " * 14),
+        (replace(complete(), preflight=None), "published", "skipped " + "done " * 14),
+        (
+            replace(complete(), published=None, smoke_test=None, promoted=None),
+            "passed",
+            "done " * 11 + "not_run " * 3 + "done",
+        ),
+        (replace(complete(), smoke_test=None, promoted=None), "passed", "done " * 12 + "not_run " * 2 + "done"),
+        (_untested(), "published", "done " * 12 + "skipped done done"),
+        (replace(broken_dataset(), failures=()), "failed", "done done done failed " + "not_run " * 11),
+        (replace(complete(), failures=step_failed().failures), "failed", "done " * 7 + "failed " + "done " * 7),
     ],
     ids=[
         "published",

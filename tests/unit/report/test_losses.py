@@ -1,0 +1,84 @@
+"""Where accuracy is lost, as the report draws it: joints in pixels, and layer by layer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.records.comparison import PixelParity
+from hpe_tasks.records.layers import LayerDiagnosis
+from hpe_tasks.report.files import ReportFiles
+from hpe_tasks.report.layer_chart import layer_chart
+from hpe_tasks.report.page import render_report
+from hpe_tasks.report.parity_chart import parity_chart
+from support.losses import LAYERS, PARITY, layer
+from support.run_cases import complete, judged
+
+
+def page(tmp_path: Path, layers: LayerDiagnosis | None, parity: tuple[PixelParity, ...]) -> str:
+    records = judged(complete())
+    assert records.comparison is not None
+    compared = records.comparison.model_copy(update={"parity": parity})
+    records = replace(records, comparison=compared, layers=layers)
+    html = render_report(records, ReportFiles(), tmp_path / "report.html").read_text()
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.partition("<body>")[2]))
+
+
+def test_the_page_tells_where_accuracy_is_lost(tmp_path: Path) -> None:
+    text = page(tmp_path, LAYERS, PARITY)
+    assert "Where accuracy is lost" in text
+    assert "FP32 – QuantSim 1,200 0.00 px 2.25 px 90.0 %" in text
+    assert "all 1,530: median 0.00 px, 99 % within 2.25 px, same cell 80.0 %" in text
+    assert "QuantSim – file 1,200 0.00 px 2.25 px 95.0 %" in text
+    assert "FP32 – file 1,530 0.00 px 2.25 px 87.5 %" in text
+    assert "Recipe w8a8_per_channel (tf enhanced) on 8 calibration images" in text
+    assert "2 quantized activations of the file could not be found in QuantSim" in text
+    assert "QuantSim and the file part at fuse (Conv): given the same input, codes differ by up to 7, 25 %" in text
+    assert "of them by more than one; 1 more do so" in text
+    assert "1 up Mul 0 to 6 0 to 9.5 4 % 12.0 its range 40.0 25.0 24.0" in text
+    assert "All 5 layers" in text
+    assert "maps output float" in text
+
+
+def test_what_was_not_compared_is_left_out_or_said(tmp_path: Path) -> None:
+    assert "Where accuracy is lost" not in page(tmp_path, None, ())
+    text = page(tmp_path, LayerDiagnosis(recipe=QuantizationRecipe(), num_images=0, reason="no such file"), ())
+    assert "The layers could not be compared: no such file" in text
+    assert "The same joints" not in text
+    agree = LAYERS.model_copy(update={"layers": LAYERS.layers[:2]})
+    assert "no layer of the file differs from QuantSim by more than one code" in page(tmp_path, agree, ())
+
+
+def test_layers_lie_on_one_axis_of_decibels() -> None:
+    chart = layer_chart(LAYERS)
+    assert chart is not None
+    assert [tick.label for tick in chart.ticks] == ["10 dB", "20 dB", "30 dB", "40 dB"]
+    assert (chart.ticks[0].x, chart.ticks[-1].x) == (100.0, 0.0)
+    assert [(dot.x, dot.rank) for dot in chart.dots] == [(10, 4), (30, 1), (50, 2), (70, 3), (90, 0)]
+    assert [dot.y for dot in chart.dots] == pytest.approx([0.0, 93.33, 23.33, 13.33, 33.33])
+    assert chart.quantsim == tuple((10 + 20 * i, 50.0, 30 + 20 * i, 50.0) for i in range(4))
+    assert chart.clipped == ((20.0, 20.0, 100.0),)
+    assert (chart.most_clipped, chart.parted_x) == ("4 %", 50)
+    assert [row.name for row in chart.rows] == ["up", "fuse", "late", "stem"]
+    assert layer_chart(None) is None
+
+
+def test_ratios_beyond_the_axis_are_drawn_at_its_edge() -> None:
+    chart = layer_chart(LAYERS.model_copy(update={"layers": (layer("a", 120.0), layer("b", -80.0))}))
+    assert chart is not None
+    assert [dot.y for dot in chart.dots] == [0.0, 100.0]
+    assert (chart.clipped, chart.most_clipped) == ((), "")
+
+
+def test_joints_lie_between_the_least_share_and_all() -> None:
+    chart = parity_chart(PARITY)
+    assert chart is not None
+    assert [tick.label for tick in chart.upwards] == ["90 %", "95 %", "100 %"]
+    assert [tick.label for tick in chart.across] == ["0", "0.25", "0.5", "1", "2", "4", "8", "16", "32"]
+    assert chart.rows[0].line[0][:2] == (0.0, 80.0)
+    assert chart.rows[0].line[-1][2:] == (100.0, 0.0)
+    assert parity_chart(()) is None
