@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
+from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.registry.publishing import ModelRegistry
-from hpe_tasks.storage.s3 import S3Location, error_code
+from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_objects import s3_checksum
 from support import sample_records as records
 
