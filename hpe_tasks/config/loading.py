@@ -14,6 +14,7 @@ from hpe_tasks.config.keys import REPLACED, close_matches, config_keys, dotted, 
 from hpe_tasks.config.presets import PRESETS, REQUIRED, describes_preset
 from hpe_tasks.config.recipes import RECIPES
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.config.rungs import RUNGS
 from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value
 from hpe_tasks.errors import ConfigError
@@ -189,9 +190,16 @@ def _validate(values: dict[str, Any], preset: str | None) -> RunConfig:
         )
     _read_types(values)
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"The configuration is not valid: {problems_text(error, config_keys())}.") from error
+    rungs = [rung.name for rung in RUNGS]
+    unknown = [name for name in config.recipe.search_rungs or () if name not in rungs]
+    if unknown:
+        raise ConfigError(
+            f"recipe.search_rungs: there is no rung {unknown[0]!r}.", hint=f"Choose of: {', '.join(rungs)}."
+        )
+    return config
 
 
 def _read_types(values: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ Rounding = Literal["nearest", "seq_mse", "adaround"]
 _RENAMED = {"four_phase_deconvolution": "subpixel_deconvolution"}
 """Settings by the names that older records have for them."""
 
+SEARCH_SETTINGS = frozenset({"search", "search_minutes", "search_rungs"})
+"""Settings that say how a recipe is found, and nothing of what it does."""
+
 
 class QuantizationRecipe(Frozen):
     """How the network is quantized."""
@@ -99,6 +102,9 @@ class QuantizationRecipe(Frozen):
         allow_inf_nan=False,
         description="Begin no further rung of the ladder once those that were tried have taken this long together.",
     )
+    search_rungs: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Climb these rungs of the ladder only, in its order; all by default."
+    )
 
     @property
     def name(self) -> str:
@@ -127,7 +133,7 @@ class QuantizationRecipe(Frozen):
     @property
     def alone(self) -> Self:
         """The recipe without the search that it is the start of, or was the end of."""
-        return self.changed(search="off", search_minutes=None)
+        return self.changed(search="off", search_minutes=None, search_rungs=None)
 
     @property
     def weight_ranges(self) -> RangeScheme:

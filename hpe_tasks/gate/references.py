@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict, with_config
 
-from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.recipe import SEARCH_SETTINGS, QuantizationRecipe
 from hpe_tasks.datasets import GateMetric
 from hpe_tasks.gate.accuracy import METRICS, metric_of, unreadable_text
 from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
@@ -163,7 +163,7 @@ def _obstacles(
 
 def _quantization(recipe: QuantizationRecipe) -> dict[str, Any]:
     """What decides a quantized network's figures, but for the images that it was calibrated on."""
-    return recipe.model_dump(exclude={"calibration_images", "augment_calibration", "search", "search_minutes"})
+    return recipe.model_dump(exclude={"calibration_images", "augment_calibration", *SEARCH_SETTINGS})
 
 
 def _recipe_text(recipe: QuantizationRecipe) -> str:

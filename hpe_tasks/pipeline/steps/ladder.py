@@ -120,6 +120,8 @@ def _skip_rule(rung: Rung, below: tuple[Rung, ...], earlier: tuple[Step[TriedRun
         asked = results.asked.recipe
         if asked.search == "off":
             return _search_off(results)
+        if asked.search_rungs is not None and rung.name not in asked.search_rungs:
+            return "recipe.search_rungs leaves it out."
         recipe = rung.recipe(asked)
         same = next((other for other in below if other.recipe(asked) == recipe), None)
         if same is not None:

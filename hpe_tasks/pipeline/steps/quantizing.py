@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.config.recipe import SEARCH_SETTINGS
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import step
@@ -53,7 +54,7 @@ def _recipe(config: RunConfig) -> list[Any]:
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"recipe.aimet_config: {file} does not exist.", hint="Give the path of an AIMET .json file.")
     # How the recipe was found changes nothing of what it does.
-    recipe = config.recipe.model_dump(exclude={"search", "search_minutes"})
+    recipe = config.recipe.model_dump(exclude=set(SEARCH_SETTINGS))
     return [recipe, sha256_file(Path(file)) if file is not None else None]
 
 
