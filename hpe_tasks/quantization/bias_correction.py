@@ -63,8 +63,13 @@ def correct(
 def add_biases(network: nn.Module) -> None:
     """Give every convolution and linear layer of a network without a bias one of zeros."""
     for module in network.modules():
-        if isinstance(module, _BIASED_MODULES) and module.bias is None:
-            channels = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+        if isinstance(module, nn.Linear):
+            channels = module.out_features
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            channels = module.out_channels
+        else:
+            continue
+        if module.bias is None:
             module.bias = nn.Parameter(torch.zeros(channels, device=module.weight.device))
 
 
@@ -208,7 +213,8 @@ def _session_taking(
     _give(graph, outputs)
     utils = import_aimet("aimet_onnx.utils")
     session = utils.OrtInferenceSession(model, sim.providers, session_options=sim._ort_session_options)
-    return session.run  # type: ignore[no-any-return]
+    run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]] = session.run
+    return run
 
 
 def _float_session(
@@ -220,7 +226,8 @@ def _float_session(
     giving.CopyFrom(model)
     _give(giving.graph, outputs)
     session = inference_session(giving.SerializeToString(), optimized=False)
-    return session.run  # type: ignore[no-any-return]
+    run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]] = session.run
+    return run
 
 
 def _give(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:

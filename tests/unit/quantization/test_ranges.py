@@ -84,7 +84,7 @@ def test_the_least_squared_error_is_found(backend: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_simulation_is_rebuilt_bit_for_bit(backend: str, granularity: str, scheme: str, tmp_path: Path) -> None:
     config, source = prepare(backend, tmp_path)
-    recipe = QuantizationRecipe(scheme=scheme, granularity=granularity)  # type: ignore[arg-type]
+    recipe = QuantizationRecipe(scheme=scheme, granularity=granularity)
     images = tiny.smooth_images(4, config)
     if backend == "torch":
         sim = torch_backend.calibrated_sim(config, recipe, source, [images], "cpu")

@@ -116,7 +116,7 @@ def test_what_adaround_chose_outlives_the_grid(
         np.testing.assert_allclose(codes, np.rint(codes), atol=2e-3)
         steps = np.abs(np.rint(codes) - np.rint(codes_of(one)))
         assert steps.max() <= 2
-        moved += np.count_nonzero(steps)
+        moved += int(np.count_nonzero(steps))
         # The grid, laid over it once more, finds nothing to do.
         again = other.fitted()
         np.testing.assert_allclose(again.values, other.weight, atol=1e-6)
