@@ -87,7 +87,8 @@ def test_layers_without_a_bias_get_one_of_zeros() -> None:
     before = network(images)
     kept = network[2].bias
     add_biases(network)
-    assert [len(network[layer].bias) for layer in range(4)] == [4, 6, 2, 2]
+    biases = [values for name, values in network.named_parameters() if name.endswith("bias")]
+    assert [len(values) for values in biases] == [4, 6, 2, 2]
     assert network[2].bias is kept
     torch.testing.assert_close(network(images), before)
 
