@@ -89,6 +89,19 @@ class QuantizationRecipe(Frozen):
         description="Choose 8-bit weights so that no processor's int8 kernel can clip a sum of their products, and the "
         "file computes the same on all of them. Without, x86-64 processors that lack VNNI may compute something else.",
     )
+    mixed_precision: bool = Field(
+        default=False,
+        description="Leave the activations in float that 8 bits harm most, as far as that pays: what each does to the "
+        "joints and what float costs are measured on calibration images.",
+    )
+    max_slowdown: float = Field(
+        default=1.5,
+        gt=1,
+        le=10,
+        allow_inf_nan=False,
+        description="With mixed_precision: how many times as long as int8 throughout the file may take, measured in "
+        "onnxruntime on the processor that quantizes.",
+    )
 
     search: Literal["off", "first", "best"] = Field(
         default="off",
@@ -122,6 +135,7 @@ class QuantizationRecipe(Frozen):
             "bias_corrected": self.bias_correction,
             "augmented": self.augment_calibration,
             "full_range": eight_bits and not self.saturation_free,
+            "mixed": self.mixed_precision,
         }
         told = [technique for technique, used in techniques.items() if used]
         return "_".join([f"w{self.param_bw}a{self.activation_bw}", self.granularity, *told])

@@ -29,7 +29,15 @@ from hpe_tasks.onnx_export.integer_kernels import (
     sign_weights,
 )
 
-__all__ = ["ENCODINGS_FILE", "INPUT_NAME", "MODEL_FILE", "check_onnx", "export_onnx"]
+__all__ = [
+    "ENCODINGS_FILE",
+    "INPUT_NAME",
+    "MODEL_FILE",
+    "check_onnx",
+    "export_onnx",
+    "fit_kernels",
+    "simulated_graph",
+]
 
 MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
@@ -59,23 +67,33 @@ def export_onnx(config: ModelConfig, recipe: QuantizationRecipe, model: Path, en
     if out.resolve() == model.resolve().parent:
         raise QuantizationError(f"{out} holds the network that is exported.", hint="Export to another folder.")
     with TemporaryDirectory(prefix="export-", dir=out) as folder:
-        if config.network.from_file:
-            exported = _from_onnx(config, recipe, model, encodings)
-        else:
-            exported = _from_torch(config, recipe, model, encodings, Path(folder))
-        drop_redundant_clips(exported)
-        merge_repeated_quantizers(exported)
-        align_biases(exported)
-        sign_weights(exported)
-        if recipe.subpixel_deconvolution:
-            split_deconvolutions(exported)
-        _describe(exported, config, recipe)
+        exported = simulated_graph(config, recipe, model, encodings)
+        fit_kernels(exported, config, recipe)
         draft = Path(folder) / MODEL_FILE
         onnx.save(exported, draft)
         check_onnx(draft)
         shutil.copyfile(encodings, out / ENCODINGS_FILE)
         draft.replace(out / MODEL_FILE)
     return out / MODEL_FILE
+
+
+def simulated_graph(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encodings: Path) -> onnx.ModelProto:
+    """The stored simulation as AIMET exports it: a pair of quantizers around every activation; see `export_onnx`."""
+    if config.network.from_file:
+        return _from_onnx(config, recipe, model, encodings)
+    with TemporaryDirectory(prefix="hpe-export-") as folder:
+        return _from_torch(config, recipe, model, encodings, Path(folder))
+
+
+def fit_kernels(exported: onnx.ModelProto, config: ModelConfig, recipe: QuantizationRecipe) -> None:
+    """Rewrite a `simulated_graph` into what onnxruntime runs in its integer kernels, without changing a code."""
+    drop_redundant_clips(exported)
+    merge_repeated_quantizers(exported)
+    align_biases(exported)
+    sign_weights(exported)
+    if recipe.subpixel_deconvolution:
+        split_deconvolutions(exported)
+    _describe(exported, config, recipe)
 
 
 def check_onnx(path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hpe_tasks.pose.codecs.arrays import Arrays
 
-__all__ = ["QuantizedFiles", "best_device", "load_quantsim", "quantize_model", "tool_versions"]
+__all__ = ["QuantizedFiles", "best_device", "leave_float", "load_quantsim", "quantize_model", "tool_versions"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,28 @@ def load_quantsim(
     from hpe_tasks.quantization import torch_backend
 
     return torch_backend.predictor(config, recipe, model, encodings, device)
+
+
+def leave_float(config: ModelConfig, files: QuantizedFiles, names: Iterable[str]) -> None:
+    """Turn activation quantizers of the stored simulation off, for whatever loads it from now on.
+
+    Args:
+        config: The network.
+        files: Changed where they lie.
+        names: As the encodings have them: tensors of an aimet_onnx file, `layer.output_quantizers.0` of an
+            aimet_torch one.
+
+    Raises:
+        QuantizationError: The files do not belong together, or have no such quantizer.
+    """
+    if config.network.from_file:
+        from hpe_tasks.quantization import onnx_backend
+
+        onnx_backend.leave_float(files.encodings, names)
+    else:
+        from hpe_tasks.quantization import torch_backend
+
+        torch_backend.leave_float(files.model, files.encodings, names)
 
 
 def best_device() -> str:

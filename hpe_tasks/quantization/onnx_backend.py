@@ -32,6 +32,7 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.bias_correction import correct_onnx, with_biases
+from hpe_tasks.quantization.float_activations import left_float, without
 from hpe_tasks.quantization.normal_form import proved_normal_form
 from hpe_tasks.quantization.ranges import (
     calibrate,
@@ -43,6 +44,7 @@ from hpe_tasks.quantization.ranges import (
 from hpe_tasks.quantization.rounding import looked_at, round_onnx
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
 from hpe_tasks.records.network import NormalForm
+from hpe_tasks.storage.files import write_atomically
 
 MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
@@ -273,6 +275,7 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
     with vendor_warnings_muted():
         sim = build_sim(model, config, recipe, device)
         try:
+            _turn_off(sim, left_float(encodings))
             quantsim.load_encodings_to_sim(sim, str(encodings), strict=True, allow_overwrite=False)
         except (*REFUSALS, OSError) as error:
             raise QuantizationError(
@@ -280,6 +283,21 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
                 hint="Run the step `quantize` again.",
             ) from error
     return sim
+
+
+def _turn_off(sim: Any, names: Iterable[str]) -> None:
+    """Leave these activations float, and what shares a quantizer with them as it is: a concatenation with its parts."""
+    off = {}
+    for name in names:
+        off[name] = sim.qc_quantize_op_dict[name]._copy()
+        off[name].enabled = False
+    if off:
+        sim.set_quantizers(off)
+
+
+def leave_float(encodings: Path, names: Iterable[str]) -> None:
+    """As `hpe_tasks.quantization.leave_float`."""
+    write_atomically(encodings, without(encodings, names))
 
 
 def predictor(

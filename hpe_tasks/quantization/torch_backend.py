@@ -33,6 +33,7 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.bias_correction import add_biases, correct_torch
+from hpe_tasks.quantization.float_activations import left_float, without
 from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers
 from hpe_tasks.quantization.rounding import looked_at, release_torch, round_torch
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
@@ -103,6 +104,7 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
     with vendor_warnings_muted():
         # Folding only shapes the modules here; the tensors of the file replace all values, equalized ones included.
         sim = build_sim(_prepare(build_model(config), config, recipe, equalize=False), config, recipe, device)
+    _turn_off(sim, left_float(encodings))
     try:
         result = sim.model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
@@ -115,6 +117,25 @@ def load_sim(config: ModelConfig, recipe: QuantizationRecipe, model: Path, encod
             hint="Run the step `quantize` again.",
         )
     return sim
+
+
+def leave_float(model: Path, encodings: Path, names: Iterable[str]) -> None:
+    """As `hpe_tasks.quantization.leave_float`."""
+    tensors, off = _read(model, encodings), set(names)
+    write_atomically(encodings, without(encodings, off))
+    _write({key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in off}, model, encodings)
+
+
+def _turn_off(sim: Any, names: Iterable[str]) -> None:
+    modules = dict(sim.model.named_modules())
+    for name in names:
+        quantizers, _, index = name.rpartition(".")
+        if quantizers not in modules:
+            raise QuantizationError(
+                f"The network has no quantizer {name!r}, which the stored simulation leaves out.",
+                hint="Run the step `quantize` again.",
+            )
+        modules[quantizers][int(index)] = None
 
 
 def predictor(
@@ -312,10 +333,14 @@ def _store(sim: Any, out: Path) -> tuple[Path, Path]:
     state = {key: value for key, value in sim.model.state_dict().items() if isinstance(value, torch.Tensor)}
     # Tied quantizers share memory, which the format refuses.
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    _write(tensors, model, encodings)
+    return model, encodings
+
+
+def _write(tensors: dict[str, torch.Tensor], model: Path, encodings: Path) -> None:
     partial = model.with_suffix(".part")
     save_file(tensors, partial, metadata={"encodings_sha256": sha256_file(encodings)})
     partial.replace(model)
-    return model, encodings
 
 
 def _read(model: Path, encodings: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ from hpe_tasks.config.base import Frozen
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.records.execution import KernelProof, PlacementAudit
+from hpe_tasks.records.mixed_precision import MixedPrecision
 
 
 class NormalForm(Frozen):
@@ -39,6 +40,7 @@ class QuantizedModel(Record):
             or the same as an evaluation image. Empty in records of older versions.
         normal_form: None where the project has built the network itself, where the recipe folds nothing, and in records
             of older versions.
+        mixed_precision: What was left in float, and why; None where the recipe does not ask for it.
     """
 
     recipe: QuantizationRecipe
@@ -51,6 +53,7 @@ class QuantizedModel(Record):
     tool_versions: dict[str, str]
     normal_form: NormalForm | None = None
     calibration_left_out: tuple[str, ...] = ()
+    mixed_precision: MixedPrecision | None = None
 
 
 class TensorSpec(Frozen):

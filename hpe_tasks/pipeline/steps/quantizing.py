@@ -25,6 +25,7 @@ from hpe_tasks.progress import track
 from hpe_tasks.records.comparison import PairedComparison, PixelParity
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
+from hpe_tasks.records.mixed_precision import MixedPrecision
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.workspace import Scratch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hpe_tasks.data.calibration import CalibrationDraw
     from hpe_tasks.data.dataset import Dataset
     from hpe_tasks.metrics.image_tables import ImageTable
+    from hpe_tasks.quantization import QuantizedFiles
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ def calibration_set(run: Run, num_images: int) -> CalibrationDraw[Dataset]:
         _recipe(c),
         c.evaluation.batch_size,
         c.seed,
+        *([c.gate.min_speedup] if c.recipe.mixed_precision else []),
     ],
     tell=lambda record: record.encodings.uri,
     shown_as="quantized",
@@ -112,6 +115,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     )
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
+    mixed = _leave_float(config, checkpoint, files, drawn) if config.recipe.mixed_precision else None
     return QuantizedModel(
         recipe=config.recipe,
         model=scratch.artifact(files.model),
@@ -123,7 +127,17 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         tool_versions=tool_versions(),
         normal_form=files.normal_form,
         calibration_left_out=draw.left_out,
+        mixed_precision=mixed,
     )
+
+
+def _leave_float(config: RunConfig, checkpoint: Path, files: QuantizedFiles, drawn: Dataset) -> MixedPrecision:
+    """Choose on the calibration images what stays in float, and change the stored simulation so."""
+    from hpe_tasks.inference import calibration_batches
+    from hpe_tasks.mixed_precision import choose_precision
+
+    images = calibration_batches(drawn, config.model, config.evaluation.batch_size)
+    return choose_precision(config.model, config.recipe, checkpoint, files, images, min_speedup=config.gate.min_speedup)
 
 
 @step(
