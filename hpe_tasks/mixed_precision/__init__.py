@@ -34,7 +34,7 @@ from hpe_tasks.records.mixed_precision import ActivationEffect, MixedPrecision, 
 
 __all__ = ["Timing", "choose_precision"]
 
-IMAGES = 16
+IMAGES = 24
 """Calibration crops, or whole images, that joints are compared on."""
 
 _MOST_POINTS = 8

@@ -30,7 +30,7 @@ NEGLIGIBLE = 0.003
 _PER_NOISE = 0.05
 """What noise of the outputs counts beside the joint error, which is coarse: joints move by whole cells, or not."""
 
-_CLOSE = 0.1
+_CLOSE = 0.05
 """Share of what float could win back that a choice may leave."""
 
 _STEPS = 1.5
@@ -43,11 +43,17 @@ class Harm:
     activations: tuple[int, ...]
     joint_error: float
     noise: float
+    cost: float = 1.0
 
     @property
     def rank(self) -> float:
         """The more, the earlier it is left in float."""
         return self.joint_error + _PER_NOISE * self.noise
+
+    @property
+    def worth(self) -> float:
+        """What float wins here for what it costs."""
+        return max(self.rank, 0.0) / self.cost
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Order:
 
     Attributes:
         harms: Of all activations, the most harmful first.
-        needed: Those that the joints need in float, the most harmful first; empty where int8 throughout is as good.
+        needed: Those that the joints need in float, those first that win most for what they cost; empty where int8 throughout is as good.
         int8_error: Joint error with none in float.
         float_error: With all.
         evaluations: How many choices were tried.
@@ -82,7 +88,8 @@ def find_order(activations: Sequence[Activation], evaluate: Evaluate) -> Order:
         found = []
         for group in track(groups, description, unit="evaluations"):
             error, noise = search.of(everything - set(group), as_it_is=True)
-            found.append(Harm(group, error - float_error, noise - float_noise))
+            cost = sum(activations[index].cost for index in group) or 1.0
+            found.append(Harm(group, error - float_error, noise - float_noise, cost))
         return found
 
     harms = judged(groups, "Quantizing neighbouring activations alone")
@@ -116,12 +123,14 @@ class _Search:
         return self.of(index for harm in harms for index in harm.activations)[0]
 
     def needed(self, harms: Sequence[Harm], wanted: float) -> list[Harm]:
-        """The most harmful ones, as many as bring the error down to `wanted`, less those that it does not take."""
+        """The most harmful ones, as many as bring the error down to `wanted`, less those that it does not take.
+
+        What costs most for what it wins is the first to be quantized again, and the last on the way to all of them.
+        """
         count = 1
         while count < len(harms) and self._error(harms[:count]) > wanted:
             count = max(count + 1, math.ceil(count * _STEPS))
-        kept = list(harms[:count])
-        # The least harmful is the likeliest not to be needed.
+        kept = sorted(harms[:count], key=lambda harm: -harm.worth)
         for harm in track(list(reversed(kept)), "Quantizing again what need not be float", unit="activations"):
             without = [each for each in kept if each is not harm]
             if self._error(without) <= wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from hpe_tasks.onnx_export.graph import remove_unused
 _Code = tuple[float, int]
 """Scale as float32, and zero point as an unsigned code."""
 
+_MACS_OF_A_VALUE = 8
+"""A value that is converted and moved in four bytes takes about as long as so many products of an int8 layer."""
+
 _UNSIGNED = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 0, np.dtype(np.int8): 1 << 7, np.dtype(np.int16): 1 << 15}
 """What is added to a code to count from 0."""
 
@@ -37,6 +41,7 @@ class Activation:
         operator: The type of the node that computes it; `Input` for the image.
         layer: The name of that node.
         touching: Names of all nodes that give or take it.
+        cost: About what float costs, in multiply-accumulates: those of the layers that give or take it, and its values.
     """
 
     tensors: tuple[str, ...]
@@ -44,6 +49,7 @@ class Activation:
     operator: str
     layer: str
     touching: frozenset[str]
+    cost: float = 0.0
 
 
 def stored_codes(encodings: Path) -> dict[str, _Code]:
@@ -102,6 +108,7 @@ def activations_of(model: onnx.ModelProto, stored: Mapping[str, _Code]) -> tuple
         members[head].append(tensor)
     joined = _joined(model.graph, pairs)
     touching = _touching(model.graph, tensor_of | {tensor: tensor for tensor in pairs}, joined)
+    sizes, macs = _work(model, joined)
     found = []
     for head, tensors in members.items():
         if not names[head]:
@@ -109,7 +116,8 @@ def activations_of(model: onnx.ModelProto, stored: Mapping[str, _Code]) -> tuple
         node = producer.get(head)
         operator, layer = ("Input", head) if node is None else joined[_name(node)]
         touched = frozenset(name for tensor in tensors for name in touching[tensor])
-        found.append(Activation(tuple(tensors), names[head], operator, layer, touched))
+        cost = _MACS_OF_A_VALUE * sizes.get(head, 1) + sum(macs[name] for name in touched)
+        found.append(Activation(tuple(tensors), names[head], operator, layer, touched, cost))
     return tuple(found)
 
 
@@ -235,6 +243,25 @@ def _joined(graph: onnx.GraphProto, pairs: Mapping[str, _Pair]) -> dict[str, tup
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear", "Constant"}:
             producer |= dict.fromkeys(node.output, node)
     return joined
+
+
+def _work(model: onnx.ModelProto, joined: Mapping[str, tuple[str, str]]) -> tuple[dict[str, int], dict[str, int]]:
+    """Number of values of each tensor, and multiply-accumulates of the nodes, by the first name; 1 for a free size."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    dims = {
+        value.name: [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    sizes = {name: math.prod(each) for name, each in dims.items()}
+    macs: dict[str, int] = defaultdict(int)
+    for node in graph.node:
+        weight = dims.get(node.input[1], []) if len(node.input) > 1 else []
+        if node.op_type in {"Conv", "Gemm", "MatMul"} and weight:
+            taps = math.prod(weight[1:]) if node.op_type == "Conv" else weight[0]
+            macs[joined[_name(node)][1]] += sizes.get(node.output[0], 1) * taps
+        elif node.op_type == "ConvTranspose" and weight:
+            macs[joined[_name(node)][1]] += sizes.get(node.input[0], 1) * math.prod(weight[1:])
+    return sizes, macs
 
 
 def _touching(

@@ -28,7 +28,7 @@ class PrecisionPoint(Frozen):
 
     Attributes:
         float_tensors: How many activations were chosen.
-        float_layers: Their layers, the most harmful first.
+        float_layers: Their layers, those first that win most for what they cost.
         joint_error: See `MixedPrecision`.
         slowdown: Median of its time over that of the file that is int8 throughout, in one run.
         of_fp32: The same over FP32's time; below 1 is faster than FP32.

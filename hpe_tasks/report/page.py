@@ -23,6 +23,7 @@ from hpe_tasks.report.ladder import ladder_view
 from hpe_tasks.report.layer_chart import layer_chart
 from hpe_tasks.report.parity_chart import parity_chart
 from hpe_tasks.report.pictures import pictures_of
+from hpe_tasks.report.precision_chart import precision_plot
 from hpe_tasks.report.records import (
     RunRecords,
     Verdict,
@@ -159,6 +160,7 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "intervals": interval_plot(records.comparison, records.metric),
         "parity": parity_chart(records.comparison.parity) if records.comparison else None,
         "layers": layer_chart(records.layers),
+        "precision": precision_plot(records.quantized.mixed_precision if records.quantized else None),
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
         "metric": records.metric,
