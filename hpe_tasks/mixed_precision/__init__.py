@@ -76,15 +76,14 @@ def choose_precision(
         bench = _Bench(config, recipe, checkpoint, files, _first(batches, IMAGES), Path(folder))
         order = find_order(bench.activations, bench.evaluate)
         threads = available_threads()
-        curve, names = _measure(bench, order, threads, timing)
+        curve = _measure(bench, order, threads, timing)
     chosen = _choose(curve, order, recipe.max_slowdown, min_speedup)
-    leave_stored_float(config, files, names[chosen])
+    leave_stored_float(config, files, curve[chosen].left_float)
     effects = tuple(_effect(bench.activations[index], harm) for harm in order.harms for index in harm.activations)
     return MixedPrecision(
         effects=effects,
         curve=tuple(curve),
         chosen=chosen,
-        left_float=names[chosen],
         int8_error=order.int8_error,
         float_error=order.float_error,
         max_slowdown=recipe.max_slowdown,
@@ -147,19 +146,18 @@ def _first(batches: Iterable[NDArray[np.float32]], count: int) -> list[NDArray[n
     return taken
 
 
-def _measure(
-    bench: _Bench, order: Order, threads: int, timing: Timing
-) -> tuple[list[PrecisionPoint], list[tuple[str, ...]]]:
-    """Points of the curve, int8 throughout first, and the quantizers that are off in each."""
+def _measure(bench: _Bench, order: Order, threads: int, timing: Timing) -> list[PrecisionPoint]:
+    """Points of the curve, int8 throughout first."""
     counts = _counts(len(order.needed))
     choices = [with_floats(bench.activations, _indices(order.needed[:count])) for count in counts]
     paths = [bench.write(floats, f"{count}.onnx") for count, floats in zip(counts, choices, strict=True)]
     image = bench.images[0][0]
     rounds = timing([single_run(path, bench.config, image, threads=threads)[0] for path in (bench.fp32, *paths)])
-    points = [
+    return [
         PrecisionPoint(
             float_tensors=count,
             float_layers=_layers(bench.activations, order.needed[:count]),
+            left_float=tuple(sorted(name for index in floats for name in bench.activations[index].encodings)),
             joint_error=bench.evaluate(floats)[0],
             slowdown=median_ratio(rounds, index, 1),
             of_fp32=median_ratio(rounds, index, 0),
@@ -167,10 +165,6 @@ def _measure(
         )
         for index, (count, floats, path) in enumerate(zip(counts, choices, paths, strict=True), start=1)
     ]
-    names = [
-        tuple(sorted(name for index in floats for name in bench.activations[index].encodings)) for floats in choices
-    ]
-    return points, names
 
 
 def _counts(needed: int) -> list[int]:

@@ -62,7 +62,8 @@ class Order:
 
     Attributes:
         harms: Of all activations, the most harmful first.
-        needed: Those that the joints need in float, those first that win most for what they cost; empty where int8 throughout is as good.
+        needed: Those that the joints need in float, those first that win most for what they cost; empty where int8
+            throughout is as good.
         int8_error: Joint error with none in float.
         float_error: With all.
         evaluations: How many choices were tried.

@@ -29,6 +29,7 @@ class PrecisionPoint(Frozen):
     Attributes:
         float_tensors: How many activations were chosen.
         float_layers: Their layers, those first that win most for what they cost.
+        left_float: Quantizers that are off, by their names in the encodings: theirs, and those between them.
         joint_error: See `MixedPrecision`.
         slowdown: Median of its time over that of the file that is int8 throughout, in one run.
         of_fp32: The same over FP32's time; below 1 is faster than FP32.
@@ -37,6 +38,7 @@ class PrecisionPoint(Frozen):
 
     float_tensors: int
     float_layers: tuple[str, ...]
+    left_float: tuple[str, ...]
     joint_error: float
     slowdown: float
     of_fp32: float
@@ -54,7 +56,6 @@ class MixedPrecision(Frozen):
         effects: Of every activation, the most harmful first.
         curve: What was measured, from int8 throughout to the most float.
         chosen: Which of them the file is.
-        left_float: Quantizers that are off, by their names in the encodings.
         int8_error: Joint error with every activation quantized.
         float_error: With none: only weights are.
         max_slowdown: The budget.
@@ -67,7 +68,6 @@ class MixedPrecision(Frozen):
     effects: tuple[ActivationEffect, ...]
     curve: tuple[PrecisionPoint, ...]
     chosen: int
-    left_float: tuple[str, ...]
     int8_error: float
     float_error: float
     max_slowdown: float
@@ -75,3 +75,8 @@ class MixedPrecision(Frozen):
     evaluations: int
     seconds: float
     threads: int
+
+    @property
+    def left_float(self) -> tuple[str, ...]:
+        """Quantizers that are off in the file."""
+        return self.curve[self.chosen].left_float

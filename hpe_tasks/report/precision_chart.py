@@ -91,8 +91,8 @@ def precision_plot(mixed: MixedPrecision | None) -> PrecisionPlot | None:
         chosen=_chosen(mixed, chosen),
         layers=chosen.float_layers,
         caption=(
-            f"Measured on {mixed.images} calibration images with {mixed.evaluations} choices in {mixed.seconds:,.0f} s, "
-            f"times with {mixed.threads} {'thread' if mixed.threads == 1 else 'threads'} in one interleaved run. "
+            f"{mixed.evaluations} choices on {mixed.images} calibration images in {mixed.seconds:,.0f} s; times with "
+            f"{mixed.threads} {'thread' if mixed.threads == 1 else 'threads'} in one interleaved run. "
             f"Joint error: what is lost of the joints' similarity with FP32's, from 0 to 1; with every activation in "
             f"float it is {mixed.float_error:.3f}, which is what 8-bit weights cost."
         ),

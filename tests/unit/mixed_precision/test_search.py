@@ -79,6 +79,7 @@ def point(count: int, error: float, slowdown: float, of_fp32: float = 0.8) -> Pr
     return PrecisionPoint(
         float_tensors=count,
         float_layers=(),
+        left_float=(),
         joint_error=error,
         slowdown=slowdown,
         of_fp32=of_fp32,
