@@ -2,8 +2,9 @@
 
     python benchmarks/mixed_precision.py --preset NAME [--set KEY=VALUE ...] [--max-slowdown 1.5] [--curve]
 
-Quantizes as the configuration says, which leaves everything in int8, and then with `recipe.mixed_precision`. Times are ratios of files that take turns in one process; figures of accuracy are those of the
-configuration's evaluation split. With --curve every point of the curve is exported and its AP measured as well.
+Quantizes as the configuration says, which leaves everything in int8, and then with `recipe.mixed_precision`. Times are
+ratios of files that take turns in one process; figures of accuracy are those of the configuration's evaluation split.
+With --curve every point of the curve is exported and its AP measured as well.
 """
 
 from __future__ import annotations
