@@ -66,5 +66,10 @@ RUNGS: tuple[Rung, ...] = (
         "Even out the weight ranges of consecutive layers (CLE), then calibrate by the least error.",
         _with(scheme="tf_enhanced", weight_scheme="as_scheme", cross_layer_equalization=True),
     ),
+    Rung(
+        "mixed",
+        "Leave the activations in float that 8 bits harm most, as far as the measured time allows.",
+        _with(scheme="tf_enhanced", weight_scheme="min_max", mixed_precision=True),
+    ),
 )
 """Cheapest first: the order in which they are tried."""

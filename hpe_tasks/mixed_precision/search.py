@@ -131,9 +131,18 @@ class _Search:
         count = 1
         while count < len(harms) and self._error(harms[:count]) > wanted:
             count = max(count + 1, math.ceil(count * _STEPS))
-        kept = sorted(harms[:count], key=lambda harm: -harm.worth)
+        # Of what was judged together some may be needed and some not.
+        single = [each for harm in harms[:count] for each in self._parts(harm)]
+        kept = sorted(single, key=lambda harm: -harm.worth)
         for harm in track(list(reversed(kept)), "Quantizing again what need not be float", unit="activations"):
             without = [each for each in kept if each is not harm]
             if self._error(without) <= wanted:
                 kept = without
         return kept
+
+    def _parts(self, harm: Harm) -> list[Harm]:
+        """The activations one by one; each with what all of them did."""
+        return [
+            Harm((index,), harm.joint_error, harm.noise, self._activations[index].cost or 1.0)
+            for index in harm.activations
+        ]
