@@ -32,7 +32,7 @@ from hpe_tasks.quantization import QuantizedFiles
 from hpe_tasks.quantization import leave_float as leave_stored_float
 from hpe_tasks.records.mixed_precision import ActivationEffect, MixedPrecision, PrecisionPoint
 
-__all__ = ["Timing", "choose_precision"]
+__all__ = ["Timing", "check_widths", "choose_precision"]
 
 IMAGES = 24
 """Calibration crops, or whole images, that joints are compared on."""
@@ -45,6 +45,16 @@ _CLOSE = 0.1
 
 Timing = Callable[[Sequence[Callable[[], object]]], list[list[float]]]
 """Seconds that each network takes, by rounds; see `take_turns`."""
+
+
+def check_widths(recipe: QuantizationRecipe) -> None:
+    """Raise QuantizationError unless the recipe leaves a choice between 8 bits and float."""
+    if (recipe.param_bw, recipe.activation_bw) != (8, 8):
+        raise QuantizationError(
+            f"recipe.mixed_precision chooses between 8 bits and float; with {recipe.param_bw}-bit weights and "
+            f"{recipe.activation_bw}-bit activations onnxruntime runs everything in float.",
+            hint="Set recipe.param_bw and recipe.activation_bw to 8, or recipe.mixed_precision to false.",
+        )
 
 
 def choose_precision(

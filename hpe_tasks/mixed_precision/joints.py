@@ -54,7 +54,7 @@ class JointError:
             power += sum(float(np.square(each).sum()) for each in wanted.values())
         return lost / weight if weight else 0.0, noise / power if power else 0.0
 
-    def _decode(self, arrays: Arrays, size: tuple[int, int]) -> list[_Found]:
+    def _decode(self, arrays: Arrays, size: tuple[int, int]) -> list[_ImageJoints]:
         """The joints in each of the images, in pixels of the input."""
         count = len(next(iter(arrays.values())))
         if isinstance(self._codec, ImageCodec):
@@ -69,11 +69,12 @@ class JointError:
         joints, scores = self._codec.decode(arrays, centers, scales)
         weights = np.clip(scores.astype(np.float64), 0, None)
         return [
-            _Found(points[None].astype(np.float64), each[None]) for points, each in zip(joints, weights, strict=True)
+            _ImageJoints(points[None].astype(np.float64), each[None])
+            for points, each in zip(joints, weights, strict=True)
         ]
 
 
-class _Found:
+class _ImageJoints:
     """People in one image: joints N×K×2 and what each counts, N×K; 0 where it was not found."""
 
     def __init__(self, joints: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
@@ -81,11 +82,11 @@ class _Found:
         self.weights = weights
 
 
-def _of_people(people: People) -> _Found:
-    return _Found(people.joints.astype(np.float64), people.found.astype(np.float64))
+def _of_people(people: People) -> _ImageJoints:
+    return _ImageJoints(people.joints.astype(np.float64), people.found.astype(np.float64))
 
 
-def _compared(wanted: _Found, found: _Found, falloff: float) -> tuple[float, float]:
+def _compared(wanted: _ImageJoints, found: _ImageJoints, falloff: float) -> tuple[float, float]:
     """What is lost of the wanted joints, and what they count; people that nobody wanted count as lost, too."""
     lost = total = float(wanted.weights.sum())
     free = list(range(len(found.joints)))
@@ -100,7 +101,7 @@ def _compared(wanted: _Found, found: _Found, falloff: float) -> tuple[float, flo
 
 
 def _kept(
-    joints: NDArray[np.float64], weights: NDArray[np.float64], found: _Found, other: int, falloff: float
+    joints: NDArray[np.float64], weights: NDArray[np.float64], found: _ImageJoints, other: int, falloff: float
 ) -> float:
     distances = np.square(joints - found.joints[other]).sum(axis=-1)
     similarity = np.exp(-distances / (2 * falloff**2)) * (found.weights[other] > 0)

@@ -196,19 +196,19 @@ def _leave_biases_float(graph: onnx.GraphProto, biases: Mapping[str, onnx.Tensor
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _QuantizerPair:
     code: _Code
     outputs: tuple[str, ...]
 
 
-def _pairs(graph: onnx.GraphProto) -> dict[str, _Pair]:
+def _pairs(graph: onnx.GraphProto) -> dict[str, _QuantizerPair]:
     """What is behind each tensor that is computed and then quantized as a whole."""
     constants = {t.name: t for t in graph.initializer}
     behind: dict[str, list[str]] = defaultdict(list)
     for node in graph.node:
         if node.op_type == "DequantizeLinear":
             behind[node.input[0]].append(node.output[0])
-    found: dict[str, _Pair] = {}
+    found: dict[str, _QuantizerPair] = {}
     for node in graph.node:
         if node.op_type != "QuantizeLinear" or node.input[0] in constants or node.input[0] in found:
             continue
@@ -217,7 +217,7 @@ def _pairs(graph: onnx.GraphProto) -> dict[str, _Pair]:
         scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
         if scale.size == 1 and zero.dtype in _UNSIGNED:
             code = _code(float(scale.reshape(())), int(zero.reshape(())) + _UNSIGNED[zero.dtype])
-            found[node.input[0]] = _Pair(code, tuple(behind[node.output[0]]))
+            found[node.input[0]] = _QuantizerPair(code, tuple(behind[node.output[0]]))
     return found
 
 
@@ -232,7 +232,7 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def _joined(graph: onnx.GraphProto, pairs: Mapping[str, _Pair]) -> dict[str, tuple[str, str]]:
+def _joined(graph: onnx.GraphProto, pairs: Mapping[str, _QuantizerPair]) -> dict[str, tuple[str, str]]:
     """Types and first name of the nodes that run as one with each node: nothing between them is quantized."""
     producer: dict[str, onnx.NodeProto] = {}
     joined: dict[str, tuple[str, str]] = {}

@@ -98,6 +98,8 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config, wanted = run.config, run.config.recipe.calibration_images
+    if config.recipe.mixed_precision:
+        _check_mixed(config)
     draw = calibration_set(run, wanted)
     drawn = draw.images
     added = missing_inputs(drawn, config.model, wanted) if config.recipe.augment_calibration else 0
@@ -129,6 +131,13 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         calibration_left_out=draw.left_out,
         mixed_precision=mixed,
     )
+
+
+def _check_mixed(config: RunConfig) -> None:
+    """Find out before the calibration whether there will be anything to choose."""
+    from hpe_tasks.mixed_precision import check_widths
+
+    check_widths(config.recipe)
 
 
 def _leave_float(config: RunConfig, checkpoint: Path, files: QuantizedFiles, drawn: Dataset) -> MixedPrecision:

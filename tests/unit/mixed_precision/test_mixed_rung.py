@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from hpe_tasks.config.loading import load_config
+from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
+from hpe_tasks.mixed_precision import check_widths
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.running import run_steps
@@ -75,3 +77,9 @@ def test_a_speed_that_nothing_reaches_is_said(folder: Path) -> None:
     other = open_run(impossible, workspace=(folder / "w2").as_uri(), cache=folder / "c", name="r", s3=no_s3)
     with pytest.raises(QuantizationError, match=r"gate\.min_speedup 1000"):
         run_steps(REQUANTIZE, other, REQUANTIZE.needed_for(steps.quantize), Silent())
+
+
+def test_without_8_bits_there_is_nothing_to_choose() -> None:
+    with pytest.raises(QuantizationError, match="16-bit activations") as caught:
+        check_widths(QuantizationRecipe(activation_bw=16, mixed_precision=True))
+    assert "recipe.activation_bw" in caught.value.hint
