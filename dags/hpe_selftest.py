@@ -20,8 +20,8 @@ Tries the guards of the pipeline: leaks between calibration and evaluation, brok
 in float, saturate or have lost a joint, samples too small to tell, and versions that were changed after they were
 published are planted on a healthy run of the drawn sample, and each must be refused by its own guard.
 
-**It takes** about two minutes on two cores and a few megabytes in the worker's cache; it asks neither the network nor
-the registry, and publishes nothing.
+**It takes** a few minutes at most and some megabytes in the worker's cache; it asks neither the network nor the
+registry, and publishes nothing.
 
 **The task fails** when a guard has let its fault through, or stops the healthy run. The table of faults, guards and
 what these said is in the task's log; the same as a page and as JSON is in the workspace under `selftest/`, and the

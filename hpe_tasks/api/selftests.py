@@ -18,8 +18,8 @@ def run_selftest(
 ) -> SelfTest:
     """Plant faults on a healthy run, and try whether each is refused by its guard; as `hpe selftest` does.
 
-    It takes about two minutes and asks neither the network nor the registry. The record and its page are kept in the
-    workspace, under `selftest/`.
+    It takes a few minutes at most and asks neither the network nor the registry. The record and its page are kept in
+    the workspace, under `selftest/`.
 
     Args:
         only: Names of the faults to plant; all of them by default.

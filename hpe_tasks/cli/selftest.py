@@ -21,7 +21,7 @@ def selftest(
 ) -> None:
     """Plant faults on a healthy run and try whether each is refused by its guard; exits with 1 when one is not.
 
-    It takes about two minutes, draws its own people, and asks neither the network nor the registry.
+    It takes a few minutes at most, draws its own people, and asks neither the network nor the registry.
     """
     if list_faults:
         _print_faults()

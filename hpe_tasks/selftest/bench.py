@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -79,9 +78,12 @@ class Bench:
             self.home.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.home) as draft:
                 make_sample(Path(draft) / "data", DATA, splits=("calibration", "val"))
-                # Another process may have been faster.
-                with suppress(OSError):
+                try:
                     (Path(draft) / "data").rename(root)
+                except OSError:
+                    # Another process may have been faster.
+                    if not root.is_dir():
+                        raise
         return root
 
     @cached_property

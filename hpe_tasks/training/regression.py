@@ -32,7 +32,8 @@ from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import read_annotations
 from hpe_tasks.data.coco import CocoDataset, load_coco
-from hpe_tasks.errors import CheckpointError, ConfigError
+from hpe_tasks.data.lookalikes import find_lookalikes
+from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, load_common_layers, sample_checkpoint
@@ -51,6 +52,8 @@ from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
 from hpe_tasks.training.scenes import TrainingScenes
 
 log = logging.getLogger(__name__)
+
+_SHOWN_LOOKALIKES = 5
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
     started = time.monotonic()
     dataset = load_coco(root, config.train_split)
     validation = load_coco(root, config.val_split) if config.val_split else None
+    if validation is not None:
+        dataset = _without_lookalikes(dataset, validation)
     # In memory format `channels_last` the depthwise convolutions of a CPU run twice as fast.
     model = _initial_model(config).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     examples = _examples(dataset, config)
@@ -130,6 +135,29 @@ def train(config: TrainingConfig, root: Path, out: Path) -> TrainingResult:
     _save(model, out, config, dataset, config.epochs, ap)
     interim.unlink(missing_ok=True)
     return TrainingResult(out, tuple(losses), ap, len(dataset.all_persons()), time.monotonic() - started)
+
+
+def _without_lookalikes(dataset: CocoDataset, validation: CocoDataset) -> CocoDataset:
+    """The images that the validation split does not show as well, in the same files or in others.
+
+    Raises:
+        DatasetError: None is left.
+    """
+    found = find_lookalikes(dataset, validation)
+    if not found:
+        return dataset
+    files = dataset.image_files()
+    shown = [f"{files[image].name} (like {like})" for image, like in list(found.items())[:_SHOWN_LOOKALIKES]]
+    named = ", ".join(shown) + (", …" if len(found) > len(shown) else "")
+    kept = [image for image in dataset.image_ids if image not in found]
+    if not kept:
+        raise DatasetError(
+            f"Every image of {dataset.split!r} looks like one of {validation.split!r}: {named}.",
+            hint="Name another validation split, or none.",
+        )
+    ours, theirs = dataset.split, validation.split
+    log.warning("Not trained on %d images of %r that %r shows, too: %s.", len(found), ours, theirs, named)
+    return dataset.subset(kept)
 
 
 def train_stages(stages: Sequence[TrainingConfig], root: Path, out: Path) -> TrainingResult:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from hpe_tasks.config.training import TrainingConfig
@@ -50,6 +52,34 @@ def test_training_lowers_the_loss_and_writes_weights_that_load(dataset: Path, tm
     assert about["ap"] == pytest.approx(result.ap, abs=1e-4)
     assert about["dataset"]["spec"]["seed"] == 2
     assert TrainingConfig.model_validate(about["training"]).epochs == 5
+
+
+def test_images_that_the_validation_shows_too_are_not_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is a copy, one was made smaller and larger again and saved anew."""
+    root = tmp_path / "sample"
+    make_sample(root, SampleSpec(train=4, calibration=1, val=3, width=200, height=150, seed=2))
+    judged = sorted((root / "images" / "val").iterdir())
+    copied, resaved, *_ = sorted((root / "images" / "train").iterdir())
+    shutil.copy(judged[0], copied)
+    with Image.open(judged[1]) as image:
+        image.resize((100, 75)).resize((200, 150)).save(resaved, quality=60)
+    with caplog.at_level(logging.WARNING):
+        result = train(top_down(epochs=1, val_split="val"), root, tmp_path / "w.safetensors")
+    left = load_coco(root, "train")
+    assert result.persons == len(left.subset(left.image_ids[2:]).all_persons())
+    assert "Not trained on 2 images of 'train' that 'val' shows, too" in caplog.text
+    assert f"{copied.name} (like {judged[0].name}), {resaved.name} (like {judged[1].name})" in caplog.text
+
+
+def test_a_training_split_that_the_validation_shows_whole_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "sample"
+    make_sample(root, SampleSpec(train=2, calibration=1, val=2, width=200, height=150, seed=2))
+    for image, other in zip(*(sorted((root / "images" / split).iterdir()) for split in ("train", "val")), strict=True):
+        shutil.copy(other, image)
+    with pytest.raises(DatasetError, match="Every image of 'train' looks like one of 'val'"):
+        train(top_down(epochs=1, val_split="val"), root, tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("config", [top_down, bottom_up])
