@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,9 @@ def test_every_fault_is_refused_by_its_guard(cache: Path) -> None:
     wanted = {"healthy": "passed"} | {fault.name: "refused" for fault in FAULTS}
     assert outcomes(record) == wanted, [f"{one.name}: {one.message}" for one in record.failed]
     assert record.passed
+    said = {trial.name: trial.message for trial in record.trials}
+    assert re.search(r"on 8 images \(95 % interval .*\): about [\d,]+ images would tell", said["lucky_sample"])
+    assert said["worse_wrists"].startswith("AP drop of wrists from FP32 to ONNX")
     assert not list(cache.glob("selftest/planted-*"))
 
 
