@@ -62,9 +62,34 @@ RUNGS: tuple[Rung, ...] = (
         _with(scheme="tf_enhanced", weight_scheme="min_max"),
     ),
     Rung(
+        "mse",
+        "Calibrate by the least squared error: what is cut off counts no more than what is rounded.",
+        _with(scheme="mse", weight_scheme="as_scheme"),
+    ),
+    Rung(
+        "percentile",
+        "Calibrate activations by all but their rarest values, and weights by their extremes.",
+        _with(scheme="percentile", weight_scheme="min_max"),
+    ),
+    Rung(
         "equalized",
         "Even out the weight ranges of consecutive layers (CLE), then calibrate by the least error.",
         _with(scheme="tf_enhanced", weight_scheme="as_scheme", cross_layer_equalization=True),
+    ),
+    Rung(
+        "bias_corrected",
+        "Calibrate by the least squared error, then correct each layer's bias by what quantization did to its output.",
+        _with(scheme="mse", weight_scheme="as_scheme", bias_correction=True),
+    ),
+    Rung(
+        "seq_mse",
+        "Choose the range of each weight channel by the error of its layer's output (SeqMSE).",
+        _with(scheme="mse", weight_scheme="as_scheme", rounding="seq_mse"),
+    ),
+    Rung(
+        "adaround",
+        "Round each weight up or down as the error of its layer's output asks (AdaRound).",
+        _with(scheme="mse", weight_scheme="as_scheme", rounding="adaround"),
     ),
     Rung(
         "mixed",

@@ -30,6 +30,7 @@ class TriedRung(Record):
         change: Of the judged figure from FP32 to the exported file, with its interval and its limit.
         image_table: What became of each image with the exported file.
         float_operators: Operators that stayed float and do arithmetic, those with most of it first.
+        float_tensors: Layers whose activations a mixed precision has left in float, those first that win most.
         seconds: What it took, without what was found from before.
         peak_memory_bytes: The most memory of its process meanwhile; None where the system does not tell.
         reused: Steps of it whose results were there from before.
@@ -49,6 +50,7 @@ class TriedRung(Record):
     fp32_size_bytes: int | None = None
     int8_mac_share: float | None = None
     float_operators: tuple[str, ...] = ()
+    float_tensors: tuple[str, ...] = ()
     seconds: float = Field(ge=0)
     peak_memory_bytes: int | None = None
     reused: tuple[str, ...] = ()

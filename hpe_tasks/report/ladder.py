@@ -41,7 +41,7 @@ class LadderRow:
         speed: Times as fast as FP32.
         int8: Share of the multiply-accumulates in int8.
         spent: Time and memory that trying it took.
-        floats: The first operators that stayed float.
+        floats: Layers that were left in float for what they win; else the first operators that stayed float.
         plot: Its change on the chart's axis.
     """
 
@@ -134,7 +134,7 @@ def _row(rung: RungOutcome, metric: Metric, plot: IntervalRow | None) -> LadderR
         between="" if plot is None else plot.between,
         speed="–" if tried.latency is None else UNITS["times"].text(tried.latency.one_thread.ratio),
         int8=UNITS["share"].text(tried.int8_mac_share),
-        floats=tried.float_operators,
+        floats=tried.float_tensors or tried.float_operators,
     )
 
 

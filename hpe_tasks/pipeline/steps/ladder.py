@@ -83,7 +83,8 @@ def _climb(run: Run, rung: Rung) -> TriedRung:
 
 
 def _measured(run: Run, part: Run, decision: GateDecision) -> dict[str, Any]:
-    _, export_onnx, evaluate_quantized, compare_accuracy, _ = _judging()
+    quantize, export_onnx, evaluate_quantized, compare_accuracy, _ = _judging()
+    mixed = part.result(quantize).mixed_precision
     exported, evaluation = part.result(export_onnx), part.result(evaluate_quantized)
     comparison: PairedComparison = part.result(compare_accuracy)
     judged: TriedState = "passed" if decision.passed else "inconclusive" if decision.inconclusive else "refused"
@@ -100,6 +101,7 @@ def _measured(run: Run, part: Run, decision: GateDecision) -> dict[str, Any]:
         "fp32_size_bytes": exported.fp32_size_bytes,
         "int8_mac_share": exported.placement.int8_mac_share,
         "float_operators": exported.placement.float_operators,
+        "float_tensors": () if mixed is None else mixed.curve[mixed.chosen].float_layers,
     }
 
 
