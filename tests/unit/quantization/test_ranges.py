@@ -12,7 +12,7 @@ import torch
 
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.quantization import load_quantsim, onnx_backend, quantize_model, torch_backend
-from hpe_tasks.quantization.ranges import encoding_analyzer
+from hpe_tasks.quantization.ranges import encoding_analyzer, spread_sample
 from support import tiny_networks as tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -114,6 +114,20 @@ def test_weights_alone_may_have_the_least_squared_error(backend: str, tmp_path: 
     both, weights = encodings(scheme="mse"), encodings(scheme="min_max", weight_scheme="mse")
     assert weights[0] == both[0] != encodings(scheme="min_max")[0]
     assert weights[1] != both[1]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 64, 112, 112), (1, 224, 224, 96)])
+def test_a_sample_is_spread_over_a_map_and_holds_its_extremes(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    sample = spread_sample(values)
+    assert sample.dtype == np.float32
+    assert sample.size <= min(values.size, 65_538)
+    assert (sample.min(), sample.max()) == (values.min(), values.max())
+    for axis in range(1, len(shape)):
+        # Every row, column and channel has its share.
+        places = np.arange(values.size).reshape(shape)
+        seen = np.unique(np.unravel_index(spread_sample(places), shape)[axis])
+        assert len(seen) == shape[axis]
 
 
 def test_channels_have_percentiles_of_their_own() -> None:

@@ -143,6 +143,14 @@ def test_published(files: ReportFiles, tmp_path: Path) -> None:
         assert label in text
 
 
+def test_changed_copies_of_calibration_images_are_told(files: ReportFiles, tmp_path: Path) -> None:
+    run = complete(load_config("sample"))
+    assert run.quantized is not None
+    filled = replace(run, quantized=run.quantized.model_copy(update={"augmented_inputs": 160}))
+    text = rendered(filled, files, tmp_path).text
+    assert "120 images with 240 persons of calibration, and 160 changed copies of them, drawn with seed 0" in text
+
+
 def test_the_speed_is_drawn_on_one_scale(files: ReportFiles, tmp_path: Path) -> None:
     page = rendered(complete(), files, tmp_path)
     assert {"bar-fp32", "bar-int8"} <= set(page.values("class"))
