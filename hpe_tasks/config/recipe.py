@@ -95,7 +95,7 @@ class QuantizationRecipe(Frozen):
         "joints and what float costs are measured on calibration images.",
     )
     max_slowdown: float = Field(
-        default=1.5,
+        default=2.0,
         gt=1,
         le=10,
         allow_inf_nan=False,

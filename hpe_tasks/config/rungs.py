@@ -94,7 +94,7 @@ RUNGS: tuple[Rung, ...] = (
     Rung(
         "mixed",
         "Leave the activations in float that 8 bits harm most, as far as the measured time allows.",
-        _with(scheme="tf_enhanced", weight_scheme="min_max", mixed_precision=True),
+        _with(scheme="mse", weight_scheme="as_scheme", mixed_precision=True),
     ),
 )
 """Cheapest first: the order in which they are tried."""
