@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ class SelfTestError(HpeError):
 
 
 OnTrial = Callable[[GuardTrial], None]
+
+_PLANTED = "planted-"
+_ABANDONED_S = 2 * 24 * 3600
 
 _HEALTHY_PLANTED = "Nothing: the healthy run"
 _HEALTHY_GUARD = "all of them let it pass"
@@ -68,7 +72,8 @@ def run_selftest(
     home = cache.absolute() / "selftest"
     with storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-        with _quiet(), tempfile.TemporaryDirectory(prefix="planted-", dir=home) as folder:
+        _sweep(home)
+        with _quiet(), tempfile.TemporaryDirectory(prefix=_PLANTED, dir=home) as folder:
             trials = []
             for trial in _trials(Bench(home, Path(folder), watch), chosen):
                 trials.append(trial)
@@ -92,6 +97,14 @@ def refuse_failed(record: SelfTest) -> None:
             hint="Until these guards work, do not rely on what they should have refused. `hpe selftest --only NAME` "
             "tries one again.",
         )
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed self-tests have left behind."""
+    for folder in home.glob(f"{_PLANTED}*"):
+        with contextlib.suppress(FileNotFoundError):  # another one has just finished with it
+            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _chosen(only: Sequence[str]) -> tuple[Fault, ...]:

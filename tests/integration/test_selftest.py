@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -254,7 +255,12 @@ def test_an_unknown_fault_is_refused(cache: Path) -> None:
     assert "near_duplicate_leak" in caught.value.hint
 
 
-def test_the_healthy_run_is_reused_and_its_data_are_drawn_once(cache: Path) -> None:
+def test_the_healthy_run_is_reused_and_what_killed_self_tests_left_is_removed(cache: Path) -> None:
+    old, young = (cache / "selftest" / f"planted-{age}" for age in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (1, 1))
+
     def stored() -> dict[Path, int]:
         store = cache / "selftest" / "workspace" / "store"
         return {path: path.stat().st_mtime_ns for path in store.rglob("result.json")}
@@ -265,4 +271,6 @@ def test_the_healthy_run_is_reused_and_its_data_are_drawn_once(cache: Path) -> N
     run_selftest(cache, only=["unsigned_publication"])
     assert len(before) > 5
     assert before == stored()
+    assert (old.exists(), young.exists()) == (False, True)
+    young.rmdir()
     assert len(content["images"]) == DATA.val
