@@ -69,6 +69,11 @@ class QuantizationRecipe(Frozen):
     cross_layer_equalization: bool = Field(
         default=False, description="Even out the weight ranges of consecutive layers before calibration (CLE)."
     )
+    channel_equalization: bool = Field(
+        default=False,
+        description="Even out channels that share the range of one activation, by factors that move into the weights "
+        "around them where that is exact; over the whole graph, for ONNX files only.",
+    )
     aimet_config: str | None = Field(
         default=None,
         description="AIMET quantization configuration (.json) in place of the recipe's own.",
@@ -131,6 +136,7 @@ class QuantizationRecipe(Frozen):
             f"{self.weight_ranges}_weights": self.weight_ranges != self.scheme,
             "not_folded": not self.fold_batch_norms,
             "cle": self.cross_layer_equalization,
+            "even_channels": self.channel_equalization,
             self.rounding: self.rounding != "nearest",
             "bias_corrected": self.bias_correction,
             "augmented": self.augment_calibration,

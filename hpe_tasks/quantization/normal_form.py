@@ -26,7 +26,7 @@ LARGEST_DIFFERENCE = 1e-5
 
 log = logging.getLogger(__name__)
 
-_REFUSALS = (
+REFUSALS = (
     *ORT_REFUSALS,
     AttributeError,
     KeyError,
@@ -68,8 +68,8 @@ def proved_normal_form(
     try:
         simplified = normal_form(model)
         onnx.checker.check_model(simplified, full_check=True)
-        difference = _largest_difference(model, simplified, feeds)
-    except _REFUSALS as error:
+        difference = largest_difference(model, simplified, feeds)
+    except REFUSALS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         log.warning("The graph is quantized as it is: its normal form cannot be made (%s).", reason)
         return model, NormalForm(applied=False, nodes_before=before, nodes_after=before, reason=reason)
@@ -83,7 +83,7 @@ def proved_normal_form(
     return simplified, NormalForm(applied=True, nodes_before=before, nodes_after=after, largest_difference=difference)
 
 
-def _largest_difference(
+def largest_difference(
     model: onnx.ModelProto, simplified: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]
 ) -> float:
     """Largest difference of two graphs' outputs, relative to each output's largest value; NaN where one has NaN."""

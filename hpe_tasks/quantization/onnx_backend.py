@@ -32,6 +32,7 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.bias_correction import correct_onnx, with_biases
+from hpe_tasks.quantization.equalization import proved_equalization
 from hpe_tasks.quantization.float_activations import left_float, without
 from hpe_tasks.quantization.normal_form import proved_normal_form
 from hpe_tasks.quantization.ranges import (
@@ -51,6 +52,9 @@ ENCODINGS_FILE = "encodings.json"
 
 _COMPARED_IMAGES = 4
 """Images that the graph and its normal form are compared on."""
+
+_EQUALIZED_IMAGES = 16
+"""Images that the ranges of channels are measured on before they are evened out."""
 
 _ACTIVATIONS = {"Relu", "Clip"}
 _UNKNOWN_OP = "DepthwiseConvTranspose"
@@ -130,7 +134,13 @@ def float_graph(
     prepare_onnx(checkpoint, prepared, config)
     with vendor_warnings_muted():
         graph, form = _simplified(onnx.load(prepared), recipe, images[:_COMPARED_IMAGES], config)
-        return _fold_and_equalize(graph, recipe), form
+        graph = _fold_and_equalize(graph, recipe)
+    if not recipe.channel_equalization:
+        return graph, form
+    graph, evened = proved_equalization(graph, list(_feeds([images[:_EQUALIZED_IMAGES]], graph, config)))
+    nodes = len(graph.graph.node)
+    form = form or NormalForm(applied=False, nodes_before=nodes, nodes_after=nodes, reason="nothing is to be folded")
+    return graph, form.model_copy(update={"equalization": evened})
 
 
 def _simplified(

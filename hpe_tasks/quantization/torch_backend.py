@@ -92,6 +92,11 @@ def calibrated_sim(
 
 def float_network(config: ModelConfig, recipe: QuantizationRecipe, checkpoint: Path) -> nn.Module:
     """The network that is simulated, still in float: folded and equalized, every operation a module."""
+    if recipe.channel_equalization:
+        raise QuantizationError(
+            f"recipe.channel_equalization is for ONNX files, and {config.architecture} is built by the project.",
+            hint="Set recipe.cross_layer_equalization=true instead, or export the network to ONNX first.",
+        )
     network = build_model(config)
     load_checkpoint(network, checkpoint)
     with vendor_warnings_muted():

@@ -9,6 +9,22 @@ from hpe_tasks.records.execution import KernelProof, PlacementAudit
 from hpe_tasks.records.mixed_precision import MixedPrecision
 
 
+class Equalization(Frozen):
+    """What became of channels that share one range of activations.
+
+    Attributes:
+        applied: Whether they were evened out: only where the graph then computes the same.
+        channels: Of all activations, those whose values are larger now.
+        largest_difference: As of `NormalForm`.
+        reason: Why it was not applied.
+    """
+
+    applied: bool
+    channels: int
+    largest_difference: float | None = None
+    reason: str = ""
+
+
 class NormalForm(Frozen):
     """What became of a user's graph before it was calibrated.
 
@@ -19,6 +35,7 @@ class NormalForm(Frozen):
         largest_difference: Of their outputs on calibration images, relative to the largest value of an output; None
             where they could not be compared.
         reason: Why it was not applied.
+        equalization: None where the recipe does not ask for it.
     """
 
     applied: bool
@@ -26,6 +43,7 @@ class NormalForm(Frozen):
     nodes_after: int
     largest_difference: float | None = None
     reason: str = ""
+    equalization: Equalization | None = None
 
 
 class QuantizedModel(Record):
