@@ -224,6 +224,7 @@ def _recipe_text(recipe: QuantizationRecipe) -> str:
         f"ranges by {recipe.ranges}",
         *(["batch norms folded"] if recipe.fold_batch_norms else []),
         *(["cross-layer equalization"] if recipe.cross_layer_equalization else []),
+        *(["channels evened out"] if recipe.channel_equalization else []),
     ]
     return ", ".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +48,7 @@ def open_layers(
     checkpoint: Path,
     model: Path,
     encodings: Path,
-    images: NDArray[np.float32],
+    batches: Iterable[NDArray[np.float32]],
 ) -> LayerTensors:
     """Load a checkpoint in the form in which it was quantized, and its stored simulation.
 
@@ -57,7 +58,7 @@ def open_layers(
         checkpoint: As it came: stored networks may have their weights on the grid already.
         model: `QuantizedFiles.model`.
         encodings: `QuantizedFiles.encodings`.
-        images: The first calibration batch that `quantize_model` took, N×3×H×W.
+        batches: What `quantize_model` was given; only the first are read.
 
     Raises:
         CheckpointError: The checkpoint does not fit.
@@ -66,7 +67,7 @@ def open_layers(
     if config.network.from_file:
         from hpe_tasks.quantization.onnx_layers import OnnxLayers
 
-        return OnnxLayers(config, recipe, checkpoint, model, encodings, images)
+        return OnnxLayers(config, recipe, checkpoint, model, encodings, batches)
     from hpe_tasks.quantization.torch_layers import TorchLayers
 
     return TorchLayers(config, recipe, checkpoint, model, encodings)

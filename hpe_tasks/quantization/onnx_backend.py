@@ -53,9 +53,6 @@ ENCODINGS_FILE = "encodings.json"
 _COMPARED_IMAGES = 4
 """Images that the graph and its normal form are compared on."""
 
-_EQUALIZED_IMAGES = 16
-"""Images that the ranges of channels are measured on before they are evened out."""
-
 _ACTIVATIONS = {"Relu", "Clip"}
 _UNKNOWN_OP = "DepthwiseConvTranspose"
 _OFF_THE_GRID = 1 + 2**-10
@@ -128,7 +125,7 @@ def float_graph(
         config: The network.
         recipe: What is done to it.
         checkpoint: The user's file.
-        images: The first calibration batch.
+        images: The first calibration images, as `looked_at` gives them: what ranges of channels are measured on.
         prepared: Where the graph is written once it is cleaned.
     """
     prepare_onnx(checkpoint, prepared, config)
@@ -137,7 +134,7 @@ def float_graph(
         graph = _fold_and_equalize(graph, recipe)
     if not recipe.channel_equalization:
         return graph, form
-    graph, evened = proved_equalization(graph, list(_feeds([images[:_EQUALIZED_IMAGES]], graph, config)))
+    graph, evened = proved_equalization(graph, list(_feeds([images], graph, config)))
     nodes = len(graph.graph.node)
     form = form or NormalForm(applied=False, nodes_before=nodes, nodes_after=nodes, reason="nothing is to be folded")
     return graph, form.model_copy(update={"equalization": evened})

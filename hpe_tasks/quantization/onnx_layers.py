@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.contract.onnx_session import inference_session
-from hpe_tasks.quantization.aimet import vendor_warnings_muted
+from hpe_tasks.quantization.aimet import checked_batches, vendor_warnings_muted
 from hpe_tasks.quantization.layer_tensors import LayerValues
 from hpe_tasks.quantization.onnx_backend import float_graph, load_sim
+from hpe_tasks.quantization.rounding import looked_at
 
 
 class _Place(NamedTuple):
@@ -39,11 +40,12 @@ class OnnxLayers:
         checkpoint: Path,
         model: Path,
         encodings: Path,
-        images: NDArray[np.float32],
+        batches: Iterable[NDArray[np.float32]],
     ) -> None:
         self._nhwc = config.input_layout == "nhwc"
+        images, _ = looked_at(checked_batches(batches, config))
         with TemporaryDirectory(prefix="hpe-layers-") as folder:
-            graph, _ = float_graph(config, recipe, checkpoint, images, Path(folder) / "float.onnx")
+            graph, _ = float_graph(config, recipe, checkpoint, images[0], Path(folder) / "float.onnx")
         sim = load_sim(config, recipe, model, encodings, "cpu")
         self._outputs = [output.name for output in graph.graph.output]
         simulated_outputs = [output.name for output in sim.model.model.graph.output]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
+from itertools import islice
 
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.pipeline.runs import Run
@@ -47,10 +49,17 @@ def diagnose_layers(run: Run, _: Scratch) -> LayerDiagnosis:
     from hpe_tasks.quantization.layer_tensors import open_layers
 
     config, quantized, local = run.config, run.result(quantize), run.workspace.local
-    # As they were drawn for the calibration, whose first batch decides the form of the graph.
-    drawn = calibration_set(run, quantized.recipe.calibration_images).images
-    first = next(calibration_batches(drawn, config.model, config.evaluation.batch_size))
-    images = first[: _WHOLE_IMAGES if CODECS[config.model.codec].whole_images else _CROPS]
+    # As they were drawn for the calibration, whose first images decide the form of the graph.
+    batches = partial(
+        calibration_batches,
+        calibration_set(run, quantized.recipe.calibration_images).images,
+        config.model,
+        config.evaluation.batch_size,
+        augmented=quantized.augmented_inputs,
+        seed=config.seed,
+    )
+    count = _WHOLE_IMAGES if CODECS[config.model.codec].whole_images else _CROPS
+    images = list(islice((image for batch in batches() for image in batch), count))
     try:
         layers = open_layers(
             config.model,
@@ -58,7 +67,7 @@ def diagnose_layers(run: Run, _: Scratch) -> LayerDiagnosis:
             local(run.result(fetch_checkpoint).file),
             local(quantized.model),
             local(quantized.encodings),
-            first,
+            batches(),
         )
         file = FileLayers(local(run.result(export_onnx).model), config.model)
         errors, unmatched = compare_layers(layers, file, images)

@@ -71,7 +71,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         (folder / name).mkdir()
     files = quantize_model(config, RECIPE, checkpoint, [images], folder / "quantsim", "cpu")
     file = export_onnx(config, RECIPE, files.model, files.encodings, folder / "exported")
-    return Made(config, images, open_layers(config, RECIPE, checkpoint, files.model, files.encodings, images), file)
+    return Made(config, images, open_layers(config, RECIPE, checkpoint, files.model, files.encodings, [images]), file)
 
 
 def test_every_layer_is_compared_in_order_and_none_parts(made: Made) -> None:
