@@ -11,7 +11,8 @@ Neither AIMET package has it in the version that this project uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,9 @@ def correct_torch(sim: Any, network: nn.Module, images: Iterable[np.ndarray]) ->
     simulated = {name: sim.model.get_submodule(name) for name in layers}
 
     def measure(names: Sequence[str]) -> Means:
-        return _means_torch(sim.model, {name: simulated[name] for name in names}, batches)
+        measured = {name: simulated[name] for name in names}
+        with _before_their_ranges(measured.values()):
+            return _means_torch(sim.model, measured, batches)
 
     def add(name: str, shift: NDArray[np.float64]) -> None:
         bias = simulated[name].bias
@@ -98,6 +101,19 @@ def correct_torch(sim: Any, network: nn.Module, images: Iterable[np.ndarray]) ->
 
     wanted = _means_torch(network, {name: network.get_submodule(name) for name in layers}, batches)
     correct(layers, wanted, measure, add)
+
+
+@contextmanager
+def _before_their_ranges(layers: Iterable[Any]) -> Iterator[None]:
+    """Let layers give what they compute: a peak that a range cuts off is no shift of the values below it."""
+    kept = [(layer, layer.output_quantizers[0]) for layer in layers]
+    try:
+        for layer, _ in kept:
+            layer.output_quantizers[0] = None
+        yield
+    finally:
+        for layer, quantizer in kept:
+            layer.output_quantizers[0] = quantizer
 
 
 class _Enough(Exception):
