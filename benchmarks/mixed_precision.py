@@ -24,7 +24,7 @@ from hpe_tasks.data.calibration import draw_calibration
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import Predict, calibration_batches, fp32_predictor, onnx_predictor
-from hpe_tasks.mixed_precision import choose_precision
+from hpe_tasks.mixed_precision import Budget, choose_precision
 from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.quantization import QuantizedFiles, leave_float, load_quantsim, quantize_model
 from hpe_tasks.records.base import Artifact
@@ -109,7 +109,9 @@ def main() -> None:
         (folder / "int8").mkdir()
         files = quantize_model(config.model, recipe, checkpoint, images(), folder / "int8", "cpu")
         mixed = copied(files, folder / "mixed")
-        record: MixedPrecision = choose_precision(config.model, recipe, checkpoint, mixed, images())
+        record: MixedPrecision = choose_precision(
+            config.model, recipe, checkpoint, mixed, images(), Budget(arguments.max_slowdown)
+        )
         print(f"{processor_name()}; {record.evaluations} choices in {record.seconds:.0f} s")
         print(f"FP32: AP {ap_of(fp32_predictor(config.model, checkpoint, 'cpu'), config, folder):.3f}")
         print(f"{'':>22}  {'QuantSim':>8}  {'file':>8}  joint error  int8 MACs  /int8 ms  /FP32 ms")

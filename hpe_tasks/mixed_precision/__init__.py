@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,7 +33,7 @@ from hpe_tasks.quantization import QuantizedFiles
 from hpe_tasks.quantization import leave_float as leave_stored_float
 from hpe_tasks.records.mixed_precision import ActivationEffect, MixedPrecision, PrecisionPoint
 
-__all__ = ["Timing", "check_widths", "choose_precision"]
+__all__ = ["Budget", "Timing", "check_widths", "choose_precision"]
 
 IMAGES = 24
 """Calibration crops, or whole images, that joints are compared on."""
@@ -45,6 +46,37 @@ _CLOSE = 0.1
 
 Timing = Callable[[Sequence[Callable[[], object]]], list[list[float]]]
 """Seconds that each network takes, by rounds; see `take_turns`."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a choice may cost.
+
+    Attributes:
+        max_slowdown: How many times as long as int8 throughout it may take.
+        min_speedup: How many times as fast as FP32 it has to be, where that is asked.
+        min_int8_mac_share: Share of the multiply-accumulates that has to stay int8.
+    """
+
+    max_slowdown: float
+    min_speedup: float | None = None
+    min_int8_mac_share: float = 0.0
+
+    def allows(self, point: PrecisionPoint) -> bool:
+        """Whether a file may be chosen."""
+        most_of_fp32 = math.inf if self.min_speedup is None else 1 / self.min_speedup
+        return (
+            point.slowdown <= self.max_slowdown
+            and point.of_fp32 <= most_of_fp32
+            and point.int8_mac_share >= self.min_int8_mac_share
+        )
+
+    @property
+    def told(self) -> str:
+        """In words, with the names of the settings."""
+        speed = [] if self.min_speedup is None else [f"gate.min_speedup {self.min_speedup:g}"]
+        share = [f"gate.min_int8_mac_share {self.min_int8_mac_share:g}"] if self.min_int8_mac_share else []
+        return ", ".join([f"recipe.max_slowdown {self.max_slowdown:g}", *speed, *share])
 
 
 def check_widths(recipe: QuantizationRecipe) -> None:
@@ -63,23 +95,23 @@ def choose_precision(
     checkpoint: Path,
     files: QuantizedFiles,
     batches: Iterable[NDArray[np.float32]],
+    budget: Budget,
     *,
-    min_speedup: float | None = None,
     timing: Timing = take_turns,
 ) -> MixedPrecision:
     """Find out what has to stay float, choose as much of it as pays, and change the stored simulation so.
 
     Args:
         config: The network.
-        recipe: As it was quantized; `max_slowdown` is the budget.
+        recipe: As it was quantized.
         checkpoint: Its weights in FP32, or its float ONNX file.
         files: The calibrated simulation, with every activation quantized; changed where it lies, at the end.
         batches: Calibration images, as they were calibrated on; the first `IMAGES` are looked at.
-        min_speedup: How many times as fast as FP32 the file has to be, where that is asked.
+        budget: What the choice may cost.
         timing: Takes the times.
 
     Raises:
-        QuantizationError: Something would be won by float, and nothing of it is within the budget.
+        QuantizationError: Something would be won by float, and nothing of it within the budget.
     """
     began = time.monotonic()
     with TemporaryDirectory(prefix="mixed-precision-", dir=files.model.parent) as folder:
@@ -87,7 +119,7 @@ def choose_precision(
         order = find_order(bench.activations, bench.evaluate)
         threads = available_threads()
         curve = _measure(bench, order, threads, timing)
-    chosen = _choose(curve, order, recipe.max_slowdown, min_speedup)
+    chosen = _choose(curve, order, budget)
     leave_stored_float(config, files, curve[chosen].left_float)
     effects = tuple(_effect(bench.activations[index], harm) for harm in order.harms for index in harm.activations)
     return MixedPrecision(
@@ -96,7 +128,7 @@ def choose_precision(
         chosen=chosen,
         int8_error=order.int8_error,
         float_error=order.float_error,
-        max_slowdown=recipe.max_slowdown,
+        max_slowdown=budget.max_slowdown,
         images=sum(map(len, bench.images)),
         evaluations=order.evaluations,
         seconds=time.monotonic() - began,
@@ -191,27 +223,21 @@ def _layers(activations: Sequence[Activation], harms: Iterable[Harm]) -> tuple[s
     return tuple(dict.fromkeys(activations[index].layer for index in _indices(harms)))
 
 
-def _choose(curve: Sequence[PrecisionPoint], order: Order, max_slowdown: float, min_speedup: float | None) -> int:
+def _choose(curve: Sequence[PrecisionPoint], order: Order, budget: Budget) -> int:
     """The fastest of those that win nearly as much as any within the budget."""
     if not order.needed:
         return 0
-    most_of_fp32 = math.inf if min_speedup is None else 1 / min_speedup
-    affordable = [
-        index
-        for index, point in enumerate(curve)
-        if index and point.slowdown <= max_slowdown and point.of_fp32 <= most_of_fp32
-    ]
+    affordable = [index for index, point in enumerate(curve) if index and budget.allows(point)]
     best = min((curve[index].joint_error for index in affordable), default=math.inf)
     if best > order.int8_error - NEGLIGIBLE:
         cheapest = min(curve[1:], key=lambda point: point.slowdown)
-        asked = f"recipe.max_slowdown {max_slowdown:g}"
-        if min_speedup is not None:
-            asked += f" and gate.min_speedup {min_speedup:g}"
         raise QuantizationError(
-            f"No choice of float activations is within {asked}: the fastest, {cheapest.float_tensors} in float, takes "
-            f"{cheapest.slowdown:.2f} times as long as int8 throughout and {cheapest.of_fp32:.2f} times as long as "
-            f"FP32 and moves the joints by {cheapest.joint_error:.3f}, int8 throughout by {order.int8_error:.3f}.",
-            hint="Allow a larger recipe.max_slowdown, or set recipe.mixed_precision to false.",
+            f"No choice of float activations wins anything within {budget.told}: the fastest, with "
+            f"{cheapest.float_tensors}, takes {cheapest.slowdown:.2f} times as long as int8 throughout and "
+            f"{cheapest.of_fp32:.2f} times as long as FP32, has {100 * cheapest.int8_mac_share:.0f} % of the "
+            f"arithmetic in int8 and a joint error of {cheapest.joint_error:.3f}, int8 throughout one of {order.int8_error:.3f}.",
+            hint="Allow a larger recipe.max_slowdown, a slower file or less int8 in the gate, or set "
+            "recipe.mixed_precision to false.",
         )
     enough = best + _CLOSE * (order.int8_error - best)
     return min(

@@ -86,7 +86,7 @@ def calibration_set(run: Run, num_images: int) -> CalibrationDraw[Dataset]:
         _recipe(c),
         c.evaluation.batch_size,
         c.seed,
-        *([c.gate.min_speedup] if c.recipe.mixed_precision else []),
+        *([c.gate.min_speedup, c.gate.min_int8_mac_share] if c.recipe.mixed_precision else []),
     ],
     tell=lambda record: record.encodings.uri,
     shown_as="quantized",
@@ -143,10 +143,12 @@ def _check_mixed(config: RunConfig) -> None:
 def _leave_float(config: RunConfig, checkpoint: Path, files: QuantizedFiles, drawn: Dataset) -> MixedPrecision:
     """Choose on the calibration images what stays in float, and change the stored simulation so."""
     from hpe_tasks.inference import calibration_batches
-    from hpe_tasks.mixed_precision import choose_precision
+    from hpe_tasks.mixed_precision import Budget, choose_precision
 
     images = calibration_batches(drawn, config.model, config.evaluation.batch_size)
-    return choose_precision(config.model, config.recipe, checkpoint, files, images, min_speedup=config.gate.min_speedup)
+    gate = config.gate
+    budget = Budget(config.recipe.max_slowdown, gate.min_speedup, gate.min_int8_mac_share)
+    return choose_precision(config.model, config.recipe, checkpoint, files, images, budget)
 
 
 @step(

@@ -13,7 +13,7 @@ import pytest
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.mixed_precision import choose_precision
+from hpe_tasks.mixed_precision import Budget, choose_precision
 from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.kernels import compare_kernels
@@ -52,7 +52,7 @@ def quantized(backend: str, folder: Path) -> tuple[QuantizedFiles, Path, ModelCo
 def test_what_8_bits_cannot_hold_stays_float_from_the_simulation_to_the_file(backend: str, tmp_path: Path) -> None:
     files, checkpoint, config, images = quantized(backend, tmp_path)
     before = json.loads(files.encodings.read_text())["activation_encodings"]
-    record = choose_precision(config, MIXED, checkpoint, files, [images], timing=equally_fast)
+    record = choose_precision(config, MIXED, checkpoint, files, [images], Budget(2.0), timing=equally_fast)
     assert record.effects[0].layer == PLANTED_LAYER[backend]
     assert record.effects[0].joint_error > 10 * max(abs(each.joint_error) for each in record.effects[1:])
     assert record.left_float == record.effects[0].tensors
@@ -102,7 +102,7 @@ def test_a_budget_that_nothing_meets_leaves_the_simulation_as_it_was(tmp_path: P
     files, checkpoint, config, images = quantized("onnx", tmp_path)
     before = files.encodings.read_bytes()
     with pytest.raises(QuantizationError, match=r"max_slowdown 2: .*2\.50 times as long"):
-        choose_precision(config, MIXED, checkpoint, files, [images], timing=slow_in_float)
+        choose_precision(config, MIXED, checkpoint, files, [images], Budget(2.0), timing=slow_in_float)
     assert files.encodings.read_bytes() == before
     assert sorted(path.name for path in files.encodings.parent.iterdir()) == ["encodings.json", "model.onnx"]
 
@@ -112,6 +112,6 @@ def test_the_same_images_give_the_same_choice(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         files, checkpoint, config, images = quantized("onnx", tmp_path / name)
-        records.append(choose_precision(config, MIXED, checkpoint, files, [images], timing=equally_fast))
+        records.append(choose_precision(config, MIXED, checkpoint, files, [images], Budget(2.0), timing=equally_fast))
     first, second = (record.model_copy(update={"seconds": 0.0}) for record in records)
     assert first == second

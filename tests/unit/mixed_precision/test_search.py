@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.mixed_precision import _choose, _counts
+from hpe_tasks.mixed_precision import Budget, _choose, _counts
 from hpe_tasks.mixed_precision.search import MOST_GROUPS, Harm, Order, find_order
 from hpe_tasks.onnx_export.float_activations import Activation, with_floats
 from hpe_tasks.records.mixed_precision import PrecisionPoint
@@ -75,7 +75,7 @@ def test_what_is_quantized_between_float_neighbours_becomes_float() -> None:
     assert with_floats([layer, sigmoid, product, other], {3}) == {3}
 
 
-def point(count: int, error: float, slowdown: float, of_fp32: float = 0.8) -> PrecisionPoint:
+def point(count: int, error: float, slowdown: float, of_fp32: float = 0.8, share: float = 0.7) -> PrecisionPoint:
     return PrecisionPoint(
         float_tensors=count,
         float_layers=(),
@@ -83,7 +83,7 @@ def point(count: int, error: float, slowdown: float, of_fp32: float = 0.8) -> Pr
         joint_error=error,
         slowdown=slowdown,
         of_fp32=of_fp32,
-        int8_mac_share=1.0,
+        int8_mac_share=share,
     )
 
 
@@ -92,31 +92,39 @@ def order_of(needed: int) -> Order:
     return Order(harms, harms, 0.5, 0.02, 10)
 
 
-CURVE = [point(0, 0.5, 1.0), point(2, 0.2, 1.1), point(4, 0.06, 1.2), point(8, 0.03, 1.6), point(9, 0.02, 1.9, 1.3)]
+CURVE = [
+    point(0, 0.5, 1.0),
+    point(2, 0.2, 1.1, share=0.8),
+    point(4, 0.06, 1.2),
+    point(8, 0.03, 1.6),
+    point(9, 0.02, 1.9, 1.3),
+]
 
 
 @pytest.mark.parametrize(
-    ("budget", "min_speedup", "chosen"),
+    ("budget", "chosen"),
     [
-        pytest.param(2.0, None, 2, id="the-knee"),
-        pytest.param(1.15, None, 1, id="what-the-budget-allows"),
-        pytest.param(9.0, 1.2, 2, id="faster-than-fp32"),
+        pytest.param(Budget(2.0), 2, id="the-knee"),
+        pytest.param(Budget(1.15), 1, id="what-the-budget-allows"),
+        pytest.param(Budget(9.0, 1.2), 2, id="faster-than-fp32"),
+        pytest.param(Budget(9.0, None, 0.75), 1, id="enough-of-it-in-int8"),
     ],
 )
-def test_the_fastest_of_the_good_ones_is_chosen(budget: float, min_speedup: float | None, chosen: int) -> None:
-    assert _choose(CURVE, order_of(9), budget, min_speedup) == chosen
+def test_the_fastest_of_the_good_ones_is_chosen(budget: Budget, chosen: int) -> None:
+    assert _choose(CURVE, order_of(9), budget) == chosen
 
 
 @pytest.mark.parametrize(
-    ("budget", "min_speedup", "named"),
+    ("budget", "named"),
     [
-        pytest.param(1.05, None, "recipe.max_slowdown 1.05", id="budget"),
-        pytest.param(2.0, 2.0, "gate.min_speedup 2", id="speed"),
+        pytest.param(Budget(1.05), "recipe.max_slowdown 1.05:", id="budget"),
+        pytest.param(Budget(2.0, 2.0), "gate.min_speedup 2:", id="speed"),
+        pytest.param(Budget(2.0, None, 0.95), "gate.min_int8_mac_share 0.95:", id="share"),
     ],
 )
-def test_a_budget_that_nothing_meets_is_said(budget: float, min_speedup: float | None, named: str) -> None:
+def test_a_budget_that_nothing_meets_is_said(budget: Budget, named: str) -> None:
     with pytest.raises(QuantizationError, match=named) as caught:
-        _choose(CURVE, order_of(9), budget, min_speedup)
+        _choose(CURVE, order_of(9), budget)
     assert "1.10 times" in caught.value.message
     assert "max_slowdown" in caught.value.hint
 
