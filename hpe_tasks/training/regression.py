@@ -39,6 +39,7 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, load_common_layers, sample_checkpoint
 from hpe_tasks.models.full_precision import as_function
 from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.models.losses import LOSSES, Tensors
 from hpe_tasks.models.training_record import TRAINING_KEY
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
@@ -47,7 +48,6 @@ from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import write_atomically
 from hpe_tasks.training.crops import TrainingCrops
 from hpe_tasks.training.images import Batch
-from hpe_tasks.training.losses import LOSSES, Tensors
 from hpe_tasks.training.norms import add_batch_norms, without_batch_norms
 from hpe_tasks.training.scenes import TrainingScenes
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.models.losses import LOSSES
 from hpe_tasks.networks import ARCHITECTURES, OWN_FILE
 from hpe_tasks.pose.codecs import CODECS, Codec, CodecName, CropCodec, ImageCodec, crop_codec, image_codec
 from hpe_tasks.pose.codecs.codec import channels_second, fits, laid_out
-from hpe_tasks.training.losses import LOSSES
 
 SIZE = (192, 128)
 EVERY = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
@@ -118,7 +118,7 @@ def test_a_codec_is_read_quantized_and_served_from_two_files() -> None:
     package = Path(__file__).parents[3] / "hpe_tasks"
     named = {str(path.relative_to(package)) for path in package.rglob("*.py") if "simcc" in path.read_text().lower()}
     network = {"config/model.py", "models/checkpoint.py", "networks/__init__.py", "networks/simcc_mobilenet.py"}
-    training = {"config/training.py", "training/losses.py"}
+    training = {"config/training.py", "models/losses.py"}
     assert named - network - training == {"pose/codecs/__init__.py", "pose/codecs/simcc.py"}
     # Of the list of networks the entry of pose_mobilenet names it; a user's file may have any.
     assert ARCHITECTURES[OWN_FILE].codecs == tuple(CODECS)

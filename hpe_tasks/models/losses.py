@@ -1,4 +1,4 @@
-"""What a training makes small, by the kind of loss that a codec asks for."""
+"""What a training or a distillation makes small, by the kind of loss that a codec asks for."""
 
 from __future__ import annotations
 
