@@ -79,6 +79,11 @@ class DatasetConfig(Frozen):
         min_length=1,
         description=f"Split that metrics are measured on; the default is {_usual_split(1)}.",
     )
+    training_split: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Split whose annotations a quantized network may learn from, with `recipe.distillation_labels`.",
+    )
     evaluation_images: Literal["with_persons", "all"] = Field(
         default="with_persons",
         description="Images of the evaluation split that are measured. People found where there are none count against "
@@ -103,6 +108,12 @@ class DatasetConfig(Frozen):
         return self.described.gate_metric
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """Every split that a run reads, each once."""
+        named = (self.calibration_split, self.evaluation_split, self.training_split)
+        return tuple(dict.fromkeys(split for split in named if split is not None))
+
+    @property
     def described(self) -> DatasetKind:
         """What a data set of this kind is made of."""
         return KINDS[self.kind]
@@ -121,6 +132,8 @@ class DatasetConfig(Frozen):
             raise ValueError("images_by_url and image_archives exclude one another: choose one")
         if self.source == SAMPLE and (self.images_by_url or self.image_archives is not None):
             raise ValueError("the sample brings its own images: leave images_by_url and image_archives out")
+        if self.images_by_url and self.training_split not in {None, self.calibration_split}:
+            raise ValueError("images_by_url fetches no further split: set training_split to the calibration_split")
         self._refuse_unfit("source 'sample' is", self.source == SAMPLE, lambda kind: kind.is_drawn)
         self._refuse_unfit("images_by_url is", self.images_by_url, lambda kind: kind.has_addresses)
         self._refuse_unfit("boxes are", self.boxes is not None, lambda kind: kind.takes_detections)

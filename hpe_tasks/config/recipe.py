@@ -94,6 +94,27 @@ class QuantizationRecipe(Frozen):
         description="Choose 8-bit weights so that no processor's int8 kernel can clip a sum of their products, and the "
         "file computes the same on all of them. Without, x86-64 processors that lack VNNI may compute something else.",
     )
+    distillation_steps: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Steps in which the quantized network learns what the float one gives (quantization-aware "
+        "training), on calibration images that are moved and mirrored at random, without labels; 0 for none.",
+    )
+    distillation_batch: int = Field(
+        default=16, ge=1, le=1024, description="Persons, or whole images, in one step of distillation."
+    )
+    distillation_learning_rate: float = Field(
+        default=5e-4,
+        gt=0,
+        le=1,
+        description="Highest learning rate of distillation, as a share of each tensor's range.",
+    )
+    distillation_labels: bool = Field(
+        default=False,
+        description="In distillation learn from the persons of `dataset.training_split` and their annotations as well: "
+        "for networks that the project builds.",
+    )
     mixed_precision: bool = Field(
         default=False,
         description="Leave the activations in float that 8 bits harm most, as far as that pays: what each does to the "
@@ -141,6 +162,8 @@ class QuantizationRecipe(Frozen):
             "bias_corrected": self.bias_correction,
             "augmented": self.augment_calibration,
             "full_range": eight_bits and not self.saturation_free,
+            "qat": self.distillation_steps > 0 and not self.distillation_labels,
+            "qat_labels": self.distillation_steps > 0 and self.distillation_labels,
             "mixed": self.mixed_precision,
         }
         told = [technique for technique, used in techniques.items() if used]

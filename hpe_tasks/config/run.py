@@ -96,6 +96,16 @@ class RunConfig(Frozen):
                 f"dataset.calibration_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
                 "a model must not be calibrated on the images that judge it"
             )
+        if self.dataset.training_split == self.dataset.evaluation_split:
+            raise ValueError(
+                f"dataset.training_split and dataset.evaluation_split are both {self.dataset.evaluation_split!r}: "
+                "a model must not learn from the images that judge it"
+            )
+        if self.recipe.distillation_labels and (self.dataset.training_split is None or self.model.network.from_file):
+            raise ValueError(
+                "recipe.distillation_labels needs dataset.training_split, and a network that the project builds: how "
+                "the one in a user's file was taught is not known"
+            )
         codec = CODECS[self.model.codec]
         kind = self.dataset.described
         if codec.whole_images and not (kind.takes_detections and self.dataset.boxes is None):

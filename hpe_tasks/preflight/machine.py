@@ -118,6 +118,9 @@ FORWARDS_OF_SEQ_MSE = 6000.0
 FORWARDS_OF_BIAS_CORRECTION = 3000.0
 """About 32 images of a simulation, which takes twice as long, before each of some 50 layers."""
 
+FORWARDS_OF_LEARNING = 15.0
+"""One image in a step of distillation: teacher, simulation forward and back; two networks took 12 and 19."""
+
 FIXED_S = 20.0
 """What calibration takes beyond its images: imports, building the simulation, choosing ranges, writing files."""
 
@@ -132,6 +135,7 @@ def calibration_s(config: RunConfig, forward_s: float) -> float:
         forwards += FORWARDS_OF_SEQ_MSE
     if recipe.bias_correction:
         forwards += FORWARDS_OF_BIAS_CORRECTION
+    forwards += recipe.distillation_steps * recipe.distillation_batch * FORWARDS_OF_LEARNING
     return FIXED_S + forwards * forward_s
 
 

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
-from hpe_tasks.records.network import NormalForm
+from hpe_tasks.errors import QuantizationError
+from hpe_tasks.records.network import Distillation, NormalForm
 
 if TYPE_CHECKING:
     import numpy as np
 
     from hpe_tasks.pose.codecs.arrays import Arrays
+    from hpe_tasks.quantization.distillation import Lessons
 
 __all__ = ["QuantizedFiles", "best_device", "leave_float", "load_quantsim", "quantize_model", "tool_versions"]
 
@@ -35,11 +37,13 @@ class QuantizedFiles:
         model: The float network with its calibrated quantizers (`.safetensors`), or the float graph (`.onnx`).
         encodings: AIMET's quantization encodings as JSON.
         normal_form: What became of a user's graph before it was calibrated; None where nothing was to be folded.
+        distillation: How the simulation learned; None where the recipe asks for no distillation.
     """
 
     model: Path
     encodings: Path
     normal_form: NormalForm | None = None
+    distillation: Distillation | None = None
 
 
 def quantize_model(
@@ -49,6 +53,7 @@ def quantize_model(
     batches: Iterable[np.ndarray],
     out: Path,
     device: str,
+    lessons: Lessons | None = None,
 ) -> QuantizedFiles:
     """Calibrate a quantization simulation of the network and store it.
 
@@ -59,21 +64,28 @@ def quantize_model(
         batches: Calibration images, normalized, N×3×H×W float32; those of whole images in either orientation.
         out: Existing folder that the two files are written to.
         device: "cpu" or "cuda".
+        lessons: What the simulation learns from, where the recipe asks for distillation.
 
     Raises:
         CheckpointError: The checkpoint does not fit.
         ConfigError: `recipe.aimet_config` is missing or not a valid AIMET configuration.
-        QuantizationError: There is no calibration image, an image has the wrong shape, or AIMET cannot quantize it.
+        QuantizationError: There is no calibration image, an image has the wrong shape, AIMET cannot quantize it, or a
+            distillation diverges or has nothing to learn from.
     """
+    if recipe.distillation_steps and lessons is None:
+        raise QuantizationError(
+            f"The recipe asks for {recipe.distillation_steps} steps of distillation; there is nothing to learn from.",
+            hint="Give quantize_model its lessons, or set recipe.distillation_steps to 0.",
+        )
     if device == "cpu":
         log.warning("Calibrating on the CPU, several times more slowly than on a GPU.")
     if config.network.from_file:
         from hpe_tasks.quantization import onnx_backend
 
-        return QuantizedFiles(*onnx_backend.quantize(config, recipe, checkpoint, batches, out, device))
+        return QuantizedFiles(*onnx_backend.quantize(config, recipe, checkpoint, batches, out, device, lessons))
     from hpe_tasks.quantization import torch_backend
 
-    return QuantizedFiles(*torch_backend.quantize(config, recipe, checkpoint, batches, out, device))
+    return QuantizedFiles(*torch_backend.quantize(config, recipe, checkpoint, batches, out, device, lessons))
 
 
 def load_quantsim(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -44,8 +44,11 @@ from hpe_tasks.quantization.ranges import (
 )
 from hpe_tasks.quantization.rounding import looked_at, round_onnx
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
-from hpe_tasks.records.network import NormalForm
+from hpe_tasks.records.network import Distillation, NormalForm
 from hpe_tasks.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    from hpe_tasks.quantization.distillation import Lessons
 
 MODEL_FILE = "model.onnx"
 ENCODINGS_FILE = "encodings.json"
@@ -67,17 +70,24 @@ def quantize(
     batches: Iterable[np.ndarray],
     out: Path,
     device: str,
-) -> tuple[Path, Path, NormalForm | None]:
+    lessons: Lessons | None = None,
+) -> tuple[Path, Path, NormalForm | None, Distillation | None]:
     """Calibrate and store; arguments and errors as for `hpe_tasks.quantization.quantize_model`."""
     model, encodings = out / MODEL_FILE, out / ENCODINGS_FILE
     with TemporaryDirectory(prefix="quantize-", dir=out) as folder:
         draft = Path(folder) / MODEL_FILE
         sim, form = calibrated_sim(config, recipe, checkpoint, batches, draft, device)
+        distillation = None
+        if recipe.distillation_steps and lessons is not None:
+            # onnx2torch is not imported where nothing is distilled.
+            from hpe_tasks.quantization.onnx_distillation import distil_sim
+
+            distillation = distil_sim(sim, checkpoint, draft, config, recipe, lessons, device)
         with vendor_warnings_muted():
             sim.export(folder, "sim", export_model=False, encoding_version="1.0.0")
         (Path(folder) / "sim.encodings").replace(encodings)
         draft.replace(model)
-    return model, encodings, form
+    return model, encodings, form, distillation
 
 
 def calibrated_sim(
@@ -112,7 +122,7 @@ def calibrated_sim(
             _keep_constants(sim, prepared)
         _avoid_ties(sim)
         if recipe.keeps_sums_in_range:
-            _fit_weights(sim, recipe, prepared)
+            fit_weights(sim, recipe, prepared)
     return sim, form
 
 
@@ -207,7 +217,7 @@ def _avoid_ties(sim: Any) -> None:
         quantizer.load_encodings(encodings)
 
 
-def _fit_weights(sim: Any, recipe: QuantizationRecipe, prepared: Path) -> None:
+def fit_weights(sim: Any, recipe: QuantizationRecipe, prepared: Path) -> None:
     """Put all weights on a grid on which no int8 kernel can clip, in the simulation and in its float graph."""
     for each in weights_of(sim, recipe):
         each.store(each.fitted())

@@ -33,10 +33,14 @@ from hpe_tasks.quantization.aimet import (
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.bias_correction import add_biases, correct_torch
+from hpe_tasks.quantization.distillation import Exam, Lessons, distil
 from hpe_tasks.quantization.float_activations import left_float, without
+from hpe_tasks.quantization.grid_limit import GridLimit
 from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers
 from hpe_tasks.quantization.rounding import looked_at, release_torch, round_torch
+from hpe_tasks.quantization.torch_student import learnt_tensors
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
+from hpe_tasks.records.network import Distillation
 from hpe_tasks.storage.files import sha256_file, write_atomically
 
 MODEL_FILE = "model.safetensors"
@@ -54,9 +58,30 @@ def quantize(
     batches: Iterable[np.ndarray],
     out: Path,
     device: str,
-) -> tuple[Path, Path]:
+    lessons: Lessons | None = None,
+) -> tuple[Path, Path, None, Distillation | None]:
     """Calibrate and store; arguments and errors as for `hpe_tasks.quantization.quantize_model`."""
-    return _store(calibrated_sim(config, recipe, checkpoint, batches, device), out)
+    sim, distillation = calibrated_sim(config, recipe, checkpoint, batches, device), None
+    if recipe.distillation_steps and lessons is not None:
+        network = float_network(config, recipe, checkpoint)
+        distillation = distil_sim(sim, network, config, recipe, lessons, device)
+    return *_store(sim, out), None, distillation
+
+
+def distil_sim(
+    sim: Any, network: nn.Module, config: ModelConfig, recipe: QuantizationRecipe, lessons: Lessons, device: str
+) -> Distillation:
+    """Teach a calibrated simulation what the float network gives; see `distil`."""
+    with vendor_warnings_muted():
+        student, exam = sim.model.eval(), Exam(network.to(device).eval(), lessons, config, device)
+        weights = list(weights_of(sim, recipe)) if recipe.keeps_sums_in_range else []
+        limits = {each.name: GridLimit(each, torch.device(device)) for each in weights}
+        told = distil(student, exam, learnt_tensors(student, limits), lessons, recipe, device)
+        if recipe.keeps_sums_in_range:
+            # Rounded as they are: their steps stay.
+            _fit_weights(sim, recipe)
+            told = told.model_copy(update={"loss_after": exam.grade(student)})
+    return told
 
 
 def calibrated_sim(

@@ -132,6 +132,16 @@ def fit_grid(
     )
 
 
+def kernel_rows(shape: tuple[int, ...], layer: Layer) -> NDArray[np.int64]:
+    """Where the weights of each output channel lie in a layer's flattened tensor, in the order in which kernels add.
+
+    Returns:
+        Channels × phases × K: of the last axis, weights 2i and 2i + 1 are added first.
+    """
+    places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
+    return np.ascontiguousarray(_to_rows(places, layer))
+
+
 def _codes(exact: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
     """The nearest codes of channels × phases × K exact ones, with pairs kept in range."""
     codes = np.rint(exact)

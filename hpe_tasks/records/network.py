@@ -46,6 +46,49 @@ class NormalForm(Frozen):
     equalization: Equalization | None = None
 
 
+class LossPoint(Frozen):
+    """The loss at one moment of a distillation.
+
+    Attributes:
+        step: Steps done.
+        held_out: On images that are never learnt from.
+        learnt: Mean of the steps since the moment before; None at the start.
+    """
+
+    step: int
+    held_out: float
+    learnt: float | None = None
+
+
+class Distillation(Frozen):
+    """How a simulation learned to give what the float network gives.
+
+    Attributes:
+        steps: Steps that were done.
+        learning_rate: The highest, as a share of each tensor's range.
+        best_step: Steps after which it was best, which is how it was left; 0 where nothing was gained.
+        loss_before: On held-out images, of the simulation as it was calibrated.
+        loss_after: The same as it was left.
+        num_learnt: Crops, or whole images, that it learned from.
+        num_held_out: Those that it was measured on.
+        augmented: Whether they were shifted, resized, turned and mirrored anew each time.
+        labelled: Whether annotations were learnt from as well.
+        seconds: How long it took.
+    """
+
+    steps: int
+    learning_rate: float
+    best_step: int
+    loss_before: float
+    loss_after: float
+    num_learnt: int
+    num_held_out: int
+    augmented: bool
+    labelled: bool
+    seconds: float
+    curve: tuple[LossPoint, ...]
+
+
 class QuantizedModel(Record):
     """A calibrated QuantSim, in the parts that rebuild it.
 
@@ -59,6 +102,7 @@ class QuantizedModel(Record):
         normal_form: None where the project has built the network itself, where the recipe folds nothing, and in records
             of older versions.
         mixed_precision: What was left in float, and why; None where the recipe does not ask for it.
+        distillation: None where the recipe asks for none.
     """
 
     recipe: QuantizationRecipe
@@ -72,6 +116,7 @@ class QuantizedModel(Record):
     normal_form: NormalForm | None = None
     calibration_left_out: tuple[str, ...] = ()
     mixed_precision: MixedPrecision | None = None
+    distillation: Distillation | None = None
 
 
 class TensorSpec(Frozen):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.errors import DatasetError
@@ -20,13 +21,18 @@ class TrainingCrops:
 
     A crop depends on the seed, the epoch and the person only, and not on the batch or the thread that it is made in.
 
+    Args:
+        dataset: The split.
+        config: How persons are augmented, and the network.
+        model: The network, where it is not the one of a training.
+
     Raises:
         DatasetError: The split has none of the network's joints.
     """
 
-    def __init__(self, dataset: CocoDataset, config: TrainingConfig) -> None:
+    def __init__(self, dataset: CocoDataset, config: TrainingConfig, model: ModelConfig | None = None) -> None:
         self._config = config
-        model = config.model_config_for("unused")
+        model = config.model_config_for("unused") if model is None else model
         self._model = model
         self._persons = dataset.all_persons()
         self._images = {image.id: image for image in dataset.images}
@@ -34,7 +40,7 @@ class TrainingCrops:
         self._source = [index.get(joint, -1) for joint in model.joints.joints]
         if all(i < 0 for i in self._source) or not self._persons:
             raise DatasetError(
-                f"{dataset.annotation_file} has no person with joints of the skeleton {config.skeleton!r}.",
+                f"{dataset.annotation_file} has no person with joints of the skeleton {model.joints.name!r}.",
                 hint="Choose the skeleton that the data set is annotated with.",
             )
         swap = np.arange(len(model.joints.joints))
@@ -71,7 +77,8 @@ class TrainingCrops:
         codec = crop_codec(self._model.codec)
         targets, weights = codec.encode(np.stack(points), np.stack(visible), self._model.input_size, self._config.sigma)
         mean, std = (np.array(v, dtype=np.float32) for v in (self._model.mean, self._model.std))
-        normalized = (np.stack(crops) - mean) / std
+        pixels = np.stack(crops) if self._model.channel_order == "rgb" else np.stack(crops)[..., ::-1]
+        normalized = (pixels - mean) / std
         return Batch(np.ascontiguousarray(normalized.transpose(0, 3, 1, 2)), targets, weights)
 
     def _crop(

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.data.annotation_files import person_category, read_annotations
 from hpe_tasks.data.coco import CocoDataset, CocoImage
@@ -33,13 +34,18 @@ class TrainingScenes:
 
     A scene depends on the seed, the epoch and the image only, and not on the batch or the thread that it is made in.
 
+    Args:
+        dataset: The split.
+        config: How images are augmented, and the network.
+        model: The network, where it is not the one of a training.
+
     Raises:
         DatasetError: The split has no people with COCO's joints.
     """
 
-    def __init__(self, dataset: CocoDataset, config: TrainingConfig) -> None:
+    def __init__(self, dataset: CocoDataset, config: TrainingConfig, model: ModelConfig | None = None) -> None:
         self._dataset, self._config = dataset, config
-        self._model = config.model_config_for("unused")
+        self._model = config.model_config_for("unused") if model is None else model
         self._images = [image for image in dataset.images if dataset.persons(image.id)]
         if dataset.joint_names != COCO17.joints or not self._images:
             raise DatasetError(

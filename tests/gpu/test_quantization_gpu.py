@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
-from hpe_tasks.inference import fp32_predictor
+from hpe_tasks.data.coco import load_coco
+from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.inference import calibration_batches, fp32_predictor
+from hpe_tasks.inference.lessons import UnlabelledLessons
+from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.onnx_export import check_onnx, export_onnx
 from hpe_tasks.quantization import best_device, load_quantsim, quantize_model
 from support import tiny_networks as tiny
@@ -37,6 +42,31 @@ def test_calibration_on_the_gpu_gives_a_simulation_that_runs_anywhere(scheme: st
     # Sums in another order flip single codes, which later layers spread.
     assert np.corrcoef(joined(on_gpu(images)).ravel(), on_cpu.ravel())[0, 1] > 0.9
     check_onnx(export_onnx(config, recipe, files.model, files.encodings, exported))
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_network_learns_on_the_gpu_and_runs_anywhere(backend: str, tmp_path: Path) -> None:
+    make_sample(tmp_path / "people", SampleSpec(train=1, calibration=8, val=1, width=200, height=150, seed=2))
+    people = load_coco(tmp_path / "people", "calibration")
+    if backend == "torch":
+        config = ModelConfig(checkpoint="sample", input_width=64, input_height=96)
+        source = sample_checkpoint()
+    else:
+        config = tiny.onnx_config()
+        source = tiny.write_onnx(tmp_path / "users.onnx", shape=("batch", 3, 32, 64))
+    recipe = QuantizationRecipe(scheme="min_max", param_bw=4, distillation_steps=60, distillation_batch=8)
+    lessons = UnlabelledLessons(people, config, seed=0, batch_size=8)
+    (stored := tmp_path / "stored").mkdir()
+    batches = calibration_batches(people, config, 8)
+    files = quantize_model(config, recipe, source, batches, stored, "cuda", lessons)
+    assert files.distillation is not None
+    assert files.distillation.loss_after < 0.8 * files.distillation.loss_before
+    images = next(iter(lessons.held_out()))
+    on_gpu, on_cpu = (
+        joined(load_quantsim(config, recipe, files.model, files.encodings, device)(images))
+        for device in ("cuda", "cpu")
+    )
+    assert np.corrcoef(on_gpu.ravel(), on_cpu.ravel())[0, 1] > 0.95
 
 
 # As large as in practice: 16 images of the published size, in both orientations.

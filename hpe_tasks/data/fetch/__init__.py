@@ -56,7 +56,7 @@ def fetch_dataset(
         StorageError: The disk is full or not writable.
     """
     sources = Sources(cache, s3)
-    splits = tuple(dict.fromkeys((config.calibration_split, config.evaluation_split)))
+    splits = config.splits
     request = SourceRequest(config, sources, splits, calibration_images, seed, sample)
     form, kind = format_of(config.described), config.described
     root = form.find_source(request)

@@ -50,7 +50,7 @@ def preview_source(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client
         ArchiveError: It is neither a folder nor an archive.
         HpeError: It cannot be reached or read; see `download.look` and `mirror.mirror_prefix`.
     """
-    splits = tuple(dict.fromkeys((config.calibration_split, config.evaluation_split)))
+    splits = config.splits
     address, images = config.source, not (config.images_by_url or config.image_archives)
     shown = f"the splits {' and '.join(splits)}"
     if address == SAMPLE:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hpe_tasks.data.dataset import Dataset
     from hpe_tasks.metrics.image_tables import ImageTable
     from hpe_tasks.quantization import QuantizedFiles
+    from hpe_tasks.quantization.distillation import Lessons
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def calibration_set(run: Run, num_images: int) -> CalibrationDraw[Dataset]:
     after=(check_fp32, choose_recipe),
     settings=lambda c: [
         network_settings(c),
-        [c.dataset.kind, c.dataset.calibration_split, c.dataset.evaluation_split, c.dataset.calibrate_on_lookalikes],
+        [c.dataset.kind, *c.dataset.splits, c.dataset.calibrate_on_lookalikes],
         _recipe(c),
         c.evaluation.batch_size,
         c.seed,
@@ -116,7 +117,8 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         count=len,
     )
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
-    files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device)
+    lessons = _lessons(run, drawn) if config.recipe.distillation_steps else None
+    files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device, lessons)
     mixed = _leave_float(config, checkpoint, files, drawn) if config.recipe.mixed_precision else None
     return QuantizedModel(
         recipe=config.recipe,
@@ -130,6 +132,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         normal_form=files.normal_form,
         calibration_left_out=draw.left_out,
         mixed_precision=mixed,
+        distillation=files.distillation,
     )
 
 
@@ -149,6 +152,24 @@ def _leave_float(config: RunConfig, checkpoint: Path, files: QuantizedFiles, dra
     gate = config.gate
     budget = Budget(config.recipe.max_slowdown, gate.min_speedup, gate.min_int8_mac_share)
     return choose_precision(config.model, config.recipe, checkpoint, files, images, budget)
+
+
+def _lessons(run: Run, drawn: Dataset) -> Lessons:
+    """What a simulation learns from: views of the calibration images, or labelled persons of the training split."""
+    from hpe_tasks.data.calibration import draw_calibration
+    from hpe_tasks.inference.lessons import UnlabelledLessons
+    from hpe_tasks.training.lessons import LabelledLessons
+
+    config, split = run.config, run.config.dataset.training_split
+    size, seed = config.recipe.distillation_batch, config.seed
+    unlabelled = UnlabelledLessons(drawn, config.model, seed=seed, batch_size=size)
+    if not config.recipe.distillation_labels or split is None:
+        return unlabelled
+    # As for calibration: no image that judges the model, and no more of them than there are steps to see them.
+    training, judged = split_of(run, split), split_of(run, config.dataset.evaluation_split)
+    most = min(config.recipe.distillation_steps * size, len(training.strata()))
+    labelled = draw_calibration(training, judged, num_images=most, seed=seed)
+    return LabelledLessons(unlabelled, labelled, config.model, seed=seed, batch_size=size)
 
 
 @step(
