@@ -17,6 +17,7 @@ from hpe_tasks.records.execution import LatencyComparison
 from hpe_tasks.records.gate import GateCheck
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
+from hpe_tasks.report.distillation_chart import loss_curve
 from hpe_tasks.report.files import ReportFiles
 from hpe_tasks.report.interval_chart import interval_plot
 from hpe_tasks.report.ladder import ladder_view
@@ -161,6 +162,7 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "parity": parity_chart(records.comparison.parity) if records.comparison else None,
         "layers": layer_chart(records.layers),
         "precision": precision_plot(records.quantized.mixed_precision if records.quantized else None),
+        "distilled": loss_curve(records.quantized.distillation if records.quantized else None),
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",
         "metric": records.metric,

@@ -16,8 +16,10 @@ from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.accuracy import METRICS, Metric
 from hpe_tasks.gate.decision import decide
 from hpe_tasks.records.gate import GateCheck
+from hpe_tasks.records.network import Distillation, LossPoint
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import bullet, dot_plot
+from hpe_tasks.report.distillation_chart import loss_curve, summary_of
 from hpe_tasks.report.page import ReportFiles, render_report
 from hpe_tasks.report.records import RunRecords, measured_on, quantities_of, verdict_of
 from hpe_tasks.report.side_by_side import (
@@ -245,6 +247,50 @@ def test_what_was_lost_is_drawn_with_its_interval(files: ReportFiles, tmp_path: 
 def test_without_a_comparison_no_interval_is_drawn(files: ReportFiles, tmp_path: Path) -> None:
     text = rendered(replace(complete(), comparison=None), files, tmp_path).text
     assert "What quantization cost" not in text
+
+
+LEARNT = Distillation(
+    steps=400,
+    learning_rate=5e-4,
+    best_step=300,
+    loss_before=0.02,
+    loss_after=0.005,
+    num_learnt=77,
+    num_held_out=21,
+    augmented=True,
+    labelled=False,
+    seconds=90.0,
+    curve=tuple(
+        LossPoint(step=step, held_out=loss)
+        for step, loss in ((0, 0.02), (100, 0.012), (200, 0.008), (300, 0.005), (400, 0.006))
+    ),
+)
+
+
+def test_what_was_learnt_is_drawn(files: ReportFiles, tmp_path: Path) -> None:
+    records = complete()
+    assert records.quantized is not None
+    learnt = replace(records, quantized=records.quantized.model_copy(update={"distillation": LEARNT}))
+    text = rendered(learnt, files, tmp_path).text
+    assert (
+        "400 steps in 90 s, on 77 examples, moved and mirrored at random, from the float network, without labels."
+        in text
+    )
+    assert "On 21 held-out examples the loss fell by 75 %; the state after step 300 was kept." in text
+    assert "0.02 → 0.005" in text
+    assert "What the quantized network learned" not in rendered(records, files, tmp_path).text
+
+
+def test_a_loss_curve_ends_at_what_was_kept() -> None:
+    curve = loss_curve(LEARNT)
+    assert curve is not None
+    across, down = curve.best
+    assert across == 75.0
+    assert down == pytest.approx(100 * (1 - 0.25 / 1.08), abs=0.01)
+    assert curve.points.split()[0] == f"0.0,{curve.start_y}"
+    nothing = LEARNT.model_copy(update={"best_step": 0, "loss_after": 0.02})
+    assert "it stays as it was calibrated" in summary_of(nothing)
+    assert loss_curve(None) is None
 
 
 def test_an_inconclusive_gate(files: ReportFiles, tmp_path: Path) -> None:
