@@ -77,6 +77,12 @@ RUNGS: tuple[Rung, ...] = (
         _with(scheme="tf_enhanced", weight_scheme="as_scheme", cross_layer_equalization=True),
     ),
     Rung(
+        "even_channels",
+        "Even out the channels that share one range, over the whole graph of an ONNX file, then calibrate by the least "
+        "squared error.",
+        _with(scheme="mse", weight_scheme="as_scheme", channel_equalization=True),
+    ),
+    Rung(
         "bias_corrected",
         "Calibrate by the least squared error, then correct each layer's bias by what quantization did to its output.",
         _with(scheme="mse", weight_scheme="as_scheme", bias_correction=True),
@@ -95,6 +101,11 @@ RUNGS: tuple[Rung, ...] = (
         "mixed",
         "Leave the activations in float that 8 bits harm most, as far as the measured time allows.",
         _with(scheme="mse", weight_scheme="as_scheme", mixed_precision=True),
+    ),
+    Rung(
+        "distilled",
+        "Let the quantized network learn what the float one gives (QAT without labels); long without a GPU.",
+        _with(scheme="mse", weight_scheme="as_scheme", distillation_steps=300),
     ),
 )
 """Cheapest first: the order in which they are tried."""

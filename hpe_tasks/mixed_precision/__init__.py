@@ -235,7 +235,8 @@ def _choose(curve: Sequence[PrecisionPoint], order: Order, budget: Budget) -> in
             f"No choice of float activations wins anything within {budget.told}: the fastest, with "
             f"{cheapest.float_tensors}, takes {cheapest.slowdown:.2f} times as long as int8 throughout and "
             f"{cheapest.of_fp32:.2f} times as long as FP32, has {100 * cheapest.int8_mac_share:.0f} % of the "
-            f"arithmetic in int8 and a joint error of {cheapest.joint_error:.3f}, int8 throughout one of {order.int8_error:.3f}.",
+            f"arithmetic in int8 and a joint error of {cheapest.joint_error:.3f}, int8 throughout one of "
+            f"{order.int8_error:.3f}.",
             hint="Allow a larger recipe.max_slowdown, a slower file or less int8 in the gate, or set "
             "recipe.mixed_precision to false.",
         )
