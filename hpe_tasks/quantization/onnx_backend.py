@@ -192,6 +192,7 @@ def build_sim(model: Path, config: ModelConfig, recipe: QuantizationRecipe, devi
             sim.qc_quantize_op_dict[name].set_quant_scheme(scheme)
     _leave_bounds_float(sim)
     _fuse_activations(sim)
+    _untie_concatenations(sim)
     if CODECS[config.codec].float_outputs:
         _leave_outputs_float(sim, output_names(sim.model.model, config, model).values())
     if recipe.granularity == "per_channel" and recipe.aimet_config is None:
@@ -420,6 +421,23 @@ def _fuse_activations(sim: Any) -> None:
             # Behind a depthwise layer AIMET lets a ReLU share the layer's quantizer.
             own = untied[node.output[0]] = own._copy()
         own.enabled = False
+    if untied:
+        sim.set_quantizers(untied)
+
+
+def _untie_concatenations(sim: Any) -> None:
+    """Give what is concatenated and the result ranges of their own: see the torch backend.
+
+    Where a part is a concatenation itself, AIMET ties the result to the other part alone: its range then clips all that
+    is larger, which was two thirds of the values in a pose machine that hands its maps from stage to stage.
+    """
+    graph, quantizers = sim.model.model.graph, sim.qc_quantize_op_dict
+    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    untied = {}
+    for node in graph.node:
+        own = quantizers.get(node.output[0]) if node.op_type == "Concat" else None
+        if own is not None and any(own is quantizers.get(source.get(name, name)) for name in node.input):
+            untied[node.output[0]] = own._copy()
     if untied:
         sim.set_quantizers(untied)
 
