@@ -61,6 +61,13 @@ def import_aimet(module: str) -> ModuleType:
         logging.config.dictConfig = configure
 
 
+def simulation_session(sim: Any, model: Any) -> Any:
+    """AIMET's session of a copy of an `aimet_onnx` simulation's graph, with the quantizers of the simulation itself."""
+    return import_aimet("aimet_onnx.utils").OrtInferenceSession(
+        model, sim.providers, session_options=sim._ort_session_options
+    )
+
+
 @contextmanager
 def vendor_warnings_muted() -> Iterator[None]:
     """Hide deprecation and tracer warnings that AIMET causes in torch and onnx; errors pass."""

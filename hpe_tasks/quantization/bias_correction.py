@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from hpe_tasks.progress import track
-from hpe_tasks.quantization.aimet import import_aimet
+from hpe_tasks.quantization.aimet import import_aimet, simulation_session
 
 MOST_PASSES = 64
 """Passes over the images; a network with more layers has several of them corrected in each."""
@@ -227,9 +227,7 @@ def _session_taking(
         graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         graph.initializer.remove(tensor)
     _give(graph, outputs)
-    utils = import_aimet("aimet_onnx.utils")
-    session = utils.OrtInferenceSession(model, sim.providers, session_options=sim._ort_session_options)
-    run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]] = session.run
+    run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]] = simulation_session(sim, model).run
     return run
 
 

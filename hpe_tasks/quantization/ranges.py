@@ -17,7 +17,7 @@ import torch
 from onnx import numpy_helper
 
 from hpe_tasks.config.recipe import QuantizationRecipe, RangeScheme
-from hpe_tasks.quantization.aimet import import_aimet
+from hpe_tasks.quantization.aimet import import_aimet, simulation_session
 
 BY_ANALYZER = ("percentile", "mse")
 """Schemes that are not one of both packages' own quantization schemes."""
@@ -166,9 +166,7 @@ def session_giving(sim: Any, names: list[str]) -> Iterator[Any]:
     wanted = [name for name in names if name not in inputs]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given)
     # Quantizers are addresses in the graph: the copy has the simulation's own.
-    session = import_aimet("aimet_onnx.utils").OrtInferenceSession(
-        model, sim.providers, session_options=sim._ort_session_options
-    )
+    session = simulation_session(sim, model)
 
     def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         values = dict(zip(wanted, session.run(wanted, dict(feed)), strict=True)) if wanted else {}

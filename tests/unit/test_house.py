@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 from hpe_tasks.packaging.build import OWN_FOLDERS, OWN_MODULES
 
@@ -53,11 +56,17 @@ def test_every_data_file_is_part_of_the_package(repository: Path) -> None:
     assert sorted(data - named) == []
 
 
-def test_onnxruntime_is_opened_in_one_place(repository: Path) -> None:
+OPENERS = {"InferenceSession": "contract/onnx_session.py", "OrtInferenceSession": "quantization/aimet.py"}
+"""onnxruntime's own sessions, and those that AIMET opens for a simulation."""
+
+
+@pytest.mark.parametrize(("opener", "place"), OPENERS.items())
+def test_sessions_are_opened_in_one_place(repository: Path, opener: str, place: str) -> None:
     package = repository / "hpe_tasks"
-    places = [path for path in package.rglob("*.py") if "InferenceSession(" in path.read_text(encoding="utf-8")]
-    assert places == [package / "contract" / "onnx_session.py"]
-    assert places[0].read_text(encoding="utf-8").count("InferenceSession(") == 1
+    found = {
+        path: len(re.findall(rf"\b{opener}\(", path.read_text(encoding="utf-8"))) for path in package.rglob("*.py")
+    }
+    assert {path: count for path, count in found.items() if count} == {package / place: 1}
 
 
 def test_what_ships_in_the_function_knows_no_room_that_does_not(repository: Path) -> None:
