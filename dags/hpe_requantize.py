@@ -107,7 +107,6 @@ RULES: dict[Step[Any], TaskRules] = {
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    params=form_params(os.environ.get("HPE_REQUANTIZE_PARAMS")),
     default_args={**RETRIES, "on_failure_callback": log_reason, "execution_timeout": timedelta(hours=6)},
     tags=["pose", "quantization"],
     doc_md=DOC,
@@ -118,4 +117,5 @@ def hpe_requantize() -> None:
     add_tasks(REQUANTIZE, RULES)
 
 
-hpe_requantize()
+# After its tasks: made inside of the DAG, each task would copy all of them four times, which took half of the import.
+hpe_requantize().params = form_params(os.environ.get("HPE_REQUANTIZE_PARAMS"))

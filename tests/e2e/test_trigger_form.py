@@ -75,7 +75,7 @@ def test_a_choice_offers_the_values_and_starts_as_in_the_preset(form: Page) -> N
     choice = form.locator("#element_recipe\\.scheme")
     expect(choice).to_contain_text("as in the preset")
     choice.click()
-    expect(form.get_by_role("option")).to_have_text(["as in the preset", "min_max", "tf_enhanced"])
+    expect(form.get_by_role("option")).to_have_text(["as in the preset", "min_max", "tf_enhanced", "percentile", "mse"])
     form.keyboard.press("Escape")
 
 
