@@ -120,6 +120,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     from hpe_tasks.onnx_runtime.optimized_graph import make_graph
     from hpe_tasks.pipeline import steps
     from hpe_tasks.pipeline.requantize import REQUANTIZE
+    from hpe_tasks.pipeline.running import run_steps
     from hpe_tasks.pipeline.runs import open_run
     from hpe_tasks.records.base import Artifact
     from hpe_tasks.registry.describing import build_manifest
@@ -130,11 +131,7 @@ def own_model(preset: str, overrides: dict[str, Any], folder: Path) -> PackagedM
     workspace = (folder / "workspace").absolute().as_uri()
     cache = Settings.from_environment().cache
     run = open_run(config, workspace=workspace, cache=cache, name="benchmark", s3=make_client)
-    for step in REQUANTIZE.ordered:
-        if step is not steps.preflight:
-            step(run)
-        if step is steps.gate:
-            break
+    run_steps(REQUANTIZE, run, REQUANTIZE.needed_for(steps.gate))
     exported = run.result(steps.export_onnx)
     model, graph = run.workspace.local(exported.model), folder / f"{preset}-graph.onnx"
     role = make_graph(model, graph, [tuple(size if isinstance(size, int) else 1 for size in exported.inputs[0].shape)])

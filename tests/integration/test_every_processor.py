@@ -51,6 +51,7 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.running import run_steps
 from hpe_tasks.pipeline.runs import open_run
 from hpe_tasks.storage.s3 import make_client
 
@@ -73,8 +74,7 @@ run = open_run(
     name="r",
     s3=make_client,
 )
-for step in REQUANTIZE.steps[: REQUANTIZE.steps.index(steps.publish) + 1]:
-    step(run)
+run_steps(REQUANTIZE, run, REQUANTIZE.needed_for(steps.publish))
 evaluated = run.result(steps.evaluate_quantized)
 print(json.dumps({"version": run.result(steps.publish).version, "cpu": evaluated.onnx.cpu_features}))
 """

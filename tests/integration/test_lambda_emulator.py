@@ -38,6 +38,7 @@ from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.packaging import PackagedModel, build_package, packaged_graph_role
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.running import run_steps
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.registry.manifest import ModelManifest, Serving
 from hpe_tasks.registry.publishing import ModelRegistry
@@ -254,8 +255,7 @@ def run(s3_server: Server, pem: bytes, tmp_path_factory: pytest.TempPathFactory)
             s3=s3_server.client,
             signing_key=lambda: pem,
         )
-        for step in REQUANTIZE.steps[: REQUANTIZE.steps.index(steps.publish) + 1]:
-            step(opened)
+        run_steps(REQUANTIZE, opened, REQUANTIZE.needed_for(steps.publish))
         yield opened
 
 

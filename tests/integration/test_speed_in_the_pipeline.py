@@ -11,6 +11,7 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.contract.cpu import processor_name
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.running import run_steps
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.records.gate import GateDecision
 from support.no_s3 import no_s3
@@ -26,11 +27,7 @@ def judged(tmp_path: Path, settings: dict[str, Any], min_speedup: float | None) 
     config = load_config(overrides.pop("preset"), overrides=overrides)
     workspace = (tmp_path / "workspace").as_uri()
     run = open_run(config, workspace=workspace, cache=tmp_path / "cache", name="r", s3=no_s3)
-    for step in REQUANTIZE.ordered:
-        if step is steps.publish:
-            break
-        if step is not steps.preflight:
-            step(run)
+    run_steps(REQUANTIZE, run, REQUANTIZE.needed_for(steps.gate))
     return run, run.result(steps.gate)
 
 

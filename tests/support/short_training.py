@@ -10,6 +10,7 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.training import SCHEDULES
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.running import run_steps
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.training.regression import train
 
@@ -53,6 +54,5 @@ def finished_run(
     }
     config = load_config(preset, overrides=settings)
     run = open_run(config, workspace=(folder / "workspace").as_uri(), cache=folder / "cache", name="short", s3=s3)
-    for step in REQUANTIZE.steps:
-        step(run)
+    run_steps(REQUANTIZE, run, REQUANTIZE.steps)
     return run
