@@ -171,6 +171,7 @@ def test_every_guard_is_taken_away_once() -> None:
     assert {name for name, _, _ in REMOVED} == {fault.name for fault in FAULTS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "remove"), [pytest.param(name, remove, id=f"{name} without {what}") for name, what, remove in REMOVED]
 )

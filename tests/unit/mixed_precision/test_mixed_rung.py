@@ -19,7 +19,7 @@ from hpe_tasks.pipeline.step import Step
 from support.no_s3 import no_s3
 from support.tiny_inputs import tiny_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 GATE = {"gate.min_int8_mac_share": 0.0}
