@@ -48,7 +48,7 @@ def opened(folder: Path, **recipe: object) -> Run:
 
 def test_the_step_records_what_it_left_in_float(folder: Path) -> None:
     run = opened(folder, max_slowdown=10)
-    assert run.config.recipe.name == "w8a8_per_channel_mse_mixed"
+    assert run.config.recipe.name == "w8a8_per_channel_mse_augmented_mixed"
     run_steps(REQUANTIZE, run, REQUANTIZE.needed_for(steps.export_onnx), Silent())
     quantized, exported = run.result(steps.quantize), run.result(steps.export_onnx)
     mixed = quantized.mixed_precision
