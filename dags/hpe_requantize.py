@@ -118,4 +118,4 @@ def hpe_requantize() -> None:
 
 
 # After its tasks: made inside of the DAG, each task would copy all of them four times, which took half of the import.
-hpe_requantize().params = form_params(os.environ.get("HPE_REQUANTIZE_PARAMS"))
+hpe_requantize().params.update(form_params(os.environ.get("HPE_REQUANTIZE_PARAMS")))
