@@ -208,6 +208,7 @@ def test_a_trial_that_breaks_off_is_told_and_fails(cache: Path, monkeypatch: pyt
 @pytest.fixture
 def hpe(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     """The command: its exit status and what it prints."""
+    monkeypatch.setenv("COLUMNS", "240")
     monkeypatch.setenv("HPE_CACHE", str(cache))
     monkeypatch.setenv("HPE_WORKSPACE", str(tmp_path / "workspace"))
 

@@ -113,7 +113,9 @@ def test_every_setting_that_is_no_text_takes_its_value_and_the_text_of_it() -> N
     for key in config_keys():
         field = setting_schema(key)
         whole = min(max(64, field.get("minimum", 64)), field.get("maximum", 64))
-        examples = {"boolean": (True, "true"), "integer": (whole, f"{whole}"), "number": (0.5, "0.5"), "array": None}
+        number = max(0.5, field.get("minimum", 0.5), field.get("exclusiveMinimum", 0) + 0.5)
+        numbers = {"integer": (whole, f"{whole}"), "number": (number, f"{number}")}
+        examples = {"boolean": (True, "true"), "array": None, **numbers}
         if field["type"] == "string":
             continue
         item = 0.5 if "prefixItems" in field else "left:right"
