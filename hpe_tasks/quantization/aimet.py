@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 from jsonschema.exceptions import ValidationError
 
 from hpe_tasks.config.model import ModelConfig
@@ -59,6 +60,11 @@ def import_aimet(module: str) -> ModuleType:
         return importlib.import_module(module)
     finally:
         logging.config.dictConfig = configure
+
+
+def quantized_tensors(graph: onnx.GraphProto) -> dict[str, str]:
+    """What stands before each quantizer in the graph of an `aimet_onnx` simulation, by the tensor behind it."""
+    return {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QcQuantizeOp"}
 
 
 def simulation_session(sim: Any, model: Any) -> Any:

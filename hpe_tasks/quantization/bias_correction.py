@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from hpe_tasks.models.onnx_graph import give, output_channels
 from hpe_tasks.progress import track
-from hpe_tasks.quantization.aimet import import_aimet, simulation_session
+from hpe_tasks.quantization.aimet import import_aimet, quantized_tensors, simulation_session
+
+T = TypeVar("T")
 
 MOST_PASSES = 64
 """Passes over the images; a network with more layers has several of them corrected in each."""
@@ -84,7 +87,7 @@ def correct_torch(sim: Any, network: nn.Module, images: Iterable[np.ndarray]) ->
         images: N×3×H×W, all of one size.
     """
     device = next(network.parameters()).device
-    batches = [torch.from_numpy(batch).to(device) for batch in _first(images)]
+    batches = [torch.from_numpy(batch).to(device) for batch in _first(images, len)]
     utils = import_aimet("aimet_torch.utils")
     ordered = utils.get_ordered_list_of_modules(network, batches[0][:1], ignore_duplicates=True)
     layers = [name for name, module in ordered if isinstance(module, _BIASED_MODULES)]
@@ -159,7 +162,7 @@ def with_biases(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type not in _BIASED or node.input[1] not in constants or (len(node.input) > 2 and node.input[2]):
             continue
         name = f"{node.output[0]}.added_bias"
-        zeros = np.zeros(_channels(node, constants[node.input[1]]), np.float32)
+        zeros = np.zeros(output_channels(node, constants[node.input[1]]), np.float32)
         model.graph.initializer.append(numpy_helper.from_array(zeros, name))
         del node.input[2:]
         node.input.append(name)
@@ -174,10 +177,10 @@ def correct_onnx(sim: Any, model: onnx.ModelProto, feeds: Iterable[Mapping[str, 
         model: The float graph that it simulates.
         feeds: Images as its graph takes them.
     """
-    given = list(_first_feeds(feeds))
+    given = list(_first(feeds, lambda feed: len(next(iter(feed.values())))))
     graph = sim.model.model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    source = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(graph)
     nodes = {node.name: node for node in graph.node if node.op_type in _BIASED and len(node.input) > 2}
     biases = {name: source.get(node.input[2], node.input[2]) for name, node in nodes.items()}
     # In the order of the float graph, which is the order in which layers run.
@@ -226,7 +229,7 @@ def _session_taking(
     for tensor in [tensor for tensor in graph.initializer if tensor.name in set(biases)]:
         graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         graph.initializer.remove(tensor)
-    _give(graph, outputs)
+    give(graph, outputs)
     run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]] = simulation_session(sim, model).run
     return run
 
@@ -238,39 +241,17 @@ def _float_session(
 
     giving = onnx.ModelProto()
     giving.CopyFrom(model)
-    _give(giving.graph, outputs)
+    give(giving.graph, outputs)
     session = inference_session(giving.SerializeToString(), optimized=False)
     run: Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]] = session.run
     return run
 
 
-def _give(graph: onnx.GraphProto, outputs: Sequence[str]) -> None:
-    known = {output.name for output in graph.output}
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in known)
-
-
-def _channels(node: onnx.NodeProto, weight: onnx.TensorProto) -> int:
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Conv":
-        return int(weight.dims[0])
-    if node.op_type == "ConvTranspose":
-        return int(weight.dims[1]) * int(attributes.get("group", 1))
-    return int(weight.dims[0 if attributes.get("transB", 0) else 1])
-
-
-def _first(batches: Iterable[np.ndarray]) -> list[np.ndarray]:
-    kept: list[np.ndarray] = []
-    for batch in batches:
-        if sum(map(len, kept)) >= _IMAGES:
-            break
-        kept.append(batch)
-    return kept
-
-
-def _first_feeds(feeds: Iterable[Mapping[str, np.ndarray]]) -> Iterable[Mapping[str, np.ndarray]]:
+def _first(items: Iterable[T], num_images: Callable[[T], int]) -> Iterator[T]:
+    """As many of some batches as it takes for `_IMAGES`."""
     seen = 0
-    for feed in feeds:
+    for item in items:
         if seen >= _IMAGES:
             return
-        seen += len(next(iter(feed.values())))
-        yield feed
+        seen += num_images(item)
+        yield item

@@ -19,7 +19,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from hpe_tasks.contract.onnx_session import inference_session
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.quantization.normal_form import LARGEST_DIFFERENCE, REFUSALS, largest_difference
 from hpe_tasks.records.network import Equalization
 
@@ -206,7 +206,7 @@ def _pieces(node: onnx.NodeProto, tensors: Mapping[str, _Tensor], classes: _Clas
     """A concatenation or a split of channels."""
     joins = node.op_type == "Concat"
     whole, parts = (node.output[0], node.input) if joins else (node.input[0], node.output)
-    if _attribute(node, "axis", 0) != 1 or any(name not in tensors for name in (whole, *parts)):
+    if attributes_of(node).get("axis", 0) != 1 or any(name not in tensors for name in (whole, *parts)):
         return False
     classes.join([channel for name in parts for channel in tensors[name].all()], tensors[whole].all())
     return True
@@ -227,15 +227,18 @@ def _is_alike(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> bool
         constant = [name in constants for name in node.input]
         return sum(constant) == 1 and not (node.op_type == "Div" and constant[0])
     if node.op_type == "ReduceMean":
-        axes = given[0].tolist() if given else _attribute(node, "axes", [])
-        return sorted(int(axis) % 4 for axis in axes) == [2, 3] and _attribute(node, "keepdims", 1) == 1
+        axes = given[0].tolist() if given else attributes_of(node).get("axes", [])
+        return sorted(int(axis) % 4 for axis in axes) == [2, 3] and attributes_of(node).get("keepdims", 1) == 1
     if node.op_type == "Clip":
         unbounded = len(node.input) < 3 or not node.input[2]
         return unbounded and len(given) == 1 and given[0].size == 1 and not given[0].any()
     if node.op_type == "Pad":
         return len(given) == len([name for name in node.input[1:] if name]) and not np.any(given[1:2])
     # A resize may take a constant for what lies outside.
-    return node.op_type in _ALIKE and _attribute(node, "coordinate_transformation_mode", b"") != b"tf_crop_and_resize"
+    return (
+        node.op_type in _ALIKE
+        and attributes_of(node).get("coordinate_transformation_mode", b"") != b"tf_crop_and_resize"
+    )
 
 
 def _by_channel(values: np.ndarray, channels: int) -> bool:
@@ -306,7 +309,7 @@ def _order_of(
     numbers = np.broadcast_to(np.arange(shape[1])[None, :, None, None], shape)
     for node in chain:
         if node.op_type == "Transpose":
-            numbers = numbers.transpose([int(axis) for axis in _attribute(node, "perm", [])])
+            numbers = numbers.transpose([int(axis) for axis in attributes_of(node).get("perm", [])])
             continue
         wanted = [int(side) for side in constants[node.input[1]]]
         numbers = numbers.reshape([numbers.shape[i] if side == 0 else side for i, side in enumerate(wanted)])
@@ -334,7 +337,7 @@ def _exponents(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], classes: 
     depths = {t.name: (t.dims[0], t.dims[1]) for t in graph.initializer if len(t.dims) > 1}
     for node in graph.node:
         if node.op_type in _LAYERS and node.input[0] in tensors:
-            group = _attribute(node, "group", 1)
+            group = attributes_of(node).get("group", 1)
             source = tensors[node.input[0]]
             if not (group == source.channels and 1 in depths.get(node.input[1], ())):
                 summed.update(classes.of(channel) for channel in source.all())
@@ -381,7 +384,7 @@ def _rewrite(graph: onnx.GraphProto, factors: Mapping[str, NDArray[np.float64]])
 
 def _moved(node: onnx.NodeProto, weight: np.ndarray, given: np.ndarray, gives: np.ndarray) -> np.ndarray:
     """A layer's weights for inputs and outputs that are multiplied by these."""
-    groups = int(_attribute(node, "group", 1))
+    groups = int(attributes_of(node).get("group", 1))
     spatial = (1,) * (weight.ndim - 2)
     if node.op_type == "Conv":
         # O×(I/groups): each group of outputs reads its own inputs.
@@ -414,7 +417,3 @@ def _put(
     constants[tensor.name] = graph.initializer[-1]
     uses[name] -= 1
     uses[tensor.name] = 1
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: object) -> Any:
-    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)

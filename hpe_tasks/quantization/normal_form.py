@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.contract.refusals import REFUSALS as ORT_REFUSALS
-from hpe_tasks.models.onnx_graph import attributes_of
+from hpe_tasks.models.onnx_graph import attributes_of, output_channels
 from hpe_tasks.records.network import NormalForm
 
 LARGEST_DIFFERENCE = 1e-5
@@ -134,14 +134,6 @@ def _scale_and_shift(op_type: str, values: np.ndarray, *, reverse: bool) -> tupl
     return (-ones, values) if reverse else (ones, -values)
 
 
-def _channels(layer: onnx.NodeProto, weight: onnx.TensorProto) -> int:
-    if layer.op_type == "Conv":
-        return int(weight.dims[0])
-    if layer.op_type == "ConvTranspose":
-        return int(weight.dims[1] * attributes_of(layer).get("group", 1))
-    return int(weight.dims[0 if attributes_of(layer).get("transB", 0) else 1])
-
-
 def _per_channel(
     constant: onnx.TensorProto | None, layer: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
 ) -> np.ndarray | None:
@@ -151,7 +143,7 @@ def _per_channel(
     if any(name not in constants for name in layer.input[1:] if name):
         return None
     values, weight = numpy_helper.to_array(constant), constants[layer.input[1]]
-    channels, rank = _channels(layer, weight), len(weight.dims)
+    channels, rank = output_channels(layer, weight), len(weight.dims)
     if values.dtype != np.float32:
         return None
     if values.size == 1 and values.ndim <= rank:

@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.models.onnx_model import output_names
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.normal_form import LARGEST_DIFFERENCE
@@ -164,7 +165,7 @@ def _weights_of(node: onnx.NodeProto, module: nn.Module) -> tuple[tuple[str, str
     """Where a layer's weights and bias are in its module; nothing for an operator that is given all its inputs."""
     if node.op_type not in _WEIGHTED or not any(True for _ in module.parameters()):
         return ()
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     if node.op_type == "Gemm" and {attributes.get("alpha", 1.0), attributes.get("beta", 1.0)} != {1.0}:
         raise NotImplementedError("its terms are scaled")
     # A Linear has its weight as `transB` has it.

@@ -29,6 +29,7 @@ from hpe_tasks.quantization.aimet import (
     checked_batches,
     config_rejected,
     import_aimet,
+    quantized_tensors,
     vendor_warnings_muted,
 )
 from hpe_tasks.quantization.bias_correction import correct_onnx, with_biases
@@ -264,7 +265,7 @@ def _weighted_layers(sim: Any) -> Iterator[tuple[onnx.NodeProto, onnx.TensorProt
     """Every layer with a quantized kernel or matrix, that, and its quantizer."""
     graph = sim.model.model.graph
     tensors = {t.name: t for t in graph.initializer}
-    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(graph)
     for node in graph.node:
         for name in (source.get(given, given) for given in node.input if node.op_type != "QcQuantizeOp"):
             quantizer = sim.qc_quantize_op_dict.get(name)
@@ -386,7 +387,7 @@ def _hidden_depthwise_transposes(model: onnx.ModelProto) -> Iterator[None]:
 def _leave_bounds_float(sim: Any) -> None:
     """Do not quantize the bounds of Clip, which AIMET takes for activations."""
     graph = sim.model.model.graph
-    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(graph)
     for node in graph.node:
         if node.op_type == "Clip":
             for name in node.input[1:]:
@@ -402,7 +403,7 @@ def _fuse_activations(sim: Any) -> None:
     quantizers = sim.qc_quantize_op_dict
     consumers: dict[str, list[onnx.NodeProto]] = {}
     # A quantizer node stands between each producer and its consumers.
-    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(graph)
     for node in graph.node:
         if node.op_type != "QcQuantizeOp":
             for name in node.input:
@@ -432,7 +433,7 @@ def _untie_concatenations(sim: Any) -> None:
     is larger, which was two thirds of the values in a pose machine that hands its maps from stage to stage.
     """
     graph, quantizers = sim.model.model.graph, sim.qc_quantize_op_dict
-    source = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(graph)
     untied = {}
     for node in graph.node:
         own = quantizers.get(node.output[0]) if node.op_type == "Concat" else None
@@ -459,7 +460,7 @@ def _leave_outputs_float(sim: Any, names: Iterable[str]) -> None:
 def _quantize_depthwise_transposes_per_channel(sim: Any) -> None:
     """Give each channel of a depthwise transposed convolution its scale: see the torch backend."""
     tensors = {t.name: t for t in sim.model.model.graph.initializer}
-    source = {n.output[0]: n.input[0] for n in sim.model.model.graph.node if n.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(sim.model.model.graph)
     for node in sim.model.model.graph.node:
         if node.op_type != "ConvTranspose":
             continue

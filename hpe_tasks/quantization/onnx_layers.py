@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.contract.onnx_session import inference_session
+from hpe_tasks.models.onnx_graph import give
 from hpe_tasks.quantization.aimet import checked_batches, vendor_warnings_muted
 from hpe_tasks.quantization.layer_tensors import LayerValues
 from hpe_tasks.quantization.onnx_backend import float_graph, load_sim
@@ -61,8 +61,8 @@ class OnnxLayers:
             self._places.append(_Place(*titles, node.input[0], node.output[0], quantizer))
         self._floats = [*(place.before for place in self._places), *self._outputs]
         self._simulated = [*(place.after for place in self._places), *simulated_outputs]
-        _expose(graph, self._floats)
-        _expose(sim.model.model, self._simulated)
+        give(graph.graph, self._floats)
+        give(sim.model.model.graph, self._simulated)
         with vendor_warnings_muted():
             sim._rebuild_session()
         self._sim, self._graph = sim, inference_session(graph.SerializeToString())
@@ -83,12 +83,3 @@ class OnnxLayers:
         rest = len(self._places)
         outputs = zip(self._outputs, floats[rest:], simulated[rest:], strict=True)
         return [*values, *(LayerValues(name, "output", None, None, *both) for name, *both in outputs)]
-
-
-def _expose(model: onnx.ModelProto, names: Iterable[str]) -> None:
-    """Make tensors of a graph outputs as well."""
-    known = {output.name for output in model.graph.output}
-    # A tensor may be quantized twice; an input is no output of its own.
-    for name in dict.fromkeys(names):
-        if name not in known:
-            model.graph.output.append(onnx.ValueInfoProto(name=name))

@@ -17,7 +17,8 @@ import torch
 from onnx import numpy_helper
 
 from hpe_tasks.config.recipe import QuantizationRecipe, RangeScheme
-from hpe_tasks.quantization.aimet import import_aimet, simulation_session
+from hpe_tasks.models.onnx_graph import give
+from hpe_tasks.quantization.aimet import import_aimet, quantized_tensors, simulation_session
 
 BY_ANALYZER = ("percentile", "mse")
 """Schemes that are not one of both packages' own quantization schemes."""
@@ -146,7 +147,7 @@ def spread_sample(values: np.ndarray) -> np.ndarray:
 
 def activation_quantizers(sim: Any) -> dict[str, Any]:
     """The enabled quantizers of an `aimet_onnx` simulation, by the tensor that each of them takes."""
-    taken = [node.input[0] for node in sim.model.model.graph.node if node.op_type == "QcQuantizeOp"]
+    taken = quantized_tensors(sim.model.model.graph).values()
     found = {name: sim.qc_quantize_op_dict.get(name) for name in taken if name in sim.activation_names}
     return {name: quantizer for name, quantizer in found.items() if quantizer is not None and quantizer.enabled}
 
@@ -162,9 +163,8 @@ def session_giving(sim: Any, names: list[str]) -> Iterator[Any]:
     model = onnx.ModelProto()
     model.CopyFrom(sim.model.model)
     inputs = {tensor.name for tensor in model.graph.input}
-    given = {tensor.name for tensor in model.graph.output}
     wanted = [name for name in names if name not in inputs]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in given)
+    give(model.graph, wanted)
     # Quantizers are addresses in the graph: the copy has the simulation's own.
     session = simulation_session(sim, model)
 

@@ -28,7 +28,7 @@ from hpe_tasks.contract.refusals import REFUSALS as ORT_REFUSALS
 from hpe_tasks.contract.refusals import first_line
 from hpe_tasks.errors import QuantizationError
 from hpe_tasks.progress import track
-from hpe_tasks.quantization.aimet import REFUSALS, import_aimet
+from hpe_tasks.quantization.aimet import REFUSALS, import_aimet, quantized_tensors
 from hpe_tasks.quantization.ranges import release_weight_ranges
 from hpe_tasks.quantization.weight_grid import Grid, LayerWeights
 
@@ -236,7 +236,7 @@ def _seq_mse_onnx(sim: Any, feeds: list[Mapping[str, np.ndarray]]) -> None:
     scheme = import_aimet("aimet_onnx.common.defs").QuantScheme
     chosen = import_aimet("aimet_onnx.sequential_mse.dependency_graph").SUPPORTED_MODULES
     graph = sim.model.model.graph
-    source = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QcQuantizeOp"}
+    source = quantized_tensors(graph)
     for name in (source.get(node.input[1], node.input[1]) for node in graph.node if node.op_type in chosen):
         quantizer = sim.qc_quantize_op_dict.get(name)
         if name in sim.param_names and quantizer is not None and quantizer.enabled:
