@@ -105,30 +105,6 @@ def test_every_part_shows_itself(result: hpe_tasks.RunResult, folder: Path) -> N
     assert "gate" in repr(result)
 
 
-def test_a_search_for_a_recipe_shows_its_rungs(
-    result: hpe_tasks.RunResult, config: RunConfig, places: dict[str, Any]
-) -> None:
-    told: list[str] = []
-    asked = hpe_tasks.with_settings(config, {"recipe": "auto"})
-    searched = hpe_tasks.run(asked, **places, on_progress=told.append)
-    assert searched.config == asked
-    assert [name for name in ends(told) if name.startswith("try_")] == ["try_min_max"]
-    ladder, choice = searched.ladder, searched.ladder.choice
-    assert choice is not None
-    assert (choice.rung, choice.recipe) == ("min_max", searched.quantized.record.recipe)
-    tried = ladder["min_max"].tried
-    assert tried is not None
-    assert tried.onnx == searched.onnx.accuracy
-    assert [rung.state for rung in ladder] == ["passed", *["skipped"] * (len(ladder) - 1)]
-    assert "Recipes that were tried" in str(ladder)
-    assert "The run takes min max" in ladder._repr_html_()
-    assert "The run takes min max" in searched._repr_html_()
-    # The same recipe was quantized before, by its name.
-    assert searched.exported.record.model.sha256 == result.exported.record.model.sha256
-    assert (len(result.ladder), result.ladder.choice) == (0, None)
-    assert "recipe.search is off" in result.ladder._repr_html_()
-
-
 def test_pictures(result: hpe_tasks.RunResult) -> None:
     pictures = result.pictures(2)
     assert len(pictures) == 2
@@ -205,6 +181,32 @@ def test_a_checkpoint_below_the_floor_is_a_result(config: RunConfig, places: dic
         _ = refused.quantized
     with pytest.raises(BelowFloorError):
         hpe_tasks.decide(asked, **places, on_progress=None)
+
+
+def test_a_search_for_a_recipe_shows_its_rungs(
+    result: hpe_tasks.RunResult, config: RunConfig, places: dict[str, Any]
+) -> None:
+    told: list[str] = []
+    asked = hpe_tasks.with_settings(config, {"recipe": "auto"})
+    searched = hpe_tasks.run(asked, **places, on_progress=told.append)
+    assert searched.config == asked
+    assert [name for name in ends(told) if name.startswith("try_")] == ["try_min_max"]
+    ladder, choice = searched.ladder, searched.ladder.choice
+    assert choice is not None
+    assert (choice.rung, choice.recipe) == ("min_max", searched.quantized.record.recipe)
+    tried = ladder["min_max"].tried
+    assert tried is not None
+    assert tried.onnx == searched.onnx.accuracy
+    assert [rung.state for rung in ladder] == ["passed", *["skipped"] * (len(ladder) - 1)]
+    assert "Recipes that were tried" in str(ladder)
+    assert "The run takes min max" in ladder._repr_html_()
+    assert "The run takes min max" in searched._repr_html_()
+    # Asked for by its name it is the same recipe.
+    named = hpe_tasks.export(hpe_tasks.with_settings(config, {"recipe": "min_max"}), **places, on_progress=told.append)
+    assert named.record == searched.exported.record
+    assert ends(told)["quantize"] == "reused"
+    assert (len(result.ladder), result.ladder.choice) == (0, None)
+    assert "recipe.search is off" in result.ladder._repr_html_()
 
 
 def test_bad_input_is_told_before_anything_begins(config: RunConfig, places: dict[str, Any], folder: Path) -> None:
