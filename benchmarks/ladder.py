@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from marked_docs import write_docs
 
 import hpe_tasks
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.contract.cpu import cpu_features, processor_name
 from hpe_tasks.records.ladder import RungOutcome
 
-BEGIN = "<!-- The table of ladder.py, written by its option docs. -->\n"
-END = "<!-- End of the table of ladder.py. -->\n"
 PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -112,15 +111,6 @@ def draw(rows: Rows, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def write_docs(docs: Path, text: str) -> None:
-    """Put the table between the two marks of a Markdown file."""
-    before, begin, rest = docs.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{docs} lacks the lines {BEGIN.strip()!r} and {END.strip()!r}.")
-    docs.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def main(asked: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", action="append", default=[], help="a preset that comes with its data")
@@ -145,7 +135,7 @@ def main(asked: Sequence[str] | None = None) -> None:
     if arguments.picture:
         draw(rows, arguments.picture)
     if arguments.docs:
-        write_docs(arguments.docs, text)
+        write_docs(arguments.docs, "ladder.py", text)
 
 
 if __name__ == "__main__":

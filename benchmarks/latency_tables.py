@@ -14,8 +14,6 @@ LABELS = {
     "static": "static QDQ",
     "ours": "ours",
 }
-BEGIN = "<!-- The tables of model_latency.py, written by its option docs. -->\n"
-END = "<!-- End of the tables of model_latency.py. -->\n"
 
 KINDS = {"vnni": "VNNI", "avx2": "AVX2, no VNNI", "arm": "ARM", "x86": "x86 without AVX2"}
 
@@ -108,15 +106,6 @@ def text(all_measured: Sequence[Measured]) -> str:
     if all("pose_resnet_50" in measured["models"] for measured in all_measured):
         lines += ["What the command compares its figures with:", "", *verdicts(all_measured), ""]
     return "\n".join(lines)
-
-
-def write_docs(docs: Path, all_measured: Sequence[Measured]) -> None:
-    """Put the tables between the two marks of a Markdown file."""
-    before, begin, rest = docs.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{docs} lacks the lines {BEGIN.strip()!r} and {END.strip()!r}.")
-    docs.write_text(f"{before}{BEGIN}\n{text(all_measured)}\n{END}{after}", encoding="utf-8")
 
 
 def draw(all_measured: Sequence[Measured], picture: Path) -> None:

@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import latency_tables as tables
+from marked_docs import write_docs
 
 MODELS = ("pose_resnet_50", "pose_hrnet_w32", "pose_hrnet_w48", "pose_mobilenet")
 USUAL = ("pose_resnet_50", "pose_hrnet_w32", "pose_mobilenet")
@@ -289,7 +290,7 @@ def main() -> None:
     if arguments.picture:
         tables.draw(found, arguments.picture)
     if arguments.docs:
-        tables.write_docs(arguments.docs, found)
+        write_docs(arguments.docs, "model_latency.py", tables.text(found))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def speed_up(
     # The first run of each allocates what the later ones use.
     for network in networks:
         network()
-    slower_s = max(_timed(network, clock) for network in networks)
+    slower_s = max(timed(network, clock) for network in networks)
     runs = max(_LEAST_RUNS, min(_MOST_RUNS, int(_TURN_S / slower_s)))
     taken_s: tuple[list[float], list[float]] = ([], [])
     ratios: list[float] = []
@@ -107,9 +107,9 @@ def speed_up(
         turn_s = [0.0, 0.0]
         for which in (0, 1) if len(ratios) % 2 == 0 else (1, 0):
             networks[which]()
-            timed = [_timed(networks[which], clock) for _ in range(runs)]
-            taken_s[which].extend(timed)
-            turn_s[which] = min(timed)
+            turn = [timed(networks[which], clock) for _ in range(runs)]
+            taken_s[which].extend(turn)
+            turn_s[which] = min(turn)
         ratios.append(turn_s[0] / turn_s[1])
     low, high = median_interval(ratios)
     return SpeedUp(
@@ -136,7 +136,8 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[k - 1], ordered[n - k]
 
 
-def _timed(network: Callable[[], object], clock: Clock) -> float:
+def timed(network: Callable[[], object], clock: Clock) -> float:
+    """Seconds that one run takes."""
     started = clock()
     network()
     return clock() - started

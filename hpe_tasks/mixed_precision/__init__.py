@@ -169,7 +169,11 @@ class _Bench:
         return path
 
     def evaluate(self, floats: frozenset[int]) -> tuple[float, float]:
-        return self._joints.of(self._outputs(self.write(floats)))
+        return self.judge(self.write(floats))
+
+    def judge(self, path: Path) -> tuple[float, float]:
+        """Joint error and noise of a written file."""
+        return self._joints.of(self._outputs(path))
 
     def _outputs(self, path: Path) -> list[dict[str, NDArray[np.float32]]]:
         predict = onnx_predictor(path, self.config)
@@ -200,7 +204,7 @@ def _measure(bench: _Bench, order: Order, threads: int, timing: Timing) -> list[
             float_tensors=count,
             float_layers=_layers(bench.activations, order.needed[:count]),
             left_float=tuple(sorted(name for index in floats for name in bench.activations[index].encodings)),
-            joint_error=bench.evaluate(floats)[0],
+            joint_error=bench.judge(path)[0],
             slowdown=median_ratio(rounds, index, 1),
             of_fp32=median_ratio(rounds, index, 0),
             int8_mac_share=audit_placement(path).int8_mac_share,

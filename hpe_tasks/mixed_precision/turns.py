@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-Clock = Callable[[], float]
+from hpe_tasks.evaluation.latency import Clock, timed
 
 _RUNS = 3
 _LEAST_ROUNDS, _MOST_ROUNDS = 7, 25
@@ -34,7 +34,7 @@ def take_turns(networks: Sequence[Callable[[], object]], clock: Clock = time.per
         for which in order if len(rounds) % 2 == 0 else reversed(order):
             # Not timed: it brings the file's weights back into the caches.
             networks[which]()
-            taken[which] = min(_timed(networks[which], clock) for _ in range(_RUNS))
+            taken[which] = min(timed(networks[which], clock) for _ in range(_RUNS))
         rounds.append(taken)
     return rounds
 
@@ -42,9 +42,3 @@ def take_turns(networks: Sequence[Callable[[], object]], clock: Clock = time.per
 def median_ratio(rounds: Sequence[Sequence[float]], one: int, other: int) -> float:
     """Median over the rounds of what one network took, relative to another."""
     return statistics.median(taken[one] / taken[other] for taken in rounds)
-
-
-def _timed(network: Callable[[], object], clock: Clock) -> float:
-    began = clock()
-    network()
-    return clock() - began

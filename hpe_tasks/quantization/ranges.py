@@ -7,8 +7,7 @@ aimet_torch's analyzers are given the values that the graph computes while AIMET
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,7 +121,8 @@ def _calibrate_by_analyzers(sim: Any, feeds: Iterable[Mapping[str, np.ndarray]],
     # Of tensors that share a quantizer all count.
     analyzers = {id(q): encoding_analyzer(recipe.scheme, recipe, ()) for q in quantizers.values()}
     compute_encodings = import_aimet("aimet_onnx").compute_encodings
-    with compute_encodings(sim), session_giving(sim, list(quantizers)) as run:
+    run = _giving(sim, list(quantizers))
+    with compute_encodings(sim):
         for feed in feeds:
             for piece in _pieces(feed):
                 for name, values in run(piece).items():
@@ -152,8 +152,7 @@ def activation_quantizers(sim: Any) -> dict[str, Any]:
     return {name: quantizer for name, quantizer in found.items() if quantizer is not None and quantizer.enabled}
 
 
-@contextmanager
-def session_giving(sim: Any, names: list[str]) -> Iterator[Any]:
+def _giving(sim: Any, names: list[str]) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """A function that runs the simulation's graph on a feed, with its quantizers as they stand, and gives tensors.
 
     Args:
@@ -172,7 +171,7 @@ def session_giving(sim: Any, names: list[str]) -> Iterator[Any]:
         values = dict(zip(wanted, session.run(wanted, dict(feed)), strict=True)) if wanted else {}
         return {name: feed[name] if name in inputs else values[name] for name in names}
 
-    yield run
+    return run
 
 
 def _pieces(feed: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

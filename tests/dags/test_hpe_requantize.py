@@ -131,46 +131,6 @@ def test_the_dag_runs_one_at_a_time_and_only_when_asked(dag: Any) -> None:
     assert "Try it" in dag.doc_md
 
 
-@pytest.mark.parametrize(
-    ("variables", "schedule", "paused", "preset"),
-    [
-        pytest.param({}, None, False, "sample", id="off"),
-        pytest.param({"HPE_REQUANTIZE_SCHEDULE": "@weekly"}, "@weekly", True, "sample", id="weekly"),
-        pytest.param(
-            {
-                "HPE_REQUANTIZE_SCHEDULE": "@weekly",
-                "HPE_REQUANTIZE_PARAMS": json.dumps(
-                    {"preset": "pose_resnet_50", "model.checkpoint": "a.pth", "dataset.source": "d"}
-                ),
-            },
-            "@weekly",
-            True,
-            "pose_resnet_50",
-            id="weekly with its own settings",
-        ),
-    ],
-)
-def test_a_documented_variable_switches_the_schedule_on(
-    repository: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    dag_bag: Any,
-    variables: dict[str, str],
-    schedule: str | None,
-    paused: bool,
-    preset: str,
-) -> None:
-    from airflow.dag_processing.dagbag import DagBag
-
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    bag = DagBag(repository / "dags")
-    assert bag.import_errors == {}
-    dag = bag.dags["hpe_requantize"]
-    assert (str(dag.schedule), dag.is_paused_upon_creation, dag.params["preset"]) == (str(schedule), paused, preset)
-    assert dag.doc_md is not None
-    assert all(name in dag.doc_md for name in variables)
-
-
 def test_wrong_settings_for_scheduled_runs_are_an_import_error(
     repository: Path, monkeypatch: pytest.MonkeyPatch, dag_bag: Any
 ) -> None:

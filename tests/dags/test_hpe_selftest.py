@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,32 +19,6 @@ def dag(dag_bag: Any) -> Any:
 def test_it_is_one_task_without_retries_of_what_fails(dag: Any) -> None:
     assert [task.task_id for task in dag.tasks] == ["try_guards"]
     assert "guard" in dag.doc_md
-
-
-@pytest.mark.parametrize(
-    ("variables", "schedule", "paused"),
-    [
-        pytest.param({}, None, False, id="off"),
-        pytest.param({"HPE_SELFTEST_SCHEDULE": "@weekly"}, "@weekly", True, id="weekly"),
-    ],
-)
-def test_a_documented_variable_switches_the_schedule_on(
-    repository: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    dag_bag: Any,
-    variables: dict[str, str],
-    schedule: str | None,
-    paused: bool,
-) -> None:
-    from airflow.dag_processing.dagbag import DagBag
-
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    bag = DagBag(repository / "dags")
-    assert bag.import_errors == {}
-    dag = bag.dags["hpe_selftest"]
-    assert (str(dag.schedule), dag.is_paused_upon_creation) == (str(schedule), paused)
-    assert all(name in str(dag.doc_md) for name in variables)
 
 
 @pytest.mark.slow
