@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import onnx
 from marked_docs import write_docs
 
 import hpe_tasks
@@ -46,11 +47,22 @@ def configs(arguments: argparse.Namespace) -> Iterator[tuple[str, RunConfig]]:
         yield preset, hpe_tasks.with_settings(hpe_tasks.load_preset(preset), {**searched, **given})
     for name, file, side, pixels in arguments.network:
         mean, std = PIXELS[pixels]
-        config = hpe_tasks.load_preset(
-            "efficientpose_rt_lite", **{"model.checkpoint": file, "dataset.source": str(arguments.dataset)}
-        )
-        own = {"model.input_width": int(side), "model.input_height": int(side), "model.mean": mean, "model.std": std}
-        yield name, hpe_tasks.with_settings(config, {**own, **OPEN_GATE, **searched, **given})
+        own = {
+            "model.checkpoint": file,
+            "model.input_width": int(side),
+            "model.input_height": int(side),
+            "model.input_layout": input_layout(Path(file)),
+            "model.mean": list(mean),
+            "model.std": list(std),
+            "dataset.source": str(arguments.dataset),
+        }
+        yield name, hpe_tasks.load_preset("efficientpose_rt_lite", {**own, **OPEN_GATE, **searched, **given})
+
+
+def input_layout(file: Path) -> str:
+    """Where a network's input has its three colours."""
+    (image,) = onnx.load(file).graph.input[:1]
+    return "nhwc" if image.type.tensor_type.shape.dim[-1].dim_value == 3 else "nchw"
 
 
 def row(rung: RungOutcome) -> dict[str, Any]:

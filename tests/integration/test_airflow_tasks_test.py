@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import Server
-from support.airflow_server import airflow, prepare_home
+from support.airflow_server import airflow, prepare_home, python
 from support.tiny_inputs import tiny_settings
 
 pytestmark = [
@@ -23,6 +23,13 @@ pytestmark = [
     pytest.mark.timeout(1200),  # a new process for each task, and most of them import AIMET
 ]
 
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from airflow.cli.cli_parser import get_parser
+for command in json.loads(sys.argv[1]):
+    arguments = get_parser().parse_args(command)
+    arguments.func(arguments)
+"""
 DATE = "2026-02-01"
 RUN = "2026-02-01T000000-*"
 
@@ -44,39 +51,36 @@ def run_task(home: Path, server: Server, settings: dict[str, Any], task: str) ->
     return airflow(home, "tasks", "test", "hpe_requantize", task, DATE, *options, **server.environment)
 
 
-def results(home: Path) -> set[str]:
-    return {path.parent.name for path in (home / ".hpe/workspace/runs").glob(f"{RUN}/*/result.json")}
+def run_tasks(home: Path, server: Server, settings: dict[str, Any], *tasks: str) -> str:
+    """The same command for one task after the other, in a process that loads Airflow and AIMET once."""
+    commands = [
+        ["tasks", "test", "hpe_requantize", task, DATE, "--task-params", json.dumps(settings)] for task in tasks
+    ]
+    return python(home, "-c", ONE_AFTER_THE_OTHER, json.dumps(commands), **server.environment)
+
+
+def results(home: Path) -> list[str]:
+    """Steps that have a result, in the order in which they got it."""
+    found = (home / ".hpe/workspace/runs").glob(f"{RUN}/*/result.json")
+    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def test_each_task_works_by_itself_and_finds_what_the_others_left(
     home: Path, s3_server: Server, settings: dict[str, Any]
 ) -> None:
     early = run_task(home, s3_server, settings, "evaluate_fp32")
-    assert results(home) == set()
+    assert results(home) == []
     assert "Run fetch_dataset first" in early.partition("evaluate_fp32 failed: ")[2].partition("\n")[0], early[-3000:]
 
-    done: set[str] = set()
-    for task in (
-        "preflight",
-        "fetch_dataset",
-        "fetch_checkpoint",
-        "validate_dataset",
-        "evaluate_fp32",
-        "check_fp32",
-        "quantize",
-        "export_onnx",
-        "evaluate_quantized",
-        "compare_accuracy",
-        "gate",
-        "publish",
-        "smoke_test_lambda",
-        "promote",
-        "diagnose_layers",
-        "report",
-    ):
-        said = run_task(home, s3_server, settings, task)
-        done.add(task)
-        assert results(home) == done, said[-3000:]
+    said = run_task(home, s3_server, settings, "preflight")
+    assert results(home) == ["preflight"], said[-3000:]
+    before = ("fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "check_fp32", "quantize")
+    said = run_tasks(home, s3_server, settings, *before)
+    assert results(home) == ["preflight", *before], said[-3000:]
+    behind = ("export_onnx", "evaluate_quantized", "compare_accuracy", "gate", "publish")
+    tested = ("smoke_test_lambda", "promote", "diagnose_layers", "report")
+    said = run_tasks(home, s3_server, settings, *behind, *tested)
+    assert results(home) == ["preflight", *before, *behind, *tested], said[-3000:]
 
     (folder,) = (home / ".hpe/workspace/runs").glob(RUN)
     published = json.loads((folder / "publish/result.json").read_text())["record"]
@@ -107,8 +111,8 @@ def test_values_may_be_json_or_its_text(
 @pytest.mark.long
 def test_a_rung_of_the_ladder_works_by_itself(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
     searched = {**{key: value for key, value in settings.items() if key != "recipe.scheme"}, "recipe": "auto"}
-    for task in ("fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "check_fp32"):
-        run_task(home, s3_server, searched, task)
+    before = ("fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "check_fp32")
+    run_tasks(home, s3_server, searched, *before)
     early = run_task(home, s3_server, searched, "quantize")
     assert "quantize needs the result of choose_recipe" in early, early[-3000:]
     said = run_task(home, s3_server, searched, "try_min_max")

@@ -74,8 +74,13 @@ class AirflowServer:
 
 def airflow(home: Path, *arguments: str, **variables: str) -> str:
     """Run Airflow's command line in `home`; returns what it says, on both channels."""
+    return python(home, str(Path(sys.executable).with_name("airflow")), *arguments, **variables)
+
+
+def python(home: Path, *arguments: str, **variables: str) -> str:
+    """Run Python as `airflow` does; returns what it says, on both channels."""
     done = subprocess.run(
-        [Path(sys.executable).with_name("airflow"), *arguments],
+        [sys.executable, *arguments],
         env=os.environ | airflow_home.environment(home) | {"NO_COLOR": "1"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
