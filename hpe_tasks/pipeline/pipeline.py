@@ -80,6 +80,24 @@ class Pipeline:
         """Whether a step has a rule of its own for being left out."""
         return step.skip is not never_skipped
 
+    def left_out_behind(self, step: Step[Any], results: Results) -> tuple[Step[Any], ...]:
+        """Steps of the search for a recipe that are left out, as is certain when a step has ended.
+
+        That is so where all that they wait for has ended with it, or is left out as well.
+
+        Args:
+            step: Has just ended.
+            results: The run's.
+        """
+        ended = {step, *_closure(step, _waited_for_by)}
+        left_out = []
+        for other in self.ordered:
+            waits_for = {one for one in _waited_for_by(other) if one in self.steps}
+            if other.before_choice and other not in ended and waits_for <= ended and self.skip_reason(other, results):
+                left_out.append(other)
+                ended.add(other)
+        return tuple(left_out)
+
     def upstream(self, step: Step[Any]) -> tuple[Step[Any], ...]:
         """The steps that a step waits for, without those that others of them wait for in any case.
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow.sdk import Asset, BaseOperatorLink, TaskGroup, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.bases.xcom import BaseXCom
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from hpe_airflow.links import with_links
 from hpe_airflow.runs import open_run_from_context
@@ -83,6 +84,11 @@ def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
         record = step(run)
         if rules.asset is not None:
             outlet_events[rules.asset].extra = record.model_dump(include=set(rules.event))
+        left_out = [other.name for other in pipeline.left_out_behind(step, run)]
+        if left_out:
+            # A process for each of them would take longer than the quickest of the other steps.
+            ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, step.tell(record))
+            raise DownstreamTasksSkipped(tasks=left_out)  # type: ignore[no-untyped-call]
         return step.tell(record)
 
     return with_links(run_step(), *rules.links)

@@ -23,7 +23,7 @@ COCO_CASES = [
     # FP32 AP by the protocol of Simple Baselines; tests/integration/test_efficientpose_check_figures.py compares them
     # with another implementation.
     pytest.param("efficientpose_rt_lite", "EfficientPoseRT_LITE_224.onnx", 0.254, id="RT_LITE"),
-    pytest.param("efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 0.273, id="I_LITE"),
+    pytest.param("efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 0.273, id="I_LITE", marks=pytest.mark.long),
 ]
 
 FIGURES_ALONE = {
@@ -38,7 +38,9 @@ FIGURES_ALONE = {
 MPII_CASES = [
     # Mean PCKh at 0.5 in percent: of FP32, and the least of the int8 file. Five persons with 66 joints: each is 1.5.
     pytest.param("efficientpose_rt_lite", "EfficientPoseRT_LITE_224.onnx", 86.4, 80.0, id="RT_LITE"),
-    pytest.param("efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 89.4, 83.0, id="I_LITE"),
+    pytest.param(
+        "efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 89.4, 83.0, id="I_LITE", marks=pytest.mark.long
+    ),
 ]
 
 

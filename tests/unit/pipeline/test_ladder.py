@@ -114,6 +114,9 @@ def test_auto_stops_at_the_first_rung_that_passes_and_the_run_takes_what_it_made
     assert (tried.onnx, tried.reused) == (records.onnx.accuracy, ())
     assert tried.seconds > 0
     assert tried.peak_memory_bytes is None or tried.peak_memory_bytes > 100e6
+    first, *later = TRY_RUNGS
+    assert REQUANTIZE.left_out_behind(first, run) == tuple(later)
+    assert REQUANTIZE.left_out_behind(steps.check_fp32, run) == ()
     # Rungs that are left out stand in the ladder's own table.
     assert [step.name for step in records.steps if step.name.startswith("try_")] == [f"try_{NAMES[0]}"]
 
@@ -127,6 +130,8 @@ def test_a_run_without_a_search_says_nothing_of_rungs_and_makes_the_same_files(
     records = collected(run)
     assert records.rungs == ()
     assert records.asked is None
+    assert REQUANTIZE.left_out_behind(steps.check_fp32, run) == (*TRY_RUNGS, steps.choose_recipe)
+    assert REQUANTIZE.left_out_behind(steps.evaluate_fp32, run) == ()
     assert [step.name for step in records.steps] == [
         step.name for step in REQUANTIZE.ordered if step not in (*TRY_RUNGS, steps.choose_recipe)
     ]
@@ -181,6 +186,7 @@ def test_no_rung_is_begun_when_the_time_is_up(folder: Path, settings: dict[str, 
     climb(run)
     records = collected(run)
     assert states(records) == {NAMES[0]: "refused", **dict.fromkeys(NAMES[1:], "skipped")}
+    assert REQUANTIZE.left_out_behind(TRY_RUNGS[0], run) == TRY_RUNGS[1:]
     late = [rung.reason for rung in records.rungs if rung.name in NAMES[1:]]
     assert all("minutes; recipe.search_minutes is 0.0001." in reason for reason in late)
     assert records.choice is not None
