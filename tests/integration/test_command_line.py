@@ -160,7 +160,7 @@ def test_a_subset_of_fewer_persons_than_asked_never_passes(hpe: Hpe, settings: d
     assert "num_images" not in command
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_data_set_too_small_for_any_conclusion_says_how_many_images_would_decide(hpe: Hpe, folder: Path) -> None:
     """All images there are have been measured, and the interval reaches over the limit."""
     from hpe_tasks.data.sample import SampleSpec, make_sample
@@ -232,7 +232,7 @@ def test_bottom_up_network_that_finds_nobody_is_not_quantized(hpe: Hpe, bottom_u
     assert [told[step] for step in ("quantized", "decision", "published", "promoted")] == [None] * 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bottom_up_network_that_finds_nobody(hpe: Hpe, bottom_up: dict[str, Any]) -> None:
     """Where nothing is asked of its accuracy it goes all the way to the gate, which finds it too large."""
     settings = bottom_up | {"gate.min_ap": 0.0, "gate.max_size_mb": 0.001}
@@ -375,7 +375,7 @@ def test_a_failure_is_told_once(hpe: Hpe, settings: dict[str, Any]) -> None:
     assert machine.stderr.count("Error: The data set fails 1 of") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steps_one_by_one(hpe: Hpe, settings: dict[str, Any]) -> None:
     asked = [*options(settings, seed=7), "--run", "steps"]
     early = hpe("quantize", *asked)
@@ -394,7 +394,7 @@ def test_steps_one_by_one(hpe: Hpe, settings: dict[str, Any]) -> None:
     assert json.loads(tables.stdout)["onnx"]["runtime"] == "onnxruntime"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_step_leaves_nothing_that_counts(
     hpe: Hpe, hpe_environment: dict[str, str], settings: dict[str, Any], folder: Path
 ) -> None:

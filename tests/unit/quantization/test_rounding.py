@@ -136,8 +136,14 @@ def test_what_adaround_chose_outlives_the_grid(
         pytest.param({"rounding": "seq_mse"}, id="seq-mse"),
         pytest.param(TECHNIQUES["adaround"], id="adaround"),
         pytest.param({"rounding": "seq_mse", "granularity": "per_tensor"}, id="seq-mse-per-tensor"),
-        pytest.param({**TECHNIQUES["adaround"], "saturation_free": False}, id="adaround-full-range"),
-        pytest.param({**TECHNIQUES["adaround"], "scheme": "mse", "bias_correction": True}, id="all-together"),
+        pytest.param(
+            {**TECHNIQUES["adaround"], "saturation_free": False}, id="adaround-full-range", marks=pytest.mark.long
+        ),
+        pytest.param(
+            {**TECHNIQUES["adaround"], "scheme": "mse", "bias_correction": True},
+            id="all-together",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 @pytest.mark.parametrize("backend", BACKENDS)
