@@ -25,6 +25,7 @@ import onnx
 from marked_docs import write_docs
 
 import hpe_tasks
+from hpe_tasks.cli.options import read_values
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.contract.cpu import cpu_features, processor_name
 from hpe_tasks.records.ladder import RungOutcome
@@ -42,7 +43,7 @@ Rows = dict[str, list[dict[str, Any]]]
 def configs(arguments: argparse.Namespace) -> Iterator[tuple[str, RunConfig]]:
     """The networks that were asked for, by their names in the table."""
     searched = {"recipe.search": "best", "recipe.calibration_images": arguments.images}
-    given = dict(pair.split("=", 1) for pair in arguments.set)
+    given = read_values(arguments.set)
     for preset in arguments.preset:
         yield preset, hpe_tasks.with_settings(hpe_tasks.load_preset(preset), {**searched, **given})
     for name, file, side, pixels in arguments.network:
