@@ -2,8 +2,9 @@
 
 It lets the whole pipeline run on a machine without Docker or an AWS account. ministack pins libraries that conflict
 with ours, so it lives in its own virtual environment (`docker/object-store/requirements.txt`), and only its Python
-interpreter is named here. It knows only the access key below; that keeps mistakes apart, not attackers: every
-process of this machine can reach the port.
+interpreter is named here. It runs behind a guard (`guarded_ministack`): no page that is open in a browser here reaches
+it. It knows only the access key below; that keeps mistakes apart, not attackers: every process of this machine can use
+the port.
 
 Used as `python -m hpe_tasks.local.object_store start|stop|status`, or from Python::
 
@@ -36,6 +37,7 @@ from pydantic import ValidationError
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, StorageError
+from hpe_tasks.local.guarded_ministack import HEALTH
 from hpe_tasks.storage.folders import locked
 from hpe_tasks.storage.s3 import S3Location, make_client, s3_errors
 
@@ -48,6 +50,7 @@ SECRET_ACCESS_KEY = "hpe-local-secret"
 REGION = "us-east-1"
 DEFAULT_BUCKET = "hpe-models"
 
+_LAUNCHER = Path(__file__).with_name("guarded_ministack.py")
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 _PORT_PATIENCE_S = 2.0
@@ -69,6 +72,11 @@ class Server(Frozen):
     command: tuple[str, ...]
     port: int
     bucket: str
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it refuses web pages; one that was started by an earlier version of this project does not."""
+        return any(Path(argument).name == _LAUNCHER.name for argument in self.command)
 
     @property
     def endpoint(self) -> str:
@@ -138,8 +146,8 @@ class ObjectStore:
         """
         with self._locked():
             server = self.status()
-            if server is None:
-                self._stop_recorded()  # one that hangs
+            if server is None or not server.is_guarded:
+                self._stop_recorded()  # one that hangs, or is open
                 server = self._launch()
             _prepare_bucket(server)
             return server
@@ -192,7 +200,7 @@ class ObjectStore:
 
     def _launch_on(self, port: int) -> Server:
         # -I: neither the working directory nor PYTHON* variables lead the server to libraries of ours.
-        command = (str(self.python), "-I", "-m", "ministack")
+        command = (str(self.python), "-I", str(_LAUNCHER))
         (self.data_dir / "tmp").mkdir(exist_ok=True)
         with self.log_file.open("wb") as log:
             process = subprocess.Popen(
@@ -311,7 +319,7 @@ def _answers(port: int) -> bool:
     """Whether ministack, and not some other server, is ready on this port."""
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
-        connection.request("GET", "/_ministack/health")
+        connection.request("GET", HEALTH)
         response = connection.getresponse()
         return response.status == http.client.OK and "s3" in json.loads(response.read()).get("services", {})
     except (OSError, http.client.HTTPException, ValueError):

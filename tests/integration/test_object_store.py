@@ -133,7 +133,7 @@ def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
 
 
 def test_an_environment_without_ministack_shows_the_log(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"ended with status 1.*No module named ministack"):
+    with pytest.raises(StorageError, match=r"ended with status 1.*No module named 'ministack'"):
         ObjectStore(tmp_path / "s", Path(sys.executable)).start()
     assert not (tmp_path / "s" / "server.json").exists()
 
