@@ -1,12 +1,14 @@
 """Channel pointers: which version a channel serves, changed only by compare-and-swap.
 
 A pointer is one small JSON object. It is created with `If-None-Match: *` and changed with `If-Match`, so of two
-writers that read the same state exactly one succeeds, whatever their order and however long they took.
+writers that read the same state exactly one succeeds, whatever their order and however long they took. Each move has
+a name of its own, by which its caller recognizes it: two rollbacks that meet write the same otherwise.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from hpe_tasks.config.base import Frozen, Sha256, Slug
-from hpe_tasks.errors import ChannelConflictError, DigestError
+from hpe_tasks.errors import ChannelConflictError, DigestError, TransientError
 from hpe_tasks.records.base import Record
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 HISTORY_LENGTH = 20
-"""Versions that a pointer remembers for rollback."""
+"""Versions that a pointer remembers for rollback, and moves."""
 
 _PAUSE_S = 0.2
 
@@ -47,6 +49,7 @@ class ChannelPointer(Record):
         history: What it served before, latest first: where a rollback goes.
         moved_by: Who moved it last; empty where that is not known.
         reason: How it was moved.
+        moves: Names of the last moves, latest first; empty in a pointer from before they had any.
     """
 
     name: Slug
@@ -57,6 +60,7 @@ class ChannelPointer(Record):
     moved_at: datetime
     moved_by: str = ""
     reason: Literal["publish", "promote", "rollback"]
+    moves: tuple[str, ...] = ()
 
     @property
     def entry(self) -> ChannelEntry:
@@ -106,9 +110,15 @@ def move_channel(
 ) -> ChannelPointer:
     """Point the channel to `target`, if it still is as `state` says.
 
+    Returns:
+        The pointer that this call wrote, also where its answer was lost on the way. Where another publisher pointed the
+        channel to the same version meanwhile, theirs; but not for a rollback, which is one step from what was read.
+
     Raises:
         ChannelConflictError: Another publisher moved the channel in the meantime; it stays as they left it.
+        TransientError: The server failed, and does not hold this move.
     """
+    move = uuid.uuid4().hex
     pointer = ChannelPointer(
         name=name,
         channel=channel,
@@ -118,18 +128,27 @@ def move_channel(
         moved_at=datetime.now(UTC),
         moved_by=moved_by,
         reason=reason,
+        moves=(move, *(state.pointer.moves if state.pointer else ()))[:HISTORY_LENGTH],
     )
     data = pointer.model_dump_json(indent=2).encode() + b"\n"
     for attempt in range(WRITE_ATTEMPTS):
         time.sleep(attempt * _PAUSE_S)
-        if _swap(client, location, data, state.etag):
-            return pointer
+        failed: TransientError | None = None
+        try:
+            if _swap(client, location, data, state.etag):
+                return pointer
+        except TransientError as error:
+            failed = error
         now = read_channel(client, location)
-        if now.pointer is not None and now.pointer.entry == target:
-            # Another publisher wanted the same, or our own write arrived, its answer was lost, and boto3 sent it again.
+        if now.pointer is not None and move in now.pointer.moves:
+            # Our write arrived and its answer was lost; boto3 may have sent it again and found itself overtaken.
+            return pointer
+        if failed is not None:
+            raise failed
+        if now.pointer is not None and now.pointer.entry == target and reason != "rollback":
             return now.pointer
         if now.etag != state.etag:
-            raise _conflict(location, target, state.pointer, now.pointer)
+            raise _conflict(location, pointer, state.pointer, now.pointer)
     raise ChannelConflictError(
         f"Channel {channel!r} of {name!r} is being changed by others all the time.", hint="Try again in a minute."
     )
@@ -141,7 +160,7 @@ def _swap(client: S3Client, location: S3Location, data: bytes, etag: str | None)
 
 
 def _conflict(
-    location: S3Location, target: ChannelEntry, before: ChannelPointer | None, now: ChannelPointer | None
+    location: S3Location, wanted: ChannelPointer, before: ChannelPointer | None, now: ChannelPointer | None
 ) -> ChannelConflictError:
     was = f"version {before.version}" if before else "not there"
     if now is None:
@@ -150,6 +169,9 @@ def _conflict(
         by = f" by {now.moved_by}" if now.moved_by else ""
         found = f"it now serves version {now.version} ({now.reason}{by} at {now.moved_at:%Y-%m-%d %H:%M:%S %Z})"
     return ChannelConflictError(
-        f"The channel {location} was changed while version {target.version} was on its way: it was {was}, {found}.",
-        hint="Compare the two versions; to serve yours all the same, promote it: it is in the registry.",
+        f"The channel {location} was changed while version {wanted.version} was on its way: it was {was}, {found}.",
+        hint=f"This rollback moved nothing. See `hpe channel show {wanted.name} --channel {wanted.channel}`, and roll "
+        "back again if the channel is to go further back."
+        if wanted.reason == "rollback"
+        else "Compare the two versions; to serve yours all the same, promote it: it is in the registry.",
     )

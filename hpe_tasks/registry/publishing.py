@@ -237,9 +237,14 @@ class ModelRegistry:
     def rollback(self, name: str, channel: str) -> ChannelPointer:
         """Point a channel back to the version before; again, and it goes back one further.
 
+        Of several at the same time each goes back one step of its own, or is told that it did not.
+
+        Returns:
+            The pointer that this call wrote.
+
         Raises:
             BadInputError: The channel served nothing before.
-            ChannelConflictError: Another publisher moved the channel meanwhile.
+            ChannelConflictError: Another publisher moved the channel meanwhile, back or on; this call moved nothing.
         """
         pointer, before = self._require_channel(name, channel)
         if not pointer.history:

@@ -14,6 +14,7 @@ import pytest
 from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.local.object_store import HOST, ObjectStore, Server
 from hpe_tasks.records.release import PublishedModel
+from hpe_tasks.registry.channels import ChannelPointer
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
@@ -121,6 +122,59 @@ def test_of_concurrent_publishers_of_different_models_one_wins(
     assert len(registry.versions("pose")) == publishers + int(existing)
     for version in registry.versions("pose"):
         registry.promote("pose", version.version, "check")
+
+
+@pytest.mark.parametrize("meet", [True, False], ids=["all-at-once", "as-they-come"])
+def test_each_of_concurrent_rollbacks_learns_what_it_did(
+    s3_bucket: Any, location: S3Location, registry: ModelRegistry, publish: Any, meet: bool
+) -> None:
+    """As many steps back as there are callers who were told that they went back, each to a version of his own."""
+    callers = 8
+    published = [publish(registry, "first").version, publish(registry, "second").version]
+    for number in range(callers):
+        registry.promote("pose", published[number % 2], "staging")
+    before = registry.show("pose", "staging")
+    barrier = threading.Barrier(callers)
+
+    class Meeting:
+        """A client that waits for the others before its first write."""
+
+        waits = meet
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(s3_bucket.client, name)
+
+        def put_object(self, **arguments: Any) -> Any:
+            if self.waits:
+                self.waits = False
+                barrier.wait(timeout=60)
+            return s3_bucket.client.put_object(**arguments)
+
+    def attempt(number: int) -> ChannelPointer | ChannelConflictError:
+        rival = ModelRegistry(Meeting(), location, actor=f"user-{number}")  # type: ignore[arg-type]
+        try:
+            return rival.rollback("pose", "staging")
+        except ChannelConflictError as error:
+            return error
+
+    with ThreadPoolExecutor(callers) as pool:
+        outcomes = list(pool.map(attempt, range(callers)))
+    went_back = [outcome for outcome in outcomes if isinstance(outcome, ChannelPointer)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, ChannelConflictError)]
+    now = registry.show("pose", "staging")
+    assert len(went_back) + len(refused) == callers
+    assert len(before.history) - len(now.history) == len(went_back) >= 1
+    assert len(went_back) == 1 or not meet
+    # In the order in which they went back: each to the version before, under the name of its caller.
+    went_back.sort(key=lambda pointer: len(pointer.history), reverse=True)
+    assert [pointer.entry for pointer in went_back] == list(before.history[: len(went_back)])
+    assert went_back[-1] == now
+    assert {f"user-{number}" for number, one in enumerate(outcomes) if one in went_back} == {
+        pointer.moved_by for pointer in went_back
+    }
+    for error in refused:
+        assert "(rollback by user-" in error.message
+        assert "moved nothing" in error.hint
 
 
 def test_concurrent_publishers_of_the_same_model_all_succeed(registry: ModelRegistry, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +390,22 @@ def test_a_rollback_that_is_overtaken_is_a_conflict(
         slow.rollback("pose", "staging")
 
 
+def test_of_two_rollbacks_one_went_back(
+    client: Any, registry: ModelRegistry, one: Version, two: Version, three: Version
+) -> None:
+    for version in (one, two, three):
+        publish(registry, version)
+    grace = ModelRegistry(client, LOCATION, actor="grace")
+    slow = ModelRegistry(Interfering(client, lambda: grace.rollback("pose", "staging")), LOCATION)  # type: ignore[arg-type]
+    with pytest.raises(ChannelConflictError) as caught:
+        slow.rollback("pose", "staging")
+    assert f"it now serves version {two.manifest.version} (rollback by grace at " in caught.value.message
+    assert "moved nothing" in caught.value.hint
+    assert "hpe channel show pose --channel staging" in caught.value.hint
+    # One step, by the one who was told so.
+    assert registry.show("pose", "staging").version == two.manifest.version
+
+
 def test_two_publishers_of_the_same_version_agree(client: Any, registry: ModelRegistry, one: Version) -> None:
     slow = ModelRegistry(Interfering(client, lambda: publish(registry, one)), LOCATION)  # type: ignore[arg-type]
     assert publish(slow, one).version == registry.show("pose", "staging").version
@@ -446,16 +462,27 @@ def test_publishers_who_meet_sign_what_is_stored(
 class Answering(Recorder):
     """A client whose writes of one key answer with an error code, after doing the write or without."""
 
-    def __init__(self, client: Any, suffix: str, code: str, *, times: int, after: bool = False) -> None:
+    def __init__(
+        self,
+        client: Any,
+        suffix: str,
+        code: str,
+        *,
+        times: int,
+        after: bool = False,
+        then: Callable[[], object] | None = None,
+    ) -> None:
         super().__init__(client)
-        self._suffix, self._code, self._left, self._after = suffix, code, times, after
+        self._suffix, self._code, self._left, self._after, self._then = suffix, code, times, after, then
 
     def put_object(self, **arguments: Any) -> Any:
         if arguments["Key"].endswith(self._suffix) and self._left:
             self._left -= 1
             if self._after:
                 super().put_object(**arguments)
-            status = 501 if self._code == "NotImplemented" else 409
+            if self._then is not None:
+                self._then()
+            status = {"NotImplemented": 501, "InternalError": 500}.get(self._code, 409)
             response = {"Error": {"Code": self._code}, "ResponseMetadata": {"HTTPStatusCode": status}}
             raise ClientError(response, "PutObject")  # type: ignore[arg-type]
         return super().put_object(**arguments)
@@ -471,6 +498,42 @@ def test_a_write_whose_answer_was_lost_counts(client: Any, one: Version) -> None
     # boto3 sends it again by itself, and the server then finds the condition broken: by our own first write.
     answering = Answering(client, "staging.json", "PreconditionFailed", times=1, after=True)
     assert publish(ModelRegistry(answering, LOCATION), one).created  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", ["PreconditionFailed", "InternalError"])
+@pytest.mark.parametrize("overtaken", [False, True], ids=["last", "overtaken"])
+def test_a_rollback_whose_answer_was_lost_counts(
+    client: Any, registry: ModelRegistry, one: Version, two: Version, three: Version, code: str, overtaken: bool
+) -> None:
+    """Whether another one has gone back further by then, or not."""
+    for version in (one, two, three):
+        publish(registry, version)
+    then = (lambda: registry.rollback("pose", "staging")) if overtaken else None
+    answering = Answering(client, "staging.json", code, times=1, after=True, then=then)
+    went_back = ModelRegistry(answering, LOCATION).rollback("pose", "staging")  # type: ignore[arg-type]
+    assert (went_back.version, went_back.reason) == (two.manifest.version, "rollback")
+    assert registry.show("pose", "staging").version == (one if overtaken else two).manifest.version
+
+
+def test_a_rollback_that_did_not_arrive_is_no_rollback(
+    client: Any, registry: ModelRegistry, one: Version, two: Version
+) -> None:
+    publish(registry, one)
+    publish(registry, two)
+    answering = Answering(client, "staging.json", "InternalError", times=1)
+    with pytest.raises(TransientError, match="failed while moving the channel"):
+        ModelRegistry(answering, LOCATION).rollback("pose", "staging")  # type: ignore[arg-type]
+    assert registry.show("pose", "staging").version == two.manifest.version
+
+
+def test_a_pointer_from_before_moves_were_noted_is_read(client: Any, registry: ModelRegistry, one: Version) -> None:
+    publish(registry, one)
+    stored = json.loads(client.get_object(Bucket="models", Key=POINTER)["Body"].read())
+    assert len(stored.pop("moves")) == 1
+    damage(client, "models/pose/channels/staging.json", json.dumps(stored).encode())
+    assert registry.show("pose", "staging").moves == ()
+    registry.promote("pose", one.manifest.version, "production")
+    assert registry.served("pose", "staging") == one.manifest
 
 
 @pytest.mark.parametrize("suffix", ["manifest.json", "staging.json"])
