@@ -44,8 +44,9 @@ _TURNS = {
 # What a JPEG's reader takes for a marker, wherever it looks for one: a zero after 0xFF is data, more 0xFF fill up.
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-# Encoders write up to about ten. Each may cost a few bytes, and a walk over every pixel.
-_MAX_SCANS = 100
+# Each may cost a few bytes, and a walk over every pixel. Encoders write up to 18 (libjpeg, of CMYK): a picture of the
+# largest size may have as many, and a smaller one more, as long as it takes no longer.
+_MAX_SCANS, _MAX_SCANS_OF_LARGEST = 100, 20
 
 # A viewer sees no difference to 85 beside a skeleton; the file has half to two thirds of the bytes.
 _QUALITY = 75
@@ -84,7 +85,7 @@ def decode_padded(data: bytes, max_pixels: int) -> Pixels:
             _refuse_large(image.size, max_pixels)
             _refuse_animation(image)
             if kind is JpegImageFile:
-                _refuse_scans(data)
+                _refuse_scans(data, image.size, max_pixels)
             image.load()
             return _rgb(_upright(image))
     except RequestError:
@@ -138,11 +139,15 @@ def _refuse_animation(image: Image.Image) -> None:
         raise RequestError(422, "The image is an animation.", hint="Send the one picture that you mean.")
 
 
-def _refuse_scans(data: bytes) -> None:
+def _refuse_scans(data: bytes, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    most = min(_MAX_SCANS, _MAX_SCANS_OF_LARGEST * max_pixels // max(1, width * height))
     # Nearly always enough: every start of a scan is this pair of bytes. Other segments may hold the pair as well.
-    if data.count(b"\xff\xda") > _MAX_SCANS and _scans(data) > _MAX_SCANS:
+    if data.count(b"\xff\xda") > most and _scans(data) > most:
         raise RequestError(
-            422, f"The image is a JPEG of more than {_MAX_SCANS} scans.", hint="Save it with another program."
+            422,
+            f"The image is a JPEG of more than {most} scans, too many for its {width}×{height} pixels.",
+            hint="Save it with another program.",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.serving.errors import RequestError
@@ -333,7 +335,55 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     # Decoding takes half a minute.
     assert time.perf_counter() - started < 2
     assert error.status == 422
-    assert "100 scans" in error.message
+    assert "more than 20 scans" in error.message
+
+
+def jpeg_of_coloured_scans(scans: int, width: int, height: int) -> bytes:
+    """A progressive JPEG of a picture, whose last scans are repeated until there are so many."""
+    pixels = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
+    ordinary = encoded(np.repeat(pixels[..., None], 3, axis=2), quality=30, progressive=True)
+    starts = [found.start() for found in re.finditer(rb"\xff\xda", ordinary)]
+    last = ordinary[starts[-1] : -2]
+    return ordinary[:-2] + last * (scans - len(starts)) + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("scans", "width", "height", "passes"),
+    [
+        pytest.param(90, 500, 499, False, id="a large one, walked over 90 times"),
+        pytest.param(21, 500, 499, False, id="a large one of more than encoders write"),
+        pytest.param(18, 500, 499, True, id="a large one as libjpeg writes CMYK"),
+        pytest.param(90, 200, 199, True, id="a small one"),
+        pytest.param(101, 200, 199, False, id="a small one of very many"),
+    ],
+)
+def test_a_large_jpeg_has_fewer_scans(
+    scans: int, width: int, height: int, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What decoding costs is the scans times the pixels: it is refused before anything is decoded."""
+    data = jpeg_of_coloured_scans(scans, width, height)
+    decoded = []
+    load = JpegImageFile.load
+    monkeypatch.setattr(JpegImageFile, "load", lambda image: decoded.append(image.size) or load(image))
+    if passes:
+        assert decode_image(data, 250_000).shape == (height, width, 3)
+        assert decoded
+    else:
+        error = refused(data, 250_000)
+        assert (error.status, f"its {width}×{height} pixels" in error.message) == (422, True)
+        assert not decoded
+
+
+def test_a_jpeg_of_no_height_is_broken() -> None:
+    data = jpeg_of_scans(30)
+    height = data.index(b"\xff\xc2") + 5
+    assert refused(data[:height] + b"\x00\x00" + data[height + 2 :]).status == 422
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+def test_progressive_pictures_of_the_largest_size_pass(mode: str) -> None:
+    data = encoded(Image.new(mode, (1200, 900)), "JPEG", progressive=True)
+    assert decode_image(data, 1200 * 900).shape == (900, 1200, 3)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +408,9 @@ def test_reserved_markers_that_libjpeg_passes_over_hide_no_scans() -> None:
     restarts = _segment(0xDD, b"\x00\x01")
     data = jpeg_of_scans(150, before_scans=restarts)
     first = data.index(b"\xff\xda") + 10
-    assert refused(data[:first] + b"\xff\x02\xff\xfe" + data[first:]).message.endswith("100 scans.")
+    assert refused(data[:first] + b"\xff\x02\xff\xfe" + data[first:]).message.startswith(
+        "The image is a JPEG of more than 100 scans"
+    )
 
 
 def test_ordinary_progressive_jpegs_pass_whatever_their_other_segments_hold() -> None:
