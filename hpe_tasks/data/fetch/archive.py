@@ -156,6 +156,8 @@ def _unpack_zip(archive: Path, working: Path, budget: _Budget) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refused(archive, member.filename, "is a link or a device")
+            if not member.filename:
+                raise _refused(archive, member.filename, "has no name")
             if member.flag_bits & 1:
                 raise _refused(archive, member.filename, "is encrypted")
             target = _target(archive, working, member.filename)
@@ -182,6 +184,8 @@ def _unpack_tar(archive: Path, stream: IO[bytes], working: Path, budget: _Budget
                 continue
             if not member.isreg() or member.issparse():
                 raise _refused(archive, member.name, "is a link, a device or a sparse file")
+            if not member.name:
+                raise _refused(archive, member.name, "has no name")
             budget.file()
             source = content.extractfile(member)
             if source is None:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import stat
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -108,6 +109,35 @@ def test_names_that_leave_the_folder(tmp_path: Path, name: str, kind: str) -> No
     error = refuse(make(tmp_path / "a", files=files), tmp_path, "outside the folder|absolute path")
     assert repr(name) in error.message
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("name", ["", "\0hidden"], ids=["empty", "empty-before-a-zero"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_member_without_a_name(tmp_path: Path, name: str, kind: str) -> None:
+    archive = tmp_path / "a"
+    if kind == "tar":
+        make_tar(archive, files={"good": b"1", name: b"evil"})
+    else:
+        # zipfile writes no such name: another one of this length is bent, in both of its places.
+        stand_in = b"?" * len(name)
+        with zipfile.ZipFile(archive, "w") as written:
+            written.writestr(zipfile.ZipInfo("good"), b"1")
+            written.writestr(zipfile.ZipInfo(stand_in.decode() or "?"), b"evil")
+        archive.write_bytes(bent_names(archive.read_bytes(), stand_in or b"?", name.encode()))
+    refuse(archive, tmp_path, "'' has no name")
+
+
+def bent_names(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A ZIP file in which a member has another name, not longer than its own."""
+    for signature, length_at, name_at in ((b"PK\x03\x04", 26, 30), (b"PK\x01\x02", 28, 46)):
+        start = data.index(old, data.rindex(signature)) - name_at
+        assert data[start : start + 4] == signature
+        length = struct.pack("<H", len(new))
+        rest = data[start + length_at + 2 : start + name_at]
+        data = data[: start + length_at] + length + rest + new + data[start + name_at + len(old) :]
+    end = data.rindex(b"PK\x05\x06")
+    where = data.index(b"PK\x01\x02")
+    return data[: end + 12] + struct.pack("<II", end - where, where) + data[end + 20 :]
 
 
 TYPES = {
