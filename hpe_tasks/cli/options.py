@@ -39,6 +39,7 @@ def read_values(settings: list[str] | None) -> dict[str, Any]:
     """Read KEY=VALUE settings; values are YAML, so that numbers, lists and null can be given."""
     import yaml
 
+    from hpe_tasks.config.yaml_text import YamlLimitError, load_value
     from hpe_tasks.errors import ConfigError
 
     values: dict[str, Any] = {}
@@ -47,7 +48,12 @@ def read_values(settings: list[str] | None) -> dict[str, Any]:
         if not separator:
             raise ConfigError(f"--set {setting!r} has no value.", hint="Write it as --set KEY=VALUE.")
         try:
-            values[key.strip()] = yaml.safe_load(value)
+            values[key.strip()] = load_value(value)
+        except YamlLimitError as error:
+            raise ConfigError(
+                f"The value of --set {key.strip()} is not one of a setting: {error}.",
+                hint="`hpe presets --keys` says what each setting takes.",
+            ) from error
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting!r} cannot be read: {error}") from error
     return values

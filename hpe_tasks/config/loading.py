@@ -17,6 +17,7 @@ from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.rungs import RUNGS
 from hpe_tasks.config.training import SCHEDULES, TrainingConfig
 from hpe_tasks.config.values import typed_value
+from hpe_tasks.config.yaml_text import YamlLimitError, load_yaml
 from hpe_tasks.errors import ConfigError
 
 _BELONGS_TO = (
@@ -110,9 +111,14 @@ def load_training(values: Mapping[str, Any], schedule: str | None = None) -> tup
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8"))) or [None]
+        documents = load_yaml(file.read_text(encoding="utf-8")) or [None]
     except OSError as error:
         raise ConfigError(f"The configuration file {file} cannot be read: {error.strerror}.") from error
+    except YamlLimitError as error:
+        raise ConfigError(
+            f"The configuration file {file} does not hold settings: {error}.",
+            hint="Write settings as `hpe presets --show NAME` shows them.",
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"The configuration file {file} is neither YAML nor JSON: {error}") from error
     *before, loaded = documents
