@@ -48,6 +48,8 @@ _OURS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+# Of errors, which other pages may be told of where they may use the function.
+_NO_PAGE = {"Content-Security-Policy": "default-src 'none'", "X-Content-Type-Options": "nosniff"}
 _GOLDEN = re.compile(f"/golden/({VERSION})/({SLUG})")
 # Browsers show a broken connection, and not the answer, where it comes before they have sent everything: bodies that
 # are too large are read to the end, up to here.
@@ -142,7 +144,7 @@ def too_large(request_id: str = "") -> Response:
 
 def _error(status: HTTPStatus, message: str, request_id: str = "") -> Response:
     body = {"error": {"code": int(status), "message": message, "request_id": request_id}}
-    return Response(status, {"Content-Type": "application/json"}, json.dumps(body).encode())
+    return Response(status, {"Content-Type": "application/json", **_NO_PAGE}, json.dumps(body).encode())
 
 
 def _status_of(error: HpeError) -> HTTPStatus:
@@ -239,6 +241,13 @@ class _Handler(BaseHTTPRequestHandler):
         except HpeError as error:
             response = _error(_status_of(error), str(error))
         self._send(response)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Refuse what is no HTTP, or a method that nothing here has, as everything else is refused."""
+        self.close_connection = True
+        status = HTTPStatus(code)
+        refused = _error(status, message or status.phrase)
+        self._send(Response(status, refused.headers, b"") if self.command == "HEAD" else refused)
 
     def _not_found(self, path: str) -> None:
         self._send(_error(HTTPStatus.NOT_FOUND, f"There is nothing at {path}: the page is /, the function /pose."))

@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -169,6 +170,37 @@ def test_nothing_else_is_there(server: LocalServer, function: Recorder, method: 
     assert answer.status == 404
     assert json.loads(answer.content)["error"]["code"] == 404
     assert function.events == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "status"),
+    [
+        pytest.param("GET", "/favicon.ico", {}, 404, id="not there"),
+        pytest.param("POST", "/", {}, 404, id="not the function"),
+        pytest.param("GET", "/", {"Host": "pictures.example"}, 421, id="another host"),
+        pytest.param("POST", "/pose", {"Content-Length": "-1"}, 411, id="no length"),
+        pytest.param("DELETE", "/<script>", {}, 501, id="a method that nothing has"),
+        pytest.param("GET", f"/{'x' * 70_000}", {}, 414, id="a long address"),
+        pytest.param("GET", "/", {"X-Long": "x" * 70_000}, 431, id="a long header"),
+    ],
+)
+def test_browsers_are_told_to_take_errors_for_what_they_are(
+    server: LocalServer, method: str, target: str, headers: dict[str, str], status: int
+) -> None:
+    answer = ask(server, method, target, None, headers)
+    assert answer.status == status
+    assert json.loads(answer.content)["error"]["code"] == status
+    assert answer.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+    assert answer.headers.get_all("Content-Security-Policy") == ["default-src 'none'"]
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_an_error_of_head_has_no_body(server: LocalServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 501 ")
+    assert answer.endswith(b"\r\n\r\n")
 
 
 def test_the_page_needs_nothing_from_elsewhere(server: LocalServer) -> None:
