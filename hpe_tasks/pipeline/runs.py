@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,6 +39,11 @@ CHOICE = "choose_recipe"
 
 FIRST_PIPELINE = "hpe_requantize"
 """The pipeline of a run that names none: there was no other."""
+
+_LONGEST_FOLDER_BYTES = 255
+"""What file systems take."""
+_LONGEST_NAME_BYTES = 240
+"""Of a folder's part for the run's name; behind it comes the digest of what the run is asked."""
 
 log = logging.getLogger(__name__)
 
@@ -239,11 +245,10 @@ def open_run(
     """
     if not name:
         raise ConfigError("The run's name is empty.", hint="Give it one, such as --run local.")
-    safe = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name)
     run = Run(
         asked=config,
         workspace=open_workspace(workspace, s3=s3, cache=cache),
-        name=f"{safe}-{_asked_digest(config, pipeline)[:8]}",
+        name=f"{_folder(name)}-{_asked_digest(config, pipeline)[:8]}",
         cache=cache,
         s3=s3,
         signing_key=signing_key,
@@ -253,6 +258,27 @@ def open_run(
         file = RunFile(started=datetime.now(UTC), config=config, pipeline=pipeline)
         run.workspace.write(f"{run.prefix}/{CONFIG}", file.model_dump_json(indent=1).encode())
     return run
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a run's folder may be called so: it leads to no other folder, and is not hidden."""
+    return bool(name) and not name.startswith(".") and all(map(_is_kept, name))
+
+
+def _is_kept(character: str) -> bool:
+    return character.isalnum() or character in "-_.+"
+
+
+def _folder(name: str) -> str:
+    """A run's name as its folder's, without the digest of what it is asked: no separators, not hidden, not too long."""
+    safe = "".join(character if _is_kept(character) else "-" for character in name)
+    safe = f"_{safe}" if safe.startswith(".") else safe
+    encoded = safe.encode()
+    if len(encoded) <= _LONGEST_NAME_BYTES:
+        return safe
+    # Names that begin alike keep apart.
+    digest = digest_of(name)[:16]
+    return encoded[: _LONGEST_NAME_BYTES - len(digest) - 1].decode(errors="ignore") + f"-{digest}"
 
 
 def _asked_digest(config: RunConfig, pipeline: str) -> str:
@@ -272,10 +298,10 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
         if latest is None:
             raise MissingInputError(f"No run has reported in {workspace} yet.", hint="Start one with `hpe run`.")
         name = str(json.loads(latest)["run"])
-    asked = place.read(f"runs/{name}/{CONFIG}")
+    asked = None if len(os.fsencode(name)) > _LONGEST_FOLDER_BYTES else place.read(f"runs/{name}/{CONFIG}")
     if asked is None:
         # A run's folder is its name with a digest of its configuration.
-        folders = [f for f in place.folders("runs") if f.rpartition("-")[0] == name]
+        folders = [f for f in place.folders("runs") if f.rpartition("-")[0] in {name, _folder(name)}]
         if len(folders) != 1:
             hint = f"Choose one of: {', '.join(folders)}." if folders else "Check the name and HPE_WORKSPACE."
             raise MissingInputError(f"{len(folders) or 'No'} runs are called {name!r} in {workspace}.", hint=hint)

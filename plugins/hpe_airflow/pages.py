@@ -7,34 +7,63 @@ Both need a login and the right to see the DAG's runs: an app of a plugin is ope
 
 import html
 from pathlib import Path as FilePath
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from pydantic import AfterValidator
 
 from hpe_airflow.connections import s3_client
+from hpe_airflow.lazy_app import Receive, Scope, Send
 from hpe_tasks.config.environment import Settings
 from hpe_tasks.errors import AccessError, HpeError, MissingInputError
 from hpe_tasks.pipeline import steps
-from hpe_tasks.pipeline.runs import FIRST_PIPELINE, Run, find_run
+from hpe_tasks.pipeline.runs import FIRST_PIPELINE, Run, find_run, is_run_name
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.release import PublishedModel
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 
-RUN_NAME = r"^[\w+][\w.+-]*$"
-"""What `open_run` makes of a run's name: no separators, no leading dot, so it stays below `runs/`."""
-
 R = TypeVar("R", bound=Record)
 
-RunName = Annotated[str, Path(pattern=RUN_NAME, max_length=300)]
+# Nothing is loaded, run or framed; a report, which brings its own styles and pictures, has a policy of its own.
+_GUARDS = {
+    b"x-content-type-options": b"nosniff",
+    b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'",
+}
+
+
+def run_name(name: str) -> str:
+    """A name that `open_run` makes, so that it stays below `runs/`; raises ValueError for another one."""
+    if not is_run_name(name):
+        raise ValueError("it is not the name of a run's folder")
+    return name
+
+
+RunName = Annotated[str, Path(), AfterValidator(run_name)]
+
+
+class Pages(FastAPI):
+    """An application all of whose answers tell browsers to take them for what they are, errors as well."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                given = {name.lower() for name, _ in message.get("headers", ())}
+                added = [header for header in _GUARDS.items() if header[0] not in given]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
+            await send(message)
+
+        await super().__call__(scope, receive, guarded)
 
 
 def build_app() -> FastAPI:
     """The application that Airflow mounts."""
-    app = FastAPI(
+    app = Pages(
         title="hpe",
         docs_url=None,
         redoc_url=None,

@@ -10,7 +10,7 @@ import pytest
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
 from hpe_tasks.pipeline.pipeline import Pipeline
-from hpe_tasks.pipeline.runs import Run, find_run, open_run
+from hpe_tasks.pipeline.runs import Run, find_run, is_run_name, open_run
 from hpe_tasks.pipeline.step import step
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.inputs import FetchedDataset
@@ -238,6 +238,24 @@ def test_a_run_is_found_by_its_name_where_that_is_clear(pipeline: Toy) -> None:
     second = pipeline.open("mine", gate__min_ap=0.2)
     with pytest.raises(MissingInputError, match=f"2 runs are called 'mine'.*{second.name}"):
         find_run("mine", workspace=workspace, cache=cache, s3=no_s3)
+
+
+@pytest.mark.parametrize("name", [".hidden", "..", "a b/c", "x" * 290, "夜" * 120], ids=lambda name: name[:9])
+def test_a_run_of_any_name_is_found_by_it(pipeline: Toy, name: str) -> None:
+    """Its folder is called otherwise."""
+    run = pipeline.open(name)
+    assert is_run_name(run.name)
+    assert len(run.name.encode()) <= 255
+    assert pipeline.open(name).name == run.name
+    workspace = (pipeline.tmp_path / "w").as_uri()
+    for asked in (name, run.name):
+        assert find_run(asked, workspace=workspace, cache=run.cache, s3=no_s3).name == run.name
+
+
+def test_a_name_that_is_too_long_is_no_run(pipeline: Toy) -> None:
+    pipeline.open()
+    with pytest.raises(MissingInputError, match="No runs are called"):
+        find_run("x" * 5000, workspace=(pipeline.tmp_path / "w").as_uri(), cache=pipeline.tmp_path, s3=no_s3)
 
 
 def test_a_run_has_a_name(pipeline: Toy) -> None:
