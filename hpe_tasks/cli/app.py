@@ -182,6 +182,12 @@ def train(
         typer.Option("--schedule", help="A built-in schedule in place of settings, such as aimet_pose_sample."),
     ] = None,
     settings: SetOption = None,
+    allow_private_addresses: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private-addresses", help="Fetch --dataset also from a web server that not everybody can reach."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a network on its ideal maps; without a schedule or settings, as the sample checkpoint was trained."""
@@ -192,7 +198,7 @@ def train(
 
     logging.getLogger("hpe_tasks").setLevel(logging.INFO)
     stages, cache = load_training(read_values(settings), schedule), Settings.from_environment().cache
-    result = train_network(stages, dataset, cache, make_client, out)
+    result = train_network(stages, dataset, cache, make_client, out, allow_private_addresses=allow_private_addresses)
     told = {"checkpoint": str(result.checkpoint), "ap": result.ap, "persons": result.persons, "seconds": result.seconds}
     if as_json:
         typer.echo(json.dumps({**told, "losses": result.losses}, indent=1))

@@ -57,6 +57,12 @@ class DatasetConfig(Frozen):
     requests_per_second: float = Field(
         default=50.0, gt=0, le=1000, description="Most images that are asked for in a second with `images_by_url`."
     )
+    allow_private_addresses: bool = Field(
+        default=False,
+        description="Fetch data set and checkpoint also from web servers that not everybody can reach: those of this "
+        "machine, of a private network, or of a cloud's own services. Without it such an address is refused, wherever "
+        "it stands: in a setting, in an image's record or in a redirect.",
+    )
     boxes: str | None = Field(
         default=None,
         min_length=1,

@@ -283,6 +283,8 @@ def _folder(name: str) -> str:
 
 def _asked_digest(config: RunConfig, pipeline: str) -> str:
     asked = config.model_dump(mode="json")
+    if not config.dataset.allow_private_addresses:
+        del asked["dataset"]["allow_private_addresses"]  # Runs from before it was a setting keep their folders.
     return digest_of(asked if pipeline == FIRST_PIPELINE else [pipeline, asked])
 
 

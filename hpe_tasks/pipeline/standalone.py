@@ -45,7 +45,8 @@ def read_model(
         CheckpointError: onnxruntime does not run the file, or leaves open what is not set either; names the setting.
         ConfigError: The user's setting contradicts the file.
     """
-    file, model = checkpoint_file(config.model, cache, s3, LocalWorkspace(cache)), config.model
+    model, allowed = config.model, config.dataset.allow_private_addresses
+    file = checkpoint_file(model, cache, s3, LocalWorkspace(cache), allow_private_addresses=allowed)
     if asked is not None and model.network.from_file:
         from hpe_tasks.onnx_runtime.geometry import read_geometry
 
@@ -119,7 +120,13 @@ def _kept(path: Path, folder: Path) -> Artifact:
 
 
 def train_network(
-    stages: Sequence[TrainingConfig], dataset: str, cache: Path, s3: Callable[[], S3Client], out: Path
+    stages: Sequence[TrainingConfig],
+    dataset: str,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    out: Path,
+    *,
+    allow_private_addresses: bool = False,
 ) -> TrainingResult:
     """Train a network, stage by stage.
 
@@ -129,11 +136,13 @@ def train_network(
         cache: Folder of this machine for downloads.
         s3: Makes the S3 client, when one is needed.
         out: The file to write, `*.safetensors`.
+        allow_private_addresses: As `dataset.allow_private_addresses` of a run.
     """
     from hpe_tasks.data.fetch import fetch_dataset as fetch
     from hpe_tasks.training.regression import train_stages
 
     first = stages[0]
     splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}
-    root, _ = fetch(DatasetConfig(source=dataset, **splits), cache, s3)
+    config = DatasetConfig(source=dataset, allow_private_addresses=allow_private_addresses, **splits)
+    root, _ = fetch(config, cache, s3)
     return train_stages(stages, root, out)

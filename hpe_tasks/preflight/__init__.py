@@ -184,7 +184,8 @@ class _Looks:
         if model.checkpoint == SAMPLE:
             file = sample_checkpoint(model.architecture)
         else:
-            offer = look(model.checkpoint, folder, s3=self.s3)
+            allowed = self.config.dataset.allow_private_addresses
+            offer = look(model.checkpoint, folder, s3=self.s3, allow_private_addresses=allowed)
             self.checkpoint_bytes = offer.size_bytes or 0
             if offer.here is None:
                 size = "of unknown size" if offer.size_bytes is None else megabytes(offer.size_bytes)
@@ -221,7 +222,14 @@ class _Looks:
         def look() -> Finding:
             from hpe_tasks.data.fetch.preview import preview_file
 
-            found = preview_file(address, self.cache, self.s3, option=option, unpacked=unpacked)
+            found = preview_file(
+                address,
+                self.cache,
+                self.s3,
+                option=option,
+                unpacked=unpacked,
+                allow_private_addresses=self.config.dataset.allow_private_addresses,
+            )
             return Finding(found.text, cache_bytes=found.missing_bytes)
 
         return Check(option, title, look)

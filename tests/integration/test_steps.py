@@ -230,7 +230,11 @@ def test_images_by_their_own_addresses(tmp_path: Path, served: str) -> None:
             image["coco_url"] = f"{served}/data/images/{split}/{image['file_name']}"
         file.write_text(json.dumps(content))
     shutil.copytree(tmp_path / "data/annotations", tmp_path / "published/annotations")
-    wanted = {"dataset__source": str(tmp_path / "published"), "dataset__images_by_url": True}
+    wanted = {
+        "dataset__source": str(tmp_path / "published"),
+        "dataset__images_by_url": True,
+        "dataset__allow_private_addresses": True,
+    }
     run = open_at(tmp_path, settings, recipe__calibration_images=2, **wanted)
     measure(run)
     quantized = steps.quantize(run)

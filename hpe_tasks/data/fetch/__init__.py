@@ -51,11 +51,11 @@ def fetch_dataset(
         DatasetError: There is nothing at the address, or not in the layout of the data set's kind.
         ArchiveError: The archive is broken or hostile.
         DigestError: The archive is not the one that was promised.
-        AccessError: The server denies it.
+        AccessError: The server denies it, or must not be asked.
         TransientError: The network failed; the next call continues.
         StorageError: The disk is full or not writable.
     """
-    sources = Sources(cache, s3)
+    sources = Sources(cache, s3, config.allow_private_addresses)
     splits = config.splits
     request = SourceRequest(config, sources, splits, calibration_images, seed, sample)
     form, kind = format_of(config.described), config.described
@@ -91,7 +91,7 @@ def fetch_boxes(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client]) 
         DatasetError: It is an archive.
         HpeError: It cannot be fetched; see `download.fetch`.
     """
-    found = _boxes(config, Sources(cache, s3))
+    found = _boxes(config, Sources(cache, s3, config.allow_private_addresses))
     return None if found is None else found.path
 
 

@@ -63,7 +63,11 @@ def fetch_needed_images(
 
     def fill(working: Path) -> None:
         rows = {split: _cut(annotations, split, which, working) for split, which in wanted.items()}
-        pool = ImagePool(cache / "images", requests_per_second=config.requests_per_second)
+        pool = ImagePool(
+            cache / "images",
+            requests_per_second=config.requests_per_second,
+            allow_private_addresses=config.allow_private_addresses,
+        )
         pooled = pool.fetch([image for images in rows.values() for image in images])
         _link(working, rows, pooled)
 

@@ -10,11 +10,13 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
+from hpe_tasks.data.fetch.addresses import get
 from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3File, Transport, Version, split_address
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError, TransientError
 from hpe_tasks.progress import track
@@ -73,9 +75,17 @@ def fetch_file(
     sha256: str | None,
     s3: Callable[[], S3Client],
     patience: HttpPatience | None = None,
+    allow_private_addresses: bool = False,
 ) -> Path:
     """The path of the file at hand; see fetch."""
-    return fetch(source, destination_dir, sha256=sha256, s3=s3, patience=patience).path
+    return fetch(
+        source,
+        destination_dir,
+        sha256=sha256,
+        s3=s3,
+        patience=patience,
+        allow_private_addresses=allow_private_addresses,
+    ).path
 
 
 def fetch(
@@ -86,6 +96,7 @@ def fetch(
     s3: Callable[[], S3Client],
     patience: HttpPatience | None = None,
     room_to_unpack: bool = False,
+    allow_private_addresses: bool = False,
 ) -> FetchedFile:
     """Bring a file to this machine; a local one is used where it lies.
 
@@ -100,15 +111,16 @@ def fetch(
         s3: Makes the client when it is needed.
         patience: Timeouts and retries for HTTP.
         room_to_unpack: Begin only where the disk has room for the file and as much again.
+        allow_private_addresses: Ask web servers that not everybody can reach as well; see `addresses.open_session`.
 
     Raises:
         ConfigError: The address cannot be understood.
-        AccessError: There is no such file, or it is denied.
+        AccessError: There is no such file, it is denied, or its server must not be asked.
         DigestError: The content is another than promised; a download is removed, a local file is left.
         TransientError: The network failed; the part is kept.
         StorageError: The disk is full (the part is removed) or not writable.
     """
-    transport = _transport(source, s3, patience)
+    transport = _transport(source, s3, patience, allow_private_addresses)
     if transport is None:
         return _local(local_path(source), sha256)
     target = destination_dir / _file_name(source)
@@ -116,7 +128,9 @@ def fetch(
         return _download(transport, target, sha256, room_to_unpack=room_to_unpack)
 
 
-def _transport(source: str, s3: Callable[[], S3Client], patience: HttpPatience | None) -> Transport | None:
+def _transport(
+    source: str, s3: Callable[[], S3Client], patience: HttpPatience | None, allow_private_addresses: bool
+) -> Transport | None:
     """How the file at an address comes here; None for a local one."""
     scheme = split_address(source).scheme if "://" in source else "file"
     if scheme == "file":
@@ -124,7 +138,9 @@ def _transport(source: str, s3: Callable[[], S3Client], patience: HttpPatience |
     if scheme == "s3":
         return S3File(S3Location.parse(source), s3())
     if scheme in {"http", "https"}:
-        return HttpFile(source, patience or HttpPatience())
+        return HttpFile(
+            source, patience or HttpPatience(), get=partial(get, allow_private_addresses=allow_private_addresses)
+        )
     raise ConfigError(
         f"{scheme}:// addresses are not supported.", hint="Use a path, or a file://, s3:// or http(s):// address."
     )
@@ -144,14 +160,19 @@ class Offer:
 
 
 def look(
-    source: str, destination_dir: Path, *, s3: Callable[[], S3Client], patience: HttpPatience | None = None
+    source: str,
+    destination_dir: Path,
+    *,
+    s3: Callable[[], S3Client],
+    patience: HttpPatience | None = None,
+    allow_private_addresses: bool = False,
 ) -> Offer:
     """Ask for a file without its content: whether `fetch` with the same arguments would get it, and how large it is.
 
     Raises:
         HpeError: As `fetch` does where there is no such file, it is denied, or the network fails.
     """
-    transport = _transport(source, s3, patience)
+    transport = _transport(source, s3, patience, allow_private_addresses)
     if transport is None:
         path = local_path(source)
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from hpe_tasks.data.fetch.addresses import open_session
 from hpe_tasks.data.fetch.transports import HttpFile, HttpPatience, public_address, retry_after_s
 from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.errors import AccessError, DatasetError, HpeError, TransientError
@@ -77,11 +78,13 @@ class ImagePool:
         folder: Where the images are kept.
         requests_per_second: Most requests that are sent in a second, by all threads and processes that share the
             folder.
+        allow_private_addresses: Ask servers that not everybody can reach as well.
     """
 
-    def __init__(self, folder: Path, *, requests_per_second: float) -> None:
+    def __init__(self, folder: Path, *, requests_per_second: float, allow_private_addresses: bool = False) -> None:
         self._folder = folder
         self._per_second = requests_per_second
+        self._allow_private = allow_private_addresses
 
     def fetch(self, wanted: Sequence[WantedImage]) -> dict[str, PooledImage]:
         """Bring the images here that are not, and look at all of them.
@@ -113,7 +116,11 @@ class ImagePool:
             log.info("%d of %d images are here already", len(images) - missing, len(images))
             estimate = f"an estimate: {missing:,} images of {AVERAGE_BYTES // 1000} kB"
             check_space(self._folder, missing * AVERAGE_BYTES, reason=estimate)
-            with Throttle(self._per_second, longest_pause_s=PATIENCE.longest_wait_s) as throttle:
+            with Throttle(
+                self._per_second,
+                longest_pause_s=PATIENCE.longest_wait_s,
+                allow_private_addresses=self._allow_private,
+            ) as throttle:
                 return self._fetch_all(images, throttle)
 
     def _fetch_all(self, images: Mapping[str, WantedImage], throttle: Throttle) -> dict[str, PooledImage]:
@@ -224,10 +231,11 @@ class Throttle:
         refusal: Set when a server asked for a pause that is longer than `longest_pause_s`.
     """
 
-    def __init__(self, per_second: float, *, longest_pause_s: float) -> None:
+    def __init__(self, per_second: float, *, longest_pause_s: float, allow_private_addresses: bool = False) -> None:
         self.refusal: TransientError | None = None
         self._interval_s = 1 / per_second
         self._longest_pause_s = longest_pause_s
+        self._allow_private = allow_private_addresses
         self._next = time.monotonic()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -281,7 +289,7 @@ class Throttle:
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
+            self._local.session = open_session(allow_private_addresses=self._allow_private)
             self._sessions.append(self._local.session)
         session: requests.Session = self._local.session
         return session

@@ -70,13 +70,21 @@ def preview_source(config: DatasetConfig, cache: Path, s3: Callable[[], S3Client
             return Preview(f"{path} holds {shown}")
         if not path.is_file():
             refuse_absent(address, "dataset.source")
-    offer = Sources(cache, s3).look(address)
+    offer = Sources(cache, s3, config.allow_private_addresses).look(address)
     if offer.here is not None:
         _check_archive(offer.here, config.described, splits)
     return _preview(address, offer, unpacked=True)
 
 
-def preview_file(address: str, cache: Path, s3: Callable[[], S3Client], *, option: str, unpacked: bool) -> Preview:
+def preview_file(
+    address: str,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    *,
+    option: str,
+    unpacked: bool,
+    allow_private_addresses: bool = False,
+) -> Preview:
     """Look at another file of the data set: an archive of images (`unpacked`), detected boxes, a list of names.
 
     Raises:
@@ -90,7 +98,7 @@ def preview_file(address: str, cache: Path, s3: Callable[[], S3Client], *, optio
             return Preview(f"{path} is a folder")
         if not path.is_file():
             refuse_absent(address, option)
-    offer = Sources(cache, s3).look(address)
+    offer = Sources(cache, s3, allow_private_addresses).look(address)
     if unpacked and offer.here is not None:
         _names_in(offer.here)
     return _preview(address, offer, unpacked=unpacked)

@@ -40,10 +40,12 @@ class Sources:
     Attributes:
         cache: Folder for downloads, extracted archives and remembered digests.
         s3: Makes the client when it is needed.
+        allow_private_addresses: Ask web servers that not everybody can reach as well.
     """
 
     cache: Path
     s3: Callable[[], S3Client]
+    allow_private_addresses: bool = False
 
     def folder(self, address: str, *, option: str, sha256: str | None, parts: Sequence[Sequence[str]] = ()) -> Path:
         """The folder that an address means: one of this machine, or an archive's content; a .mat file is itself.
@@ -87,11 +89,24 @@ class Sources:
 
     def download(self, address: str, *, sha256: str | None = None, room_to_unpack: bool = False) -> FetchedFile:
         """The file at an address; see `fetch`."""
-        return fetch(address, self._downloads(address), sha256=sha256, s3=self.s3, room_to_unpack=room_to_unpack)
+        return fetch(
+            address,
+            self._downloads(address),
+            sha256=sha256,
+            s3=self.s3,
+            room_to_unpack=room_to_unpack,
+            allow_private_addresses=self.allow_private_addresses,
+        )
 
     def look(self, address: str) -> Offer:
         """What the address of a file offers, without its content; see `download.look`."""
-        return look(address, self._downloads(address), s3=self.s3, patience=_LOOK_PATIENCE)
+        return look(
+            address,
+            self._downloads(address),
+            s3=self.s3,
+            patience=_LOOK_PATIENCE,
+            allow_private_addresses=self.allow_private_addresses,
+        )
 
     def _downloads(self, address: str) -> Path:
         # One folder for each address: different servers use the same file names.

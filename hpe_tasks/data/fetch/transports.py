@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 import requests
 
 from hpe_tasks.contract.s3_errors import error_code
+from hpe_tasks.data.fetch.addresses import PrivateAddressError, get
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 
@@ -96,12 +97,10 @@ class HttpFile:
     Args:
         url: The address.
         patience: Timeouts and retries.
-        get: Sends one request: `requests.get`, or the method of a session.
+        get: Sends one request: `addresses.get`, or the method of a session of `addresses.open_session`.
     """
 
-    def __init__(
-        self, url: str, patience: HttpPatience, *, get: Callable[..., requests.Response] = requests.get
-    ) -> None:
+    def __init__(self, url: str, patience: HttpPatience, *, get: Callable[..., requests.Response] = get) -> None:
         self.identity = url
         self.name = public_address(url)
         self._patience = patience
@@ -181,6 +180,12 @@ class HttpFile:
         wrong = requests.exceptions
         try:
             yield
+        except PrivateAddressError:
+            # The same for each, so that nobody learns from it what listens where.
+            raise AccessError(
+                f"{self.name} is not fetched: it is, or its server points to, an address that is not public.",
+                hint="If that server is meant, set dataset.allow_private_addresses=true.",
+            ) from None
         except wrong.TooManyRedirects:
             raise AccessError(
                 f"The server of {self.name} redirects without end.", hint="Check the address in a browser."

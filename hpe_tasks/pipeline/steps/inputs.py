@@ -50,7 +50,14 @@ def preflight(run: Run, _: Scratch) -> Preflight:
     return record
 
 
-def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client], records: Workspace) -> Path:
+def checkpoint_file(
+    model: ModelConfig,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    records: Workspace,
+    *,
+    allow_private_addresses: bool = False,
+) -> Path:
     """The checkpoint on this machine, downloaded if it is not there yet.
 
     Args:
@@ -58,6 +65,7 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client],
         cache: Folder of this machine for downloads.
         s3: Makes the S3 client, when one is needed.
         records: Keeps what each address gave when it was first used: it must give the same again.
+        allow_private_addresses: Ask web servers that not everybody can reach as well.
     """
     from hpe_tasks.data.fetch.download import checkpoint_folder, fetch_file
     from hpe_tasks.data.fetch.trust import check_trusted
@@ -66,7 +74,13 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client],
     if model.checkpoint == SAMPLE:
         return sample_checkpoint(model.architecture)
     folder = checkpoint_folder(cache, model.checkpoint)
-    file = fetch_file(model.checkpoint, folder, sha256=model.checkpoint_sha256, s3=s3)
+    file = fetch_file(
+        model.checkpoint,
+        folder,
+        sha256=model.checkpoint_sha256,
+        s3=s3,
+        allow_private_addresses=allow_private_addresses,
+    )
     check_trusted(
         model.checkpoint,
         sha256_file(file),
@@ -78,10 +92,15 @@ def checkpoint_file(model: ModelConfig, cache: Path, s3: Callable[[], S3Client],
     return file
 
 
+def _checkpoint_of(run: Run) -> Path:
+    allowed = run.config.dataset.allow_private_addresses
+    return checkpoint_file(run.config.model, run.cache, run.s3, run.workspace, allow_private_addresses=allowed)
+
+
 def _checkpoint_digest(run: Run) -> str:
     from hpe_tasks.models.fit import check_fit
 
-    file = checkpoint_file(run.config.model, run.cache, run.s3, run.workspace)
+    file = _checkpoint_of(run)
     # Whether it is new here or not: the architecture may be another than the last time.
     check_fit(run.config.model, file)
     return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
@@ -104,7 +123,7 @@ def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     from hpe_tasks.data.fetch.transports import shown_address
     from hpe_tasks.models.training_record import trained_on
 
-    file = checkpoint_file(run.config.model, run.cache, run.s3, run.workspace)
+    file = _checkpoint_of(run)
     kept = scratch.path / file.name
     shutil.copyfile(file, kept)
     return FetchedCheckpoint(

@@ -63,7 +63,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Client]:
 
 
 def fetch(source: object, cache: Path, s3: Any = no_s3, **fields: Any) -> tuple[Path, FetchedDataset]:
-    return fetch_dataset(DatasetConfig(source=str(source), **fields), cache, s3, sample=SPEC)
+    config = DatasetConfig(source=str(source), allow_private_addresses=True, **fields)
+    return fetch_dataset(config, cache, s3, sample=SPEC)
 
 
 def make_zip(root: Path, path: Path, *, below: str = "") -> Path:

@@ -25,6 +25,7 @@ def test_an_address_that_gives_other_weights_is_refused(tmp_path: Path) -> None:
             "model.checkpoint": f"{site.address}/weights.safetensors?X-Amz-Signature=s3cr3t",
             "dataset.source": str(write_coco(tmp_path / "coco")),
             "dataset.evaluation_split": EVALUATION,
+            "dataset.allow_private_addresses": True,
         }
         config = load_config("sample", overrides=settings)
         for _ in range(2):

@@ -35,6 +35,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def open_at(tmp_path: Path, cache: str, **overrides: object) -> Run:
+    overrides = {"dataset__allow_private_addresses": True, **overrides}
     settings = {key.replace("__", "."): value for key, value in overrides.items()}
     workspace = (tmp_path / "workspace").as_uri()
     config = load_config("sample", overrides=settings)

@@ -61,6 +61,7 @@ def open_at(client: Any, inputs: Path, tmp_path: Path) -> Callable[..., Run]:
             "model.input_height": 64,
             "model.width_multiplier": 0.125,
             "dataset.source": str(inputs / "data"),
+            "dataset.allow_private_addresses": True,
             "destination.registry": "s3://models/registry",
             "destination.smoke_test": False,
         } | {key.replace("__", "."): value for key, value in changes.items()}
