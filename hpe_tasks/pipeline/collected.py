@@ -72,7 +72,7 @@ def _rungs(
 
 def _without_secrets(config: RunConfig) -> RunConfig:
     """The configuration as it is shown: addresses may hold passwords and signatures."""
-    from hpe_tasks.data.fetch.transports import shown_address
+    from hpe_tasks.config.addresses import shown_address
 
     model, dataset = config.model, config.dataset
     return config.model_copy(

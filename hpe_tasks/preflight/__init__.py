@@ -174,8 +174,8 @@ class _Looks:
         return Finding(f"Lambda's Python is {lambda_python()}")
 
     def _checkpoint(self) -> Finding:
+        from hpe_tasks.config.addresses import shown_address
         from hpe_tasks.data.fetch.download import checkpoint_folder, fetch_file, look
-        from hpe_tasks.data.fetch.transports import shown_address
         from hpe_tasks.models.checkpoint import sample_checkpoint
         from hpe_tasks.models.fit import check_fit
 

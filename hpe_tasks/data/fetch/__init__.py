@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpe_tasks.config.addresses import shown_address
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch.digests import digest_content
 from hpe_tasks.data.fetch.download import FetchedFile, fetch_file
 from hpe_tasks.data.fetch.sources import SourceRequest, Sources
-from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.data.formats import format_of
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.records.inputs import DatasetSkeleton, FetchedDataset

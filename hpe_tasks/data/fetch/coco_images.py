@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from hpe_tasks.config.addresses import is_web_address, public_address
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data import annotation_files, calibration, coco
 from hpe_tasks.data import dataset as dataset_module
@@ -15,7 +16,6 @@ from hpe_tasks.data.annotation_files import annotation_path, image_folder, read_
 from hpe_tasks.data.coco import LEFT_OUT, CocoDataset, parse_coco
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.image_pool import ImagePool, PooledImage, WantedImage
-from hpe_tasks.data.fetch.transports import is_web_address, public_address
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.storage.files import digest_of, link_file, sha256_file, storage_errors, write_atomically
 from hpe_tasks.storage.folders import make_folder

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from urllib.request import url2pathname
 
+from hpe_tasks.config.addresses import split_address
 from hpe_tasks.data.fetch.addresses import get
-from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3File, Transport, Version, split_address
+from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3File, Transport, Version
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import digest_of, sha256_file, storage_errors

@@ -14,8 +14,9 @@ from typing import Any
 
 import requests
 
+from hpe_tasks.config.addresses import public_address
 from hpe_tasks.data.fetch.addresses import open_session
-from hpe_tasks.data.fetch.transports import HttpFile, HttpPatience, public_address, retry_after_s
+from hpe_tasks.data.fetch.transports import HttpFile, HttpPatience, retry_after_s
 from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.errors import AccessError, DatasetError, HpeError, TransientError
 from hpe_tasks.progress import track

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from hpe_tasks.config.addresses import shown_address
 from hpe_tasks.data.fetch.sources import SourceRequest
-from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.datasets import KINDS, DatasetKind, Layout
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.storage.files import digest_of, storage_errors

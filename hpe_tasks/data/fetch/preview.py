@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from hpe_tasks.config.addresses import shown_address
 from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.download import Offer, local_path
 from hpe_tasks.data.fetch.mirror import check_prefix
 from hpe_tasks.data.fetch.sources import Sources, is_matlab_file, is_prefix, refuse_absent, refuse_digest
-from hpe_tasks.data.fetch.transports import shown_address
 from hpe_tasks.data.formats import format_of
 from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import ArchiveError, DatasetError

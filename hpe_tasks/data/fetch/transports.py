@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, Protocol
 
 import requests
 
+from hpe_tasks.config.addresses import public_address
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.data.fetch.addresses import PrivateAddressError, get
-from hpe_tasks.errors import AccessError, ConfigError, TransientError
+from hpe_tasks.errors import AccessError, TransientError
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 
 if TYPE_CHECKING:
@@ -258,40 +258,6 @@ def retry_after_s(response: requests.Response) -> float | None:
     except ValueError:
         return None
     return max(0.0, (date.astimezone(UTC) - datetime.now(UTC)).total_seconds())
-
-
-def split_address(address: str) -> SplitResult:
-    """The parts of an address; raises ConfigError when it has none."""
-    try:
-        return urlsplit(address)
-    except ValueError:  # Its text may quote the password.
-        scheme = address.partition("://")[0]
-        raise ConfigError(
-            f"An address that begins with {scheme}:// cannot be understood.",
-            hint="Check how its host is written: brackets are for IPv6.",
-        ) from None
-
-
-def is_web_address(value: object) -> TypeGuard[str]:
-    """Whether a value is an http(s):// address that can be understood."""
-    if not isinstance(value, str):
-        return False
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)
-
-
-def public_address(address: str) -> str:
-    """The address without user, password, query and fragment, which may hold secrets."""
-    scheme, netloc, path, _, _ = split_address(address)
-    return urlunsplit((scheme, netloc.rpartition("@")[2], path, "", ""))
-
-
-def shown_address(source: str) -> str:
-    """A path, or an address without the secrets that it may hold."""
-    return public_address(source) if "://" in source else source
 
 
 class S3File:

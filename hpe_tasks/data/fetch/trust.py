@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 
-from hpe_tasks.data.fetch.transports import public_address
+from hpe_tasks.config.addresses import public_address
 from hpe_tasks.errors import DigestError
 from hpe_tasks.storage.files import digest_of
 

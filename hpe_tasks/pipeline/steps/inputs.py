@@ -120,7 +120,7 @@ def fetch_checkpoint(run: Run, scratch: Scratch) -> FetchedCheckpoint:
     Raises:
         CheckpointError: It cannot be read, or does not fit the architecture and the input size.
     """
-    from hpe_tasks.data.fetch.transports import shown_address
+    from hpe_tasks.config.addresses import shown_address
     from hpe_tasks.models.training_record import trained_on
 
     file = _checkpoint_of(run)
