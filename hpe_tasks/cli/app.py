@@ -271,6 +271,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the `hpe` command."""
+    from hpe_tasks.config.addresses import redacted_text
     from hpe_tasks.errors import HpeError
 
     # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
@@ -288,4 +289,5 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
-        _fail(f"Error: {error!r} was not foreseen: the trace above belongs in a bug report.", EXIT_OTHER)
+        told = redacted_text(repr(error))
+        _fail(f"Error: {told} was not foreseen: the trace above belongs in a bug report.", EXIT_OTHER)

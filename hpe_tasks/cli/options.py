@@ -39,6 +39,7 @@ def read_values(settings: list[str] | None) -> dict[str, Any]:
     """Read KEY=VALUE settings; values are YAML, so that numbers, lists and null can be given."""
     import yaml
 
+    from hpe_tasks.config.addresses import redacted_text
     from hpe_tasks.config.yaml_text import YamlLimitError, load_value
     from hpe_tasks.errors import ConfigError
 
@@ -46,7 +47,7 @@ def read_values(settings: list[str] | None) -> dict[str, Any]:
     for setting in settings or ():
         key, separator, value = setting.partition("=")
         if not separator:
-            raise ConfigError(f"--set {setting!r} has no value.", hint="Write it as --set KEY=VALUE.")
+            raise ConfigError(f"--set {redacted_text(setting)!r} has no value.", hint="Write it as --set KEY=VALUE.")
         try:
             values[key.strip()] = load_value(value)
         except YamlLimitError as error:
@@ -55,7 +56,7 @@ def read_values(settings: list[str] | None) -> dict[str, Any]:
                 hint="`hpe presets --keys` says what each setting takes.",
             ) from error
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {setting!r} cannot be read: {error}") from error
+            raise ConfigError(redacted_text(f"--set {setting!r} cannot be read: {error}")) from None
     return values
 
 

@@ -1,11 +1,55 @@
-"""Addresses as people may see them: without the secrets that they may hold."""
+"""Addresses as people may see them: without the credentials that some carry.
+
+A user and password before the host, a signature or a token among the parameters: whoever reads such an address can use
+it. So it is used as it was given, and shown and stored without them: in logs and errors, in records and reports, and in
+what a run was asked. The name of a run's folder and the keys of its results do not come from them either: an address
+that was signed anew is the same one.
+"""
 
 from __future__ import annotations
 
-from typing import TypeGuard
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeGuard, TypeVar
+from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
 
+from hpe_tasks.config.base import Frozen
 from hpe_tasks.errors import ConfigError
+
+C = TypeVar("C", bound=Frozen)
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+_ADDRESS = re.compile(_SCHEME.pattern + r"[^\s'\"<>]+")
+
+_CREDENTIAL = re.compile(
+    r"""x-(amz|goog|oss|cos|ms)-.*
+    |.*(signature|secret|password|passwd|passphrase|token|credentials?|sessionid)
+    |(.*[-_.])?(sig|sign|hmac|auth|authorization|bearer|jwt|pass|pwd|session|code|policy)
+    |(.*[-_.])?(api|access|account|auth|function|private|shared|subscription)?[-_.]?key([-_.]?pair)?([-_.]?id)?
+    |awsaccesskeyid|googleaccessid
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Names of parameters that hold a credential, or a part of one."""
+
+_OF_A_SIGNATURE = {
+    "expires",
+    "sv",
+    "st",
+    "se",
+    "sr",
+    "sp",
+    "sip",
+    "spr",
+    "srt",
+    "ss",
+    "si",
+    "skoid",
+    "sktid",
+    "skt",
+} | {*("ske", "sks", "skv", "saoid", "suoid", "scid", "sdd", "ses")}
+"""Parameters that say what a signature beside them is for: those of S3, Google, CloudFront and Azure."""
 
 
 def split_address(address: str) -> SplitResult:
@@ -32,11 +76,120 @@ def is_web_address(value: object) -> TypeGuard[str]:
 
 
 def public_address(address: str) -> str:
-    """The address without user, password, query and fragment, which may hold secrets."""
-    scheme, netloc, path, _, _ = split_address(address)
-    return urlunsplit((scheme, netloc.rpartition("@")[2], path, "", ""))
+    """The address without user, password, query and fragment, which may hold secrets; raises as split_address."""
+    parts = split_address(address)
+    host = parts.netloc.rpartition("@")[2]
+    if "@" not in parts.netloc and not _is_host(parts):
+        host = "…"  # A part of a password: one with a slash or a hash in it ends the host too early.
+    return urlunsplit((parts.scheme, host, "" if host == "…" else parts.path, "", ""))
+
+
+def _is_host(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return parts.netloc.startswith("arn:")  # An S3 access point.
 
 
 def shown_address(source: str) -> str:
     """A path, or an address without the secrets that it may hold."""
     return public_address(source) if "://" in source else source
+
+
+def carries_credential(source: str) -> bool:
+    """Whether an address has a user or a password before its host, or a parameter that is a credential."""
+    if "://" not in source:
+        return False
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return "@" in source
+    return "@" in parts.netloc or not _is_host(parts) or any(map(_is_credential, _names(parts.query)))
+
+
+def address_identity(source: str) -> str:
+    """A path as it is, or an address without credentials: for what must be the same whoever asks.
+
+    Other parameters stay, and an address without credentials is left as it is, character by character.
+    """
+    if not carries_credential(source):
+        return source
+    try:
+        parts = urlsplit(source)
+    except ValueError:
+        return redacted(source)
+    signed = any(map(_is_credential, _names(parts.query)))
+    kept = [
+        text
+        for text, name in zip(re.split("[&;]", parts.query), _names(parts.query), strict=True)
+        if not (_is_credential(name) or (signed and name.lower() in _OF_A_SIGNATURE))
+    ]
+    return urlunsplit((*split_address(public_address(source))[:3], "&".join(kept), ""))
+
+
+def _names(query: str) -> list[str]:
+    return [unquote_plus(text.partition("=")[0]) for text in re.split("[&;]", query)]
+
+
+def _is_credential(name: str) -> bool:
+    return _CREDENTIAL.fullmatch(name) is not None
+
+
+def redacted(value: Any) -> Any:
+    """A setting's value, with each address in it without the secrets that it may hold."""
+    if isinstance(value, str):
+        # What is an address as a whole may hold spaces.
+        return _redacted_address(value) if _SCHEME.match(value) else redacted_text(value)
+    if isinstance(value, Mapping):
+        return {redacted(key): redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(redacted, value))
+    return value
+
+
+def redacted_text(text: str) -> str:
+    """A text, such as another library's error, with each address in it without the secrets that it may hold."""
+    return _ADDRESS.sub(lambda found: _redacted_address(found[0]), text) if "://" in text else text
+
+
+def _redacted_address(address: str) -> str:
+    try:
+        return public_address(address)
+    except ConfigError:
+        return f"{address.partition('://')[0]}://…"
+
+
+def without_credentials(config: C) -> C:
+    """A configuration as it is shown and stored: its addresses are without the secrets that they may hold."""
+    changed: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        shown = without_credentials(value) if isinstance(value, Frozen) else redacted(value)
+        if shown != value:
+            changed[name] = shown
+    return config.model_copy(update=changed) if changed else config
+
+
+def settings_with_credentials(config: Frozen, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of settings that hold an address with a credential."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Frozen):
+            yield from settings_with_credentials(value, f"{prefix}{name}.")
+            continue
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and carries_credential(text) for text in texts):
+            yield f"{prefix}{name}"
+
+
+CREDENTIALS_ADVICE = (
+    "The run uses it and stores the address without it: to continue the run, give the address again as it was. Where "
+    "it was typed it stays readable, as in a shell's history or in Airflow's list of runs: better keep it in ~/.netrc "
+    "or the file that NETRC names, or use an s3:// address with the AWS variables or a connection."
+)
+"""What to do about an address with a credential."""
+
+
+def credentials_text(settings: Iterable[str]) -> str:
+    """That these settings hold addresses with credentials, in a sentence."""
+    return f"An address with a credential (a user, a password, a token or a signature): {', '.join(settings)}."

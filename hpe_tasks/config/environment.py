@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpe_tasks.config.addresses import redacted
 from hpe_tasks.errors import ConfigError
 
 
@@ -35,7 +36,8 @@ class Settings:
             workspace = Path(workspace).absolute().as_uri()
         if not workspace.startswith(("file://", "s3://")):
             raise ConfigError(
-                f"HPE_WORKSPACE is {workspace!r}.", hint="Set it to a folder, file:///folder or s3://bucket/prefix."
+                f"HPE_WORKSPACE is {redacted(workspace)!r}.",
+                hint="Set it to a folder, file:///folder or s3://bucket/prefix.",
             )
         key = os.environ.get("HPE_SIGNING_KEY")
         return cls(

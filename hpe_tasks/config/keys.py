@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from hpe_tasks.config.addresses import redacted
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.config.run import RunConfig
 
@@ -53,6 +54,6 @@ def _problem(item: Any, known: tuple[str, ...]) -> str:
     text = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         near = close_matches(where, known)
-        return f"there is no setting {where!r}" + (f" (did you mean {near}?)" if near else "")
-    given = "" if isinstance(item["input"], (dict, BaseModel)) else f" (given: {item['input']!r})"
+        return f"there is no setting {redacted(where)!r}" + (f" (did you mean {near}?)" if near else "")
+    given = "" if isinstance(item["input"], (dict, BaseModel)) else f" (given: {redacted(item['input'])!r})"
     return f"{where + ': ' if where else ''}{text}{given}"

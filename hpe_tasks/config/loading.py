@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from hpe_tasks.config.addresses import redacted, redacted_text
 from hpe_tasks.config.help import setting_schema
 from hpe_tasks.config.keys import REPLACED, close_matches, config_keys, dotted, problems_text
 from hpe_tasks.config.presets import PRESETS, REQUIRED, describes_preset
@@ -120,7 +121,9 @@ def _read(file: Path) -> dict[str, Any]:
             hint="Write settings as `hpe presets --show NAME` shows them.",
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The configuration file {file} is neither YAML nor JSON: {error}") from error
+        raise ConfigError(
+            f"The configuration file {file} is neither YAML nor JSON: {redacted_text(str(error))}"
+        ) from None  # It quotes the file.
     *before, loaded = documents
     if before and not (len(before) == 1 and describes_preset(before[0])):
         raise ConfigError(
@@ -141,7 +144,7 @@ def _read(file: Path) -> dict[str, Any]:
         if not isinstance(value, Mapping) and not (name == "recipe" and isinstance(value, str)):
             first = next(key for key in config_keys() if key.startswith(f"{name}."))
             raise ConfigError(
-                f"{name} in {file} holds settings, not {value!r}.",
+                f"{name} in {file} holds settings, not {redacted(value)!r}.",
                 hint=f"Write them below it, such as `{name}: {{{first.partition('.')[2]}: …}}`.",
             )
     return loaded
@@ -172,7 +175,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     if key not in known:
         near = close_matches(key, known, most=3)
         hint = f"Did you mean {near}?" if near else "`hpe presets --keys` lists the keys."
-        raise ConfigError(f"There is no setting {key!r}.", hint=hint)
+        raise ConfigError(f"There is no setting {redacted(key)!r}.", hint=hint)
     *sections, leaf = key.split(".")
     target = values
     for section in sections:
@@ -198,7 +201,8 @@ def _validate(values: dict[str, Any], preset: str | None) -> RunConfig:
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"The configuration is not valid: {problems_text(error, config_keys())}.") from error
+        # Its own text quotes values as they were given.
+        raise ConfigError(f"The configuration is not valid: {problems_text(error, config_keys())}.") from None
     rungs = [rung.name for rung in RUNGS]
     unknown = [name for name in config.recipe.search_rungs or () if name not in rungs]
     if unknown:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpe_tasks.config.addresses import redacted
+
 NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 """Texts that are read as a number."""
 
@@ -68,7 +70,8 @@ def expected_text(schema: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in JSON, shortened."""
+    """A value as it stands in JSON, shortened, and without the secrets of addresses."""
+    value = redacted(value)
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpe_tasks.config.addresses import without_credentials
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.rungs import RUNGS
 from hpe_tasks.pipeline.pipelines import pipeline_of
@@ -28,8 +29,8 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
     shown: Mapping[str, Any] = {step.shown_as: load(step) for step in pipeline.steps if step.shown_as}
     failures, collected = pipeline.failures(run), _CollectedRun(run.asked, run.config, load)
     return RunRecords(
-        config=_without_secrets(run.config),
-        asked=None if run.asked == run.config else _without_secrets(run.asked),
+        config=without_credentials(run.config),
+        asked=None if run.asked == run.config else without_credentials(run.asked),
         run=run.name,
         started=run.started,
         git_commit=git_commit(),
@@ -68,22 +69,3 @@ def _rungs(
             state, reason = tried.state, tried.reason
         chosen = choice is not None and tried is not None and choice.rung == rung.name
         yield RungOutcome(name=rung.name, summary=rung.summary, state=state, reason=reason, tried=tried, chosen=chosen)
-
-
-def _without_secrets(config: RunConfig) -> RunConfig:
-    """The configuration as it is shown: addresses may hold passwords and signatures."""
-    from hpe_tasks.config.addresses import shown_address
-
-    model, dataset = config.model, config.dataset
-    return config.model_copy(
-        update={
-            "model": model.model_copy(update={"checkpoint": shown_address(model.checkpoint)}),
-            "dataset": dataset.model_copy(
-                update={
-                    "source": shown_address(dataset.source),
-                    "image_archives": dataset.image_archives and tuple(map(shown_address, dataset.image_archives)),
-                    "boxes": dataset.boxes and shown_address(dataset.boxes),
-                }
-            ),
-        }
-    )

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
+from hpe_tasks.config.addresses import (
+    CREDENTIALS_ADVICE,
+    address_identity,
+    credentials_text,
+    redacted_text,
+    settings_with_credentials,
+    without_credentials,
+)
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.config.run import RunConfig
@@ -59,7 +67,7 @@ class Pointer(Frozen):
 
 
 class RunFile(Frozen):
-    """What `run.json` holds: what the run was asked, when, and of which pipeline."""
+    """What `run.json` holds: what the run was asked, without credentials, when, and of which pipeline."""
 
     started: datetime
     config: RunConfig
@@ -255,7 +263,10 @@ def open_run(
         pipeline=pipeline,
     )
     if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
-        file = RunFile(started=datetime.now(UTC), config=config, pipeline=pipeline)
+        told = tuple(settings_with_credentials(config))
+        if told:
+            log.warning("%s %s", credentials_text(told), CREDENTIALS_ADVICE)
+        file = RunFile(started=datetime.now(UTC), config=without_credentials(config), pipeline=pipeline)
         run.workspace.write(f"{run.prefix}/{CONFIG}", file.model_dump_json(indent=1).encode())
     return run
 
@@ -282,10 +293,19 @@ def _folder(name: str) -> str:
 
 
 def _asked_digest(config: RunConfig, pipeline: str) -> str:
-    asked = config.model_dump(mode="json")
+    asked = _identities(config.model_dump(mode="json"))
     if not config.dataset.allow_private_addresses:
         del asked["dataset"]["allow_private_addresses"]  # Runs from before it was a setting keep their folders.
     return digest_of(asked if pipeline == FIRST_PIPELINE else [pipeline, asked])
+
+
+def _identities(value: Any) -> Any:
+    """Settings as they name a run: whoever gives an address with another credential asks for the same."""
+    if isinstance(value, dict):
+        return {key: _identities(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_identities(inner) for inner in value]
+    return address_identity(value) if isinstance(value, str) else value
 
 
 def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], S3Client]) -> Run:
@@ -325,4 +345,5 @@ def failure_message(error: BaseException | str) -> str:
     """What is kept of an error: its message, with its type where it was not foreseen."""
     if isinstance(error, HpeError):
         return error.message
-    return error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    # Other libraries quote addresses as they are.
+    return redacted_text(error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": "))

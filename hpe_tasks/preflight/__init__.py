@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpe_tasks.config.addresses import CREDENTIALS_ADVICE, credentials_text, settings_with_credentials
 from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import ConfigError, PreflightError, TransientError
@@ -98,6 +99,8 @@ class _Looks:
 
     def checks(self) -> Iterator[Check]:
         yield Check("configuration", "Configuration", self._configuration)
+        if self.credentials:
+            yield Check("credentials", "Credentials", self._credentials)
         yield Check("workspace", "Workspace", self._workspace)
         if self.publishing:
             yield Check("destination", "Destination", self._destination)
@@ -138,6 +141,14 @@ class _Looks:
                 warning="Set recipe.saturation_free=true, or destination.processors=x86_64_vnni.",
             )
         return Finding(described)
+
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """Settings that hold an address with a credential."""
+        return tuple(settings_with_credentials(self.config))
+
+    def _credentials(self) -> Finding:
+        return Finding(credentials_text(self.credentials), warning=CREDENTIALS_ADVICE)
 
     def _workspace(self) -> Finding:
         name = f"preflight/{uuid.uuid4().hex}"

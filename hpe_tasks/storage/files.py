@@ -67,13 +67,19 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else f"{size_bytes:,} bytes"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside `path` and rename it, so that readers never see a part of it."""
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file under a temporary name beside `path` and rename it, so that readers never see a part of it.
+
+    Args:
+        path: The file.
+        data: All that it holds.
+        mode: Its rights, of which the umask may take some.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
         try:
-            with temporary.open("xb") as file:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

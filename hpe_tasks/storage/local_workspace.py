@@ -14,11 +14,12 @@ from typing_extensions import override
 from hpe_tasks.errors import AccessError
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import link_file, path_of, storage_errors, write_atomically
+from hpe_tasks.storage.private import FILE_MODE, FOLDER_MODE, close_to_others, make_private_folder
 from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
 
 
 class LocalWorkspace(Workspace):
-    """A workspace in a folder of this machine or of a shared file system."""
+    """A workspace in a folder of this machine or of a shared file system; what it writes is closed to others."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -33,7 +34,9 @@ class LocalWorkspace(Workspace):
 
     @override
     def write(self, name: str, data: bytes) -> None:
-        write_atomically(self.root / name, data)
+        path = self.root / name
+        self._make_folder(path.parent)
+        write_atomically(path, data, mode=FILE_MODE)
 
     @override
     def folders(self, name: str) -> tuple[str, ...]:
@@ -52,7 +55,7 @@ class LocalWorkspace(Workspace):
             with storage_errors(folder):
                 for file in (p for p in source.rglob("*") if p.is_file() and p.name != RESULT):
                     shown = folder / file.relative_to(source)
-                    shown.parent.mkdir(parents=True, exist_ok=True)
+                    self._make_folder(shown.parent)
                     link_file(file, shown)
         self.write(f"{prefix}/{RESULT}", pointer)
 
@@ -66,23 +69,27 @@ class LocalWorkspace(Workspace):
     @override
     def _scratch_parent(self) -> Path:
         parent = self.root / "scratch"
-        with storage_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(parent)
         return parent
+
+    def _make_folder(self, folder: Path) -> None:
+        with storage_errors(folder):
+            make_private_folder(folder, self.root)
 
     @override
     @contextmanager
     def _scratch(self, prefix: str) -> Iterator[Scratch]:
         with self._scratch_at(prefix) as scratch:
             inner = scratch.path / "files"
-            inner.mkdir()
+            inner.mkdir(mode=FOLDER_MODE)
             yield Scratch(inner, scratch.uri)
 
     @override
     def _keep(self, prefix: str, scratch: Scratch, record: bytes) -> None:
         final = self.root / prefix
-        final.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(final.parent)
         write_atomically(scratch.path / RESULT, record)
+        close_to_others(scratch.path)
         try:
             scratch.path.rename(final)
         except OSError as error:
@@ -93,7 +100,8 @@ class LocalWorkspace(Workspace):
     @override
     def _put(self, name: str, file: Path) -> None:
         final = self.root / name
-        final.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(final.parent)
+        close_to_others(file)
         file.replace(final)
 
     @override

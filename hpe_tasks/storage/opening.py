@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpe_tasks.config.addresses import redacted
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.storage.files import path_of
 from hpe_tasks.storage.local_workspace import LocalWorkspace
@@ -29,4 +30,4 @@ def open_workspace(uri: str, *, s3: Callable[[], S3Client], cache: Path) -> Work
         return S3Workspace(S3Location.parse(uri), s3(), cache)
     if uri.startswith("file://"):
         return LocalWorkspace(path_of(uri))
-    raise ConfigError(f"{uri!r} is not a workspace.", hint="Use file:///folder or s3://bucket/prefix.")
+    raise ConfigError(f"{redacted(uri)!r} is not a workspace.", hint="Use file:///folder or s3://bucket/prefix.")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.config.addresses import redacted, redacted_text
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
 
@@ -27,7 +28,13 @@ class S3Location:
         scheme, separator, rest = uri.partition("://")
         bucket, _, key = rest.partition("/")
         if scheme != "s3" or not separator or not bucket:
-            raise ConfigError(f"{uri!r} is not an S3 address.", hint="Write it as s3://bucket/prefix.")
+            raise ConfigError(f"{redacted(uri)!r} is not an S3 address.", hint="Write it as s3://bucket/prefix.")
+        if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
+            raise ConfigError(
+                "An s3:// address carries a credential before the name of its bucket.",
+                hint="Write it as s3://bucket/prefix. Credentials of S3 come from the AWS variables and files; in "
+                "Airflow, or from the connection `hpe_s3`.",
+            )
         return cls(bucket, key.strip("/"))
 
     def __truediv__(self, name: str) -> S3Location:
@@ -63,9 +70,9 @@ def make_client(**overrides: Any) -> S3Client:
         return boto3.client("s3", config=config, **{k: v for k, v in overrides.items() if v is not None})
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(
-            f"The S3 client cannot be set up: {error}.",
+            f"The S3 client cannot be set up: {redacted_text(str(error))}.",
             hint="Check the endpoint, region and profile in the AWS variables or in the Airflow connection `hpe_s3`.",
-        ) from error
+        ) from None  # It quotes the endpoint.
 
 
 @contextmanager
@@ -98,7 +105,9 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
             inner = error.__cause__ or error.__context__
             if isinstance(inner, (ClientError, BotoCoreError)):
                 raise inner from error
-            raise TransientError(f"The transfer failed while {doing} {location}: {error}") from error
+            raise TransientError(
+                f"The transfer failed while {doing} {location}: {redacted_text(str(error))}"
+            ) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise AccessError(
             f"No AWS credentials for {doing} {location}.",
@@ -133,7 +142,7 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         raise _bad_address(location) from error
     except BotoCoreError as error:
         raise TransientError(
-            f"The S3 server could not be reached while {doing} {location}: {str(error).rstrip('.')}.",
+            f"The S3 server could not be reached while {doing} {location}: {redacted_text(str(error)).rstrip('.')}.",
             hint="Check the endpoint and the network; the DAG retries this by itself.",
         ) from error
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 from hpe_tasks.errors import AccessError
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import sha256_file, storage_errors
+from hpe_tasks.storage.private import close_to_others, make_private_folder
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
 
@@ -82,9 +83,10 @@ class S3Workspace(Workspace):
         where = S3Location.parse(artifact.uri)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         with storage_errors(path), s3_errors(where, "reading"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent, self.cache / "files")
             try:
                 self.client.download_file(where.bucket, where.key, str(temporary))
+                close_to_others(temporary)
                 verified(temporary, artifact).replace(path)
             finally:
                 temporary.unlink(missing_ok=True)

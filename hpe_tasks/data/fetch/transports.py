@@ -92,7 +92,7 @@ class HttpPatience:
 
 
 class HttpFile:
-    """A file on a web server. Credentials may come from the address or ~/.netrc.
+    """A file on a web server. Credentials come from ~/.netrc, or from the address.
 
     Args:
         url: The address.
@@ -168,7 +168,8 @@ class HttpFile:
         if status in {401, 403, 407}:
             return AccessError(
                 f"{self.name} was denied (HTTP {status}).",
-                hint="Check the credentials, and whether a signed address has expired.",
+                hint="Check the credentials, and whether a signed address has expired. What a run stores of an address "
+                "does not hold them: give it again as it was.",
             )
         if status in {404, 410}:
             return AccessError(f"{self.name} does not exist (HTTP {status}).", hint="Check the address.")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hpe_tasks.config.addresses import address_identity
 from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import DatasetError
@@ -103,7 +104,7 @@ def _checkpoint_digest(run: Run) -> str:
     file = _checkpoint_of(run)
     # Whether it is new here or not: the architecture may be another than the last time.
     check_fit(run.config.model, file)
-    return digest_of([run.config.model.checkpoint, file.name, sha256_file(file)])
+    return digest_of([address_identity(run.config.model.checkpoint), file.name, sha256_file(file)])
 
 
 @step(

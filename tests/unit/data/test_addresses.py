@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
 import threading
@@ -374,6 +375,15 @@ def test_hosts_that_bypass_the_proxy_are_checked_at_the_connection(
         get(f"{site.address}/x", tmp_path)
     assert get(f"{site.address}/x", tmp_path, allow_private_addresses=True).read_bytes() == b"inner secret"
     assert len(site.requests) == 1
+
+
+def test_credentials_come_from_netrc(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login ada password lovelace\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    get(f"{site.address}/x", tmp_path / "in", allow_private_addresses=True)
+    assert site.headers_sent("Authorization") == [f"Basic {base64.b64encode(b'ada:lovelace').decode()}"]
 
 
 def test_an_image_record_cannot_lead_inside(site: Site, tmp_path: Path) -> None:

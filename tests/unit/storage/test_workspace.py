@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,6 +193,57 @@ def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
     write_atomically(tmp_path / "record.json", b"1")
     (tmp_path / "plain").touch()
     assert (tmp_path / "record.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def rights_in(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"),
+    [
+        pytest.param(0o022, 0o640, 0o750, id="usual"),
+        pytest.param(0o002, 0o660, 0o770, id="group writes"),
+        pytest.param(0o077, 0o600, 0o700, id="owner alone"),
+        pytest.param(0o000, 0o660, 0o770, id="everybody"),
+    ],
+)
+def test_a_workspace_is_closed_to_others(tmp_path: Path, umask: int, file: int, folder: int) -> None:
+    root = tmp_path / "new" / "workspace"
+    before = os.umask(umask)
+    try:
+        workspace = LocalWorkspace(root)
+        workspace.write("runs/r/run.json", b"{}")
+        record, _ = workspace.once("report", "k", RunReport, writer("one"))
+        workspace.attach("runs/r/report", "store/report/k", record.model_dump_json().encode())
+        workspace.renew("runs/r/tell", writer("two"))
+        plain = tmp_path / "plain"
+        plain.mkdir()
+    finally:
+        os.umask(before)
+    rights = rights_in(root)
+    files = {name: mode for name, mode in rights.items() if (root / name).is_file()}
+    assert {"runs/r/run.json", "runs/r/report/deep/report.html", "runs/r/tell/deep/report.html"} <= files.keys()
+    assert set(files.values()) == {file}
+    assert {mode for name, mode in rights.items() if name not in files} == {folder}
+    # What is not the workspace's own stays as the umask says.
+    assert stat.S_IMODE(root.parent.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_folder_that_was_there_keeps_its_rights(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    LocalWorkspace(tmp_path).write("run.json", b"{}")
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert not stat.S_IMODE((tmp_path / "run.json").stat().st_mode) & 0o007
+
+
+def test_local_copies_of_a_workspace_in_s3_are_closed_to_others(workspace: Workspace, tmp_path: Path) -> None:
+    record, _ = workspace.once("report", "k", RunReport, writer("one"))
+    copy = workspace.local(record.html)
+    assert not copy.stat().st_mode & 0o007
+    assert not copy.parent.stat().st_mode & 0o007
 
 
 def test_abandoned_scratch_is_swept(tmp_path: Path) -> None:
