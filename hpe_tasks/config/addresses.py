@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeGuard, TypeVar
-from urllib.parse import SplitResult, unquote_plus, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, unquote_plus, urlsplit, urlunsplit
 
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.errors import ConfigError
@@ -32,6 +32,9 @@ _CREDENTIAL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 """Names of parameters that hold a credential, or a part of one."""
+
+_PUBLIC_PART = re.compile(r"x-\w+-(algorithm|date|expires|signedheaders)", re.IGNORECASE)
+"""Parameters that belong to a signature and are no secret."""
 
 _OF_A_SIGNATURE = {
     "expires",
@@ -117,7 +120,7 @@ def address_identity(source: str) -> str:
     try:
         parts = urlsplit(source)
     except ValueError:
-        return redacted(source)
+        return _redacted_address(source)
     signed = any(map(_is_credential, _names(parts.query)))
     kept = [
         text
@@ -170,16 +173,39 @@ def without_credentials(config: C) -> C:
     return config.model_copy(update=changed) if changed else config
 
 
-def settings_with_credentials(config: Frozen, prefix: str = "") -> Iterator[str]:
+def settings_with_credentials(config: Frozen) -> tuple[str, ...]:
     """The dotted keys of settings that hold an address with a credential."""
+    return tuple(dict.fromkeys(key for key, text in _texts(config) if carries_credential(text)))
+
+
+def credentials_in(config: Frozen) -> Iterator[str]:
+    """The credentials themselves that addresses of a configuration carry, as they are written and as they are meant."""
+    for _, text in _texts(config):
+        if not carries_credential(text):
+            continue
+        try:
+            parts = urlsplit(text)
+        except ValueError:
+            continue
+        user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+        given = [password or user]
+        for pair in re.split("[&;]", parts.query):
+            name, _, value = pair.partition("=")
+            if _is_credential(unquote_plus(name)) and not _PUBLIC_PART.fullmatch(name):
+                given.append(value)
+        yield from dict.fromkeys(form for one in given if one for form in (one, unquote(one), unquote_plus(one)))
+
+
+def _texts(config: Frozen, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each text among the settings, with its dotted key."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         if isinstance(value, Frozen):
-            yield from settings_with_credentials(value, f"{prefix}{name}.")
+            yield from _texts(value, f"{prefix}{name}.")
             continue
-        texts = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(text, str) and carries_credential(text) for text in texts):
-            yield f"{prefix}{name}"
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, str):
+                yield f"{prefix}{name}", one
 
 
 CREDENTIALS_ADVICE = (

@@ -263,7 +263,7 @@ def open_run(
         pipeline=pipeline,
     )
     if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
-        told = tuple(settings_with_credentials(config))
+        told = settings_with_credentials(config)
         if told:
             log.warning("%s %s", credentials_text(told), CREDENTIALS_ADVICE)
         file = RunFile(started=datetime.now(UTC), config=without_credentials(config), pipeline=pipeline)

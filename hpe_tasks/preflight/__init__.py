@@ -145,7 +145,7 @@ class _Looks:
     @property
     def credentials(self) -> tuple[str, ...]:
         """Settings that hold an address with a credential."""
-        return tuple(settings_with_credentials(self.config))
+        return settings_with_credentials(self.config)
 
     def _credentials(self) -> Finding:
         return Finding(credentials_text(self.credentials), warning=CREDENTIALS_ADVICE)

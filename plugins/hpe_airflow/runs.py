@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_airflow.connections import s3_client, signing_key
 from hpe_airflow.params_form import config_from_params
+from hpe_tasks.config.addresses import credentials_in
 from hpe_tasks.config.environment import Settings
 from hpe_tasks.pipeline.listing import listed_pipelines
 from hpe_tasks.pipeline.runs import FIRST_PIPELINE, Run, open_run
@@ -28,9 +29,14 @@ def open_run_from_context(context: Mapping[str, Any] | Context | None = None) ->
         from airflow.sdk import get_current_context
 
         context = get_current_context()
+    from airflow.sdk.log import mask_secret
+
     settings = Settings.from_environment()
+    config = config_from_params(context["params"])
+    for credential in credentials_in(config):
+        mask_secret(credential)  # Whatever writes it into the task's log.
     return open_run(
-        config_from_params(context["params"]),
+        config,
         workspace=settings.workspace,
         cache=settings.cache,
         name=run_name(context),

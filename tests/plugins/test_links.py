@@ -46,3 +46,15 @@ def test_the_links_lead_to_the_run_that_the_task_worked_on(monkeypatch: pytest.M
     assert ReportLink().get_link(None, ti_key=key) == report_path(run.name)  # type: ignore[arg-type]
     assert VersionLink().get_link(None, ti_key=key) == version_path(run.name)  # type: ignore[arg-type]
     assert "+" not in report_path(run.name)
+
+
+def test_a_credential_of_an_address_is_masked_in_logs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from airflow.sdk._shared.secrets_masker import redact
+
+    monkeypatch.setenv("HPE_WORKSPACE", tmp_path.as_uri())
+    address = "https://ada:tr0ub4dor@host.example/w.pth?X-Amz-Expires=86400&X-Amz-Signature=5ig7a7ure"
+    open_run_from_context({"run_id": "r", "params": {"model.checkpoint": address}})
+    told = str(redact(f"GET {address} failed"))
+    assert "tr0ub4dor" not in told
+    assert "5ig7a7ure" not in told
+    assert "86400" in told

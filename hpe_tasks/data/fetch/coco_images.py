@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from hpe_tasks.config.addresses import is_web_address, public_address
+from hpe_tasks.config.addresses import carries_credential, is_web_address, public_address
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data import annotation_files, calibration, coco
 from hpe_tasks.data import dataset as dataset_module
@@ -91,7 +91,10 @@ def _choose(dataset: CocoDataset, which: _Which) -> Collection[int]:
 
 
 def _cut(annotations: Path, split: str, which: _Which, root: Path) -> list[WantedImage]:
-    """Write the annotation file with the needed images only, crowds and other categories included; returns them."""
+    """Write the annotation file with the needed images only, crowds and other categories included; returns them.
+
+    What is written keeps no credential that an image's address carries.
+    """
     path = annotation_path(annotations, split)
     content = read_annotations(path)
     dataset = parse_coco(content, annotations, split)
@@ -100,8 +103,12 @@ def _cut(annotations: Path, split: str, which: _Which, root: Path) -> list[Wante
     content["images"] = [row for row in content["images"] if int(row["id"]) in chosen]
     names = {str(image_id) for image_id in chosen}
     content["annotations"] = [row for row in content["annotations"] if str(row.get("image_id")) in names]
+    wanted = [_wanted(row, path) for row in content["images"]]
+    for row, image in zip(content["images"], wanted, strict=True):
+        if carries_credential(image.url):
+            row["coco_url"] = public_address(image.url)
     write_atomically(annotation_path(root, split), json.dumps(content, separators=(",", ":")).encode())
-    return [_wanted(row, path) for row in content["images"]]
+    return wanted
 
 
 def _wanted(row: Mapping[str, Any], path: Path) -> WantedImage:

@@ -13,6 +13,7 @@ from hpe_tasks.cli.options import read_values
 from hpe_tasks.config.addresses import (
     address_identity,
     carries_credential,
+    credentials_in,
     redacted,
     redacted_text,
     settings_with_credentials,
@@ -107,12 +108,26 @@ def test_no_setting_of_a_configuration_keeps_one(address: str) -> None:
     config = config_with(address)
     text = without_credentials(config).model_dump_json()
     assert not [secret for secret in SECRETS if secret in text]
-    assert list(settings_with_credentials(config)) == [
-        *("model.checkpoint", "dataset.source", "dataset.image_archives", "dataset.valid_images")
-    ]
+    assert settings_with_credentials(config) == (
+        *("model.checkpoint", "dataset.source", "dataset.image_archives", "dataset.valid_images"),
+    )
     stored = without_credentials(config)
     assert (stored.model.checkpoint, stored.dataset.image_archives) == (SIGNED, (SIGNED, "/images.zip"))
     assert without_credentials(stored) is stored
+
+
+@pytest.mark.parametrize(
+    ("address", "credentials"),
+    [
+        pytest.param("https://ada:hun%2Fter2@host/x", {"hun%2Fter2", "hun/ter2"}, id="password"),
+        pytest.param("https://hunter2@host/x", {"hunter2"}, id="user alone"),
+        pytest.param(CARRYING["S3 signature"], {"AKIDEXAMPLE%2F2026", "AKIDEXAMPLE/2026", *SECRETS[:2]}, id="S3"),
+        pytest.param("https://host/x?sp=r&se=2026&sig=a%2Bb", {"a%2Bb", "a+b"}, id="Azure SAS"),
+        pytest.param("https://host/x?id=5", set(), id="none"),
+    ],
+)
+def test_credentials_can_be_named_to_those_who_mask_them(address: str, credentials: set[str]) -> None:
+    assert set(credentials_in(config_with(address))) == credentials
 
 
 BUCKET = "s3://AKIDEXAMPLE:hunter2@bucket/x"

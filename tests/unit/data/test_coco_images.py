@@ -472,6 +472,24 @@ def test_tracebacks_hold_no_secret(records: Path, cache: Path, site: Site, mood:
         pytest.fail("the image cannot be had")
 
 
+def test_signed_addresses_are_used_and_not_kept(records: Path, cache: Path, site: Site) -> None:
+    _, plain = fetch(records, cache.with_name("plain"))
+    assert site.files is not None
+    site.files |= {f"{path}?sig=s3cr3t": content for path, content in site.files.items()}
+    written = {path: path.read_text() for path in (records / "annotations").iterdir()}
+    for path, text in written.items():
+        content = json.loads(text)
+        for row in content["images"]:
+            row["coco_url"] = row["coco_url"].replace("://", "://ada:hunter2@") + "?sig=s3cr3t"
+        path.write_text(json.dumps(content))
+    root, signed = fetch(records, cache)
+    assert signed.digest == plain.digest
+    kept = b"".join(path.read_bytes() for path in cache.rglob("*") if path.is_file() and "json" in path.suffix)
+    assert root.is_relative_to(cache)
+    assert b"coco_url" in kept
+    assert not [secret for secret in (b"hunter2", b"s3cr3t") if secret in kept]
+
+
 @pytest.mark.parametrize("twin_comes", ["first", "last"])
 def test_one_address_cannot_give_two_sizes(records: Path, cache: Path, site: Site, twin_comes: str) -> None:
     with edit(records, "val2017") as content:
