@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import version_converter
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.models.external_data import read_complete
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes
 from hpe_tasks.records.network import TensorSpec
 
@@ -93,20 +93,9 @@ def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> d
 
 
 def _load(source: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(source, load_external_data=False)
-    except OSError as error:
-        raise CheckpointError(f"{source} cannot be read: {error.strerror or error}.") from error
-    except (DecodeError, ValueError) as error:
-        raise CheckpointError(f"{source} is not an ONNX file: {error}.") from error
+    model = read_complete(source)
     if not model.graph.node:
         raise CheckpointError(f"{source} is not an ONNX file, or holds an empty network.")
-    external = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if external:
-        raise CheckpointError(
-            f"{source} keeps {len(external)} weights in other files, such as {external[0]!r}.",
-            hint="Save it as one file: onnx.save(onnx.load('model.onnx'), 'single.onnx').",
-        )
     quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED_OPS)
     if quantized:
         raise CheckpointError(
@@ -274,7 +263,7 @@ class OnnxDescription:
 
 def describe_onnx(path: Path) -> OnnxDescription:
     """Read the opset, inputs and outputs of an ONNX file."""
-    model = onnx.load(path, load_external_data=False)
+    model = read_complete(path)
     return OnnxDescription(
         opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
         inputs=tuple(_tensor_spec(value) for value in model.graph.input),

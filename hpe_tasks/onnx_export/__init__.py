@@ -19,6 +19,7 @@ import onnx
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
+from hpe_tasks.models.external_data import refuse_external_data
 from hpe_tasks.models.fp32_onnx import INPUT_NAME, free_axes
 from hpe_tasks.models.interface import output_shapes
 from hpe_tasks.onnx_export.deconvolution import split_deconvolutions
@@ -99,9 +100,7 @@ def fit_kernels(exported: onnx.ModelProto, config: ModelConfig, recipe: Quantiza
 def check_onnx(path: Path) -> None:
     """Raise QuantizationError unless the file is valid, complete in itself and of opset 13 or later."""
     model = onnx.load(path, load_external_data=False)
-    external = [t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    if external:
-        raise QuantizationError(f"{path.name} keeps {len(external)} tensors in other files, such as {external[0]!r}.")
+    refuse_external_data(model, path, kind=QuantizationError)
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < 13:
         raise QuantizationError(f"{path.name} has opset {opset}; int8 weights per channel need 13.")

@@ -14,6 +14,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.contract.refusals import REFUSALS, first_line
 from hpe_tasks.errors import CheckpointError
+from hpe_tasks.models.external_data import read_complete
 from hpe_tasks.models.interface import check_shapes, find_outputs, input_sizes, named_arrays, shape_text
 from hpe_tasks.pose.codecs.arrays import Arrays
 
@@ -118,10 +119,12 @@ def open_session(
         save_graph: Write the graph there as it was rewritten.
 
     Raises:
-        CheckpointError: There is no such file, or it is not a model that onnxruntime runs.
+        CheckpointError: There is no such file, it is not a model that onnxruntime runs, or it names other files.
     """
     if not path.is_file():
         raise CheckpointError(f"The ONNX model {path} does not exist.", hint="Check model.checkpoint.")
+    if content is None:
+        read_complete(path)
     try:
         return inference_session(content or path, threads=threads, optimized=optimized, save_graph=save_graph)
     except REFUSALS as error:

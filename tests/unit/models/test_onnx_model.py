@@ -144,7 +144,7 @@ REFUSED_FILES = {
     "text": (_text, "is not an ONNX file"),
     "empty": (_empty, "is not an ONNX file"),
     "truncated": (_truncated, "is not an ONNX file"),
-    "external-data": (_external, "weights in other files"),
+    "external-data": (_external, r"tensors in other files, such as .stem.w. in .weights\.bin"),
     "quantized": (_quantized, "quantized already: it holds ConvInteger"),
     "two-inputs": (_two_inputs, r"2 inputs \(image, mask\)"),
     "unconvertible": (_unconvertible, "opset 9, which cannot be converted to 13"),
