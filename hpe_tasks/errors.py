@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import re
+
+_LONGEST_TEXT = 6000
+"""Characters of a message: a dozen failed checks of a preflight, each with its advice, have room in it."""
+
+_LONGEST_WORD = 500
+"""Characters of a name or value in it: a path or an address has room in it."""
+
+
+def shortened(text: str, *, longest: int = _LONGEST_TEXT) -> str:
+    """A text with the middle left out where it is longer than anybody reads, and so of each word in it.
+
+    What a message shows of a file, its name or a value in it, is as long as whoever made the file wanted it.
+    """
+    text = _without_middle(text, longest)
+    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda word: _without_middle(word[0], _LONGEST_WORD), text)
+
+
+def _without_middle(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    head, tail = longest * 2 // 3, longest // 4
+    return f"{text[:head]}…({len(text) - head - tail:,} more)…{text[-tail:]}"
+
 
 class HpeError(Exception):
     """Base of every error that the pipeline raises on purpose.
 
     Args:
-        message: One sentence that names the file, field or option at fault.
+        message: One sentence that names the file, field or option at fault. What is too long to be read is shortened.
         hint: What the user does next; shown after the message.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        message = shortened(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = shortened(hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()

@@ -35,6 +35,8 @@ from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.cli.selftest import selftest
 from hpe_tasks.cli.serve import serve
 
+_LONGEST_TRACE = 50_000
+
 app = typer.Typer(
     help="Turn a pose checkpoint into an int8 ONNX model that has proved itself.",
     no_args_is_help=True,
@@ -272,7 +274,7 @@ def _fail(message: str, code: int) -> NoReturn:
 def main() -> None:
     """Entry point of the `hpe` command."""
     from hpe_tasks.config.addresses import redacted_text
-    from hpe_tasks.errors import HpeError
+    from hpe_tasks.errors import HpeError, shortened
 
     # Threads that wait by spinning slow a busy machine down tenfold; read when torch and onnxruntime are imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -288,6 +290,6 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the program's edge: shown whole, and told apart by its exit code
         import traceback
 
-        traceback.print_exc()
-        told = redacted_text(repr(error))
+        sys.stderr.write(redacted_text(shortened(traceback.format_exc(), longest=_LONGEST_TRACE)))
+        told = shortened(redacted_text(repr(error)))
         _fail(f"Error: {told} was not foreseen: the trace above belongs in a bug report.", EXIT_OTHER)

@@ -10,21 +10,23 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import nn
 
-from hpe_tasks.errors import CheckpointError
+from hpe_tasks.errors import CheckpointError, shortened
 from hpe_tasks.models.recognition import COUNTER, recognize
 from hpe_tasks.networks import ARCHITECTURES
+from hpe_tasks.untrusted.tar import PlainTarInfo
 
 _PICKLED = (".pth", ".pt", ".pth.tar", ".tar")
 _TENSORS_ONLY = ".safetensors"
 _ARCHIVES = (".tgz", ".tar.gz")
 _MAX_UNPACKED_BYTES = 2_000_000_000
+_MAX_MEMBERS = 1000
 _PARALLEL_PREFIX = "module."
 _LISTED = 8
 # How torch.load(weights_only=True) names a class or function that it would have to import.
@@ -121,13 +123,13 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 def _only_member(path: Path) -> tuple[str, bytes]:
     """Name in lower case and content of the one checkpoint in a compressed tar archive."""
-    names, found = [], []
-    unpacked = 0
+    names: list[str] = []
+    found: list[tarfile.TarInfo] = []
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with tarfile.open(path, "r:gz", tarinfo=PlainTarInfo) as archive:
             for member in archive:
-                unpacked += member.size
-                if unpacked > _MAX_UNPACKED_BYTES:
+                cast("Any", archive).members.clear()  # tarfile would keep every record in memory.
+                if member.offset_data + member.size > _MAX_UNPACKED_BYTES:
                     raise CheckpointError(
                         f"The archive {path} unpacks to more than {_MAX_UNPACKED_BYTES / 1e9:g} GB.",
                         hint="Take the checkpoint out of it, and give that file.",
@@ -135,12 +137,17 @@ def _only_member(path: Path) -> tuple[str, bytes]:
                 # macOS adds a hidden `._x` beside each file `x`.
                 hidden = PurePosixPath(member.name).name.startswith(".")
                 if member.isfile() and not hidden:
-                    names.append(member.name)
+                    names.append(shortened(member.name))
                     if member.name.lower().endswith((*_PICKLED, _TENSORS_ONLY)):
                         found.append(member)
+                if len(names) > _MAX_MEMBERS:
+                    raise CheckpointError(
+                        f"The archive {path} holds more than {_MAX_MEMBERS:,} files, but must hold one checkpoint.",
+                        hint="Take the checkpoint out of it, and give that file.",
+                    )
             if len(found) == 1 and (file := archive.extractfile(found[0])) is not None:
                 return found[0].name.lower(), file.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, RuntimeError, ValueError, zlib.error) as error:
         raise _broken(path, _first_line(error)) from error
     raise CheckpointError(
         f"The archive {path} holds {len(found) or 'no'} checkpoint{'s' if found else ''}, but must hold exactly one. "

@@ -24,7 +24,7 @@ from hpe_tasks.config.addresses import (
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
+from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError, shortened
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.run import StepFailure
 from hpe_tasks.storage.files import digest_of
@@ -346,4 +346,5 @@ def failure_message(error: BaseException | str) -> str:
     if isinstance(error, HpeError):
         return error.message
     # Other libraries quote addresses as they are.
-    return redacted_text(error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": "))
+    told = redacted_text(error if isinstance(error, str) else f"{type(error).__name__}: {error}".removesuffix(": "))
+    return shortened(told)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from hpe_tasks.errors import HpeError, TransientError
+from hpe_tasks.errors import HpeError, TransientError, shortened
 from hpe_tasks.pipeline.runs import failure_message
 
 if TYPE_CHECKING:
@@ -64,4 +64,4 @@ def reason_of(error: BaseException | str | None) -> str:
         text = f"{type(error).__name__}: {error}".removesuffix(": ")
     else:
         text = error
-    return " ".join(text.split())
+    return " ".join(shortened(text).split())

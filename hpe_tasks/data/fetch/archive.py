@@ -22,6 +22,7 @@ from hpe_tasks.errors import ArchiveError, StorageError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors
 from hpe_tasks.storage.folders import check_space
+from hpe_tasks.untrusted.tar import PlainTarInfo
 
 MAX_RATIO = 100
 """Largest growth on unpacking: photographs hardly shrink and annotation files shrink to a fifth, so 100 is a bomb."""
@@ -175,7 +176,7 @@ def _unpack_tar(archive: Path, stream: IO[bytes], working: Path, budget: _Budget
     check_space(working, archive.stat().st_size)  # A photograph is not smaller unpacked.
     window = _Window(stream, budget)
     # `r|` never seeks: one pass through a compressed file, however large.
-    with tarfile.open(fileobj=cast("IO[bytes]", window), mode="r|") as content:
+    with tarfile.open(fileobj=cast("IO[bytes]", window), mode="r|", tarinfo=PlainTarInfo) as content:
         for member in track(content, f"Unpacking {archive.name}", unit="files"):
             cast("Any", content).members.clear()  # tarfile would keep every record in memory.
             target = _target(archive, working, member.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from hpe_tasks.datasets import DatasetKind
 from hpe_tasks.errors import ArchiveError, DatasetError
 from hpe_tasks.storage.files import megabytes
 from hpe_tasks.storage.s3 import S3Location
+from hpe_tasks.untrusted.tar import PlainTarInfo
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -139,7 +141,8 @@ def _names_in(path: Path) -> set[str]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 return {PurePosixPath(name).name for name in archive.namelist()}
-        if tarfile.is_tarfile(path):
+        # Not `is_tarfile`, which reads a first header of any size.
+        with suppress(tarfile.TarError), tarfile.open(path, tarinfo=PlainTarInfo):
             return set()
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ArchiveError(f"{path} cannot be read: {error}.", hint="Fetch it again.") from error

@@ -22,7 +22,7 @@ from great_expectations.render.renderer.content_block import ValidationResultsTa
 from great_expectations.render.view import DefaultJinjaComponentView
 
 from hpe_tasks.data.validation.data_docs import SuiteTable, one_page
-from hpe_tasks.errors import HpeError
+from hpe_tasks.errors import HpeError, shortened
 from hpe_tasks.records.inputs import DatasetProblem, Lookalike, SplitCounts
 from hpe_tasks.storage.files import storage_errors
 
@@ -277,7 +277,7 @@ def disjoint_rules(columns: Mapping[str, str]) -> list[Expectation]:
 def _examples(result: Any) -> tuple[str, ...]:
     """The first records that break an expectation, as a person can look them up."""
     rows: list[dict[str, Any]] = result.result.get("partial_unexpected_index_list") or []
-    return tuple(dict.fromkeys(result.expectation_config.meta["example"].format(**row) for row in rows))
+    return tuple(dict.fromkeys(shortened(result.expectation_config.meta["example"].format(**row)) for row in rows))
 
 
 def _is_broken(result: Any) -> bool:

@@ -402,7 +402,9 @@ def _external(model: onnx.ModelProto) -> None:
     [
         pytest.param(_older, "has opset 12", id="opset"),
         pytest.param(_dangling, "is not valid ONNX", id="dangling-input"),
-        pytest.param(_external, "keeps 1 of its tensors in other files, such as .* in .weights.bin", id="external-data"),
+        pytest.param(
+            _external, "keeps 1 of its tensors in other files, such as .* in .weights.bin", id="external-data"
+        ),
     ],
 )
 def test_a_file_that_must_not_ship_is_refused(
