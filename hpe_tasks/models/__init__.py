@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.networks import ARCHITECTURES, NetworkOptions
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["build_model"]
 
@@ -26,6 +28,8 @@ def build_model(config: ModelConfig, *, all_stages: bool = False) -> nn.Module:
     Raises:
         ConfigError: The architecture is not built here, as `onnx`.
     """
+    import torch
+
     build = config.network.build
     if build is None:
         built = sorted(name for name, network in ARCHITECTURES.items() if not network.from_file)

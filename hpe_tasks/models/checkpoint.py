@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import nn
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError, shortened
+from hpe_tasks.models import build_model
 from hpe_tasks.models.recognition import COUNTER, recognize
 from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.untrusted.tar import PlainTarInfo
@@ -82,6 +84,11 @@ def load_common_layers(model: nn.Module, path: Path) -> tuple[str, ...]:
 def check_checkpoint(model: nn.Module, path: Path) -> None:
     """Raise CheckpointError unless `load_checkpoint` would take the file; the network stays as it was."""
     _fitting_state(model, path)
+
+
+def try_checkpoint(file: str, *, model: dict[str, Any]) -> None:
+    """Read a file as `check_checkpoint` does, with the fields of a model's configuration: for `try_reading`."""
+    check_checkpoint(build_model(ModelConfig.model_validate(model)), Path(file))
 
 
 def _fitting_state(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:

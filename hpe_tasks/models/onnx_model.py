@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -60,6 +61,11 @@ def prepare_onnx(source: Path, destination: Path, config: ModelConfig) -> None:
 def check_onnx(source: Path, config: ModelConfig) -> None:
     """Raise CheckpointError unless `prepare_onnx` would take the file."""
     _prepared(source, config)
+
+
+def try_onnx(file: str, *, model: dict[str, Any]) -> None:
+    """Read and run a file as `check_onnx` does, with the fields of a model's configuration: for `try_reading`."""
+    check_onnx(Path(file), ModelConfig.model_validate(model))
 
 
 def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:

@@ -187,8 +187,8 @@ class _Looks:
     def _checkpoint(self) -> Finding:
         from hpe_tasks.config.addresses import shown_address
         from hpe_tasks.data.fetch.download import checkpoint_folder, fetch_file, look
+        from hpe_tasks.data.fetch.taken_in import check_checkpoint
         from hpe_tasks.models.checkpoint import sample_checkpoint
-        from hpe_tasks.models.fit import check_fit
 
         model = self.config.model
         shown, folder = shown_address(model.checkpoint), checkpoint_folder(self.cache, model.checkpoint)
@@ -207,7 +207,7 @@ class _Looks:
             file = offer.here
             if model.checkpoint_sha256 is not None:
                 fetch_file(str(file), folder, sha256=model.checkpoint_sha256, s3=self.s3)
-        check_fit(model, file)
+        check_checkpoint(model, file, self.cache)
         self.checkpoint, self.checkpoint_bytes = file, file.stat().st_size
         width, height = model.input_size
         return Finding(f"{shown}, {megabytes(self.checkpoint_bytes)}, fits {model.architecture} and {width}×{height}")

@@ -9,6 +9,8 @@ from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.data.fetch import layouts
 from hpe_tasks.data.fetch.digests import DigestCache
 from hpe_tasks.data.fetch.sources import SourceRequest, Sources
+from hpe_tasks.data.fetch.taken_in import try_matlab_file
+from hpe_tasks.data.mpii import truth_path
 from hpe_tasks.datasets import MPII
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.storage.files import digest_of, sha256_file
@@ -42,6 +44,7 @@ def _annotations(config: DatasetConfig, sources: Sources, found: Path, splits: t
     if found.is_file():
         originals = [found]
     elif annotations := layouts.find_annotations(MPII, found, splits):
+        try_matlab_file(annotations / truth_path(Path(), config.evaluation_split).name, sources.cache)
         if config.valid_images is not None:
             raise DatasetError(
                 f"dataset.valid_images is set, but {annotations} holds annotations that are split already.",
@@ -83,6 +86,7 @@ def _converted(original: Path, cache: Path, valid_images: list[str] | None) -> P
     folder = cache / "converted" / key[:16]
 
     def convert(working: Path) -> None:
+        try_matlab_file(original, cache)
         result = mpii_original.convert_original(original, working, valid_images=valid_images)
         log.info(
             "Converted %s to the splits %s; %s persons of training images lack joints, a scale, a position or a head "

@@ -83,6 +83,11 @@ def read_mat(path: Path, *, hint: str = _HINT) -> dict[str, Any]:
     return variables
 
 
+def try_mat(file: str) -> None:
+    """Read a MATLAB file and forget it: for `try_reading`."""
+    read_mat(Path(file))
+
+
 def load_mpii_mat(path: Path) -> MpiiMat:
     """Read a truth file.
 

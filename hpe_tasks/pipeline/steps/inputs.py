@@ -99,11 +99,11 @@ def _checkpoint_of(run: Run) -> Path:
 
 
 def _checkpoint_digest(run: Run) -> str:
-    from hpe_tasks.models.fit import check_fit
+    from hpe_tasks.data.fetch.taken_in import check_checkpoint
 
     file = _checkpoint_of(run)
     # Whether it is new here or not: the architecture may be another than the last time.
-    check_fit(run.config.model, file)
+    check_checkpoint(run.config.model, file, run.cache)
     return digest_of([address_identity(run.config.model.checkpoint), file.name, sha256_file(file)])
 
 
