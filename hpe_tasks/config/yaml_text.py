@@ -68,7 +68,7 @@ def _refuse_bombs(text: str) -> None:
             case yaml.AliasEvent():
                 if any(anchor == event.anchor for anchor, _ in within):
                     raise YamlLimitError(f"*{event.anchor} stands within what it names")
-                written_out += anchored.get(event.anchor, 0)  # one that names nothing is refused by the loader
+                written_out += anchored.get(str(event.anchor), 0)  # one that names nothing is refused by the loader
         _refuse_long(written_out)
 
 
