@@ -44,7 +44,7 @@ def load_value(text: str) -> Any:
 def _refuse_bombs(text: str) -> None:
     """Walk over the text's events, which nothing is built from; anchored parts count again at each of their aliases."""
     _refuse_long(len(text))
-    anchored: dict[str, int] = {}
+    anchored: dict[str | None, int] = {}
     within: list[tuple[str | None, int]] = []  # collections that are open: anchor, and characters before them
     written_out = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -58,13 +58,11 @@ def _refuse_bombs(text: str) -> None:
                 written_out += 1
             case yaml.CollectionEndEvent():
                 anchor, before = within.pop()
-                if anchor is not None:
-                    anchored[anchor] = written_out - before
+                anchored[anchor] = written_out - before
             case yaml.ScalarEvent():
                 length = 1 + len(event.value)
                 written_out += length
-                if event.anchor is not None:
-                    anchored[event.anchor] = length
+                anchored[event.anchor] = length
             case yaml.AliasEvent():
                 if any(anchor == event.anchor for anchor, _ in within):
                     raise YamlLimitError(f"*{event.anchor} stands within what it names")
