@@ -44,7 +44,7 @@ BOMBS: dict[str, tuple[bytes, bytes]] = {
     "pax-global": (block(tarfile.XGLTYPE, BOMB_BYTES), b"9"),
     "pax-solaris": (block(tarfile.SOLARIS_XHDTYPE, BOMB_BYTES), b"9"),
     "sparse": (block(tarfile.GNUTYPE_SPARSE, 512)[:482] + b"\x01" + bytes(29), b"7"),
-    "sparse-pax": (sparse_attributes(), b"1\n"),
+    "sparse-pax": (sparse_attributes(), b"9999999\n"),
 }
 
 
