@@ -10,7 +10,6 @@ from hpe_tasks.errors import ConfigError
 
 _MEMORY, _CPU, _WALL = "HPE_READER_MEMORY_MB", "HPE_READER_CPU_S", "HPE_READER_WALL_S"
 
-_BASE_BYTES = 2**30
 _CPU_S = 600
 _WALL_S = 1800
 
@@ -30,17 +29,18 @@ class Limits:
     wall_s: int
 
     @classmethod
-    def of(cls, file: Path, growth: int) -> Limits:
+    def of(cls, file: Path, *, base_bytes: int, growth: int) -> Limits:
         """The limits for a file, by its size and what HPE_READER_MEMORY_MB, HPE_READER_CPU_S and _WALL_S say.
 
         Args:
             file: The file.
-            growth: How many bytes of memory a byte of an honest file of its format may take, beyond 1 GiB.
+            base_bytes: Memory that an honest file of its format may take however small it is.
+            growth: How many bytes of memory each of its bytes may take beyond that.
 
         Raises:
             ConfigError: A variable holds no positive number.
         """
-        by_size = _BASE_BYTES + growth * file.stat().st_size
+        by_size = base_bytes + growth * file.stat().st_size
         megabytes = _variable(_MEMORY)
         return cls(
             memory_bytes=by_size if megabytes is None else megabytes * 10**6,

@@ -15,9 +15,10 @@ from hpe_tasks.untrusted.reader import try_reading
 
 _SAFE = ".safetensors"
 
-# Bytes of memory for a byte of the file. Weights are stored as they are; the graph is copied, converted and optimized;
-# MATLAB files are compressed, and each of their cells becomes an object.
-_GROWTH = {"weights": 8, "onnx": 12, "mat": 200}
+# Memory for any file, and bytes of it for each byte of the file. Weights are stored as they are; a graph is copied,
+# converted and optimized, and what it computes of an image follows from the image's size; MATLAB files are compressed,
+# and each of their cells becomes an object.
+_MEMORY = {"weights": (2**30, 8), "onnx": (4 * 2**30, 12), "mat": (2**30, 200)}
 
 
 def check_checkpoint(config: ModelConfig, file: Path, cache: Path) -> None:
@@ -68,5 +69,7 @@ def _try_once(
     digests.save()
     mark = cache / "taken_in" / digest_of(known)[:32]
     if not mark.exists():
-        try_reading(read, file, arguments, limits=Limits.of(file, _GROWTH[form]), kind=kind)
+        base_bytes, growth = _MEMORY[form]
+        limits = Limits.of(file, base_bytes=base_bytes, growth=growth)
+        try_reading(read, file, arguments, limits=limits, kind=kind)
         write_atomically(mark, b"")

@@ -109,10 +109,10 @@ def _wait_for(found: Callable[[], Any]) -> Any:
 
 
 def test_limits_grow_with_the_file_unless_they_are_set(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Limits.of(file, 8) == Limits(2**30 + 8 * 7, 600, 1800)
+    assert Limits.of(file, base_bytes=2**30, growth=8) == Limits(2**30 + 8 * 7, 600, 1800)
     for name, value in (("MEMORY_MB", "300"), ("CPU_S", "5"), ("WALL_S", "9")):
         monkeypatch.setenv(f"HPE_READER_{name}", value)
-    assert Limits.of(file, 8) == Limits(300 * MEGABYTE, 5, 9)
+    assert Limits.of(file, base_bytes=2**30, growth=8) == Limits(300 * MEGABYTE, 5, 9)
 
 
 @pytest.mark.parametrize("value", ["0", "-3", "much", "1.5", "9" * 30])
@@ -120,4 +120,4 @@ def test_limits_grow_with_the_file_unless_they_are_set(file: Path, monkeypatch: 
 def test_a_limit_that_is_no_number_is_named(name: str, value: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=name):
-        Limits.of(file, 8)
+        Limits.of(file, base_bytes=2**30, growth=8)
