@@ -18,6 +18,7 @@ __all__ = ["airflow_server"]
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 RUNS = "/api/v2/dags/hpe_requantize/dagRuns"
+NOBODY_LISTENS = {"dataset.source": "http://127.0.0.1:9/data.zip", "dataset.allow_private_addresses": True}
 
 
 @pytest.fixture
@@ -170,10 +171,9 @@ def test_values_may_be_json_or_its_text(
 @pytest.mark.parametrize(
     ("wrong", "state", "says"),
     [
-        # Nobody listens on port 9 of this machine.
-        pytest.param({"dataset.source": "http://127.0.0.1:9/data.zip"}, "up_for_retry", "127.0.0.1:9", id="network"),
+        pytest.param(NOBODY_LISTENS, "up_for_retry", "127.0.0.1:9", id="network"),
         pytest.param(
-            {"dataset.source": "http://127.0.0.1:9/data.zip", "model.checkpoint": "/nowhere/model.safetensors"},
+            NOBODY_LISTENS | {"model.checkpoint": "/nowhere/model.safetensors"},
             "failed",
             "/nowhere/model.safetensors",
             id="wrong file",
