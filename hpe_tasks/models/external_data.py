@@ -31,7 +31,10 @@ def read_complete(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (DecodeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not an ONNX file: {error}.") from error
+        raise CheckpointError(
+            f"{path} is not a model in ONNX's format: {str(error).removesuffix('.')}.",
+            hint="Export the model again, or fetch it again.",
+        ) from error
     refuse_external_data(model, path)
     return model
 

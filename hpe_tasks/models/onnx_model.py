@@ -101,7 +101,7 @@ def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> d
 def _load(source: Path) -> onnx.ModelProto:
     model = read_complete(source)
     if not model.graph.node:
-        raise CheckpointError(f"{source} is not an ONNX file, or holds an empty network.")
+        raise CheckpointError(f"{source} is not a model in ONNX's format, or holds an empty network.")
     quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED_OPS)
     if quantized:
         raise CheckpointError(

@@ -141,9 +141,9 @@ def _foreign_operator(path: Path) -> None:
 
 REFUSED_FILES = {
     "missing": (_no_file, "cannot be read"),
-    "text": (_text, "is not an ONNX file"),
-    "empty": (_empty, "is not an ONNX file"),
-    "truncated": (_truncated, "is not an ONNX file"),
+    "text": (_text, "is not a model in ONNX's format"),
+    "empty": (_empty, "is not a model in ONNX's format"),
+    "truncated": (_truncated, "is not a model in ONNX's format"),
     "external-data": (_external, r"tensors in other files, such as .stem.w. in .weights\.bin"),
     "quantized": (_quantized, "quantized already: it holds ConvInteger"),
     "two-inputs": (_two_inputs, r"2 inputs \(image, mask\)"),
