@@ -21,7 +21,7 @@ def test_it_is_one_task_without_retries_of_what_fails(dag: Any) -> None:
     assert "guard" in dag.doc_md
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_task_fails_when_a_guard_lets_its_fault_through(
     dag: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

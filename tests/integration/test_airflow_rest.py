@@ -183,7 +183,9 @@ def test_values_may_be_json_or_its_text(
 def test_a_network_error_is_tried_again_and_a_wrong_file_is_not(
     airflow_server: AirflowServer, operator: requests.Session, wrong: dict[str, Any], state: str, says: str
 ) -> None:
-    run = trigger(airflow_server, operator, airflow_server.settings | wrong).json()["dag_run_id"]
+    answer = trigger(airflow_server, operator, airflow_server.settings | wrong)
+    assert answer.status_code == 200, answer.text
+    run = answer.json()["dag_run_id"]
     tasks = f"{run}/taskInstances"
     assert airflow_server.wait(operator, f"{tasks}/preflight", {"failed", "up_for_retry"}) == state
     # One run is active at a time: end this one for the tests after it.

@@ -77,15 +77,15 @@ def test_a_model_is_published_once_and_moved_by_channel(hpe: Hpe, settings: dict
     assert (told["promoted"]["version"], len(told["smoke_test"]["images"])) == (version, 3)
     assert Path(told["report"].removeprefix("file://")).is_file()
 
-    again = hpe("run", *options(settings))
+    again = hpe("run", *options(settings), "--verbose")
     assert again.returncode == 0, again.stderr
     assert version in again.stdout
+    assert "quantize: reused" in again.stderr
     assert "in 3 golden images" in again.stdout
     for command in ("publish", "smoke-test-lambda", "promote"):
         alone = hpe(command, *options(settings), "--json")
         assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout)["previous_version"] == version
-    assert "quantize: reused" in hpe("run", *options(settings), "--verbose").stderr
     assert json.loads(hpe("show", "--json").stdout)["published"]["created"] is False
 
     other = hpe("run", *options(settings, recipe="w8a8_per_tensor"), "--json")
@@ -146,7 +146,7 @@ def test_a_failed_gate_ends_with_the_reason_and_the_next_command(hpe: Hpe, setti
     assert "What to try next\n  1. Use a smaller network" in end
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_subset_of_fewer_persons_than_asked_never_passes(hpe: Hpe, settings: dict[str, Any]) -> None:
     asked = options(settings, evaluation__num_images=1, dataset__min_persons=14, destination__name="too-few")
     done = hpe("run", *asked)

@@ -38,9 +38,7 @@ FIGURES_ALONE = {
 MPII_CASES = [
     # Mean PCKh at 0.5 in percent: of FP32, and the least of the int8 file. Five persons with 66 joints: each is 1.5.
     pytest.param("efficientpose_rt_lite", "EfficientPoseRT_LITE_224.onnx", 86.4, 80.0, id="RT_LITE"),
-    pytest.param(
-        "efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 89.4, 83.0, id="I_LITE", marks=pytest.mark.long
-    ),
+    pytest.param("efficientpose_i_lite", "EfficientPoseI_LITE_256.onnx", 89.4, 83.0, id="I_LITE"),
 ]
 
 
@@ -126,6 +124,7 @@ def mpii(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mpii_of_photographs(test_data, tmp_path_factory.mktemp("mpii") / "data")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("preset", "file", "fp32_pckh", "least"), MPII_CASES)
 def test_a_real_model_is_judged_by_pckh(
     home: Path, s3_server: Server, test_data: Path, mpii: Path, preset: str, file: str, fp32_pckh: float, least: float
