@@ -31,6 +31,16 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
+def object_store_python(repository: Path) -> Path:
+    """Interpreter of the environment that holds ministack."""
+    named = os.environ.get("HPE_OBJECT_STORE_PYTHON")
+    python = Path(named) if named else repository / ".venv-object-store" / "bin" / "python"
+    if not python.is_file():
+        missing(f"{python} does not exist: install docker/object-store/requirements.txt there")
+    return python
+
+
+@pytest.fixture(scope="session")
 def lambda_python() -> Path:
     """Python of the environment that holds Lambda's emulator, SAM and cfn-lint."""
     from hpe_tasks.errors import ConfigError

@@ -30,12 +30,11 @@ def dag_bag() -> Any:
 
 
 @pytest.fixture(scope="session")
-def object_store(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Server]:
+def object_store(tmp_path_factory: pytest.TempPathFactory, object_store_python: Path) -> Iterator[Server]:
     """The embedded S3 server with the bucket `hpe-models`."""
     from hpe_tasks.local.object_store import ObjectStore
 
-    python = repository / ".venv-object-store/bin/python"
-    with ObjectStore(tmp_path_factory.mktemp("object-store"), python) as server:
+    with ObjectStore(tmp_path_factory.mktemp("object-store"), object_store_python) as server:
         yield server
 
 

@@ -13,7 +13,6 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from hpe_tasks.local.object_store import DEFAULT_BUCKET, ObjectStore, Server
-from support.requirements import missing
 
 pytestmark = pytest.mark.e2e
 
@@ -23,12 +22,8 @@ REBOUND = "rebound.example"
 
 
 @pytest.fixture(scope="module")
-def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    named = os.environ.get("HPE_OBJECT_STORE_PYTHON")
-    python = Path(named) if named else repository / ".venv-object-store" / "bin" / "python"
-    if not python.is_file():
-        missing(f"{python} does not exist: run `make setup`")
-    with ObjectStore(tmp_path_factory.mktemp("store"), python) as server:
+def running(object_store_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with ObjectStore(tmp_path_factory.mktemp("store"), object_store_python) as server:
         yield server
 
 

@@ -24,7 +24,6 @@ from hpe_tasks.local.object_store import ObjectStore, Server
 from hpe_tasks.pose.skeletons import COCO17
 from support import airflow_home
 from support.airflow_server import prepare_home
-from support.requirements import missing
 from support.serve_browser import OpenPage, Service, browser, open_page
 
 __all__ = ["browser", "open_page"]
@@ -37,12 +36,8 @@ _PUBLISHED_S = 900
 
 
 @pytest.fixture(scope="module")
-def store(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    named = os.environ.get("HPE_OBJECT_STORE_PYTHON")
-    python = Path(named) if named else repository / ".venv-object-store" / "bin" / "python"
-    if not python.is_file():
-        missing(f"{python} does not exist: run `make setup`")
-    with ObjectStore(tmp_path_factory.mktemp("store"), python) as server:
+def store(object_store_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with ObjectStore(tmp_path_factory.mktemp("store"), object_store_python) as server:
         yield server
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
-from support.requirements import missing
 
 
 @dataclass(frozen=True)
@@ -22,16 +20,6 @@ class S3Bucket:
     client: Any
     bucket: str
     server: Server
-
-
-@pytest.fixture(scope="session")
-def object_store_python(repository: Path) -> Path:
-    """Interpreter of the environment that holds ministack."""
-    named = os.environ.get("HPE_OBJECT_STORE_PYTHON")
-    python = Path(named) if named else repository / ".venv-object-store" / "bin" / "python"
-    if not python.is_file():
-        missing(f"{python} does not exist: install docker/object-store/requirements.txt there")
-    return python
 
 
 @pytest.fixture(scope="session")

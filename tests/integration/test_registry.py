@@ -81,6 +81,23 @@ def test_the_server_keeps_a_sha256_of_every_object(registry: ModelRegistry, s3_b
         assert head["ChecksumSHA256"], entry["Key"]
 
 
+class Meeting:
+    """A client that waits for the others before it first moves the channel."""
+
+    def __init__(self, client: Any, barrier: threading.Barrier) -> None:
+        self._client = client
+        self._barrier: threading.Barrier | None = barrier
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def put_object(self, **arguments: Any) -> Any:
+        if self._barrier is not None and arguments["Key"].endswith("staging.json"):
+            barrier, self._barrier = self._barrier, None
+            barrier.wait(timeout=60)
+        return self._client.put_object(**arguments)
+
+
 @pytest.mark.parametrize("publishers", [2, 8])
 @pytest.mark.parametrize("existing", [False, True], ids=["new-channel", "moved-channel"])
 def test_of_concurrent_publishers_of_different_models_one_wins(
@@ -91,20 +108,10 @@ def test_of_concurrent_publishers_of_different_models_one_wins(
     # All have read the channel before anyone writes it.
     barrier = threading.Barrier(publishers)
 
-    class Meeting:
-        """A client that waits for the other publishers before it moves the channel."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(s3_bucket.client, name)
-
-        def put_object(self, **arguments: Any) -> Any:
-            if arguments["Key"].endswith("staging.json"):
-                barrier.wait(timeout=60)
-            return s3_bucket.client.put_object(**arguments)
-
     def attempt(number: int) -> PublishedModel | ChannelConflictError:
+        rival = ModelRegistry(Meeting(s3_bucket.client, barrier), location)  # type: ignore[arg-type]
         try:
-            return publish(ModelRegistry(Meeting(), location), f"model-{number}", created_by=f"user-{number}")  # type: ignore[arg-type]
+            return publish(rival, f"model-{number}", created_by=f"user-{number}")
         except ChannelConflictError as error:
             return error
 
@@ -134,24 +141,10 @@ def test_each_of_concurrent_rollbacks_learns_what_it_did(
     for number in range(callers):
         registry.promote("pose", published[number % 2], "staging")
     before = registry.show("pose", "staging")
-    barrier = threading.Barrier(callers)
-
-    class Meeting:
-        """A client that waits for the others before its first write."""
-
-        waits = meet
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(s3_bucket.client, name)
-
-        def put_object(self, **arguments: Any) -> Any:
-            if self.waits:
-                self.waits = False
-                barrier.wait(timeout=60)
-            return s3_bucket.client.put_object(**arguments)
+    barrier = threading.Barrier(callers if meet else 1)
 
     def attempt(number: int) -> ChannelPointer | ChannelConflictError:
-        rival = ModelRegistry(Meeting(), location, actor=f"user-{number}")  # type: ignore[arg-type]
+        rival = ModelRegistry(Meeting(s3_bucket.client, barrier), location, actor=f"user-{number}")  # type: ignore[arg-type]
         try:
             return rival.rollback("pose", "staging")
         except ChannelConflictError as error:
