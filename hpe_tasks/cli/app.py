@@ -290,6 +290,6 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - the program's edge: shown whole, and told apart by its exit code
         import traceback
 
-        sys.stderr.write(redacted_text(shortened(traceback.format_exc(), longest=_LONGEST_TRACE)))
+        sys.stderr.write(shortened(redacted_text(traceback.format_exc()), longest=_LONGEST_TRACE))
         told = shortened(redacted_text(repr(error)))
         _fail(f"Error: {told} was not foreseen: the trace above belongs in a bug report.", EXIT_OTHER)

@@ -37,21 +37,9 @@ _PUBLIC_PART = re.compile(r"x-\w+-(algorithm|date|expires|signedheaders)", re.IG
 """Parameters that belong to a signature and are no secret."""
 
 _OF_A_SIGNATURE = {
-    "expires",
-    "sv",
-    "st",
-    "se",
-    "sr",
-    "sp",
-    "sip",
-    "spr",
-    "srt",
-    "ss",
-    "si",
-    "skoid",
-    "sktid",
-    "skt",
-} | {*("ske", "sks", "skv", "saoid", "suoid", "scid", "sdd", "ses")}
+    *("expires", "sv", "st", "se", "sr", "sp", "sip", "spr", "srt", "ss", "si"),
+    *("skoid", "sktid", "skt", "ske", "sks", "skv", "saoid", "suoid", "scid", "sdd", "ses"),
+}
 """Parameters that say what a signature beside them is for: those of S3, Google, CloudFront and Azure."""
 
 
@@ -107,7 +95,7 @@ def carries_credential(source: str) -> bool:
         parts = urlsplit(source)
     except ValueError:
         return "@" in source
-    return "@" in parts.netloc or not _is_host(parts) or any(map(_is_credential, _names(parts.query)))
+    return "@" in parts.netloc or not _is_host(parts) or _is_signed(parts.query)
 
 
 def address_identity(source: str) -> str:
@@ -121,17 +109,22 @@ def address_identity(source: str) -> str:
         parts = urlsplit(source)
     except ValueError:
         return _redacted_address(source)
-    signed = any(map(_is_credential, _names(parts.query)))
+    signed = _is_signed(parts.query)
     kept = [
         text
-        for text, name in zip(re.split("[&;]", parts.query), _names(parts.query), strict=True)
+        for text, name in _parameters(parts.query)
         if not (_is_credential(name) or (signed and name.lower() in _OF_A_SIGNATURE))
     ]
     return urlunsplit((*split_address(public_address(source))[:3], "&".join(kept), ""))
 
 
-def _names(query: str) -> list[str]:
-    return [unquote_plus(text.partition("=")[0]) for text in re.split("[&;]", query)]
+def _parameters(query: str) -> list[tuple[str, str]]:
+    """Each parameter as it is written, and its name."""
+    return [(text, unquote_plus(text.partition("=")[0])) for text in re.split("[&;]", query)]
+
+
+def _is_signed(query: str) -> bool:
+    return any(_is_credential(name) for _, name in _parameters(query))
 
 
 def _is_credential(name: str) -> bool:
@@ -180,19 +173,18 @@ def settings_with_credentials(config: Frozen) -> tuple[str, ...]:
 
 def credentials_in(config: Frozen) -> Iterator[str]:
     """The credentials themselves that addresses of a configuration carry, as they are written and as they are meant."""
-    for _, text in _texts(config):
-        if not carries_credential(text):
+    for _, address in _texts(config):
+        if not carries_credential(address):
             continue
         try:
-            parts = urlsplit(text)
+            parts = urlsplit(address)
         except ValueError:
             continue
         user, _, password = parts.netloc.rpartition("@")[0].partition(":")
         given = [password or user]
-        for pair in re.split("[&;]", parts.query):
-            name, _, value = pair.partition("=")
-            if _is_credential(unquote_plus(name)) and not _PUBLIC_PART.fullmatch(name):
-                given.append(value)
+        for text, name in _parameters(parts.query):
+            if _is_credential(name) and not _PUBLIC_PART.fullmatch(name):
+                given.append(text.partition("=")[2])
         yield from dict.fromkeys(form for one in given if one for form in (one, unquote(one), unquote_plus(one)))
 
 

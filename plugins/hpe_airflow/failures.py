@@ -58,10 +58,5 @@ def reason_of(error: BaseException | str | None) -> str:
     """The reason of a failure on one line, with what to do next where the error says so."""
     if error is None:
         return "its process ended without an exception; it may have been killed."
-    if isinstance(error, HpeError):
-        text = str(error)
-    elif isinstance(error, BaseException):
-        text = f"{type(error).__name__}: {error}".removesuffix(": ")
-    else:
-        text = error
+    text = str(error) if isinstance(error, HpeError) else failure_message(error)
     return " ".join(shortened(text).split())
