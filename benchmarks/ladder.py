@@ -140,8 +140,8 @@ def main(asked: Sequence[str] | None = None) -> None:
     rows: Rows = {}
     for name, config in configs(arguments):
         result = hpe_tasks.run(config, name=f"ladder-{name}")
-        asked = config.recipe.search_rungs
-        rows[name] = [row(rung) for rung in result.ladder if asked is None or rung.name in asked]
+        wanted = config.recipe.search_rungs
+        rows[name] = [row(rung) for rung in result.ladder if wanted is None or rung.name in wanted]
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
     text = f"**{processor_name()}** ({', '.join(cpu_features())})\n\n{table(rows)}"
