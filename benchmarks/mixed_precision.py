@@ -24,7 +24,7 @@ from hpe_tasks.data.calibration import draw_calibration
 from hpe_tasks.data.coco import load_coco
 from hpe_tasks.evaluation import evaluate
 from hpe_tasks.inference import Predict, calibration_batches, fp32_predictor, onnx_predictor
-from hpe_tasks.mixed_precision import Budget, choose_precision
+from hpe_tasks.joint_search.precision import Budget, choose_precision
 from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.quantization import QuantizedFiles, leave_float, load_quantsim, quantize_model
 from hpe_tasks.records.base import Artifact

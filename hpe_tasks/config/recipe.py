@@ -115,6 +115,11 @@ class QuantizationRecipe(Frozen):
         description="In distillation learn from the persons of `dataset.training_split` and their annotations as well: "
         "for networks that the project builds.",
     )
+    joint_ranges: bool = Field(
+        default=False,
+        description="Search better ranges for the activations that 8 bits harm most: those of other schemes, narrower "
+        "and wider ones, judged by what they do to the joints of calibration images.",
+    )
     mixed_precision: bool = Field(
         default=False,
         description="Leave the activations in float that 8 bits harm most, as far as that pays: what each does to the "
@@ -164,6 +169,7 @@ class QuantizationRecipe(Frozen):
             "full_range": eight_bits and not self.saturation_free,
             "qat": self.distillation_steps > 0 and not self.distillation_labels,
             "qat_labels": self.distillation_steps > 0 and self.distillation_labels,
+            "joint_ranges": self.joint_ranges,
             "mixed": self.mixed_precision,
         }
         told = [technique for technique, used in techniques.items() if used]

@@ -98,9 +98,15 @@ RUNGS: tuple[Rung, ...] = (
         _with(scheme="mse", weight_scheme="as_scheme", rounding="adaround"),
     ),
     Rung(
+        "joint_ranges",
+        "Search the ranges of the activations that 8 bits harm most by what they do to the joints.",
+        _with(scheme="mse", weight_scheme="as_scheme", joint_ranges=True),
+    ),
+    Rung(
         "mixed",
-        "Leave the activations in float that 8 bits harm most, as far as the measured time allows.",
-        _with(scheme="mse", weight_scheme="as_scheme", mixed_precision=True),
+        "Search ranges by the joints, then leave the activations in float that 8 bits still harm most, as far as the "
+        "measured time allows.",
+        _with(scheme="mse", weight_scheme="as_scheme", joint_ranges=True, mixed_precision=True),
     ),
     Rung(
         "distilled",

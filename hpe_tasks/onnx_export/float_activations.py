@@ -1,4 +1,4 @@
-"""Activations of an exported graph that may be left in float: which there are, what decides each, and how it is done.
+"""Activations of an exported graph, which may be left in float or get other codes: which there are, and how.
 
 A graph as AIMET exports it has a pair QuantizeLinear–DequantizeLinear behind every activation. What only moves values
 (Reshape, Transpose, …) has a pair of its own with the same scale; it stays or goes with the values that it moves.
@@ -20,9 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from hpe_tasks.onnx_export.graph import remove_unused
-
-_Code = tuple[float, int]
-"""Scale as float32, and zero point as an unsigned code."""
+from hpe_tasks.quantization.float_activations import Code
 
 _MACS_OF_A_VALUE = 8
 """A value that is converted and moved in four bytes takes about as long as so many products of an int8 layer."""
@@ -52,7 +50,7 @@ class Activation:
     cost: float = 0.0
 
 
-def stored_codes(encodings: Path) -> dict[str, _Code]:
+def stored_codes(encodings: Path) -> dict[str, Code]:
     """Scale and zero point of every activation in a file of encodings, by the quantizer's name.
 
     These are tensors' names from aimet_onnx, and such as `features.0.output_quantizers.0` from aimet_torch.
@@ -70,11 +68,11 @@ def stored_codes(encodings: Path) -> dict[str, _Code]:
     }
 
 
-def _code(scale: float, zero_point: float) -> _Code:
+def _code(scale: float, zero_point: float) -> Code:
     return float(np.float32(scale)), int(zero_point)
 
 
-def activations_of(model: onnx.ModelProto, stored: Mapping[str, _Code]) -> tuple[Activation, ...]:
+def activations_of(model: onnx.ModelProto, stored: Mapping[str, Code]) -> tuple[Activation, ...]:
     """Every activation that has an encoding, in the order of the graph.
 
     Args:
@@ -83,7 +81,7 @@ def activations_of(model: onnx.ModelProto, stored: Mapping[str, _Code]) -> tuple
             by scale and zero point; those that have both in common are one activation.
     """
     pairs, producer = _pairs(model.graph), {name: node for node in model.graph.node for name in node.output}
-    by_code: dict[_Code, list[str]] = defaultdict(list)
+    by_code: dict[Code, list[str]] = defaultdict(list)
     for name, code in stored.items():
         by_code[code].append(name)
     tensor_of = {name: tensor for tensor, pair in pairs.items() for name in pair.outputs}
@@ -177,6 +175,33 @@ def leave_float(
     return changed
 
 
+def with_codes(model: onnx.ModelProto, codes: Mapping[str, Code]) -> onnx.ModelProto:
+    """A copy of the graph in which these tensors have other scales and zero points.
+
+    Args:
+        model: As `hpe_tasks.onnx_export.simulated_graph` gives it; biases follow in `fit_kernels`.
+        codes: By tensor, of `Activation.tensors`.
+    """
+    changed = copy.deepcopy(model)
+    graph = changed.graph
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    tensor_of = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in codes}
+    for node in graph.node:
+        tensor = {"QuantizeLinear": node.input[0], "DequantizeLinear": tensor_of.get(node.input[0])}.get(node.op_type)
+        if tensor is None or tensor not in codes:
+            continue
+        scale, zero = (constants[name] for name in node.input[1:3])
+        offset = _UNSIGNED[zero.dtype]
+        for index, before, value in ((1, scale, codes[tensor][0]), (2, zero, codes[tensor][1] - offset)):
+            name = f"{tensor}_{'scale' if index == 1 else 'zero_point'}_changed"
+            if name not in constants:
+                constants[name] = np.full(before.shape, value, before.dtype)
+                graph.initializer.append(numpy_helper.from_array(constants[name], name))
+            node.input[index] = name
+    remove_unused(graph)
+    return changed
+
+
 def _leave_biases_float(graph: onnx.GraphProto, biases: Mapping[str, onnx.TensorProto]) -> None:
     producer = {name: node for node in graph.node for name in node.output}
     known = {t.name for t in graph.initializer}
@@ -197,7 +222,7 @@ def _leave_biases_float(graph: onnx.GraphProto, biases: Mapping[str, onnx.Tensor
 
 @dataclass(frozen=True)
 class _QuantizerPair:
-    code: _Code
+    code: Code
     outputs: tuple[str, ...]
 
 

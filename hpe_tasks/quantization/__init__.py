@@ -8,7 +8,7 @@ rebuilds the very simulation that was calibrated: nothing is measured again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 
     from hpe_tasks.pose.codecs.arrays import Arrays
     from hpe_tasks.quantization.distillation import Lessons
+    from hpe_tasks.quantization.float_activations import Code
 
-__all__ = ["QuantizedFiles", "best_device", "leave_float", "load_quantsim", "quantize_model", "tool_versions"]
+__all__ = [
+    "QuantizedFiles",
+    "best_device",
+    "leave_float",
+    "load_quantsim",
+    "quantize_model",
+    "set_codes",
+    "tool_versions",
+]
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +134,27 @@ def leave_float(config: ModelConfig, files: QuantizedFiles, names: Iterable[str]
         from hpe_tasks.quantization import torch_backend
 
         torch_backend.leave_float(files.model, files.encodings, names)
+
+
+def set_codes(config: ModelConfig, files: QuantizedFiles, codes: Mapping[str, Code]) -> None:
+    """Give activations of the stored simulation other ranges, for whatever loads it from now on.
+
+    Args:
+        config: The network.
+        files: Changed where they lie.
+        codes: Of 8 bits, by names as in `leave_float`.
+
+    Raises:
+        QuantizationError: The files do not belong together.
+    """
+    if config.network.from_file:
+        from hpe_tasks.quantization import onnx_backend
+
+        onnx_backend.set_codes(files.encodings, codes)
+    else:
+        from hpe_tasks.quantization import torch_backend
+
+        torch_backend.set_codes(files.model, files.encodings, codes)
 
 
 def best_device() -> str:

@@ -1,11 +1,14 @@
-"""A stored simulation with some of its activations left in float: a quantizer that is off has no encoding."""
+"""A stored simulation with some activations left in float, which have no encoding, or with codes of another range."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+Code = tuple[float, int]
+"""Scale as float32, and zero point counted from 0."""
 
 _OFF = "left_float"
 """Where a file of encodings names the quantizers that are off; AIMET reads past it."""
@@ -44,3 +47,39 @@ def without(encodings: Path, names: Iterable[str]) -> bytes:
             if (kept := {side: quantizers for side, quantizers in sides.items() if quantizers})
         }
     return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def with_codes(encodings: Path, codes: Mapping[str, Code]) -> bytes:
+    """The file of encodings with other codes for these activations.
+
+    Args:
+        encodings: As one of the backends has written it.
+        codes: Of 8 bits, by names as in `without`.
+    """
+    content: Any = json.loads(encodings.read_text())
+    for name, entry in _entries(content["activation_encodings"]):
+        if name not in codes:
+            continue
+        scale, zero = codes[name]
+        if "min" in entry:
+            low, high = code_range(codes[name])
+            entry.update(scale=scale, offset=-zero, min=low, max=high)
+        else:
+            entry.update(scale=[scale], offset=[-zero])
+    return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def code_range(code: Code) -> tuple[float, float]:
+    """The least and the largest value that have a code, of 8 bits."""
+    scale, zero = code
+    return -zero * scale, (255 - zero) * scale
+
+
+def _entries(activations: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The encodings of activations, by name; changed where they are."""
+    if isinstance(activations, list):
+        yield from ((each["name"], each) for each in activations)
+        return
+    for module, sides in activations.items():
+        for side, quantizers in sides.items():
+            yield from ((f"{module}.{side}_quantizers.{index}", each) for index, each in quantizers.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from hpe_tasks.quantization.aimet import (
 )
 from hpe_tasks.quantization.bias_correction import correct_onnx, with_biases
 from hpe_tasks.quantization.equalization import proved_equalization
-from hpe_tasks.quantization.float_activations import left_float, without
+from hpe_tasks.quantization.float_activations import Code, left_float, with_codes, without
 from hpe_tasks.quantization.normal_form import proved_normal_form
 from hpe_tasks.quantization.ranges import (
     calibrate,
@@ -317,6 +317,11 @@ def _turn_off(sim: Any, names: Iterable[str]) -> None:
 def leave_float(encodings: Path, names: Iterable[str]) -> None:
     """As `hpe_tasks.quantization.leave_float`."""
     write_atomically(encodings, without(encodings, names))
+
+
+def set_codes(encodings: Path, codes: Mapping[str, Code]) -> None:
+    """As `hpe_tasks.quantization.set_codes`."""
+    write_atomically(encodings, with_codes(encodings, codes))
 
 
 def predictor(

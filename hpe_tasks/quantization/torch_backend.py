@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from hpe_tasks.quantization.aimet import (
 )
 from hpe_tasks.quantization.bias_correction import add_biases, correct_torch
 from hpe_tasks.quantization.distillation import Exam, Lessons, distil
-from hpe_tasks.quantization.float_activations import left_float, without
+from hpe_tasks.quantization.float_activations import Code, code_range, left_float, with_codes, without
 from hpe_tasks.quantization.grid_limit import GridLimit
 from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers
 from hpe_tasks.quantization.rounding import looked_at, release_torch, round_torch
@@ -154,6 +154,16 @@ def leave_float(model: Path, encodings: Path, names: Iterable[str]) -> None:
     tensors, off = _read(model, encodings), set(names)
     write_atomically(encodings, without(encodings, off))
     _write({key: tensor for key, tensor in tensors.items() if key.rpartition(".")[0] not in off}, model, encodings)
+
+
+def set_codes(model: Path, encodings: Path, codes: Mapping[str, Code]) -> None:
+    """As `hpe_tasks.quantization.set_codes`."""
+    tensors = _read(model, encodings)
+    write_atomically(encodings, with_codes(encodings, codes))
+    for name, code in codes.items():
+        for end, value in zip(("min", "max"), code_range(code), strict=True):
+            tensors[f"{name}.{end}"].fill_(value)
+    _write(tensors, model, encodings)
 
 
 def _turn_off(sim: Any, names: Iterable[str]) -> None:

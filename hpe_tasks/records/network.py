@@ -6,6 +6,7 @@ from hpe_tasks.config.base import Frozen
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.records.execution import KernelProof, PlacementAudit
+from hpe_tasks.records.joint_ranges import JointRanges
 from hpe_tasks.records.mixed_precision import MixedPrecision
 
 
@@ -101,6 +102,7 @@ class QuantizedModel(Record):
             or the same as an evaluation image. Empty in records of older versions.
         normal_form: None where the project has built the network itself, where the recipe folds nothing, and in records
             of older versions.
+        joint_ranges: Which ranges were chosen by the joints; None where the recipe does not ask for it.
         mixed_precision: What was left in float, and why; None where the recipe does not ask for it.
         distillation: None where the recipe asks for none.
     """
@@ -115,6 +117,7 @@ class QuantizedModel(Record):
     tool_versions: dict[str, str]
     normal_form: NormalForm | None = None
     calibration_left_out: tuple[str, ...] = ()
+    joint_ranges: JointRanges | None = None
     mixed_precision: MixedPrecision | None = None
     distillation: Distillation | None = None
 

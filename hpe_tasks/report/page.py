@@ -20,6 +20,7 @@ from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.distillation_chart import loss_curve
 from hpe_tasks.report.files import ReportFiles
 from hpe_tasks.report.interval_chart import interval_plot
+from hpe_tasks.report.joint_ranges_table import ranges_view
 from hpe_tasks.report.ladder import ladder_view
 from hpe_tasks.report.layer_chart import layer_chart
 from hpe_tasks.report.parity_chart import parity_chart
@@ -161,6 +162,7 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "intervals": interval_plot(records.comparison, records.metric),
         "parity": parity_chart(records.comparison.parity) if records.comparison else None,
         "layers": layer_chart(records.layers),
+        "joint_ranges": ranges_view(records.quantized.joint_ranges if records.quantized else None),
         "precision": precision_plot(records.quantized.mixed_precision if records.quantized else None),
         "distilled": loss_curve(records.quantized.distillation if records.quantized else None),
         "advice": next_steps(records),

@@ -1,4 +1,4 @@
-"""Networks with one activation that 8 bits cannot hold: a channel of it is a thousand times as wide, and of no use."""
+"""Networks with one activation that 8 bits cannot hold: a channel of it is far wider than the others, and of no use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLANTED_LAYER = {"onnx": "planted", "torch": "/head.0/Conv"}
 """Name of the layer that gives the activation, by backend."""
 
 
-def planted_onnx(path: Path) -> tuple[Path, ModelConfig]:
+def planted_onnx(path: Path, wide: float = WIDE) -> tuple[Path, ModelConfig]:
     """Five convolutions; what `planted` gives cannot be quantized."""
     rng = np.random.default_rng(0)
     layers = [("stem", 3, 8), ("second", 8, 8), ("planted", 8, 8), ("fourth", 8, 8), ("heatmaps", 8, 5)]
@@ -27,7 +27,7 @@ def planted_onnx(path: Path) -> tuple[Path, ModelConfig]:
     for index, (name, inputs, outputs) in enumerate(layers):
         weight = rng.normal(size=(outputs, inputs, 3, 3)).astype(np.float32) * np.sqrt(2 / (9 * inputs))
         if name == "planted":
-            weight[0] *= WIDE
+            weight[0] *= wide
         if name == "fourth":
             weight[:, 0] = 0
         constants += [
@@ -56,13 +56,13 @@ def planted_onnx(path: Path) -> tuple[Path, ModelConfig]:
     return path, onnx_config(checkpoint=str(path))
 
 
-def planted_torch(path: Path) -> tuple[Path, ModelConfig]:
+def planted_torch(path: Path, wide: float = WIDE) -> tuple[Path, ModelConfig]:
     """The sample network, which is trained; what the first layer of its head gives cannot be quantized."""
     config = ModelConfig(checkpoint=str(path), input_width=96, input_height=128)
     tensors = load_file(str(files("hpe_tasks") / "assets" / "pose_mobilenet_sample.safetensors"))
-    tensors["head.1.weight"][0] *= WIDE
+    tensors["head.1.weight"][0] *= wide
     # Seen in every image.
-    tensors["head.1.bias"][0] = WIDE
+    tensors["head.1.bias"][0] = wide
     tensors["head.3.weight"][0] = 0
     save_file(tensors, path)
     return path, config

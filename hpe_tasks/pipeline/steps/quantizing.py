@@ -25,6 +25,7 @@ from hpe_tasks.progress import track
 from hpe_tasks.records.comparison import PairedComparison, PixelParity
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
+from hpe_tasks.records.joint_ranges import JointRanges
 from hpe_tasks.records.mixed_precision import MixedPrecision
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.storage.files import sha256_file
@@ -99,8 +100,8 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     from hpe_tasks.quantization import best_device, quantize_model, tool_versions
 
     config, wanted = run.config, run.config.recipe.calibration_images
-    if config.recipe.mixed_precision:
-        _check_mixed(config)
+    if config.recipe.joint_ranges or config.recipe.mixed_precision:
+        _check_widths(config)
     draw = calibration_set(run, wanted)
     drawn = draw.images
     added = missing_inputs(drawn, config.model, wanted) if config.recipe.augment_calibration else 0
@@ -119,6 +120,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     lessons = _lessons(run, drawn) if config.recipe.distillation_steps else None
     files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device, lessons)
+    ranges = _choose_ranges(config, checkpoint, files, drawn, device) if config.recipe.joint_ranges else None
     mixed = _leave_float(config, checkpoint, files, drawn) if config.recipe.mixed_precision else None
     return QuantizedModel(
         recipe=config.recipe,
@@ -131,22 +133,34 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
         tool_versions=tool_versions(),
         normal_form=files.normal_form,
         calibration_left_out=draw.left_out,
+        joint_ranges=ranges,
         mixed_precision=mixed,
         distillation=files.distillation,
     )
 
 
-def _check_mixed(config: RunConfig) -> None:
+def _check_widths(config: RunConfig) -> None:
     """Find out before the calibration whether there will be anything to choose."""
-    from hpe_tasks.mixed_precision import check_widths
+    from hpe_tasks.joint_search.bench import check_widths
 
     check_widths(config.recipe)
+
+
+def _choose_ranges(
+    config: RunConfig, checkpoint: Path, files: QuantizedFiles, drawn: Dataset, device: str
+) -> JointRanges:
+    """Search the ranges of harmful activations on the calibration images, and change the stored simulation so."""
+    from hpe_tasks.inference import calibration_batches
+    from hpe_tasks.joint_search.ranges import choose_ranges
+
+    images = partial(calibration_batches, drawn, config.model, config.evaluation.batch_size)
+    return choose_ranges(config.model, config.recipe, checkpoint, files, images, device)
 
 
 def _leave_float(config: RunConfig, checkpoint: Path, files: QuantizedFiles, drawn: Dataset) -> MixedPrecision:
     """Choose on the calibration images what stays in float, and change the stored simulation so."""
     from hpe_tasks.inference import calibration_batches
-    from hpe_tasks.mixed_precision import Budget, choose_precision
+    from hpe_tasks.joint_search.precision import Budget, choose_precision
 
     images = calibration_batches(drawn, config.model, config.evaluation.batch_size)
     gate = config.gate

@@ -36,6 +36,11 @@ _CLOSE = 0.05
 _STEPS = 1.5
 
 
+def damage(joint_error: float, noise: float) -> float:
+    """Both in one number, the smaller the better."""
+    return joint_error + _PER_NOISE * noise
+
+
 @dataclass(frozen=True)
 class Harm:
     """What quantizing these activations alone does, beyond what the weights do."""
@@ -48,7 +53,7 @@ class Harm:
     @property
     def rank(self) -> float:
         """The more, the earlier it is left in float."""
-        return self.joint_error + _PER_NOISE * self.noise
+        return damage(self.joint_error, self.noise)
 
     @property
     def worth(self) -> float:
@@ -79,16 +84,28 @@ class Order:
 def find_order(activations: Sequence[Activation], evaluate: Evaluate) -> Order:
     """Rank the activations, and find those that have to stay in float; see the module."""
     search = _Search(activations, evaluate)
-    everything = frozenset(range(len(activations)))
     int8_error, _ = search.of(())
-    float_error, float_noise = search.of(everything)
+    float_error, _ = search.of(range(len(activations)))
+    harms = rank_harms(activations, search.as_it_is)
+    wanted = float_error + max(_CLOSE * (int8_error - float_error), NEGLIGIBLE)
+    needed = search.needed(harms, wanted) if int8_error > wanted else []
+    return Order(tuple(harms), tuple(needed), int8_error, float_error, search.evaluations)
+
+
+def rank_harms(activations: Sequence[Activation], evaluate: Evaluate) -> list[Harm]:
+    """What each activation does alone, with all others in float, the most harmful first.
+
+    Those whose neighbourhood does little harm are left together.
+    """
+    everything = frozenset(range(len(activations)))
+    float_error, float_noise = evaluate(everything)
     together = math.ceil(len(activations) / MOST_GROUPS) or 1
     groups = [tuple(sorted(everything)[start : start + together]) for start in range(0, len(activations), together)]
 
     def judged(groups: Sequence[tuple[int, ...]], description: str) -> list[Harm]:
         found = []
         for group in track(groups, description, unit="evaluations"):
-            error, noise = search.of(everything - set(group), as_it_is=True)
+            error, noise = evaluate(everything - set(group))
             cost = sum(activations[index].cost for index in group) or 1.0
             found.append(Harm(group, error - float_error, noise - float_noise, cost))
         return found
@@ -98,10 +115,7 @@ def find_order(activations: Sequence[Activation], evaluate: Evaluate) -> Order:
     split = [harm for harm in harms if len(harm.activations) > 1 and harm.rank > worth]
     harms = [harm for harm in harms if harm not in split]
     harms += judged([(index,) for harm in split for index in harm.activations], "Quantizing single activations")
-    harms.sort(key=lambda harm: -harm.rank)
-    wanted = float_error + max(_CLOSE * (int8_error - float_error), NEGLIGIBLE)
-    needed = search.needed(harms, wanted) if int8_error > wanted else []
-    return Order(tuple(harms), tuple(needed), int8_error, float_error, search.evaluations)
+    return sorted(harms, key=lambda harm: -harm.rank)
 
 
 class _Search:
@@ -114,8 +128,10 @@ class _Search:
     def evaluations(self) -> int:
         return len(self._known)
 
-    def of(self, floats: Iterable[int], *, as_it_is: bool = False) -> tuple[float, float]:
-        chosen = frozenset(floats) if as_it_is else with_floats(self._activations, floats)
+    def of(self, floats: Iterable[int]) -> tuple[float, float]:
+        return self.as_it_is(with_floats(self._activations, floats))
+
+    def as_it_is(self, chosen: frozenset[int]) -> tuple[float, float]:
         if chosen not in self._known:
             self._known[chosen] = self._evaluate(chosen)
         return self._known[chosen]

@@ -13,7 +13,7 @@ import pytest
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.mixed_precision import Budget, choose_precision
+from hpe_tasks.joint_search.precision import Budget, choose_precision
 from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.kernels import compare_kernels
@@ -79,11 +79,11 @@ def test_what_8_bits_cannot_hold_stays_float_from_the_simulation_to_the_file(bac
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
 def test_the_file_that_was_judged_is_the_file_that_is_exported(backend: str, tmp_path: Path) -> None:
     """The search takes quantizers out of the exported graph; the export leaves out those that are off."""
-    from hpe_tasks.mixed_precision import _Bench
+    from hpe_tasks.joint_search.bench import Bench
 
     files, checkpoint, config, images = quantized(backend, tmp_path)
     (tmp_path / "bench").mkdir()
-    bench = _Bench(config, MIXED, checkpoint, files, [images], tmp_path / "bench")
+    bench = Bench(config, MIXED, checkpoint, files, [images], tmp_path / "bench")
     judged = onnx_predictor(bench.write(range(0, len(bench.activations), 3)), config)(images)["heatmaps"]
     from hpe_tasks.quantization import leave_float
 

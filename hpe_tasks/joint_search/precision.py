@@ -14,29 +14,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.contract.cpu import available_threads
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.mixed_precision.joints import JointError
-from hpe_tasks.mixed_precision.search import NEGLIGIBLE, Harm, Order, find_order
-from hpe_tasks.mixed_precision.turns import median_ratio, take_turns
-from hpe_tasks.models.fp32_onnx import export_fp32
-from hpe_tasks.onnx_export import fit_kernels, simulated_graph
-from hpe_tasks.onnx_export.float_activations import Activation, activations_of, leave_float, stored_codes, with_floats
+from hpe_tasks.joint_search.bench import IMAGES, Bench, first_images
+from hpe_tasks.joint_search.search import NEGLIGIBLE, Harm, Order, find_order
+from hpe_tasks.joint_search.turns import median_ratio, take_turns
+from hpe_tasks.onnx_export.float_activations import Activation, with_floats
 from hpe_tasks.onnx_runtime.placement import audit_placement
-from hpe_tasks.onnx_runtime.session import onnx_predictor, single_run
+from hpe_tasks.onnx_runtime.session import single_run
 from hpe_tasks.quantization import QuantizedFiles
 from hpe_tasks.quantization import leave_float as leave_stored_float
 from hpe_tasks.records.mixed_precision import ActivationEffect, MixedPrecision, PrecisionPoint
-
-__all__ = ["Budget", "Timing", "check_widths", "choose_precision"]
-
-IMAGES = 24
-"""Calibration crops, or whole images, that joints are compared on."""
 
 _MOST_POINTS = 8
 """Files on the way from int8 throughout to all that is needed in float, both included."""
@@ -79,16 +71,6 @@ class Budget:
         return ", ".join([f"recipe.max_slowdown {self.max_slowdown:g}", *speed, *share])
 
 
-def check_widths(recipe: QuantizationRecipe) -> None:
-    """Raise QuantizationError unless the recipe leaves a choice between 8 bits and float."""
-    if (recipe.param_bw, recipe.activation_bw) != (8, 8):
-        raise QuantizationError(
-            f"recipe.mixed_precision chooses between 8 bits and float; with {recipe.param_bw}-bit weights and "
-            f"{recipe.activation_bw}-bit activations onnxruntime runs everything in float.",
-            hint="Set recipe.param_bw and recipe.activation_bw to 8, or recipe.mixed_precision to false.",
-        )
-
-
 def choose_precision(
     config: ModelConfig,
     recipe: QuantizationRecipe,
@@ -106,7 +88,7 @@ def choose_precision(
         recipe: As it was quantized.
         checkpoint: Its weights in FP32, or its float ONNX file.
         files: The calibrated simulation, with every activation quantized; changed where it lies, at the end.
-        batches: Calibration images, as they were calibrated on; the first `IMAGES` are looked at.
+        batches: Calibration images, as they were calibrated on; the first `IMAGES` of the bench are looked at.
         budget: What the choice may cost.
         timing: Takes the times.
 
@@ -115,7 +97,7 @@ def choose_precision(
     """
     began = time.monotonic()
     with TemporaryDirectory(prefix="mixed-precision-", dir=files.model.parent) as folder:
-        bench = _Bench(config, recipe, checkpoint, files, _first(batches, IMAGES), Path(folder))
+        bench = Bench(config, recipe, checkpoint, files, first_images(batches, IMAGES), Path(folder))
         order = find_order(bench.activations, bench.evaluate)
         threads = available_threads()
         curve = _measure(bench, order, threads, timing)
@@ -136,63 +118,7 @@ def choose_precision(
     )
 
 
-class _Bench:
-    """The graph whose activations are left in float, and the images that it is judged on."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        recipe: QuantizationRecipe,
-        checkpoint: Path,
-        files: QuantizedFiles,
-        images: list[NDArray[np.float32]],
-        folder: Path,
-    ) -> None:
-        self.config = config
-        self.images = images
-        self.fp32 = export_fp32(config, checkpoint, folder / "fp32.onnx")
-        self._recipe = recipe
-        self._folder = folder
-        self._graph = simulated_graph(config, recipe, files.model, files.encodings)
-        self.activations = activations_of(self._graph, stored_codes(files.encodings))
-        is_onnx = files.model.suffix == ".onnx"
-        self._biases = {t.name: t for t in onnx.load(files.model).graph.initializer} if is_onnx else {}
-        self._joints = JointError(config, images, self._outputs(self.fp32))
-
-    def write(self, floats: Iterable[int], name: str = "tried.onnx") -> Path:
-        """The file with these activations in float, as `export_onnx` would write it."""
-        tensors = [tensor for index in sorted(floats) for tensor in self.activations[index].tensors]
-        graph = leave_float(self._graph, tensors, self._biases)
-        fit_kernels(graph, self.config, self._recipe)
-        path = self._folder / name
-        onnx.save(graph, path)
-        return path
-
-    def evaluate(self, floats: frozenset[int]) -> tuple[float, float]:
-        return self.judge(self.write(floats))
-
-    def judge(self, path: Path) -> tuple[float, float]:
-        """Joint error and noise of a written file."""
-        return self._joints.of(self._outputs(path))
-
-    def _outputs(self, path: Path) -> list[dict[str, NDArray[np.float32]]]:
-        predict = onnx_predictor(path, self.config)
-        return [predict(batch) for batch in self.images]
-
-
-def _first(batches: Iterable[NDArray[np.float32]], count: int) -> list[NDArray[np.float32]]:
-    taken: list[NDArray[np.float32]] = []
-    for batch in batches:
-        left = count - sum(map(len, taken))
-        if left <= 0:
-            break
-        taken.append(batch[:left])
-    if not taken:
-        raise QuantizationError("There is no calibration image to choose the precision on.")
-    return taken
-
-
-def _measure(bench: _Bench, order: Order, threads: int, timing: Timing) -> list[PrecisionPoint]:
+def _measure(bench: Bench, order: Order, threads: int, timing: Timing) -> list[PrecisionPoint]:
     """Points of the curve, int8 throughout first."""
     counts = _counts(len(order.needed))
     choices = [with_floats(bench.activations, _indices(order.needed[:count])) for count in counts]

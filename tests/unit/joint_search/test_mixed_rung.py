@@ -10,7 +10,7 @@ import pytest
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.mixed_precision import check_widths
+from hpe_tasks.joint_search.bench import check_widths
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.running import run_steps

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.mixed_precision import Budget, _choose, _counts
-from hpe_tasks.mixed_precision.search import MOST_GROUPS, Harm, Order, find_order
+from hpe_tasks.joint_search.precision import Budget, _choose, _counts
+from hpe_tasks.joint_search.search import MOST_GROUPS, Harm, Order, find_order
 from hpe_tasks.onnx_export.float_activations import Activation, with_floats
 from hpe_tasks.records.mixed_precision import PrecisionPoint
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.mixed_precision.joints import JointError, _compared, _ImageJoints
+from hpe_tasks.joint_search.joints import JointError, _compared, _ImageJoints
 from hpe_tasks.pose.codecs.heatmaps import encode_heatmaps
 from support.tiny_networks import aimet_config
 
