@@ -37,7 +37,7 @@ def check_widths(recipe: QuantizationRecipe) -> None:
     )
 
 
-class Bench:
+class JointBench:
     """A calibrated simulation's graph, with other codes or none for some of its activations, and what joints do then.
 
     Args:

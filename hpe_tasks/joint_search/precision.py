@@ -20,7 +20,7 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.contract.cpu import available_threads
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.joint_search.bench import IMAGES, Bench, first_images
+from hpe_tasks.joint_search.bench import IMAGES, JointBench, first_images
 from hpe_tasks.joint_search.search import NEGLIGIBLE, Harm, Order, find_order
 from hpe_tasks.joint_search.turns import median_ratio, take_turns
 from hpe_tasks.onnx_export.float_activations import Activation, with_floats
@@ -97,7 +97,7 @@ def choose_precision(
     """
     began = time.monotonic()
     with TemporaryDirectory(prefix="mixed-precision-", dir=files.model.parent) as folder:
-        bench = Bench(config, recipe, checkpoint, files, first_images(batches, IMAGES), Path(folder))
+        bench = JointBench(config, recipe, checkpoint, files, first_images(batches, IMAGES), Path(folder))
         order = find_order(bench.activations, bench.evaluate)
         threads = available_threads()
         curve = _measure(bench, order, threads, timing)
@@ -118,7 +118,7 @@ def choose_precision(
     )
 
 
-def _measure(bench: Bench, order: Order, threads: int, timing: Timing) -> list[PrecisionPoint]:
+def _measure(bench: JointBench, order: Order, threads: int, timing: Timing) -> list[PrecisionPoint]:
     """Points of the curve, int8 throughout first."""
     counts = _counts(len(order.needed))
     choices = [with_floats(bench.activations, _indices(order.needed[:count])) for count in counts]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe, RangeScheme
-from hpe_tasks.joint_search.bench import IMAGES, Bench, Jury, first_images
+from hpe_tasks.joint_search.bench import IMAGES, JointBench, Jury, first_images
 from hpe_tasks.joint_search.search import damage, rank_harms
 from hpe_tasks.onnx_export.float_activations import Activation, stored_codes
 from hpe_tasks.progress import track
@@ -72,7 +72,7 @@ def choose_ranges(
     began = time.monotonic()
     images = first_images(batches(), _CONFIRMED_ON)
     with TemporaryDirectory(prefix="joint-ranges-", dir=files.model.parent) as folder:
-        bench = Bench(config, recipe, checkpoint, files, first_images(images, IMAGES), Path(folder))
+        bench = JointBench(config, recipe, checkpoint, files, first_images(images, IMAGES), Path(folder))
         stored = stored_codes(files.encodings)
         others = _other_estimates(config, recipe, checkpoint, batches, Path(folder), device)
         search = _RangeSearch(bench, Jury(config, images, bench.fp32))
@@ -136,7 +136,7 @@ def _code_of(activation: Activation, codes: Mapping[str, Code]) -> Code | None:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _BestRange:
     """The best code of an activation, as if it alone were quantized."""
 
     index: int
@@ -147,7 +147,7 @@ class _Found:
 
 
 class _RangeSearch:
-    def __init__(self, bench: Bench, jury: Jury) -> None:
+    def __init__(self, bench: JointBench, jury: Jury) -> None:
         self.evaluations = 0
         self._bench, self._jury = bench, jury
         self._everything = frozenset(range(len(bench.activations)))
@@ -160,7 +160,7 @@ class _RangeSearch:
         single = [harm.activations[0] for harm in harms if len(harm.activations) == 1 and harm.rank > worth]
         return [index for index in single if self._bench.activations[index].operator != "Input"]
 
-    def best(self, index: int, own: Code, others: Sequence[Code]) -> _Found:
+    def best(self, index: int, own: Code, others: Sequence[Code]) -> _BestRange:
         """The best of the estimates, then as much narrower or wider as helps: on both sides, and on one."""
         known: dict[Code, float] = {}
 
@@ -176,11 +176,11 @@ class _RangeSearch:
                 if reached != best:
                     best = reached
                     break
-        return _Found(index, own, best, harm(own), harm(best))
+        return _BestRange(index, own, best, harm(own), harm(best))
 
-    def confirmed(self, found: Iterable[_Found]) -> tuple[list[_Found], float, float]:
+    def confirmed(self, found: Iterable[_BestRange]) -> tuple[list[_BestRange], float, float]:
         """Those that help where all activations are quantized, each beside the ones before it; the joint errors."""
-        kept: list[_Found] = []
+        kept: list[_BestRange] = []
         first, noise = self._confirm({})
         error, least = first, damage(first, noise)
         for each in found:
@@ -223,7 +223,7 @@ def _scaled(code: Code, sides: tuple[bool, bool], factor: float) -> Code:
     return (scale, int(np.clip(round(-low / scale), 0, 255))) if scale > 0 else code
 
 
-def _told(activation: Activation, found: _Found) -> ChosenRange:
+def _told(activation: Activation, found: _BestRange) -> ChosenRange:
     return ChosenRange(
         tensors=activation.encodings,
         operator=activation.operator,

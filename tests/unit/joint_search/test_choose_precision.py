@@ -79,11 +79,11 @@ def test_what_8_bits_cannot_hold_stays_float_from_the_simulation_to_the_file(bac
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
 def test_the_file_that_was_judged_is_the_file_that_is_exported(backend: str, tmp_path: Path) -> None:
     """The search takes quantizers out of the exported graph; the export leaves out those that are off."""
-    from hpe_tasks.joint_search.bench import Bench
+    from hpe_tasks.joint_search.bench import JointBench
 
     files, checkpoint, config, images = quantized(backend, tmp_path)
     (tmp_path / "bench").mkdir()
-    bench = Bench(config, MIXED, checkpoint, files, [images], tmp_path / "bench")
+    bench = JointBench(config, MIXED, checkpoint, files, [images], tmp_path / "bench")
     judged = onnx_predictor(bench.write(range(0, len(bench.activations), 3)), config)(images)["heatmaps"]
     from hpe_tasks.quantization import leave_float
 

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.errors import QuantizationError
-from hpe_tasks.joint_search.bench import Bench, check_widths
+from hpe_tasks.joint_search.bench import JointBench, check_widths
 from hpe_tasks.joint_search.ranges import _scaled, _walk, choose_ranges
 from hpe_tasks.onnx_export import export_onnx
 from hpe_tasks.onnx_export.float_activations import stored_codes
@@ -74,7 +74,7 @@ def test_the_file_that_was_judged_is_the_file_that_is_exported(backend: str, tmp
 
     files, checkpoint, config, images = quantized(backend, tmp_path, 2.0)
     (tmp_path / "bench").mkdir()
-    bench = Bench(config, RECIPE, checkpoint, files, [images], tmp_path / "bench")
+    bench = JointBench(config, RECIPE, checkpoint, files, [images], tmp_path / "bench")
     stored = stored_codes(files.encodings)
     narrower = {
         index: _scaled(stored[each.encodings[0]], (True, True), 0.7)
