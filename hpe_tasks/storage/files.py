@@ -93,10 +93,14 @@ def link_file(file: Path, shown: Path) -> None:
     """Hard-link `file` as `shown`, in place of an older one; copy where the file system has no links."""
     temporary = shown.with_name(f".{shown.name}.{uuid.uuid4().hex[:8]}")
     try:
-        os.link(file, temporary)
-    except OSError:
-        shutil.copy2(file, temporary)
-    temporary.replace(shown)
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copy2(file, temporary)
+        temporary.replace(shown)
+    finally:
+        # Still there where `shown` was a link to the file already: renaming one of two names of a file does nothing.
+        temporary.unlink(missing_ok=True)
 
 
 def path_of(uri: str) -> Path:

@@ -14,7 +14,7 @@ from moto import mock_aws
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.run import RunReport
-from hpe_tasks.storage.files import path_of, write_atomically
+from hpe_tasks.storage.files import link_file, path_of, write_atomically
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.opening import open_workspace
 from hpe_tasks.storage.s3 import S3Location, make_client
@@ -162,7 +162,18 @@ def test_attached_files_lie_beside_the_record(tmp_path: Path) -> None:
     for _ in range(2):
         workspace.attach("runs/r/report", "store/report/k", b"{}")
     assert (tmp_path / "runs/r/report/deep/report.html").read_text() == "one"
-    assert {p.name for p in (tmp_path / "runs/r/report").iterdir()} == {"deep", "result.json"}
+    # A file that is linked again is renamed onto itself, which leaves both names.
+    shown = {p.relative_to(tmp_path / "runs/r/report").as_posix() for p in (tmp_path / "runs/r").rglob("*")}
+    assert shown - {"."} == {"deep", "deep/report.html", "result.json"}
+
+
+def test_a_link_takes_the_place_of_another_file(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(name)
+    for file in ("old", "new", "new"):
+        link_file(tmp_path / file, tmp_path / "shown")
+    assert (tmp_path / "shown").samefile(tmp_path / "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "new", "shown"}
 
 
 def test_full_disk_while_a_step_writes(workspace: Workspace, tmp_path: Path) -> None:
