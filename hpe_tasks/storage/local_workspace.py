@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from typing_extensions import override
@@ -14,7 +12,8 @@ from typing_extensions import override
 from hpe_tasks.errors import AccessError
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import link_file, path_of, storage_errors, write_atomically
-from hpe_tasks.storage.private import FILE_MODE, FOLDER_MODE, close_to_others, make_private_folder
+from hpe_tasks.storage.private import FILE_MODE, close_to_others, make_private_folder
+from hpe_tasks.storage.scratch import drop
 from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
 
 
@@ -80,9 +79,7 @@ class LocalWorkspace(Workspace):
     @contextmanager
     def _scratch(self, prefix: str) -> Iterator[Scratch]:
         with self._scratch_at(prefix) as scratch:
-            inner = scratch.path / "files"
-            inner.mkdir(mode=FOLDER_MODE)
-            yield Scratch(inner, scratch.uri)
+            yield scratch
 
     @override
     def _keep(self, prefix: str, scratch: Scratch, record: bytes) -> None:
@@ -111,7 +108,4 @@ class LocalWorkspace(Workspace):
 
     @override
     def _drop(self, prefix: str) -> None:
-        aside = self._scratch_parent() / f"dropped-{uuid.uuid4().hex}"
-        with suppress(FileNotFoundError):  # another step has just done the same
-            (self.root / prefix).rename(aside)
-            shutil.rmtree(aside)
+        drop(self.root / prefix, self._scratch_parent())

@@ -13,12 +13,9 @@ A record is written after the files that it names, and each in one piece, so tha
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +25,11 @@ from pydantic import ValidationError
 from hpe_tasks.errors import DigestError, StorageError
 from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.storage.files import sha256_file, storage_errors
+from hpe_tasks.storage.scratch import scratch_folder
 
 R = TypeVar("R", bound=Record)
 
 RESULT = "result.json"
-
-_ABANDONED_S = 2 * 24 * 3600
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +103,8 @@ class Workspace(ABC):
 
     @contextmanager
     def _scratch_at(self, prefix: str) -> Iterator[Scratch]:
-        _sweep(self._scratch_parent())
-        with tempfile.TemporaryDirectory(prefix="hpe-", dir=self._scratch_parent()) as folder:
-            yield Scratch(Path(folder), f"{self.uri}/{prefix}")
+        with scratch_folder(self._scratch_parent()) as folder:
+            yield Scratch(folder, f"{self.uri}/{prefix}")
 
     def _stored(self, prefix: str, kind: type[R]) -> R | None:
         data = self.read(f"{prefix}/{RESULT}")
@@ -174,14 +169,6 @@ class Workspace(ABC):
 
     @abstractmethod
     def _drop(self, prefix: str) -> None: ...
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what killed processes left behind; no step works on one folder for two days."""
-    for folder in parent.iterdir():
-        with suppress(FileNotFoundError):  # another step has just finished with it
-            if time.time() - folder.stat().st_mtime > _ABANDONED_S:
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def artifacts_of(value: Any) -> Iterator[Artifact]:
