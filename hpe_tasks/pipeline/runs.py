@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hpe_tasks.pipeline.step import Step
 
 R = TypeVar("R", bound=Record)
+F = TypeVar("F", bound=Frozen)
 
 FAILURE = "failure.json"
 CONFIG = "run.json"
@@ -150,14 +151,13 @@ class Run:
     @property
     def started(self) -> datetime | None:
         """When the run was opened first."""
-        data = self.workspace.read(f"{self.prefix}/{CONFIG}")
-        return None if data is None else RunFile.model_validate_json(data).started
+        file = self._read(CONFIG, RunFile)
+        return None if file is None else file.started
 
     def pointer(self, step: str) -> Pointer | None:
         """What a step left in this run, be it current or not."""
         if step not in self._pointers:
-            data = self.workspace.read(f"{self.prefix}/{step}/{RESULT}")
-            self._pointers[step] = None if data is None else Pointer.model_validate_json(data)
+            self._pointers[step] = self._read(f"{step}/{RESULT}", Pointer)
         return self._pointers[step]
 
     def keep(self, pointer: Pointer, *, stored: str | None = None) -> None:
@@ -211,8 +211,16 @@ class Run:
 
     def failure(self, step: str) -> StepFailure | None:
         """Why the last attempt at a step failed, whatever has changed since; None when it succeeded."""
-        data = self.workspace.read(f"{self.prefix}/{step}/{FAILURE}")
-        return None if data is None else StepFailure.model_validate_json(data)
+        return self._read(f"{step}/{FAILURE}", StepFailure)
+
+    def _read(self, name: str, kind: type[F]) -> F | None:
+        """A small file of the run; one that is broken is none, and said in the log."""
+        data = self.workspace.read(f"{self.prefix}/{name}")
+        try:
+            return None if data is None else kind.model_validate_json(data)
+        except ValidationError:
+            log.warning("%s/%s in %s cannot be read and does not count", self.prefix, name, self.workspace.uri)
+            return None
 
     def keep_failure(self, step: str, error: BaseException | str) -> None:
         """Keep the reason of a failure where the report and `hpe show` find it; says so in the log when it cannot."""
@@ -262,7 +270,7 @@ def open_run(
         signing_key=signing_key,
         pipeline=pipeline,
     )
-    if run.workspace.read(f"{run.prefix}/{CONFIG}") is None:
+    if run.started is None:
         told = settings_with_credentials(config)
         if told:
             log.warning("%s %s", credentials_text(told), CREDENTIALS_ADVICE)
@@ -319,7 +327,7 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
         latest = place.read(LATEST)
         if latest is None:
             raise MissingInputError(f"No run has reported in {workspace} yet.", hint="Start one with `hpe run`.")
-        name = str(json.loads(latest)["run"])
+        name = _latest_in(latest, workspace)
     asked = None if len(os.fsencode(name)) > _LONGEST_FOLDER_BYTES else place.read(f"runs/{name}/{CONFIG}")
     if asked is None:
         # A run's folder is its name with a digest of its configuration.
@@ -339,6 +347,16 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
             hint="Use that version to look at it, or start the run again.",
         ) from error
     return Run(asked=file.config, workspace=place, name=name, cache=cache, s3=s3, pipeline=file.pipeline)
+
+
+def _latest_in(data: bytes, workspace: str) -> str:
+    try:
+        return str(json.loads(data)["run"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise MissingInputError(
+            f"{LATEST} in {workspace}, which names the run that reported last, cannot be read.",
+            hint="Name the run; the next report writes the file anew.",
+        ) from error
 
 
 def failure_message(error: BaseException | str) -> str:

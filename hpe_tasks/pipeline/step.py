@@ -21,7 +21,7 @@ from hpe_tasks.pipeline.reach import code_version
 from hpe_tasks.pipeline.runs import FAILURE, Pointer, Run
 from hpe_tasks.records.base import Record
 from hpe_tasks.storage.files import digest_of
-from hpe_tasks.storage.workspace import Scratch
+from hpe_tasks.storage.workspace import Scratch, stored_under
 
 R = TypeVar("R", bound=Record)
 
@@ -161,7 +161,7 @@ class Step(_Rules[R]):
         pointer = Pointer(
             step=self.name, key=key, reused=reused, finished_at=datetime.now(UTC), record=record.model_dump(mode="json")
         )
-        run.keep(pointer, stored=f"store/{self.name}/{key}" if self.reuse else None)
+        run.keep(pointer, stored=stored_under(self.name, key) if self.reuse else None)
         log.info("%s: %s", self.name, "reused the result of the same inputs" if reused else "done")
         self.accept(record)
         return record

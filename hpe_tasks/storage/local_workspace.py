@@ -59,7 +59,7 @@ class LocalWorkspace(Workspace):
         self.write(f"{prefix}/{RESULT}", pointer)
 
     @override
-    def local(self, artifact: Artifact) -> Path:
+    def _local(self, artifact: Artifact) -> Path:
         path = path_of(artifact.uri)
         if not path.is_file():
             raise AccessError(f"{path} is gone.", hint="Run the step that makes it again.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from hpe_tasks.errors import AccessError
+from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import sha256_file, storage_errors
 from hpe_tasks.storage.private import close_to_others, make_private_folder
@@ -76,7 +76,7 @@ class S3Workspace(Workspace):
         self.write(f"{prefix}/{RESULT}", pointer)
 
     @override
-    def local(self, artifact: Artifact) -> Path:
+    def _local(self, artifact: Artifact) -> Path:
         path = self.cache / "files" / artifact.sha256 / Path(artifact.uri).name
         if path.is_file() and sha256_file(path) == artifact.sha256:
             return path
@@ -85,12 +85,23 @@ class S3Workspace(Workspace):
         with storage_errors(path), s3_errors(where, "reading"):
             make_private_folder(path.parent, self.cache / "files")
             try:
-                self.client.download_file(where.bucket, where.key, str(temporary))
+                self._download(where, temporary, artifact)
                 close_to_others(temporary)
                 verified(temporary, artifact).replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
         return path
+
+    def _download(self, where: S3Location, file: Path, artifact: Artifact) -> None:
+        from botocore.exceptions import FlexibleChecksumError
+
+        try:
+            self.client.download_file(where.bucket, where.key, str(file))
+        except FlexibleChecksumError as error:
+            raise DigestError(
+                f"{artifact.uri} was changed: it does not have the checksum that it was stored with.",
+                hint="Run the step that made it again.",
+            ) from error
 
     @override
     def _scratch_parent(self) -> Path:

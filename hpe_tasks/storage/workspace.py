@@ -12,10 +12,11 @@ A record is written after the files that it names, and each in one piece, so tha
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ from hpe_tasks.storage.scratch import scratch_folder
 R = TypeVar("R", bound=Record)
 
 RESULT = "result.json"
+
+_STORE = "store"
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,11 @@ class Scratch:
         """Describe a file under `path` by its digest, size and final address."""
         name = file.relative_to(self.path).as_posix()
         return Artifact(uri=f"{self.uri}/{name}", sha256=sha256_file(file), size_bytes=file.stat().st_size)
+
+
+def stored_under(step: str, key: str) -> str:
+    """Folder of a workspace that holds what a step made from the inputs with this digest."""
+    return f"{_STORE}/{step}/{key}"
 
 
 class Workspace(ABC):
@@ -79,7 +87,7 @@ class Workspace(ABC):
             The record, and whether it was there already. When two processes make it at the same time, both get the
             record that was stored first.
         """
-        prefix = f"store/{step}/{key}"
+        prefix = stored_under(step, key)
         stored = self._stored(prefix, kind)
         if stored is not None and reusable(stored):
             return stored, True
@@ -143,14 +151,41 @@ class Workspace(ABC):
     def attach(self, prefix: str, stored: str | None, pointer: bytes) -> None:
         """Write `pointer` as `result.json` under `prefix`; where possible, beside links to the files in `stored`."""
 
-    @abstractmethod
     def local(self, artifact: Artifact) -> Path:
         """A local file with the artifact's bytes, verified.
+
+        A stored result that it belongs to is forgotten where the bytes are others, so that its step makes it again.
 
         Raises:
             AccessError: It is not there.
             DigestError: Its bytes are not those that were recorded.
         """
+        try:
+            return self._local(artifact)
+        except DigestError:
+            # Once more: it may have been spoilt on the way, or another process has made it again meanwhile.
+            try:
+                return self._local(artifact)
+            except DigestError as error:
+                stored = self._result_of(artifact)
+                if stored is None:
+                    raise
+                # On S3 what is made again has other addresses: the result may be good by now.
+                if artifact in artifacts_stored(self.read(f"{stored_under(*stored)}/{RESULT}")):
+                    self.forget(*stored)
+                raise _forgotten(error, stored[0]) from error
+
+    def forget(self, step: str, key: str) -> None:
+        """Let a stored result stand in no more: a step with these inputs makes it again."""
+        self._drop(stored_under(step, key))
+
+    def _result_of(self, artifact: Artifact) -> tuple[str, str] | None:
+        """Step and key of the stored result that a file belongs to; None for a file that is elsewhere."""
+        parts = artifact.uri.removeprefix(f"{self.uri}/").split("/")
+        return (parts[1], parts[2]) if parts[0] == _STORE and len(parts) > 3 else None
+
+    @abstractmethod
+    def _local(self, artifact: Artifact) -> Path: ...
 
     @abstractmethod
     def _scratch_parent(self) -> Path: ...
@@ -183,12 +218,37 @@ def artifacts_of(value: Any) -> Iterator[Artifact]:
             yield from artifacts_of(getattr(value, name))
 
 
+def artifacts_stored(data: bytes | None) -> list[Artifact]:
+    """Every artifact inside a stored record, whichever version of the code wrote it; none where it cannot be read."""
+    try:
+        return list(_artifacts_within(json.loads(data or b"null")))
+    except (ValueError, RecursionError):
+        return []
+
+
+def _artifacts_within(value: Any) -> Iterator[Artifact]:
+    if isinstance(value, dict) and value.keys() == Artifact.model_fields.keys():
+        with suppress(ValidationError):
+            yield Artifact.model_validate(value)
+    elif isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _artifacts_within(inner)
+
+
 def verified(path: Path, artifact: Artifact) -> Path:
     """The file if it is still what was recorded; raises DigestError otherwise."""
     actual = sha256_file(path)
     if actual != artifact.sha256:
         raise DigestError(
             f"{artifact.uri} was changed: its SHA-256 is {actual}, recorded was {artifact.sha256}.",
-            hint="Delete it and run the step that makes it again.",
+            hint="Run the step that made it again.",
         )
     return path
+
+
+def _forgotten(error: DigestError, step: str) -> DigestError:
+    return DigestError(
+        f"{error.message} It is a result of {step}, which stands in for nothing any more.",
+        hint=f"Run the whole again, or {step} and what follows it: the broken result is made anew, the others are "
+        "reused. `hpe workspace check` looks for more.",
+    )

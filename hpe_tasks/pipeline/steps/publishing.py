@@ -14,7 +14,7 @@ from hpe_tasks.pipeline.step import Results, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of
 from hpe_tasks.pipeline.steps.ladder import choose_recipe
 from hpe_tasks.pipeline.steps.measuring import evaluate_fp32
-from hpe_tasks.pipeline.steps.quantizing import evaluate_quantized, export_onnx, gate, quantize
+from hpe_tasks.pipeline.steps.quantizing import compare_accuracy, evaluate_quantized, export_onnx, gate, quantize
 from hpe_tasks.preflight import signature_required_by
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.network import ExportedModel
@@ -61,7 +61,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
     evaluation = run.result(evaluate_quantized)
-    _refuse_unmeasured(exported, evaluation)
+    _refuse_unmeasured(run, exported, evaluation)
     key = open_signing_key(run.signing_key(), required_because=signature_required_by(config))
     files = {MODEL_ROLE: run.workspace.local(exported.model), ENCODINGS_ROLE: run.workspace.local(exported.encodings)}
     chosen = _golden(run, files[MODEL_ROLE]) if config.destination.smoke_test else ()
@@ -89,18 +89,20 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     return _registry(run).store(manifest, files | images | graphs, key, channel=config.destination.channel)
 
 
-def _refuse_unmeasured(exported: ExportedModel, evaluation: QuantizedEvaluation) -> None:
-    """Raise where the figures are of another file.
+def _refuse_unmeasured(run: Run, exported: ExportedModel, evaluation: QuantizedEvaluation) -> None:
+    """Raise where the figures are of another file, and have them measured again.
 
     Steps know each other by their inputs: where an export has been lost and made again, and came out otherwise, the
     stored figures of the first one would count for it.
     """
     measured, model = evaluation.model_sha256, exported.model
     if measured != model.sha256:
+        for step in (evaluate_quantized, compare_accuracy, gate):
+            run.workspace.forget(step.name, run.key(step))
         raise DigestError(
             f"The exported file has the SHA-256 {model.sha256}, but the one that was measured has {measured}.",
-            hint="Nothing was published. Delete `store/evaluate_quantized`, `store/compare_accuracy` and `store/gate` "
-            "in the workspace, and run these steps again.",
+            hint="Nothing was published, and these figures are no longer used. Run the whole again, or "
+            "evaluate_quantized, compare_accuracy, gate and publish: the file is measured and judged anew.",
         )
 
 

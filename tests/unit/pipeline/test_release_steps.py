@@ -338,6 +338,9 @@ def test_a_file_that_is_not_the_one_measured_is_not_published(
     evaluation = run.result(steps.evaluate_quantized)
     leave(run, steps.evaluate_quantized, evaluation.model_copy(update={"model_sha256": measured}))
     exported = run.result(steps.export_onnx).model.sha256
+    assert run.workspace.read(f"store/gate/{run.key(steps.gate)}/result.json") is not None
     with pytest.raises(DigestError, match=f"has the SHA-256 {exported}, but the one that was measured has {measured}"):
         steps.publish(run)
     assert client.list_objects_v2(Bucket="models")["KeyCount"] == 0
+    # The gate, run again, judges anew.
+    assert run.workspace.read(f"store/gate/{run.key(steps.gate)}/result.json") is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpe_tasks.config.loading import load_config
-from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, MissingInputError
+from hpe_tasks.errors import BadInputError, ConfigError, DatasetError, DigestError, MissingInputError
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run, find_run, is_run_name, open_run
 from hpe_tasks.pipeline.step import step
@@ -68,6 +68,62 @@ def test_a_step_before_its_input_names_the_step_to_run(pipeline: Toy) -> None:
     with pytest.raises(MissingInputError, match=r"judge needs the result of fetch.*Run fetch first"):
         pipeline.judge(pipeline.open())
     assert pipeline.ran == []
+
+
+def flip(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+def test_a_step_that_finds_its_input_broken_has_it_made_again(pipeline: Toy) -> None:
+    made: list[str] = []
+
+    @step(RunReport, "Model", needs=(pipeline.fetch,))
+    def model(run: Run, scratch: Scratch) -> RunReport:
+        made.append("model")
+        file = scratch.path / "model.onnx"
+        file.write_text("weights")
+        return RunReport(html=scratch.artifact(file))
+
+    @step(GateDecision, "Verdict", needs=(model,), reuse=False)
+    def publish(run: Run, _: Scratch) -> GateDecision:
+        made.append(f"publish {run.workspace.local(run.result(model).html).read_text()}")
+        return GateDecision(passed=True, checks=())
+
+    run = pipeline.open()
+    for one in (pipeline.fetch, model, publish):
+        one(run)
+    [stored] = (pipeline.tmp_path / "w" / "store" / "model").glob("*/model.onnx")
+    flip(stored)
+    with pytest.raises(DigestError, match=r"model\.onnx was changed.* is a result of model"):
+        publish(pipeline.open())
+    again = pipeline.open()
+    for one in (pipeline.fetch, model, publish):
+        one(again)
+    assert made == ["model", "publish weights", "model", "publish weights"]
+    shown = pipeline.tmp_path / "w" / again.prefix / "model" / "model.onnx"
+    assert shown.read_text() == "weights", "what the run shows is the new file"
+
+
+def test_a_broken_pointer_is_as_none(pipeline: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    run = pipeline.open()
+    pipeline.fetch(run)
+    folder = pipeline.tmp_path / "w" / run.prefix
+    flip(folder / "fetch" / "result.json")
+    flip(folder / "run.json")
+    (folder / "fetch" / "failure.json").write_bytes(b"\0")
+    assert run.started is None
+    again = pipeline.open()
+    assert again.started is not None
+    assert (again.pointer("fetch"), again.failure("fetch")) == (None, None)
+    assert f"{again.prefix}/fetch/result.json in {again.workspace.uri} cannot be read" in caplog.text
+    with pytest.raises(MissingInputError, match="has not run yet"):
+        pipeline.judge(again)
+    pipeline.fetch(again)
+    pipeline.judge(again)
+    again.workspace.write("latest.json", b"{")
+    with pytest.raises(MissingInputError, match="names the run that reported last, cannot be read"):
+        find_run(None, workspace=again.workspace.uri, cache=pipeline.tmp_path, s3=no_s3)
 
 
 def test_repeating_runs_no_body_again(pipeline: Toy) -> None:

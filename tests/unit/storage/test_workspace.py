@@ -129,6 +129,68 @@ def test_a_changed_file_is_not_taken_for_good(workspace: Workspace, tmp_path: Pa
     assert not list((tmp_path / "cache" / "files").rglob("*.html")), "an unverified download must not stay"
 
 
+def spoil(workspace: Workspace, artifact: Artifact) -> None:
+    """Change a byte of a stored file; its size stays."""
+    if isinstance(workspace, S3Workspace):
+        where = S3Location.parse(artifact.uri)
+        data = workspace.client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+        workspace.client.put_object(Bucket=where.bucket, Key=where.key, Body=b"#" + data[1:])
+    else:
+        path = path_of(artifact.uri)
+        path.write_bytes(b"#" + path.read_bytes()[1:])
+
+
+def test_a_broken_file_is_named_once_and_made_again(workspace: Workspace) -> None:
+    record, _ = workspace.once("report", "k", RunReport, writer("one"))
+    other, _ = workspace.once("report", "intact", RunReport, writer("two"))
+    spoil(workspace, record.html)
+    with pytest.raises(
+        DigestError, match=r"deep/report\.html was changed.* result of report, which stands in"
+    ) as caught:
+        workspace.local(record.html)
+    assert "report and what follows it" in caught.value.hint
+    again, reused = workspace.once("report", "k", RunReport, writer("one"))
+    assert not reused
+    assert workspace.local(again.html).read_text() == "one"
+    assert workspace.once("report", "intact", RunReport, writer("three")) == (other, True)
+
+
+def test_a_result_that_was_made_again_meanwhile_stays(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two steps that find an input broken, the later must not take away what was made again for the earlier."""
+    record, _ = workspace.once("report", "k", RunReport, writer("one"))
+    spoil(workspace, record.html)
+    look = workspace._local
+
+    def look_and_let_others(artifact: Artifact) -> Path:
+        try:
+            return look(artifact)
+        finally:
+            monkeypatch.setattr(workspace, "_local", look)
+            workspace.forget("report", "k")
+            workspace.once("report", "k", RunReport, writer("one"))
+
+    monkeypatch.setattr(workspace, "_local", look_and_let_others)
+    if isinstance(workspace, S3Workspace):
+        with pytest.raises(DigestError, match="was changed"):  # This record names the files of the first attempt.
+            workspace.local(record.html)
+    else:
+        assert workspace.local(record.html).read_text() == "one"
+    assert workspace.once("report", "k", RunReport, writer("three"))[1]
+
+
+@pytest.mark.parametrize("workspace", ["s3"], indirect=True)
+def test_a_checksum_that_the_server_keeps_tells_as_well(workspace: S3Workspace) -> None:
+    from moto.s3.models import s3_backends
+
+    record, _ = workspace.once("report", "k", RunReport, writer("one"))
+    [account] = s3_backends
+    stored = s3_backends[account]["aws"].buckets["work"].keys[S3Location.parse(record.html.uri).key]
+    stored.value = b"#ne"
+    with pytest.raises(DigestError, match=r"was changed.* result of report"):
+        workspace.local(record.html)
+    assert workspace.read("store/report/k/result.json") is None
+
+
 def test_a_lost_file_is_made_again(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
     record, _ = workspace.once("report", "k", RunReport, writer("one"))
     if isinstance(workspace, S3Workspace):
