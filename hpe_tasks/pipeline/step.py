@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
+from hpe_tasks.faults import reached
 from hpe_tasks.pipeline.reach import code_version
 from hpe_tasks.pipeline.runs import FAILURE, Pointer, Run
 from hpe_tasks.records.base import Record
@@ -142,12 +143,14 @@ class Step(_Rules[R]):
 
     def __call__(self, run: Run) -> R:
         """Run the step, or take the stored result of the same inputs; keeps the reason where it fails."""
+        reached(f"{self.name} begins")
         try:
             record = self._execute(run)
         except Exception as error:
             run.keep_failure(self.name, error)
             raise
         run.workspace.remove(f"{run.prefix}/{self.name}/{FAILURE}")
+        reached(f"{self.name} ends")
         return record
 
     def _execute(self, run: Run) -> R:

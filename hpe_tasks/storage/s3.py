@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.config.addresses import redacted, redacted_text
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
+from hpe_tasks.faults import reached
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -97,9 +98,11 @@ def s3_errors(location: S3Location, doing: str) -> Iterator[None]:
         PartialCredentialsError,
     )
 
+    reached(f"S3: {doing}")
     try:
         try:
             yield
+            reached(f"S3: {doing}, done")
         except Boto3Error as error:
             # Managed transfers wrap what went wrong: the first error says which kind it is.
             inner = error.__cause__ or error.__context__

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpe_tasks.errors import HpeError
+from hpe_tasks.faults import reached
 
 _PR_SET_PDEATHSIG = 1
 # How torch, onnxruntime and C++ itself say it; Python's own libraries raise MemoryError.
@@ -22,6 +23,7 @@ _NO_MEMORY = re.compile(r"bad_alloc|bad allocation|(?:can't|cannot|[Ff]ailed to)
 def main() -> None:
     """Do what the request on standard input says."""
     _end_with_parent()
+    reached("a process that reads begins")
     request = json.load(sys.stdin)
     module, name = request["read"]
     # Libraries come first: torch alone takes gigabytes of address space.
