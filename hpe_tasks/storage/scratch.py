@@ -23,6 +23,9 @@ _OWNER = "owner.lock"
 _DROPPED = "dropped-"
 """What is called so is nobody's any more."""
 
+_NEW = "new-"
+"""What is called so has no owner yet, or never will have: whoever is making it keeps the folder itself locked."""
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -30,8 +33,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """An empty folder in `parent` until the end of the block; removes those that killed processes left there."""
     sweep(parent)
-    home = Path(tempfile.mkdtemp(prefix="hpe-", dir=parent))
-    lock = _own(home)
+    home, lock = _new_home(parent)
     try:
         folder = home / "files"
         folder.mkdir()
@@ -55,10 +57,11 @@ def drop(path: Path, parent: Path) -> None:
 
 def sweep(parent: Path) -> int:
     """Remove what killed processes left behind; returns how many folders."""
+    begun = sum(_remove_unowned(folder) for folder in parent.glob(f"{_NEW}*"))
     left = [folder for folder in parent.iterdir() if _is_abandoned(folder)]
     for folder in left:
         _remove(folder)
-    return len(left)
+    return begun + len(left)
 
 
 def boot_id() -> str | None:
@@ -67,6 +70,34 @@ def boot_id() -> str | None:
         return _BOOT_ID.read_text().strip() or None
     except OSError:
         return None
+
+
+def _new_home(parent: Path) -> tuple[Path, int | None]:
+    """A folder, under its name once it has an owner: a kill before that leaves what everybody knows for a leftover."""
+    while True:
+        working = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
+        with suppress(FileNotFoundError):  # another process has found it before it was locked
+            folder = os.open(working, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(folder, fcntl.LOCK_EX)
+                lock = _own(working)
+                return working.rename(parent / f"hpe-{working.name.removeprefix(_NEW)}"), lock
+            finally:
+                os.close(folder)
+
+
+def _remove_unowned(working: Path) -> bool:
+    """Remove a folder that nobody makes any more."""
+    with suppress(OSError):  # somebody has just finished it, or a file system without locks
+        folder = os.open(working, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(working)
+        finally:
+            os.close(folder)
+        return True
+    return False
 
 
 def _own(home: Path) -> int | None:
