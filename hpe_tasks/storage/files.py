@@ -9,12 +9,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hpe_tasks.errors import StorageError
+from hpe_tasks.storage.temporary import replacing
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
@@ -77,20 +78,15 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-        try:
-            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with replacing(path, mode=mode) as file:
+            file.write(data)
 
 
 def link_file(file: Path, shown: Path) -> None:
     """Hard-link `file` as `shown`, in place of an older one; copy where the file system has no links."""
+    with suppress(OSError):  # something is there, or the file system has no links
+        os.link(file, shown)
+        return
     temporary = shown.with_name(f".{shown.name}.{uuid.uuid4().hex[:8]}")
     try:
         try:

@@ -16,7 +16,7 @@ from hpe_tasks.data.annotation_files import is_safe_file_name, read_annotations
 from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.progress import track
-from hpe_tasks.storage.files import sha256_file, storage_errors
+from hpe_tasks.storage.files import sha256_file, write_atomically
 
 _THREADS = 4
 _RACY_NS = 2 * 10**9
@@ -59,11 +59,7 @@ class DigestCache:
         """Store what was learned."""
         if not self._changed:
             return
-        with storage_errors(self._file):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            working = self._file.with_suffix(f".{os.getpid()}.tmp")
-            working.write_text(json.dumps(self._known))
-            working.replace(self._file)
+        write_atomically(self._file, json.dumps(self._known).encode())
 
 
 def _read(file: Path) -> dict[str, tuple[int, int, str]]:
