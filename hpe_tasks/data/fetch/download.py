@@ -225,10 +225,12 @@ def _download(transport: Transport, target: Path, sha256: str | None, *, room_to
     part_origin, origin = _origin_file(part), _origin_file(target)
     have = _complete(target, origin, transport)
     if have is not None and have.sha256 == sha256:
+        _forget(part, part_origin)
         return FetchedFile(target, have.sha256)
     begun, offset = _begun(part, part_origin, transport, trusted=sha256 is not None)
     with transport.open(have=have.version if have else None, part=begun, offset=offset) as answer:
         if answer is None and have is not None:
+            _forget(part, part_origin)
             log.info("%s has not changed: using %s", transport.name, target)
             found = have.sha256
         elif answer is not None:
@@ -242,10 +244,15 @@ def _download(transport: Transport, target: Path, sha256: str | None, *, room_to
                     _Origin(_digest(transport.identity), answer.version, found, target.stat().st_mtime_ns).write(origin)
                     part_origin.unlink(missing_ok=True)
     if sha256 is not None and found != sha256:
-        for path in (part, part_origin, target, origin):
-            path.unlink(missing_ok=True)
+        _forget(part, part_origin, target, origin)
         raise _wrong_digest(transport.name, sha256, found)
     return FetchedFile(target, found)
+
+
+def _forget(*files: Path) -> None:
+    """Remove files that count no more, as those that a process left which was killed before it could do so."""
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _origin_file(path: Path) -> Path:
@@ -294,8 +301,7 @@ def _receive(transport: Transport, answer: Answer, part: Path, part_origin: Path
                 os.fsync(file.fileno())
                 received = file.tell()
     except StorageError:
-        part.unlink(missing_ok=True)
-        part_origin.unlink(missing_ok=True)
+        _forget(part, part_origin)
         raise
     if size is not None and received != size:
         raise TransientError(
