@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -9,6 +10,9 @@ from typing import Any, NoReturn
 from hpe_tasks.data.json_files import read_json
 from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import DatasetError
+
+# JSON can spell half of a UTF-16 pair; no file system takes it.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 _IMAGES_HINT = (
     "Where the images are in archives of their own, name these in dataset.image_archives; where their records have "
@@ -99,10 +103,16 @@ def _adapt(content: Mapping[str, Any], kind: DatasetKind) -> None:
                 row["area"] = kind.area_of_box * box[2] * box[3]
     first = person_category(content)
     if kind.skeleton is None and first is not None:
-        same = {category.get("id") for category in content["categories"] if joint_names(category) == joint_names(first)}
+        alike = [category for category in content["categories"] if joint_names(category) == joint_names(first)]
+        same = {category.get("id") for category in alike if _may_be_id(category.get("id"))}
         for row in content["annotations"]:
-            if row.get("category_id") in same:
+            if _may_be_id(row.get("category_id")) and row["category_id"] in same:
                 row["category_id"] = first.get("id")
+
+
+def _may_be_id(value: object) -> bool:
+    """Whether something that JSON holds can be looked up: no list and no object."""
+    return isinstance(value, int | float | str)
 
 
 def person_category(content: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -122,7 +132,7 @@ def joint_names(category: Mapping[str, Any]) -> tuple[str, ...]:
 
 def is_safe_file_name(name: object) -> bool:
     """Whether an image's `file_name` stays inside its folder."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or _HALF_CHARACTER.search(name):
         return False
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts

@@ -94,7 +94,7 @@ def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
 
 def output_names(model: onnx.ModelProto, config: ModelConfig, source: Path) -> dict[str, str]:
     """Outputs of the graph that the codec reads; see `hpe_tasks.models.interface.find_outputs`."""
-    shapes = {output.name: _tensor_spec(output).shape for output in model.graph.output}
+    shapes = {output.name: _shape(output) for output in model.graph.output}
     return find_outputs(shapes, config, source)
 
 
@@ -173,10 +173,10 @@ def _convert(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset >= MIN_OPSET:
         return model
-    # The converter's C++ errors arrive as RuntimeError, its own checks as ValueError.
+    # The converter's C++ errors arrive as RuntimeError, its own checks as ValueError or as errors without a base.
     try:
         converted: onnx.ModelProto = version_converter.convert_version(model, MIN_OPSET)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{source} has opset {opset}, which cannot be converted to {MIN_OPSET}: {reason}",
@@ -193,8 +193,9 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
         raise CheckpointError(f"{source} has {len(inputs)} inputs ({names}); a pose network has one image.")
     kind = inputs[0].type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise CheckpointError(f"{source}: input {inputs[0].name!r} is {name}; only float32 networks can be quantized.")
+        raise CheckpointError(
+            f"{source}: input {inputs[0].name!r} is {_type_name(kind.elem_type)}; only float32 networks can be quantized."
+        )
     width, height = config.input_size
     expected = (None, 3, height, width) if config.input_layout == "nchw" else (None, height, width, 3)
     found = [d.dim_value or None for d in kind.shape.dim]
@@ -278,9 +279,18 @@ def describe_onnx(path: Path) -> OnnxDescription:
 
 
 def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    return TensorSpec(
-        name=value.name,
-        dtype=np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name,
-        shape=tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim),
-    )
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    except KeyError as error:
+        raise CheckpointError(f"{value.name!r} is {_type_name(value.type.tensor_type.elem_type)}, not numbers.") from error
+    return TensorSpec(name=value.name, dtype=np.dtype(dtype).name, shape=_shape(value))
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+
+
+def _type_name(number: int) -> str:
+    names: dict[int, str] = {code: name for name, code in onnx.TensorProto.DataType.items()}
+    return names.get(number, f"of type {number}, which is none of ONNX's")
