@@ -27,6 +27,12 @@ _MIN_IR = 7
 
 _SIZE_HINT = "Set model.input_width and model.input_height to a size that the network takes."
 
+# The converter's C++ errors arrive as RuntimeError, its own checks as ValueError or as errors without a base.
+_UNCONVERTED = (
+    *(RuntimeError, ValueError),
+    *(version_converter.ConvertError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
+)
+
 _QUANTIZED_OPS = {
     "ConvInteger",
     "DequantizeLinear",
@@ -80,7 +86,8 @@ def _prepared(source: Path, config: ModelConfig) -> onnx.ModelProto:
     _check_outputs(model, source, config)
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
+    # ValueError: a kind of tensor that there is not, or a name that is no text.
+    except (onnx.checker.ValidationError, ValueError) as error:
         raise CheckpointError(f"{source} is not valid ONNX: {error}") from error
     except onnx.shape_inference.InferenceError as error:
         width, height = config.input_size
@@ -102,6 +109,8 @@ def _load(source: Path) -> onnx.ModelProto:
     model = read_complete(source)
     if not model.graph.node:
         raise CheckpointError(f"{source} is not a model in ONNX's format, or holds an empty network.")
+    if not model.graph.output or not all(node.output for node in model.graph.node):
+        raise CheckpointError(f"{source} is not valid ONNX: the network, or one of its nodes, has no output.")
     quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED_OPS)
     if quantized:
         raise CheckpointError(
@@ -124,7 +133,7 @@ def _constants_to_initializers(model: onnx.ModelProto) -> None:
         if node.op_type == "Constant":
             value = next((a.t for a in node.attribute if a.name == "value"), None)
         else:
-            value = tensors.get(node.input[0])
+            value = tensors.get(node.input[0]) if node.input else None
         if value is None or node.output[0] in {o.name for o in model.graph.output}:
             continue
         tensor = onnx.TensorProto()
@@ -173,10 +182,9 @@ def _convert(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     if opset >= MIN_OPSET:
         return model
-    # The converter's C++ errors arrive as RuntimeError, its own checks as ValueError or as errors without a base.
     try:
         converted: onnx.ModelProto = version_converter.convert_version(model, MIN_OPSET)
-    except (RuntimeError, ValueError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
+    except _UNCONVERTED as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{source} has opset {opset}, which cannot be converted to {MIN_OPSET}: {reason}",
@@ -194,7 +202,8 @@ def _fit_input(model: onnx.ModelProto, source: Path, config: ModelConfig) -> Non
     kind = inputs[0].type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
         raise CheckpointError(
-            f"{source}: input {inputs[0].name!r} is {_type_name(kind.elem_type)}; only float32 networks can be quantized."
+            f"{source}: input {inputs[0].name!r} is {_type_name(kind.elem_type)}; "
+            "only float32 networks can be quantized."
         )
     width, height = config.input_size
     expected = (None, 3, height, width) if config.input_layout == "nchw" else (None, height, width, 3)
@@ -282,7 +291,9 @@ def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
     except KeyError as error:
-        raise CheckpointError(f"{value.name!r} is {_type_name(value.type.tensor_type.elem_type)}, not numbers.") from error
+        raise CheckpointError(
+            f"{value.name!r} is {_type_name(value.type.tensor_type.elem_type)}, not numbers."
+        ) from error
     return TensorSpec(name=value.name, dtype=np.dtype(dtype).name, shape=_shape(value))
 
 

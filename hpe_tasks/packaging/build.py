@@ -16,7 +16,13 @@ from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
 from hpe_tasks.local.environment import lambda_python
 from hpe_tasks.packaging.archive import append_bytes, append_file, append_folder
-from hpe_tasks.packaging.dependencies import Architecture, compile_folder, dependency_layer, packaged_graph_role
+from hpe_tasks.packaging.dependencies import (
+    SBOM,
+    Architecture,
+    compile_folder,
+    dependency_layer,
+    packaged_graph_role,
+)
 from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.storage.files import sha256_file
 
@@ -179,7 +185,7 @@ def _parts(archive: zipfile.ZipFile) -> tuple[PackagePart, ...]:
 
 def _part_of(file: str) -> str:
     top = file.partition("/")[0]
-    if top.endswith(".dist-info"):
+    if top.endswith(".dist-info") or file == SBOM:
         return "licences"
     if top.startswith("_cffi_backend."):
         return "PyNaCl"

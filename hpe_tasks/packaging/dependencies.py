@@ -8,16 +8,25 @@ import re
 import subprocess
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from hpe_tasks.contract.stored_graph import graph_role
 from hpe_tasks.errors import ConfigError, StorageError, TransientError
 from hpe_tasks.local.environment import PYTHON_VERSION
-from hpe_tasks.packaging.archive import append_folder
+from hpe_tasks.packaging.archive import append_bytes, append_folder
+from hpe_tasks.packaging.licences import LicencePolicy
+from hpe_tasks.packaging.locks import read_lock
+from hpe_tasks.packaging.sbom import ShippedDistribution, bill_of_materials, shipped
 
 Architecture = Literal["x86_64", "arm64"]
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+
+SBOM = "sbom.cdx.json"
+"""What the package says of its libraries, at its root: their own metadata stays out."""
 
 TASK_ROOT = "/var/task"
 """Where Lambda unpacks the package: the paths that tracebacks show."""
@@ -85,6 +94,9 @@ _IMAGE_FORMATS = ("Gif", "Jpeg", "Png", "Tiff", "WebP")
 _LICENCES = ("*/licenses/*", "*/LICEN[CS]E*", "*/NOTICE*", "*/COPYING*", "*/AUTHORS*")
 
 
+# What the layer's bytes follow from, beside the lock and the interpreter.
+_RULES = (Path(__file__).name, "archive.py", "licences.py", "licences.yaml", "locks.py", "sbom.py")
+
 # They only give NumPy's functions their docstrings, which takes a twentieth of a cold start: they stay, without a line.
 _EMPTIED = ("numpy/_core/_add_newdocs.py", "numpy/_core/_add_newdocs_scalars.py")
 
@@ -112,6 +124,27 @@ def is_removed(file: str) -> bool:
     return False
 
 
+def bill_of_libraries(
+    architecture: Architecture, installed: Iterable[Distribution]
+) -> tuple[bytes, tuple[ShippedDistribution, ...]]:
+    """The bill of materials of the package's libraries, and what it lists.
+
+    Args:
+        architecture: Of the function.
+        installed: Where licences are read: the libraries before they are slimmed, or the same versions elsewhere.
+
+    Raises:
+        ConfigError: A library has a licence that may not ship, or another version than in the lock.
+    """
+    lock = read_lock(_lock(architecture).decode(), f"requirements-{architecture}.txt")
+    parts = shipped(lock, installed, LicencePolicy.of_the_project(), ships=lambda file: not is_removed(file))
+    own = (
+        "The code of hpe_tasks comes on top, and with it a model, whose own file manifest.json says what it is. "
+        "Not in this bill: Lambda's Python."
+    )
+    return bill_of_materials(f"hpe-lambda-{architecture}", "application", parts, own), parts
+
+
 def dependency_layer(architecture: Architecture, cache: Path, python: Path) -> Path:
     """Archive of the libraries; made once for each lock file, set of rules and interpreter.
 
@@ -127,7 +160,7 @@ def dependency_layer(architecture: Architecture, cache: Path, python: Path) -> P
     """
     lock = _lock(architecture)
     version = subprocess.run([python, "-VV"], capture_output=True, check=True).stdout
-    rules = Path(__file__).read_bytes()
+    rules = b"".join(Path(__file__).with_name(name).read_bytes() for name in _RULES)
     key = hashlib.sha256(b"\0".join((architecture.encode(), lock, version, rules))).hexdigest()[:16]
     layer = cache / "lambda" / f"libraries-{architecture}-{key}.zip"
     if layer.is_file():
@@ -137,10 +170,12 @@ def dependency_layer(architecture: Architecture, cache: Path, python: Path) -> P
         with tempfile.TemporaryDirectory(dir=layer.parent, prefix=".building-") as building:
             folder, archive = Path(building, "libraries"), Path(building, "libraries.zip")
             _install(lock, architecture, folder)
+            bill, _ = bill_of_libraries(architecture, distributions(path=[str(folder)]))
             _slim(folder)
             compile_folder(folder, python)
             with zipfile.ZipFile(archive, "w") as opened:
                 append_folder(opened, folder)
+                append_bytes(opened, SBOM, bill)
             archive.replace(layer)
     except OSError as error:
         raise StorageError(

@@ -1,1 +1,1 @@
-"""Files that are nearly right: changes to real files that know what these files are made of, and what must read them."""
+"""Files that are nearly right: real files, changed by what their formats know, and what reads them."""

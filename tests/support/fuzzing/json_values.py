@@ -88,7 +88,9 @@ def _change(draw: st.DrawFn, parent: Any, key: Any, root: Any) -> None:
         case "nudged" if isinstance(here, int | float):
             parent[key] = draw(st.sampled_from([here + 1, -here, here * 1e10, here / 3, str(here), [here], bool(here)]))
         case "text" if isinstance(here, str):
-            parent[key] = draw(st.sampled_from([here.upper(), here + " ", here[1:], here * 50, here + "\0", "é" + here]))
+            parent[key] = draw(
+                st.sampled_from([here.upper(), here + " ", here[1:], here * 50, here + "\0", "é" + here])
+            )
         case "renamed" if isinstance(parent, dict):
             parent[draw(st.sampled_from([str(key) + "s", "", str(key).upper(), *map(str, parent)]))] = parent.pop(key)
         case _:

@@ -96,7 +96,9 @@ def _change(draw: st.DrawFn, elements: list[Element]) -> None:
         if not element.children or draw(st.integers(0, 6)) == 0:
             break
         siblings = element.children
-    match draw(st.sampled_from(["word", "word", "word", "type", "length", "bytes", "without", "twice", "swap", "nest"])):
+    match draw(
+        st.sampled_from(["word", "word", "word", "type", "length", "bytes", "without", "twice", "swap", "nest"])
+    ):
         case "word" if element.data:
             _set_word(draw, element)
         case "type":

@@ -16,7 +16,9 @@ _NUMBERS = [0, 1, 2, 3, 4, 5, 7, 11, 16, 23, 99, 2**20, 2**31 - 1, -1, -2, -(2**
 _LONG_NUMBERS = [*_NUMBERS, 2**40, 2**62, 2**63 - 1, -(2**63)]
 _REALS = [0.0, -1.0, 1e-38, 1e38, float("nan"), float("inf"), float("-inf")]
 _TEXTS = ["", " ", "heatmaps", "input", "stem.w", "a" * 3000, "../key.pem", "com.microsoft", "ai.onnx.ml", "é"]
-_OPS = [*("Loop", "If", "Scan", "Identity", "Constant", "ConstantOfShape", "Tile", "Expand", "Range", "Resize", "Gather")]
+_OPS = [
+    *("Loop", "If", "Scan", "Identity", "Constant", "ConstantOfShape", "Tile", "Expand", "Range", "Resize", "Gather")
+]
 _OPS += [*("Conv", "Reshape", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "RandomNormal", "Optional", "NoSuchOp")]
 
 
@@ -35,7 +37,7 @@ def changed_onnx(draw: st.DrawFn, data: bytes) -> bytes:
 
 def _change_field(draw: st.DrawFn, message: Message) -> None:
     while True:
-        fields = sorted(message.ListFields(), key=lambda pair: pair[0].number)
+        fields: list[tuple[Any, Any]] = sorted(message.ListFields(), key=lambda pair: pair[0].number)
         if not fields or draw(st.integers(0, 12)) == 0:
             fields = [(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields]
         field, value = draw(st.sampled_from(fields))
@@ -88,8 +90,8 @@ def _odd(field: FieldDescriptor) -> st.SearchStrategy[Any]:
             return st.sampled_from(_LONG_NUMBERS)
         case FieldDescriptor.TYPE_UINT64:
             return st.sampled_from([number for number in _LONG_NUMBERS if number >= 0])
-        case FieldDescriptor.TYPE_ENUM:
-            return st.sampled_from([*(value.number for value in field.enum_type.values), 99])
+        case FieldDescriptor.TYPE_ENUM if (kinds := field.enum_type) is not None:
+            return st.sampled_from([value.number for value in kinds.values])
         case _:
             return st.sampled_from(_NUMBERS)
 
@@ -102,7 +104,8 @@ def _change_graph(draw: st.DrawFn, graph: onnx.GraphProto) -> None:
         case "kind":
             node.op_type = draw(st.sampled_from(_OPS))
         case "wire":
-            ends = node.input if node.input and draw(st.booleans()) else node.output
+            ends: Any = draw(st.sampled_from(["input", "output"]))
+            ends = getattr(node, ends)
             if ends:
                 ends[draw(st.integers(0, len(ends) - 1))] = draw(st.sampled_from(names))
         case "branch":

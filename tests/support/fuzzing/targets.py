@@ -18,7 +18,7 @@ from support.fuzzing.onnx_models import changed_onnx
 if TYPE_CHECKING:
     from hpe_tasks.datasets import DatasetKind
 
-TARGETS = ("annotations", "mat", "onnx", "manifest", "pointer", "channel")
+TARGETS = ("annotations", "pointer", "channel", "manifest", "mat", "onnx")
 _MODEL, _CHANNEL = "pose", "staging"
 
 
