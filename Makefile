@@ -52,7 +52,7 @@ else
 WITH_S3 =
 endif
 
-.PHONY: help setup run test ui env stop lint format docs lock clean
+.PHONY: help setup run test ui env stop lint format docs sbom wheel lock clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"; echo
@@ -103,6 +103,12 @@ format: .venv/ready ## Format the code
 docs: .venv/ready ## Build the documentation into .cache/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "$(CURDIR)/.cache/site/index.html"
+
+sbom: setup ## Write bills of materials of all that ships to .cache/sbom; a licence that is not on the list is an error
+	@$(BIN)/python tools/sbom.py
+
+wheel: .venv/ready ## Build the wheel into dist; the same sources give the same bytes
+	@$(BIN)/python tools/wheel.py
 
 lock: $(UV) ## Resolve the dependencies anew into the hashed requirements.txt files
 	@$(LOCK_311) --all-extras --group lambda pyproject.toml -o requirements.txt

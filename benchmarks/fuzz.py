@@ -253,9 +253,9 @@ def processor() -> str:
 def table(found: dict[str, Counts], minutes: float, seed: int) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{minutes:g} minutes for each target, seed {seed}, on a core of {processor()} that other work shared:",
+        f"{minutes:g} minutes for each target, seed {seed}, on a core of {processor()} beside other work:",
         "",
-        "| target | files | accepted | refused | refused apart | unforeseen | processor, s | slowest file, s | growth, MB |",
+        "| target | files | accepted | refused | refused apart | unforeseen | processor, s | slowest, s | growth, MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, counts in found.items():

@@ -115,6 +115,7 @@ def _print_package(package: Package, as_json: bool) -> None:
         table.add_row(part.name, f"{part.unzipped_bytes / 1e6:.1f}", f"{part.zipped_bytes / 1e6:.1f}")
     Console().print(table)
     typer.echo(f"SHA-256 {package.sha256}")
+    typer.echo(f"SHA-256 {package.contents_sha256} of what is in it, but for bytecode and compression")
     typer.echo(
         f"Lambda takes {UNZIPPED_LIMIT_BYTES / 1e6:.1f} MB unzipped, "
         f"and {DIRECT_UPLOAD_LIMIT_BYTES / 1e6:.1f} MB zipped without S3."

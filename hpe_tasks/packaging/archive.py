@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import zipfile
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 # The first moment that a zip archive can tell.
@@ -30,6 +33,25 @@ def append_file(archive: zipfile.ZipFile, name: str, file: Path) -> None:
     with file.open("rb") as source, archive.open(entry, "w") as destination:
         while piece := source.read(1 << 20):
             destination.write(piece)
+
+
+def contents_sha256(archive: zipfile.ZipFile, *, without: Iterable[str] = ()) -> str:
+    """SHA-256 over the names, modes and contents of an archive's files; how they are compressed does not count.
+
+    Two archives with the same can differ in their bytes, where another version of zlib wrote them.
+
+    Args:
+        archive: Open for reading.
+        without: Patterns of names that do not count; `*` also matches "/".
+    """
+    digest, left_out = hashlib.sha256(), tuple(without)
+    for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+        if any(fnmatchcase(entry.filename, pattern) for pattern in left_out):
+            continue
+        with archive.open(entry) as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{entry.external_attr >> 16:o} {content} {entry.filename}\n".encode())
+    return digest.hexdigest()
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

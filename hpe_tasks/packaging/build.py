@@ -15,7 +15,7 @@ from hpe_tasks.contract.names import MANIFEST, SIGNATURE
 from hpe_tasks.contract.stored_graph import GRAPH
 from hpe_tasks.errors import BadInputError, DigestError, StorageError
 from hpe_tasks.local.environment import lambda_python
-from hpe_tasks.packaging.archive import append_bytes, append_file, append_folder
+from hpe_tasks.packaging.archive import append_bytes, append_file, append_folder, contents_sha256
 from hpe_tasks.packaging.dependencies import (
     SBOM,
     Architecture,
@@ -35,6 +35,9 @@ OWN_FOLDERS = ("serving", "contract", "pose", "pose/codecs")
 """What ships of this project: these folders, without what lies below them."""
 OWN_MODULES = ("__init__.py", "errors.py")
 """And these modules."""
+
+BYTECODE = ("*.pyc",)
+"""Follows from the modules and the interpreter."""
 
 _LIBRARIES = {"PIL": "Pillow", "pillow.libs": "Pillow", "nacl": "PyNaCl", "numpy": "NumPy", "numpy.libs": "NumPy"}
 
@@ -72,6 +75,8 @@ class Package:
     Attributes:
         unzipped_bytes: What counts against Lambda's limit.
         parts: Largest first.
+        contents_sha256: Of names, modes and contents but for bytecode: what two builds share even where interpreters
+            and zlib are of other versions. See `archive.contents_sha256`.
     """
 
     path: Path
@@ -79,6 +84,7 @@ class Package:
     zipped_bytes: int
     unzipped_bytes: int
     parts: tuple[PackagePart, ...]
+    contents_sha256: str
 
     @property
     def needs_s3(self) -> bool:
@@ -117,7 +123,9 @@ def build_package(out: Path, *, architecture: Architecture, model: PackagedModel
         unzipped_bytes = sum(part.unzipped_bytes for part in parts)
         if unzipped_bytes > UNZIPPED_LIMIT_BYTES:
             raise _too_large(unzipped_bytes, parts)
-        package = Package(out, sha256_file(partial), partial.stat().st_size, unzipped_bytes, parts)
+        with zipfile.ZipFile(partial) as archive:
+            contents = contents_sha256(archive, without=BYTECODE)
+        package = Package(out, sha256_file(partial), partial.stat().st_size, unzipped_bytes, parts, contents)
         partial.replace(out)
     except OSError as error:
         raise StorageError(

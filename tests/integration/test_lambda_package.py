@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from PIL import Image
 
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.packaging import Architecture, Package, PackagedModel, build_package
+from hpe_tasks.packaging.archive import contents_sha256
+from hpe_tasks.packaging.build import BYTECODE
+from hpe_tasks.packaging.dependencies import SBOM, bill_of_libraries
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
+from support.cyclonedx import cyclonedx_validator
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -119,10 +124,45 @@ def test_building_it_elsewhere_gives_the_same_bytes(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1900000000")
     monkeypatch.chdir(tmp_path)
-    again = build_package(Path("deep/er/package.zip"), architecture=architecture, model=None)
+    before = os.umask(0o077)
+    try:
+        again = build_package(Path("deep/er/package.zip"), architecture=architecture, model=None)
+    finally:
+        os.umask(before)
     assert again.path.read_bytes() == packages[architecture].path.read_bytes()
     assert sorted(file.name for file in again.path.parent.iterdir()) == ["package.zip"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_libraries_are_those_of_the_day_when_the_lock_was_made(
+    packages: dict[str, Package], cache: Path, architecture: str
+) -> None:
+    """Every run of the tests is another day, maybe with another uv, Python and zlib; the recorded digest stays."""
+    [layer] = (cache / "lambda").glob(f"libraries-{architecture}-*.zip")
+    with zipfile.ZipFile(layer) as archive:
+        found = contents_sha256(archive, without=(*BYTECODE, SBOM))
+    recorded = json.loads(Path(__file__).with_name("library_contents.json").read_text())
+    assert found == recorded[architecture], "after `make lock` or other rules of slimming, record what is found"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_package_holds_its_bill_of_materials(packages: dict[str, Package], architecture: Architecture) -> None:
+    """The one that `make sbom` makes of what is installed here, in another Python."""
+    with zipfile.ZipFile(packages[architecture].path) as archive:
+        held = archive.read(SBOM)
+    bill, parts = bill_of_libraries(architecture, distributions(path=sys.path))
+    assert [part.locked.name for part in parts] == ["cffi", "numpy", "onnxruntime", "pillow", "pynacl"]
+    if architecture == "x86_64":
+        assert held == bill
+    else:
+        # Wheels for another processor bring other libraries along.
+        names = [part["name"] for part in json.loads(held)["components"]]
+        assert names == [part["name"] for part in json.loads(bill)["components"]]
+    assert list(cyclonedx_validator().iter_errors(json.loads(held))) == []
 
 
 def test_the_libraries_are_installed_once(

@@ -220,7 +220,7 @@ def test_build_says_how_large_the_package_is_and_what_lambda_takes(
 
     def built(out: Path, *, architecture: str, model: PackagedModel | None) -> Package:
         assert (out, architecture, model) == (Path("hpe-lambda-arm64.zip"), "arm64", None)
-        return Package(out, "5" * 64, zipped_bytes, 62 * MB, parts)
+        return Package(out, "5" * 64, zipped_bytes, 62 * MB, parts, "c" * 64)
 
     monkeypatch.setattr("hpe_tasks.packaging.build_package", built)
     done = CliRunner().invoke(app, ["lambda", "build", "--arch", "arm64"], env={"COLUMNS": "120"})
@@ -228,6 +228,7 @@ def test_build_says_how_large_the_package_is_and_what_lambda_takes(
     zipped = zipped_bytes / 1e6
     for name, unzipped, packed in (("numpy", 60.0, zipped - 1), ("hpe_tasks", 2.0, 1.0), ("all", 62.0, zipped)):
         assert re.search(rf"{name}\W+{unzipped:.1f}\W+{packed:.1f}\W", done.output), name
+    assert f"SHA-256 {'5' * 64}\nSHA-256 {'c' * 64} of what is in it" in done.output
     assert "Lambda takes 262.1 MB unzipped, and 52.4 MB zipped without S3." in done.output
     assert ("upload must go through S3" in done.output) == through_s3
 

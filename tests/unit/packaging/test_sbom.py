@@ -239,7 +239,7 @@ def test_a_new_licence_is_told_with_all_others_at_once(tmp_path: Path) -> None:
 
 
 def test_what_is_not_installed_in_its_version_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="one 1.0 is not installed"):
+    with pytest.raises(ConfigError, match=r"one 1\.0 is not installed"):
         shipped(locked("one"), [], POLICY)
     one = installed(tmp_path, "one", "License: MIT")
     (tmp_path / "one-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.4\nName: one\nVersion: 2.0\n")
