@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.api.shown import Shown
+from hpe_tasks.config.environment import Settings
 from hpe_tasks.contract.names import MANIFEST
+from hpe_tasks.contract.public_keys import read_public_keys
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.pipeline.provenance import user
 from hpe_tasks.records.release import PromotedModel
+from hpe_tasks.registry.channel_keys import ChannelKeys, keys_at_hand
 from hpe_tasks.registry.channels import ChannelPointer
 from hpe_tasks.registry.manifest import MODEL_ROLE, ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry, StoredVersion
-from hpe_tasks.registry.signing import signed_with
+from hpe_tasks.registry.signing import signer_among
 from hpe_tasks.registry.stored_versions import StoredManifest
 from hpe_tasks.storage.s3 import S3Location, make_client
 
@@ -140,7 +143,8 @@ class Registry(Shown):
             name: Of the model.
             version: 16 hexadecimal digits.
             channel: In place of a version: the one that this channel serves.
-            public_key: In base64, as `hpe public-key` prints it: the manifest must be signed with its private key.
+            public_key: In base64, as `hpe public-key` prints it, or two with a comma between: the manifest must be
+                signed with the private key of one.
 
         Raises:
             DigestError: The manifest or a file is damaged or missing, or the signature is missing or of another key.
@@ -148,7 +152,8 @@ class Registry(Shown):
         version, sha256 = self._version(name, version, channel)
         stored = self._registry.verify(name, version, sha256=sha256)
         signature = self._registry.signature(name, version)
-        if public_key is not None and (signature is None or not signed_with(public_key, stored.data, signature)):
+        keys = read_public_keys(public_key, called="public_key")
+        if keys and (signature is None or signer_among(keys, stored.data, signature) is None):
             what = "is not signed" if signature is None else "was signed with another key, or changed since"
             raise DigestError(
                 f"The manifest of version {version} of {name!r} in {self.address} {what}.",
@@ -159,21 +164,31 @@ class Registry(Shown):
     def promote(self, name: str, version: str, channel: str) -> PromotedModel:
         """Let a channel serve a version that is in the registry and whole; see `hpe channel promote`.
 
+        As there, its pointer is signed with the key that HPE_SIGNING_KEY names.
+
         Raises:
             AccessError: There is no such version.
+            ConfigError: The channel is signed, and there is no key.
             DigestError: One of its files is damaged or missing.
             ChannelConflictError: Another publisher moved the channel meanwhile.
         """
-        return self._registry.promote(name, version, channel)
+        return self._registry.promote(name, version, channel, keys=self._keys())
 
     def rollback(self, name: str, channel: str) -> ChannelPointer:
         """Let a channel serve what it served before; again, and it goes back one further.
 
+        Its pointer is signed with the key that HPE_SIGNING_KEY names.
+
         Raises:
-            BadInputError: It served nothing before.
+            BadInputError: It served nothing before; or it is not signed, and there is a key.
+            ConfigError: The channel is signed, and there is no key.
             ChannelConflictError: Another publisher moved the channel meanwhile.
         """
-        return self._registry.rollback(name, channel)
+        return self._registry.rollback(name, channel, keys=self._keys())
+
+    def _keys(self) -> ChannelKeys:
+        places = Settings.from_environment()
+        return keys_at_hand(places.read_signing_key(), places.public_key)
 
     def _stored(self, name: str, version: str | None, channel: str | None) -> StoredManifest:
         version, sha256 = self._version(name, version, channel)

@@ -10,6 +10,7 @@ import typer
 from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_REGISTRY, JsonOption, RegistryOption
 
 if TYPE_CHECKING:
+    from hpe_tasks.registry.channel_keys import ChannelKeys
     from hpe_tasks.registry.channels import ChannelPointer
     from hpe_tasks.registry.publishing import ModelRegistry
 
@@ -17,6 +18,14 @@ channel_app = typer.Typer(help="See and move what a channel of the registry poin
 
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model in the registry.")]
 ChannelOption = Annotated[str, typer.Option("--channel", help="Channel of the model.")]
+
+
+def _keys() -> ChannelKeys:
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.registry.channel_keys import keys_at_hand
+
+    places = Settings.from_environment()
+    return keys_at_hand(places.read_signing_key(), places.public_key)
 
 
 def _registry(uri: str) -> ModelRegistry:
@@ -39,6 +48,8 @@ def _print_channel(pointer: ChannelPointer, as_json: bool) -> None:
     table.add_row(pointer.version, pointer.manifest_sha256[:16], moved)
     for entry in pointer.history:
         table.add_row(entry.version, entry.manifest_sha256[:16], "before")
+    signed = "not signed" if pointer.signature is None else f"signed, counter {pointer.counter}"
+    table.caption = f"The channel is {signed}."
     Console().print(table)
 
 
@@ -86,9 +97,9 @@ def channel_promote(
     registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a channel serve a version that is in the registry."""
+    """Let a channel serve a version that is in the registry; signed, if HPE_SIGNING_KEY is set."""
     stored = _registry(registry)
-    stored.promote(name, version, channel)
+    stored.promote(name, version, channel, keys=_keys())
     _print_channel(stored.show(name, channel), as_json)
 
 
@@ -99,5 +110,19 @@ def channel_rollback(
     registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a channel serve what it served before."""
-    _print_channel(_registry(registry).rollback(name, channel), as_json)
+    """Let a channel serve what it served before; signed, if HPE_SIGNING_KEY is set."""
+    _print_channel(_registry(registry).rollback(name, channel, keys=_keys()), as_json)
+
+
+@channel_app.command("sign")
+def channel_sign(
+    name: NameArgument,
+    channel: ChannelOption = DEFAULT_CHANNEL,
+    registry: RegistryOption = DEFAULT_REGISTRY,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign with HPE_SIGNING_KEY what a channel serves and served before, as it is; look at it first.
+
+    For channels from before they were signed, and when the key is changed.
+    """
+    _print_channel(_registry(registry).sign(name, channel, _keys()), as_json)

@@ -17,16 +17,18 @@ class Settings:
     Attributes:
         workspace: `file://` or `s3://` address under which runs keep their artifacts; all workers share it.
         cache: Folder of this machine for downloads and data sets; may be deleted at any time.
-        signing_key: File with the private key that published manifests are signed with.
+        signing_key: File with the private key that published manifests and channels are signed with.
+        public_key: Public keys that are accepted beside that of this key, as `read_public_keys` reads them.
     """
 
     workspace: str
     cache: Path
     signing_key: Path | None = None
+    public_key: str | None = None
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read HPE_WORKSPACE, HPE_CACHE and HPE_SIGNING_KEY.
+        """Read HPE_WORKSPACE, HPE_CACHE, HPE_SIGNING_KEY and HPE_PUBLIC_KEY.
 
         The first two are by default in `.hpe/` in AIRFLOW_HOME, or else in the working directory.
         """
@@ -44,6 +46,7 @@ class Settings:
             workspace=workspace,
             cache=Path(os.environ.get("HPE_CACHE") or home / "cache"),
             signing_key=Path(key) if key else None,
+            public_key=os.environ.get("HPE_PUBLIC_KEY"),
         )
 
     def read_signing_key(self) -> bytes | None:

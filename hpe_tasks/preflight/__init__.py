@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hpe_tasks.config.addresses import CREDENTIALS_ADVICE, credentials_text, settings_with_credentials
 from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.errors import ConfigError, PreflightError, TransientError
+from hpe_tasks.errors import ConfigError, HpeError, PreflightError, TransientError
 from hpe_tasks.preflight.findings import Check, Finding
 from hpe_tasks.records.preflight import Preflight, PreflightCheck
 from hpe_tasks.storage.files import megabytes, path_of
@@ -165,10 +165,24 @@ class _Looks:
     def _signing_key(self) -> Finding:
         from hpe_tasks.registry.signing import open_signing_key
 
-        key = open_signing_key(self.signing_key(), required_because=signature_required_by(self.config))
+        pem = self.signing_key()
+        required = signature_required_by(self.config) or (self._channel_is_signed() if pem is None else None)
+        key = open_signing_key(pem, required_because=required)
         if key is None:
             return Finding("none: the manifest will not be signed")
         return Finding(f"Ed25519, public key with the SHA-256 {key.public_sha256[:16]}…")
+
+    def _channel_is_signed(self) -> str | None:
+        """Why the channel cannot be moved without a key; None where it can, or cannot be read."""
+        from hpe_tasks.registry.publishing import ModelRegistry
+
+        destination = self.config.destination
+        try:
+            registry = ModelRegistry(self.s3(), S3Location.parse(destination.registry))
+            signed = registry.is_signed(destination.name, destination.channel)
+        except HpeError:
+            return None  # The check of the destination says why.
+        return f"channel {destination.channel!r} of {destination.name!r} is signed" if signed else None
 
     def _smoke_test(self) -> Finding:
         from hpe_tasks.contract.cpu import cpu_features

@@ -3,6 +3,9 @@
 A pointer is one small JSON object. It is created with `If-None-Match: *` and changed with `If-Match`, so of two
 writers that read the same state exactly one succeeds, whatever their order and however long they took. Each move has
 a name of its own, by which its caller recognizes it: two rollbacks that meet write the same otherwise.
+
+Whoever has a key signs the pointer, in which a counter goes up with each move: a rollback is a new pointer as well. So
+an earlier one, put back by somebody who may write to the bucket, is known by whoever has seen the later one.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from hpe_tasks.config.base import Frozen, Sha256, Slug
+from hpe_tasks.contract.channel_pointer import LARGEST_COUNTER
 from hpe_tasks.errors import ChannelConflictError, DigestError, TransientError
 from hpe_tasks.records.base import Record
+from hpe_tasks.registry.channel_keys import NO_KEYS, ChannelKeys, next_counter
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_objects import (
@@ -34,6 +39,8 @@ HISTORY_LENGTH = 20
 
 _PAUSE_S = 0.2
 
+Reason = Literal["publish", "promote", "rollback", "sign"]
+
 
 class ChannelEntry(Frozen):
     """A version, and the manifest that describes it."""
@@ -48,7 +55,9 @@ class ChannelPointer(Record):
     Attributes:
         history: What it served before, latest first: where a rollback goes.
         moved_by: Who moved it last; empty where that is not known.
-        reason: How it was moved.
+        reason: How it was moved; with "sign" it was signed, and stayed.
+        counter: Higher than that of any pointer of this channel before it; 0 in one from before they had any.
+        signature: Ed25519 in base64, over what `contract.channel_pointer` says; None where there was no key.
         moves: Names of the last moves, latest first; empty in a pointer from before they had any.
     """
 
@@ -59,7 +68,9 @@ class ChannelPointer(Record):
     history: tuple[ChannelEntry, ...] = ()
     moved_at: datetime
     moved_by: str = ""
-    reason: Literal["publish", "promote", "rollback"]
+    reason: Reason
+    counter: int = Field(default=0, ge=0, le=LARGEST_COUNTER)
+    signature: str | None = None
     moves: tuple[str, ...] = ()
 
     @property
@@ -70,10 +81,11 @@ class ChannelPointer(Record):
 
 @dataclass(frozen=True)
 class ChannelState:
-    """A pointer as it was read; both None for a channel that does not exist yet."""
+    """A pointer as it was read, with the bytes that its signature is in; None for a channel that does not exist yet."""
 
     pointer: ChannelPointer | None
     etag: str | None
+    data: bytes = b""
 
 
 def read_channel(client: S3Client, location: S3Location) -> ChannelState:
@@ -93,7 +105,7 @@ def read_channel(client: S3Client, location: S3Location) -> ChannelState:
             f"The channel pointer {location} is corrupt: {error.errors()[0]['msg']}.",
             hint="Restore an earlier version of that object, or delete it and promote a version anew.",
         ) from error
-    return ChannelState(pointer, found.etag)
+    return ChannelState(pointer, found.etag, found.data)
 
 
 def move_channel(
@@ -104,11 +116,16 @@ def move_channel(
     *,
     name: str,
     channel: str,
-    reason: Literal["publish", "promote", "rollback"],
+    reason: Reason,
     moved_by: str,
     history: tuple[ChannelEntry, ...],
+    registry: str = "",
+    keys: ChannelKeys = NO_KEYS,
 ) -> ChannelPointer:
     """Point the channel to `target`, if it still is as `state` says.
+
+    `keys` sign the pointer, for the registry at s3://bucket/prefix, and say whether the counter of the one before is to
+    be believed.
 
     Returns:
         The pointer that this call wrote, also where its answer was lost on the way. Where another publisher pointed the
@@ -116,10 +133,11 @@ def move_channel(
 
     Raises:
         ChannelConflictError: Another publisher moved the channel in the meantime; it stays as they left it.
+        ConfigError, DigestError: As `ChannelKeys.standing` says of the pointer that is there.
         TransientError: The server failed, and does not hold this move.
     """
     move = uuid.uuid4().hex
-    pointer = ChannelPointer(
+    unsigned = ChannelPointer(
         name=name,
         channel=channel,
         version=target.version,
@@ -128,8 +146,10 @@ def move_channel(
         moved_at=datetime.now(UTC),
         moved_by=moved_by,
         reason=reason,
+        counter=next_counter(keys.continued(state, registry)),
         moves=(move, *(state.pointer.moves if state.pointer else ()))[:HISTORY_LENGTH],
     )
+    pointer = keys.signed(unsigned, registry)
     data = pointer.model_dump_json(indent=2).encode() + b"\n"
     for attempt in range(WRITE_ATTEMPTS):
         time.sleep(attempt * _PAUSE_S)
@@ -145,13 +165,18 @@ def move_channel(
             return pointer
         if failed is not None:
             raise failed
-        if now.pointer is not None and now.pointer.entry == target and reason != "rollback":
+        if now.pointer is not None and now.pointer.entry == target and _serves_as_well(now.pointer, pointer):
             return now.pointer
         if now.etag != state.etag:
             raise _conflict(location, pointer, state.pointer, now.pointer)
     raise ChannelConflictError(
         f"Channel {channel!r} of {name!r} is being changed by others all the time.", hint="Try again in a minute."
     )
+
+
+def _serves_as_well(theirs: ChannelPointer, ours: ChannelPointer) -> bool:
+    """Whether another publisher's pointer to the same version does for what was asked of ours."""
+    return ours.reason in ("publish", "promote") and (theirs.signature is not None or ours.signature is None)
 
 
 def _swap(client: S3Client, location: S3Location, data: bytes, etag: str | None) -> bool:
@@ -170,7 +195,9 @@ def _conflict(
         found = f"it now serves version {now.version} ({now.reason}{by} at {now.moved_at:%Y-%m-%d %H:%M:%S %Z})"
     return ChannelConflictError(
         f"The channel {location} was changed while version {wanted.version} was on its way: it was {was}, {found}.",
-        hint=f"This rollback moved nothing. See `hpe channel show {wanted.name} --channel {wanted.channel}`, and roll "
+        hint="It was not signed. Look at it again, and sign it if it is right."
+        if wanted.reason == "sign"
+        else f"This rollback moved nothing. See `hpe channel show {wanted.name} --channel {wanted.channel}`, and roll "
         "back again if the channel is to go further back."
         if wanted.reason == "rollback"
         else "Compare the two versions; to serve yours all the same, promote it: it is in the registry.",

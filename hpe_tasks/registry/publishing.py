@@ -5,7 +5,7 @@ Layout below the registry's prefix::
     blobs/sha256/<hex>                                 files, stored once whatever their number of versions
     models/<name>/versions/<version>/manifest.json     created once, never changed
     models/<name>/versions/<version>/manifest.json.sig Ed25519 signature over those bytes, if it was signed
-    models/<name>/channels/<channel>.json              pointer, changed by compare-and-swap
+    models/<name>/channels/<channel>.json              pointer, changed by compare-and-swap, with its signature in it
 
 Storing a version writes blobs, then the manifest, then its signature: what is signed is what was created, also when
 two publishers meet. Moving a channel to it is a step of its own. A crash between any two of them leaves every channel
@@ -17,6 +17,7 @@ Needs s3:GetObject and s3:PutObject below the prefix, and s3:ListBucket on the b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,9 +34,11 @@ from hpe_tasks.errors import (
     NotApprovedError,
 )
 from hpe_tasks.records.release import PromotedModel, PublishedModel, ServedBefore
+from hpe_tasks.registry.channel_keys import NO_KEYS, ChannelKeys
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, move_channel, read_channel
 from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.signing import open_signing_key
 from hpe_tasks.registry.stored_versions import StoredManifest, StoredVersions
 from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.s3 import S3Location, s3_errors
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.registry.signing import SigningKey
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,11 @@ class ModelRegistry:
         """What a channel serves, and what it served before; raises AccessError when there is no such channel."""
         return self._require_channel(name, channel)[0]
 
+    def is_signed(self, name: str, channel: str) -> bool:
+        """Whether a channel's pointer has a signature, so that it can only be moved with a key."""
+        pointer = read_channel(self._client, self._layout.pointer(name, channel)).pointer
+        return pointer is not None and pointer.signature is not None
+
     def models(self) -> tuple[str, ...]:
         """Names of the models, sorted."""
         root = self._layout.models
@@ -202,9 +213,18 @@ class ModelRegistry:
         return self.download(manifest, role, destination) if has else None
 
     def promote(
-        self, name: str, version: str, channel: str, *, published: PublishedModel | None = None
+        self,
+        name: str,
+        version: str,
+        channel: str,
+        *,
+        published: PublishedModel | None = None,
+        keys: ChannelKeys = NO_KEYS,
     ) -> PromotedModel:
         """Point a channel, new or not, to a version that is in the registry and whole.
+
+        With a key its pointer is signed, and so is a manifest that the key before this one has signed. A channel that
+        nobody has signed yet begins anew then: its history is not taken over.
 
         Args:
             name: Name of the model.
@@ -213,9 +233,11 @@ class ModelRegistry:
             published: What `store` returned, where the move completes a publication. The manifest must still be the
                 one that it stored, and the channel must not have gone on to a version that `store` did not see; a
                 channel that points to a manifest that was lost, and that this publication created anew, is mended.
+            keys: Of the channel. One that is signed is moved with its key only.
 
         Raises:
             AccessError: There is no such version.
+            ConfigError: The channel is signed, and there is no key.
             DigestError: The version's manifest or one of its files is damaged or missing.
             ChannelConflictError: Another publisher moved the channel since this call began, or since `published`.
                 Theirs is served; the version is in the registry all the same, and can be promoted.
@@ -225,7 +247,7 @@ class ModelRegistry:
         if published is not None and before.pointer is not None:
             _refuse_to_go_back(before.pointer, published)
         stored = self._versions.require_whole(name, version, sha256=published.manifest.sha256 if published else None)
-        self._point(before, stored, channel, published)
+        self._point(before, stored, channel, published, keys)
         return PromotedModel(
             registry=str(self._layout.root),
             name=name,
@@ -234,7 +256,7 @@ class ModelRegistry:
             previous_version=before.pointer.version if before.pointer else None,
         )
 
-    def rollback(self, name: str, channel: str) -> ChannelPointer:
+    def rollback(self, name: str, channel: str, *, keys: ChannelKeys = NO_KEYS) -> ChannelPointer:
         """Point a channel back to the version before; again, and it goes back one further.
 
         Of several at the same time each goes back one step of its own, or is told that it did not.
@@ -243,17 +265,26 @@ class ModelRegistry:
             The pointer that this call wrote.
 
         Raises:
-            BadInputError: The channel served nothing before.
+            BadInputError: The channel served nothing before; or it is not signed, and there is a key.
             ChannelConflictError: Another publisher moved the channel meanwhile, back or on; this call moved nothing.
+            ConfigError: The channel is signed, and there is no key.
         """
         pointer, before = self._require_channel(name, channel)
+        if keys.continued(before, self._root) is None:
+            raise BadInputError(
+                f"Channel {channel!r} of {name!r} is not signed: whoever may write to the bucket could have made up "
+                "what it served before.",
+                hint=f"Look at it with `hpe channel show {name} --channel {channel}`, and if it is right sign it with "
+                f"`hpe channel sign {name} --channel {channel}`; or promote the version that you want.",
+            )
         if not pointer.history:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} served nothing before: there is no version to go back to.",
                 hint="Promote the version that you want.",
             )
         target, *older = pointer.history
-        self._versions.require_whole(name, target.version, sha256=target.manifest_sha256)
+        stored = self._versions.require_whole(name, target.version, sha256=target.manifest_sha256)
+        self._sign_anew(stored, keys)
         return move_channel(
             self._client,
             self._layout.pointer(name, channel),
@@ -264,7 +295,51 @@ class ModelRegistry:
             reason="rollback",
             moved_by=self._actor,
             history=tuple(older),
+            registry=self._root,
+            keys=keys,
         )
+
+    def sign(self, name: str, channel: str, keys: ChannelKeys) -> ChannelPointer:
+        """Sign what a channel serves, and served before, as it is: its pointer, and manifests that were signed before.
+
+        A manifest is signed anew only where the key that signed it is accepted.
+
+        Returns:
+            The pointer that this call wrote.
+
+        Raises:
+            ChannelConflictError: Another publisher moved the channel meanwhile; nothing was signed.
+            ConfigError: There is no key.
+            DigestError: It is signed with another key; or the version that it serves is damaged.
+        """
+        pointer, before = self._require_channel(name, channel)
+        open_signing_key(None, required_because=None if keys.signing_key else "a channel is to be signed")
+        keys.standing(before, self._root)
+        self._sign_anew(self._versions.require_whole(name, pointer.version, sha256=pointer.manifest_sha256), keys)
+        for entry in pointer.history:
+            earlier = self._versions.find(name, entry.version)
+            if earlier is not None and earlier.sha256 == entry.manifest_sha256:
+                self._versions.sign_anew(earlier, keys)
+        return move_channel(
+            self._client,
+            self._layout.pointer(name, channel),
+            before,
+            pointer.entry,
+            name=name,
+            channel=channel,
+            reason="sign",
+            moved_by=self._actor,
+            history=pointer.history,
+            registry=self._root,
+            keys=keys,
+        )
+
+    @property
+    def _root(self) -> str:
+        return str(self._layout.root)
+
+    def _sign_anew(self, stored: StoredManifest, keys: ChannelKeys) -> None:
+        keys.warn_of_manifest(stored, self._versions.sign_anew(stored, keys))
 
     def _served_before(self, name: str, channel: str) -> ServedBefore:
         pointer = read_channel(self._client, self._layout.pointer(name, channel)).pointer
@@ -280,16 +355,25 @@ class ModelRegistry:
         return state.pointer, state
 
     def _point(
-        self, before: ChannelState, stored: StoredManifest, channel: str, published: PublishedModel | None
+        self,
+        before: ChannelState,
+        stored: StoredManifest,
+        channel: str,
+        published: PublishedModel | None,
+        keys: ChannelKeys,
     ) -> None:
         manifest = stored.manifest
         target = ChannelEntry(version=manifest.version, manifest_sha256=stored.sha256)
+        begins_anew = keys.continued(before, self._root) is None
+        self._sign_anew(stored, keys)
         if before.pointer is None:
             history: tuple[ChannelEntry, ...] = ()
         elif before.pointer.version != target.version:
             history = (before.pointer.entry, *before.pointer.history)
         elif before.pointer.entry == target:
-            return
+            if keys.belongs(before, self._root):
+                return
+            history = before.pointer.history
         elif published is not None and published.created:
             # The manifest was deleted from the registry, and this publication mended it.
             history = before.pointer.history
@@ -297,6 +381,14 @@ class ModelRegistry:
             raise self._versions.damaged(
                 manifest.name, manifest.version, "its SHA-256 is not the one that the channel points to"
             )
+        if begins_anew and history:
+            log.warning(
+                "Channel %r of %r was not signed: what it served before is not taken over, and a rollback does not go "
+                "there. `hpe channel sign`, before anything is promoted, would keep it.",
+                channel,
+                manifest.name,
+            )
+            history = ()
         move_channel(
             self._client,
             self._layout.pointer(manifest.name, channel),
@@ -307,6 +399,8 @@ class ModelRegistry:
             reason="promote" if published is None else "publish",
             moved_by=self._actor or ("" if published is None else manifest.provenance.created_by),
             history=history,
+            registry=self._root,
+            keys=keys,
         )
 
     def _list(self, prefix: S3Location) -> dict[str, datetime]:

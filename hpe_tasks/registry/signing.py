@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -63,24 +64,16 @@ class SigningKey:
         return _belongs(self._key.public_key(), data, signature)
 
 
-def signed_with(public_key: str, data: bytes, signature: bytes) -> bool:
-    """Whether a signature file is one of these bytes by the owner of a public key.
+def signer_among(public_keys: Iterable[bytes], data: bytes, signature: bytes) -> bytes | None:
+    """Whose signature a signature file is: which of these public keys, 32 bytes each; None where it is none of theirs.
 
     Args:
-        public_key: 32 bytes in base64, as HPE_PUBLIC_KEY holds it and `hpe public-key` prints it.
+        public_keys: As `read_public_keys` reads them from HPE_PUBLIC_KEY.
         data: What was signed.
         signature: Content of the signature file.
-
-    Raises:
-        ConfigError: It is not such a key.
     """
-    try:
-        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key, validate=True))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(
-            "The public key is not one of Ed25519 in base64.", hint="Print it with `hpe public-key`."
-        ) from error
-    return _belongs(key, data, signature)
+    keys = ((raw, Ed25519PublicKey.from_public_bytes(raw)) for raw in public_keys)
+    return next((raw for raw, key in keys if _belongs(key, data, signature)), None)
 
 
 def _belongs(key: Ed25519PublicKey, data: bytes, signature: bytes) -> bool:

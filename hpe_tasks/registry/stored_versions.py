@@ -16,11 +16,13 @@ from hpe_tasks.errors import (
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest
+from hpe_tasks.registry.signing import signer_among
 from hpe_tasks.storage.s3_objects import get_bytes, is_stored, put_bytes, put_new_bytes, upload
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from hpe_tasks.registry.channel_keys import ChannelKeys
     from hpe_tasks.registry.signing import SigningKey
 
 
@@ -118,6 +120,17 @@ class StoredVersions:
         found = get_bytes(self._client, location, "reading the signature")
         if found is None or not key.signed(stored.data, found.data):
             put_bytes(self._client, location, key.sign(stored.data), "writing the signature")
+
+    def sign_anew(self, stored: StoredManifest, keys: ChannelKeys) -> bytes | None:
+        """Put the signature of this key in place of one by another that is accepted; the one that is there then."""
+        found = self.signature(stored.manifest.name, stored.manifest.version)
+        key = keys.signing_key
+        if found is None or key is None or key.signed(stored.data, found):
+            return found
+        if signer_among(keys.public_keys, stored.data, found) is None:
+            return found
+        self.sign(stored, key)
+        return key.sign(stored.data)
 
     def signature(self, name: str, version: str) -> bytes | None:
         """The signature file of a version's manifest, base64 text; None for a version that is not signed."""

@@ -63,7 +63,7 @@ class FunctionInProcess:
             (folder / SIGNATURE).write_bytes(signature)
         settings = ServingSettings.from_environment({}, folder)
         with _printed_to_log():
-            self._service = PoseService(settings, PackageSource(folder, public_key))
+            self._service = PoseService(settings, PackageSource(folder, () if public_key is None else (public_key,)))
 
     def invoke(self, event: dict[str, Any]) -> Mapping[str, Any]:
         """What the function answers to an event."""

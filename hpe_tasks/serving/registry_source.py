@@ -4,30 +4,30 @@ Reads `models/<name>/channels/<channel>.json`, `models/<name>/versions/<version>
 `blobs/sha256/<hex>` below the registry's prefix; s3:GetObject there is all that the function's role needs.
 
 The pointer says the manifest's SHA-256 and the manifest that of the model, so what is served is what was published.
-Keys are made from these digests: no manifest can name another place, here or in the bucket. A signature, where one is
-required, proves who published the manifest; the pointer is not signed, so whoever may write to the bucket can still
-choose among signed versions.
+Keys are made from these digests: no manifest can name another place, here or in the bucket. Where signatures are
+required, that of the manifest proves who published it, and that of the pointer who chose it; an earlier pointer is
+followed only by a function that has not seen a later one: see `channel_pointer`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.contract.keys import blob_key, manifest_key, pointer_key, signature_key
-from hpe_tasks.contract.names import SHA256, VERSION
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, DigestError, StorageError
+from hpe_tasks.serving.channel_pointer import Channel, FollowedPointer, HighestCounter, PointerError, read_pointer
 from hpe_tasks.serving.s3 import s3_client, s3_errors
+from hpe_tasks.serving.telemetry import log
 from hpe_tasks.serving.verified_model import NetworkFile, VerifiedModel, is_network, network_file, verified_manifest
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ _MANIFEST_LIMIT_BYTES = 4 * 1024**2
 _CHUNK_BYTES = 1024**2
 # What else the function may need of /tmp.
 _SPARE_BYTES = 4 * 1024**2
-
-
-@frozen
-class _Pointer:
-    version: str
-    manifest_sha256: str
 
 
 @frozen
@@ -65,7 +59,8 @@ class RegistrySource:
         name: Name of the model.
         channel: Channel to follow, unless a version is named.
         version: Version to stay with.
-        public_key: The key that manifests must be signed with; None accepts them unsigned.
+        public_keys: Manifests and pointers must be signed with one of them; none accept them unsigned.
+        min_counter: Smallest counter of the channel's pointer, where it must be signed.
         folder: Where models are kept: the one in use and the one before. Made if missing; one process may use it.
     """
 
@@ -76,14 +71,23 @@ class RegistrySource:
         *,
         channel: str | None,
         version: str | None,
-        public_key: bytes | None,
+        public_keys: tuple[bytes, ...],
+        min_counter: int = 0,
         folder: Path,
     ) -> None:
         self._bucket, _, prefix = registry.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._name, self._channel, self._version = name, channel, version
-        self._public_key = public_key
+        self._public_keys = public_keys
         self._folder = folder
+        self._followed_channel = None if channel is None else Channel(registry, name, channel)
+        self._counter = (
+            HighestCounter(folder, self._followed_channel, public_keys, min_counter)
+            if self._followed_channel is not None and public_keys
+            else None
+        )
+        self._pointer: FollowedPointer | None = None
+        self._refused: dict[str, str] | None = None
         self._client: S3Client
         self._settled: str | None = None
         """ETag of the pointer that was followed or refused last: until it changes, there is nothing to do."""
@@ -101,9 +105,9 @@ class RegistrySource:
             if self._version is not None:
                 return self._open(self._version, None, in_use=None)
             found = self._get(self._pointer_key, _POINTER_LIMIT_BYTES)
-            pointer = self._parse_pointer(found.data)
+            pointer = self._trusted_pointer(found.data)
             verified = self._open(pointer.version, pointer.manifest_sha256, in_use=None)
-            self._settled = found.etag
+            self._settled, self._pointer = found.etag, pointer
             return verified
 
     def newer(self, current: VerifiedModel) -> VerifiedModel | None:
@@ -116,6 +120,17 @@ class RegistrySource:
             return None
         with self._connected(s3_client(renewal=True)):
             return self._followed(current)
+
+    @property
+    def channel(self) -> dict[str, Any] | None:
+        """What is known of the channel that is followed, to be shown to anybody; None for a pinned version.
+
+        `refused` says why something else is not served that the channel holds by now.
+        """
+        if self._pointer is None:
+            return None
+        told = {"name": self._channel, "counter": self._pointer.counter, "moved_at": self._pointer.moved_at}
+        return told | ({} if self._refused is None else {"refused": self._refused})
 
     @contextmanager
     def _connected(self, client: S3Client) -> Iterator[None]:
@@ -135,13 +150,17 @@ class RegistrySource:
         except _UnchangedError:
             return None
         try:
-            pointer = self._parse_pointer(found.data)
+            pointer = self._trusted_pointer(found.data)
             changed = pointer.manifest_sha256 != current.manifest_sha256
             verified = self._open(pointer.version, pointer.manifest_sha256, current.file) if changed else None
-        except DigestError:
+        except DigestError as error:
             self._settled = found.etag
+            # Without addresses, for whoever asks the function; the log has the rest.
+            problem = f"pointer is refused: {error.problem}" if isinstance(error, PointerError) else "model is refused"
+            reason = f"The channel's {problem}."
+            self._refused = {"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
             raise
-        self._settled = found.etag
+        self._settled, self._pointer, self._refused = found.etag, pointer, None
         return verified
 
     @property
@@ -149,27 +168,18 @@ class RegistrySource:
         assert self._channel is not None
         return pointer_key(self._name, self._channel)
 
-    def _parse_pointer(self, data: bytes) -> _Pointer:
-        """Read a pointer's JSON; raises DigestError where it is not one of this channel."""
-        try:
-            record = json.loads(data)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise self._bad_pointer("it is not a JSON object")
-        for field, expected in (("schema_version", 1), ("name", self._name), ("channel", self._channel)):
-            if type(record.get(field)) is not type(expected) or record[field] != expected:
-                raise self._bad_pointer(f"its {field} is not {expected!r}")
-        for field, pattern in (("version", VERSION), ("manifest_sha256", SHA256)):
-            if not isinstance(record.get(field), str) or not re.fullmatch(pattern, record[field]):
-                raise self._bad_pointer(f"its {field} is not of the form {pattern}")
-        return _Pointer(record["version"], record["manifest_sha256"])
-
-    def _bad_pointer(self, problem: str) -> DigestError:
-        return DigestError(
-            f"The channel pointer {self._address(self._pointer_key)} is corrupt: {problem}.",
-            hint="Promote the version that you want to serve again.",
-        )
+    def _trusted_pointer(self, data: bytes) -> FollowedPointer:
+        """The pointer, if it is one of this channel, signed where that is required, and no earlier one."""
+        assert self._followed_channel is not None
+        pointer = read_pointer(data, self._followed_channel, self._public_keys)
+        if self._counter is not None:
+            self._make_folder()
+            self._counter.check(pointer)
+            unkept = self._counter.keep(pointer)
+            if unkept is not None:
+                reason = unkept.strerror or str(unkept)
+                log("WARNING", "The channel's counter is kept by this process alone.", reason=reason)
+        return pointer
 
     def _open(self, version: str, manifest_sha256: str | None, in_use: Path | None) -> VerifiedModel:
         """Verify a version and bring its model here."""
@@ -183,7 +193,7 @@ class RegistrySource:
                 hint="Restore the earlier version of that object, or promote another version.",
             )
         signature = self._signature(signature_key(self._name, version))
-        model = verified_manifest(data, signature, self._public_key, address)
+        model = verified_manifest(data, signature, self._public_keys, address)
         if (model.name, model.version) != (self._name, version):
             raise DigestError(
                 f"{address} describes version {model.version} of {model.name!r}.", hint="Publish the model again."
@@ -192,7 +202,7 @@ class RegistrySource:
         return VerifiedModel(model, network, self._bring(network, in_use), actual, address)
 
     def _signature(self, key: str) -> bytes | None:
-        if self._public_key is None:
+        if not self._public_keys:
             return None
         try:
             return self._get(key, _SIGNATURE_LIMIT_BYTES).data
@@ -207,9 +217,7 @@ class RegistrySource:
         """
         file = self._folder / f"{network.sha256}.onnx"
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._folder.is_symlink() or self._folder.stat().st_uid != os.getuid():
-                raise StorageError(f"{self._folder} belongs to another user.", hint="Set TMPDIR to a folder of yours.")
+            self._make_folder()
             if not (file.is_file() and is_network(file, network)):
                 self._download(blob_key(network.sha256), network, file)
             for other in self._folder.glob("*.onnx*"):
@@ -221,6 +229,19 @@ class RegistrySource:
                 hint="Check the function's ephemeral storage, or TMPDIR.",
             ) from error
         return file
+
+    def _make_folder(self) -> None:
+        """Make the folder, if it is not there, and see that nobody else writes to it."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            foreign = self._folder.is_symlink() or self._folder.stat().st_uid != os.getuid()
+        except OSError as error:
+            raise StorageError(
+                f"{self._folder} could not be made: {error.strerror or error}.",
+                hint="Check the function's ephemeral storage, or TMPDIR.",
+            ) from error
+        if foreign:
+            raise StorageError(f"{self._folder} belongs to another user.", hint="Set TMPDIR to a folder of yours.")
 
     def _download(self, key: str, network: NetworkFile, file: Path) -> None:
         """Write the model's blob to `file`, which appears whole and verified, or not at all."""

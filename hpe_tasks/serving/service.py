@@ -198,6 +198,7 @@ class PoseService:
             "model": loaded.identity,
             "joints": loaded.verified.model.skeleton.joints,
             "limits": limits,
+            **({} if self._source.channel is None else {"channel": self._source.channel}),
         }
 
     def _prepared(self, verified: VerifiedModel, *, rehearse: bool) -> _Loaded:

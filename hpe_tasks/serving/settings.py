@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from hpe_tasks.contract.channel_pointer import LARGEST_COUNTER
 from hpe_tasks.contract.frozen import frozen
 from hpe_tasks.contract.names import SLUG, VERSION
+from hpe_tasks.contract.public_keys import read_public_keys
 from hpe_tasks.errors import ConfigError
 
 # A function with this much memory has one vCPU.
@@ -25,9 +26,6 @@ _MOST_PIXELS, _FEWEST_PIXELS = 25_000_000, 1_000_000
 _ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s,]+)?")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 _NAMESPACE = re.compile(r"[0-9A-Za-z._/#-][0-9A-Za-z._/#:-]{0,254}")
-_PEM = re.compile(r"-----BEGIN PUBLIC KEY-----(.*)-----END PUBLIC KEY-----", re.DOTALL)
-# SEQUENCE { SEQUENCE { OID 1.3.101.112 } BIT STRING of 32 bytes }
-_ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
 
 @frozen
@@ -42,8 +40,9 @@ class ServingSettings:
         channel: Channel to follow (HPE_CHANNEL); excludes `version`.
         version: Version to serve whatever the channel says (HPE_VERSION).
         refresh_s: Seconds after which the channel is read again (HPE_REFRESH_SECONDS).
-        public_key: Ed25519 public key, 32 bytes, that the manifest must be signed with (HPE_PUBLIC_KEY, base64, or
-            PEM).
+        public_keys: Ed25519 public keys, 32 bytes each, one of which manifest and channel must be signed with
+            (HPE_PUBLIC_KEY, base64 or PEM; two while the key is being changed, separated by a comma).
+        min_counter: Smallest counter of the channel's pointer that is followed (HPE_CHANNEL_MIN_COUNTER; 0 by default).
         image_prefixes: s3:// prefixes that images may be read from (HPE_IMAGE_PREFIXES, separated by commas); none by
             default.
         cors_origins: Origins that browsers may call from, or `*` (HPE_CORS_ORIGINS, separated by commas); none by
@@ -63,7 +62,8 @@ class ServingSettings:
     channel: str | None
     version: str | None
     refresh_s: float
-    public_key: bytes | None
+    public_keys: tuple[bytes, ...]
+    min_counter: int
     image_prefixes: tuple[str, ...]
     cors_origins: tuple[str, ...]
     max_image_bytes: int
@@ -90,6 +90,14 @@ class ServingSettings:
             raise ConfigError(
                 "HPE_MODEL_DIR and HPE_REGISTRY both name a model.", hint="Keep the one that is to be served."
             )
+        public_keys = read_public_keys(variables.text("HPE_PUBLIC_KEY"))
+        min_counter = variables.whole("HPE_CHANNEL_MIN_COUNTER", 0, 0, LARGEST_COUNTER)
+        if min_counter and not (public_keys and channel):
+            missing = "HPE_CHANNEL" if public_keys else "HPE_PUBLIC_KEY"
+            raise ConfigError(
+                f"HPE_CHANNEL_MIN_COUNTER is set, but {missing} is not.",
+                hint="Counters of a channel that is followed count where its pointer must be signed.",
+            )
         # Outside Lambda: one thread, and the largest images.
         memory_mb = variables.whole("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", _VCPU_MB, 1, 1_000_000)
         return cls(
@@ -99,7 +107,8 @@ class ServingSettings:
             channel=channel,
             version=version,
             refresh_s=variables.number("HPE_REFRESH_SECONDS", 60, 0, 86_400),
-            public_key=_public_key(variables.text("HPE_PUBLIC_KEY")),
+            public_keys=public_keys,
+            min_counter=min_counter,
             image_prefixes=variables.addresses("HPE_IMAGE_PREFIXES"),
             cors_origins=variables.origins("HPE_CORS_ORIGINS"),
             max_image_bytes=variables.whole("HPE_MAX_IMAGE_BYTES", 4_500_000, 1, 1_000_000_000),
@@ -141,7 +150,7 @@ class _Variables:
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
         text = self.text(name)
-        if text is not None and not re.fullmatch(r"[0-9]{1,12}", text):
+        if text is not None and not re.fullmatch(r"[0-9]{1,16}", text):
             raise ConfigError(f"{name}={text!r} is not a whole number.", hint="Correct the variable.")
         return int(self.number(name, default, low, high))
 
@@ -205,20 +214,3 @@ def _check_registry(registry: str | None, model: str | None, channel: str | None
     if (channel is None) == (version is None):
         state = "Neither HPE_CHANNEL nor HPE_VERSION is" if channel is None else "Both HPE_CHANNEL and HPE_VERSION are"
         raise ConfigError(f"{state} set.", hint="Set one: a channel is followed, a version is pinned.")
-
-
-def _public_key(text: str | None) -> bytes | None:
-    """The 32 bytes of an Ed25519 public key, from base64 or from PEM (SubjectPublicKeyInfo, RFC 8410)."""
-    if text is None:
-        return None
-    pem = _PEM.fullmatch(text)
-    try:
-        data = binascii.a2b_base64("".join((pem[1] if pem else text).split()), strict_mode=True)
-    except ValueError:
-        data = b""
-    key = data.removeprefix(_ED25519_PREFIX) if pem else data
-    if len(key) != 32 or (pem and not data.startswith(_ED25519_PREFIX)):
-        raise ConfigError(
-            "HPE_PUBLIC_KEY is not an Ed25519 public key.", hint="Give its 32 bytes in base64, or its PEM file's text."
-        )
-    return key

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hpe_tasks.contract.digests import FileDigest
 from hpe_tasks.contract.names import MANIFEST, SIGNATURE
@@ -30,11 +30,15 @@ class ModelSource(Protocol):
     def newer(self, current: VerifiedModel) -> VerifiedModel | None:
         """Another model that is to be served from now on; None when `current` stays. Raises as `load` does."""
 
+    @property
+    def channel(self) -> dict[str, Any] | None:
+        """What is known of the channel that is followed, to be shown to anybody; None where none is."""
+
 
 def open_source(settings: ServingSettings) -> ModelSource:
     """The source that the settings name; no model is read yet."""
     if settings.registry is None or settings.model is None:
-        return PackageSource(settings.model_dir, settings.public_key)
+        return PackageSource(settings.model_dir, settings.public_keys)
     import tempfile
 
     from hpe_tasks.serving.registry_source import RegistrySource
@@ -44,7 +48,8 @@ def open_source(settings: ServingSettings) -> ModelSource:
         settings.model,
         channel=settings.channel,
         version=settings.version,
-        public_key=settings.public_key,
+        public_keys=settings.public_keys,
+        min_counter=settings.min_counter,
         # The only place that a Lambda function may write to.
         folder=Path(tempfile.gettempdir()) / "hpe-models",
     )
@@ -55,12 +60,12 @@ class PackageSource:
 
     Args:
         folder: Holds manifest.json, model.onnx and, if signed, manifest.json.sig.
-        public_key: The key that the manifest must be signed with; None accepts it unsigned.
+        public_keys: The manifest must be signed with one of them; none accept it unsigned.
     """
 
-    def __init__(self, folder: Path, public_key: bytes | None) -> None:
+    def __init__(self, folder: Path, public_keys: tuple[bytes, ...]) -> None:
         self._folder = folder
-        self._public_key = public_key
+        self._public_keys = public_keys
         # What is loaded if the manifest agrees: a package holds a graph only if it was made by its onnxruntime.
         graph = folder / GRAPH
         self._expected = graph if graph.is_file() else folder / MODEL
@@ -85,7 +90,7 @@ class PackageSource:
         manifest = path.read_bytes()
         signature = self._folder / SIGNATURE
         model = verified_manifest(
-            manifest, signature.read_bytes() if signature.is_file() else None, self._public_key, str(path)
+            manifest, signature.read_bytes() if signature.is_file() else None, self._public_keys, str(path)
         )
         graph = self._folder / GRAPH
         network = network_file(model) if graph.is_file() else model_file(model)
@@ -100,3 +105,6 @@ class PackageSource:
 
     def newer(self, current: VerifiedModel) -> None:
         """A package does not change."""
+
+    channel = None
+    """A package follows none."""

@@ -44,14 +44,16 @@ class VerifiedModel:
     origin: str
 
 
-def verified_manifest(manifest: bytes, signature: bytes | None, public_key: bytes | None, origin: str) -> ServedModel:
+def verified_manifest(
+    manifest: bytes, signature: bytes | None, public_keys: tuple[bytes, ...], origin: str
+) -> ServedModel:
     """Read a manifest that is signed, if that is required, and whose content is that of its version.
 
     Raises:
         DigestError: It is not.
     """
-    if public_key is not None:
-        check_signature(manifest, signature, public_key, origin)
+    if public_keys:
+        check_signature(manifest, signature, public_keys, origin)
     model = ServedModel.from_manifest(manifest)
     check_version(manifest, model.version, model.model_sha256)
     return model

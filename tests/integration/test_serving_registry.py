@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from hpe_tasks.errors import AccessError, DigestError, HpeError
+from hpe_tasks.registry.channel_keys import ChannelKeys
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.serving import service as service_module
@@ -95,6 +96,13 @@ class Function:
         # The crop of the whole frame is a quarter wider than it: 240 pixels for the 48 columns, about the middle.
         return body["model"]["version"], round((x - 192 / 2) / (240 / 48) + 48 / 2)
 
+    def channel(self) -> dict[str, Any]:
+        """What the function says of its channel to whoever asks."""
+        answer = self._service({"httpMethod": "GET", "headers": {}}, None)
+        assert answer["statusCode"] == 200, answer
+        told: dict[str, Any] = json.loads(answer["body"])["channel"]
+        return told
+
     def later(self) -> tuple[str, int]:
         """What is served when the interval is over."""
         self._clock.now += REFRESH_S + 1
@@ -115,12 +123,12 @@ def registry(s3_bucket: Any) -> ModelRegistry:
 def publish(registry: ModelRegistry, tmp_path: Path, key: SigningKey) -> Callable[..., Any]:
     """Publish the network of a column, and let the channel serve it."""
 
-    def _publish(column: int, *, signed: bool = True) -> Any:
+    def _publish(column: int, *, signed: bool = True, key: SigningKey = key) -> Any:
         files = records.write_files(tmp_path / f"column-{column}")
         files["model"].write_bytes(network(column))
         manifest = records.manifest(files)
         published = registry.store(manifest, files, key if signed else None)
-        registry.promote("pose", published.version, "staging", published=published)
+        registry.promote("pose", published.version, "staging", published=published, keys=ChannelKeys(key))
         folder = f"team/registry/models/pose/versions/{manifest.version}"
         return SimpleNamespace(
             served=(manifest.version, column),
@@ -178,10 +186,10 @@ def test_a_channel_is_followed_there_and_back(
     assert function.served() == one.served
     assert function.later() == two.served
     assert function.served() == two.served
-    registry.rollback("pose", "staging")
+    registry.rollback("pose", "staging", keys=ChannelKeys(key))
     assert function.served() == two.served
     assert function.later() == one.served
-    assert len(list((tmp_path / "hpe-models").iterdir())) == 2
+    assert len(list((tmp_path / "hpe-models").glob("*.onnx"))) == 2
     # A function that starts now serves the same.
     assert start().served() == one.served
 
@@ -236,7 +244,7 @@ def test_a_version_that_does_not_verify_is_not_served(
     assert error.__name__ in logged
     with pytest.raises(error, match=message):
         start(**signed_setup(key))
-    registry.rollback("pose", "staging")
+    registry.rollback("pose", "staging", keys=ChannelKeys(key))
     assert function.later() == one.served
     assert start(**signed_setup(key)).served() == one.served
 
@@ -257,7 +265,7 @@ def test_a_function_that_cannot_trust_its_model_does_not_start(
     assert refused.returncode != 0
     logged = [json.loads(line) for line in refused.stdout.splitlines()]
     assert any("is not signed" in json.dumps(line) and line["level"] == "ERROR" for line in logged), refused.stdout
-    assert not (tmp_path / "hpe-models").exists()
+    assert not list((tmp_path / "hpe-models").glob("*.onnx*"))
 
 
 def test_a_server_that_is_gone_for_a_while_drops_no_request(
@@ -277,7 +285,7 @@ def test_a_server_that_is_gone_for_a_while_drops_no_request(
 
 
 def test_requests_go_on_while_the_channel_moves(
-    registry: ModelRegistry, publish: Any, environment: dict[str, str]
+    registry: ModelRegistry, publish: Any, environment: dict[str, str], key: SigningKey
 ) -> None:
     one, two = publish(10), publish(30)
     function = Function({**environment, "HPE_REFRESH_SECONDS": "0"}, Clock())
@@ -293,7 +301,7 @@ def test_requests_go_on_while_the_channel_moves(
         answers = [pool.submit(ask) for _ in range(3)]
         try:
             for version in (one, two, one):
-                registry.promote("pose", version.version, "staging")
+                registry.promote("pose", version.version, "staging", keys=ChannelKeys(key))
                 deadline = time.monotonic() + 60
                 while function.served() != version.served:
                     assert time.monotonic() < deadline
@@ -326,3 +334,113 @@ def test_an_unchanged_channel_costs_one_small_request(publish: Any, start: Any, 
         function.later()
     assert [name for name, status in asked if status != 304] == ["staging.json", "manifest.json", "manifest.json.sig"]
     assert len(asked) == 1 + 3 + 2
+
+
+POINTER = "team/registry/models/pose/channels/staging.json"
+
+
+class Vandal:
+    """Somebody who may write to the bucket, and has no key."""
+
+    def __init__(self, bucket: Any) -> None:
+        self._client, self._bucket = bucket.client, bucket.bucket
+
+    def copy(self, place: str = POINTER) -> bytes:
+        data: bytes = self._client.get_object(Bucket=self._bucket, Key=place)["Body"].read()
+        return data
+
+    def put(self, data: bytes, place: str = POINTER) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=place, Body=data)
+
+
+def test_an_old_version_is_not_served_again_by_whoever_writes_to_the_bucket(
+    s3_bucket: Any, registry: ModelRegistry, publish: Any, start: Any, key: SigningKey,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    vandal, keys = Vandal(s3_bucket), ChannelKeys(key)
+    one = publish(10)
+    function = start(**signed_setup(key))
+    first = vandal.copy()
+    two = publish(30)
+    second = registry.show("pose", "staging")
+    assert function.later() == two.served
+    assert function.channel()["counter"] == second.counter
+    vandal.put(first)
+    capsys.readouterr()
+    assert function.later() == two.served
+    (logged,) = [line for line in capsys.readouterr().out.splitlines() if '"ERROR"' in line]
+    earlier = json.loads(first)["counter"]
+    assert f"its counter is {earlier}, and one with {second.counter} was seen here before" in logged
+    told = function.channel()
+    assert told["counter"] == second.counter
+    assert f"its counter is {earlier}" in told["refused"]["reason"]
+    assert "s3://" not in told["refused"]["reason"]
+    # It is told once, and refused for good: also by the next process of this environment.
+    assert function.later() == two.served
+    assert not [line for line in capsys.readouterr().out.splitlines() if '"ERROR"' in line]
+    with pytest.raises(DigestError, match="was seen here before"):
+        start(**signed_setup(key))
+    # An environment that is new knows nothing, unless it was told.
+    for kept in (tmp_path / "hpe-models").glob("channel-*.json"):
+        kept.unlink()
+    with pytest.raises(DigestError, match=f"HPE_CHANNEL_MIN_COUNTER asks for {second.counter}"):
+        start(**signed_setup(key), HPE_CHANNEL_MIN_COUNTER=str(second.counter))
+    assert start(**signed_setup(key)).served() == one.served
+    # What the owner does is followed, a rollback as well.
+    registry.promote("pose", two.version, "staging", keys=keys)
+    assert function.later() == two.served
+    assert "refused" not in function.channel()
+    registry.rollback("pose", "staging", keys=keys)
+    assert function.later() == one.served
+
+
+@pytest.mark.parametrize("forgery", ["unsigned", "of another channel", "of another registry", "edited"])
+def test_a_pointer_that_the_owner_did_not_sign_for_this_channel_is_not_followed(
+    s3_bucket: Any, registry: ModelRegistry, publish: Any, start: Any, key: SigningKey, forgery: str
+) -> None:
+    vandal, keys = Vandal(s3_bucket), ChannelKeys(key)
+    one, two = publish(10), publish(30)
+    function = start(**signed_setup(key))
+    pointer = json.loads(vandal.copy())
+    if forgery == "unsigned":
+        forged = pointer | {"version": one.version, **pointer["history"][0], "signature": None}
+    elif forgery == "of another channel":
+        registry.promote("pose", one.version, "tests", keys=keys)
+        forged = json.loads(vandal.copy(POINTER.replace("staging", "tests"))) | {"channel": "staging"}
+    elif forgery == "of another registry":
+        other = ModelRegistry(s3_bucket.client, S3Location(s3_bucket.bucket, "other"))
+        for place in (one.blob, one.manifest):
+            vandal.put(vandal.copy(place), place.replace("team/registry", "other"))
+        encodings = registry.stored("pose", one.version).manifest.file("encodings").blob
+        vandal.put(vandal.copy(f"team/registry/{encodings}"), f"other/{encodings}")
+        other.promote("pose", one.version, "staging", keys=keys)
+        forged = json.loads(vandal.copy(POINTER.replace("team/registry", "other")))
+    else:
+        forged = pointer | {**pointer["history"][0], "counter": pointer["counter"] + 1}
+    vandal.put(json.dumps(forged).encode())
+    assert function.later() == two.served
+    assert "is refused: " in function.channel()["refused"]["reason"]
+    with pytest.raises(DigestError, match="is refused: "):
+        start(**signed_setup(key))
+    # Without a key nothing can be told apart, as ever.
+    assert start().served() == one.served
+
+
+def test_a_key_is_changed_without_a_moment_in_which_nothing_is_served(
+    registry: ModelRegistry, publish: Any, start: Any, key: SigningKey
+) -> None:
+    new = SigningKey(key_pem())
+    both = {"HPE_PUBLIC_KEY": ",".join(base64.b64encode(one.public_bytes).decode() for one in (key, new))}
+    one, two = publish(10), publish(30)
+    before, meanwhile = start(**signed_setup(key)), start(**both)
+    with pytest.raises(DigestError, match="does not belong to it"):
+        start(**signed_setup(new))
+    registry.sign("pose", "staging", ChannelKeys(new, (key.public_bytes,)))
+    # Those that do not know the new key stay with what they have.
+    for function in (before, meanwhile, start(**both), start(**signed_setup(new))):
+        assert function.later() == two.served
+    assert "refused" in before.channel()
+    assert "refused" not in meanwhile.channel()
+    registry.rollback("pose", "staging", keys=ChannelKeys(new))
+    assert meanwhile.later() == start(**signed_setup(new)).served() == one.served
+    assert before.later() == two.served

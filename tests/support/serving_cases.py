@@ -52,6 +52,7 @@ class OneModel:
         self.model = model
         self.next: VerifiedModel | Exception | None = None
         self.asked = 0
+        self.channel: dict[str, Any] | None = None
 
     def load(self) -> VerifiedModel:
         return self.model

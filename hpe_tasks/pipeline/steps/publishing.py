@@ -201,19 +201,28 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
     shown_as="promoted",
 )
 def promote(run: Run, _: Scratch) -> PromotedModel:
-    """Point the channel to the published version.
+    """Point the channel to the published version, and sign the pointer as the version is signed.
 
     Raises:
+        ConfigError: The version or the channel is signed, or a signature is required, and there is no key.
         MissingInputError: A smoke test was asked for, and the published version has not passed it.
         ChannelConflictError: Another publisher moved the channel since the version was published.
     """
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.registry.channel_keys import keys_at_hand
+
     destination, published = run.config.destination, run.result(publish)
     if not _not_asked_for(run) and not _smoke_tested(run, published):
         raise MissingInputError(
             f"Version {published.version} of {published.name!r} has not passed the smoke test.",
             hint="Run smoke_test_lambda, or set destination.smoke_test=false.",
         )
-    return _registry(run).promote(published.name, published.version, destination.channel, published=published)
+    signed = f"version {published.version} of {published.name!r} is signed" if published.signed_by else None
+    required = signature_required_by(run.config) or signed
+    keys = keys_at_hand(run.signing_key(), Settings.from_environment().public_key, required_because=required)
+    return _registry(run).promote(
+        published.name, published.version, destination.channel, published=published, keys=keys
+    )
 
 
 def _smoke_tested(run: Run, published: PublishedModel) -> bool:

@@ -258,6 +258,7 @@ def test_the_function_understands_its_settings(deployed: Callable[..., Deployed]
         Channel="staging",
         RefreshSeconds=30,
         PublicKey=key,
+        ChannelMinCounter="1795000000000",
         CorsOrigins="https://a.example,https://b.example",
         ImageBucket="photos",
         ImagePrefix="in",
@@ -268,11 +269,14 @@ def test_the_function_understands_its_settings(deployed: Callable[..., Deployed]
     settings = ServingSettings.from_environment(variables, Path("/var/task"))
     assert settings.registry == "s3://models/hpe/registry"
     assert (settings.model, settings.channel, settings.refresh_s) == ("pose", "staging", 30)
-    assert settings.public_key is not None
+    assert (len(settings.public_keys), settings.min_counter) == (1, 1_795_000_000_000)
     assert settings.cors_origins == ("https://a.example", "https://b.example")
     assert [prefix.rstrip("/") for prefix in settings.image_prefixes] == ["s3://photos/in"]
     assert (settings.max_image_bytes, settings.max_pixels) == (2_000_000, 12_000_000)
-    assert re.fullmatch(found._template["Parameters"]["PublicKey"]["AllowedPattern"], key)
+    pattern = found._template["Parameters"]["PublicKey"]["AllowedPattern"]
+    assert re.fullmatch(pattern, key)
+    assert re.fullmatch(pattern, f"{key},{key}")
+    assert not re.fullmatch(pattern, f"{key},{key},{key}")
 
 
 def test_without_a_registry_the_function_serves_the_packages_model(deployed: Callable[..., Deployed]) -> None:

@@ -31,9 +31,9 @@ def test_the_function_accepts_what_the_key_signed(key: SigningKey) -> None:
     signature = key.sign(MANIFEST)
     assert len(base64.b64decode(signature, validate=True)) == 64
     assert key.signed(MANIFEST, signature)
-    check_signature(MANIFEST, signature, key.public_bytes, "model/manifest.json")
+    check_signature(MANIFEST, signature, (key.public_bytes,), "model/manifest.json")
     # With a line end, as `openssl base64` writes it.
-    check_signature(MANIFEST, signature + b"\n", key.public_bytes, "model/manifest.json")
+    check_signature(MANIFEST, signature + b"\n", (key.public_bytes,), "model/manifest.json")
     assert key.signed(MANIFEST, signature + b"\n")
     assert VerifyKey(key.public_bytes).verify(MANIFEST, base64.b64decode(signature)) == MANIFEST
     assert key.public_sha256 == hashlib.sha256(key.public_bytes).hexdigest()
@@ -49,7 +49,7 @@ def test_every_changed_bit_of_the_manifest_is_noticed(key: SigningKey) -> None:
     signature = key.sign(MANIFEST)
     for bit in range(8 * len(MANIFEST)):
         with pytest.raises(DigestError, match="does not belong to"):
-            check_signature(flipped(MANIFEST, bit), signature, key.public_bytes, "x/manifest.json")
+            check_signature(flipped(MANIFEST, bit), signature, (key.public_bytes,), "x/manifest.json")
         assert not key.signed(flipped(MANIFEST, bit), signature)
 
 
@@ -57,7 +57,7 @@ def test_every_changed_bit_of_the_signature_is_noticed(key: SigningKey) -> None:
     raw = base64.b64decode(key.sign(MANIFEST))
     for bit in range(8 * len(raw)):
         with pytest.raises(DigestError, match="does not belong to"):
-            check_signature(MANIFEST, base64.b64encode(flipped(raw, bit)), key.public_bytes, "x/manifest.json")
+            check_signature(MANIFEST, base64.b64encode(flipped(raw, bit)), (key.public_bytes,), "x/manifest.json")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_every_changed_bit_of_the_signature_is_noticed(key: SigningKey) -> None:
 )
 def test_what_is_no_signature_is_refused(key: SigningKey, signature: bytes | None, message: str) -> None:
     with pytest.raises(DigestError, match=rf"x/manifest\.json.* {message}") as caught:
-        check_signature(MANIFEST, signature, key.public_bytes, "x/manifest.json")
+        check_signature(MANIFEST, signature, (key.public_bytes,), "x/manifest.json")
     assert caught.value.hint
     assert signature is None or not key.signed(MANIFEST, signature)
 
@@ -82,7 +82,7 @@ def test_what_is_no_signature_is_refused(key: SigningKey, signature: bytes | Non
 def test_a_signature_of_another_key_is_refused(key: SigningKey) -> None:
     other = SigningKey(key_pem())
     with pytest.raises(DigestError, match="does not belong to"):
-        check_signature(MANIFEST, other.sign(MANIFEST), key.public_bytes, "x/manifest.json")
+        check_signature(MANIFEST, other.sign(MANIFEST), (key.public_bytes,), "x/manifest.json")
     assert not key.signed(MANIFEST, other.sign(MANIFEST))
 
 

@@ -28,7 +28,8 @@ def test_without_variables_the_package_s_model_is_served() -> None:
         channel=None,
         version=None,
         refresh_s=60,
-        public_key=None,
+        public_keys=(),
+        min_counter=0,
         image_prefixes=(),
         cors_origins=(),
         max_image_bytes=4_500_000,
@@ -47,6 +48,7 @@ def test_every_variable() -> None:
         | {
             "HPE_REFRESH_SECONDS": "7.5",
             "HPE_PUBLIC_KEY": base64.b64encode(key).decode(),
+            "HPE_CHANNEL_MIN_COUNTER": "1795000000000",
             "HPE_IMAGE_PREFIXES": "s3://inbox/photos/, s3://other",
             "HPE_CORS_ORIGINS": "https://a.example, http://localhost:8000",
             "HPE_MAX_IMAGE_BYTES": "1000",
@@ -64,7 +66,7 @@ def test_every_variable() -> None:
         None,
     )
     assert read.refresh_s == 7.5
-    assert read.public_key == key
+    assert (read.public_keys, read.min_counter) == ((key,), 1_795_000_000_000)
     assert read.image_prefixes == ("s3://inbox/photos", "s3://other")
     assert read.cors_origins == ("https://a.example", "http://localhost:8000")
     assert (read.max_image_bytes, read.max_stored_image_bytes, read.max_pixels) == (1000, 5000, 2000)
@@ -109,9 +111,21 @@ def test_the_public_key_may_be_a_pem_file() -> None:
     public = Ed25519PrivateKey.generate().public_key()
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    assert settings({"HPE_PUBLIC_KEY": pem}).public_key == raw
+    assert settings({"HPE_PUBLIC_KEY": pem}).public_keys == (raw,)
     # Consoles replace line breaks in a variable by blanks.
-    assert settings({"HPE_PUBLIC_KEY": pem.replace("\n", " ")}).public_key == raw
+    assert settings({"HPE_PUBLIC_KEY": pem.replace("\n", " ")}).public_keys == (raw,)
+
+
+def test_two_public_keys_are_accepted_while_one_is_being_changed() -> None:
+    first, second = Ed25519PrivateKey.generate().public_key(), Ed25519PrivateKey.generate().public_key()
+    raw = tuple(key.public_bytes(Encoding.Raw, PublicFormat.Raw) for key in (first, second))
+    pem = first.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    for text in (f"{pem}, {base64.b64encode(raw[1]).decode()}", ",".join(base64.b64encode(k).decode() for k in raw)):
+        assert settings({"HPE_PUBLIC_KEY": text}).public_keys == raw
+
+
+def _key(content: int) -> str:
+    return base64.b64encode(bytes([content]) * 32).decode()
 
 
 def _x25519_pem() -> str:
@@ -150,6 +164,20 @@ def _x25519_pem() -> str:
         pytest.param({"HPE_PUBLIC_KEY": "c2hvcnQ="}, "HPE_PUBLIC_KEY", id="short key"),
         pytest.param({"HPE_PUBLIC_KEY": "not base64"}, "HPE_PUBLIC_KEY", id="key that is not base64"),
         pytest.param({"HPE_PUBLIC_KEY": _x25519_pem()}, "HPE_PUBLIC_KEY", id="key of another kind"),
+        pytest.param({"HPE_PUBLIC_KEY": f"{_key(1)},{_key(2)},{_key(3)}"}, "HPE_PUBLIC_KEY holds 3 keys", id="3 keys"),
+        pytest.param({"HPE_PUBLIC_KEY": f"{_key(1)},{_key(1)}"}, "HPE_PUBLIC_KEY holds one key twice", id="twice"),
+        pytest.param({"HPE_PUBLIC_KEY": f"{_key(1)},"}, "HPE_PUBLIC_KEY is not", id="key and nothing"),
+        pytest.param(
+            REGISTRY | {"HPE_CHANNEL_MIN_COUNTER": "5"}, "HPE_PUBLIC_KEY is not", id="counter of unsigned pointers"
+        ),
+        pytest.param(
+            {"HPE_PUBLIC_KEY": _key(1), "HPE_CHANNEL_MIN_COUNTER": "5"}, "HPE_CHANNEL is not", id="counter of nothing"
+        ),
+        pytest.param(
+            REGISTRY | {"HPE_PUBLIC_KEY": _key(1), "HPE_CHANNEL_MIN_COUNTER": "-5"},
+            "HPE_CHANNEL_MIN_COUNTER",
+            id="negative counter",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(environment: dict[str, str], named: str) -> None:
