@@ -86,7 +86,14 @@ def _load(chosen: dict[str, str], package: Path | None) -> tuple[PoseService, Ve
             hint="Publish a model first (`make run`), or name another one: MODEL, --channel, --registry or --package.",
         ) from error
     files, origin = _files(settings)
-    return service, Versions(lambda: service.served, files, origin=origin, threshold=settings.threshold)
+    versions = Versions(
+        lambda: service.served,
+        files,
+        origin=origin,
+        threshold=settings.threshold,
+        channel=lambda: service.channel,
+    )
+    return service, versions
 
 
 def _files(settings: ServingSettings) -> tuple[VersionFiles, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,15 +119,23 @@ class Versions:
         files: Where its manifest and its golden images are.
         origin: Where it is served from, in words: a channel, a pinned version, a folder.
         threshold: Smallest score of a joint that the function draws.
+        channel: Gives what the function says of its channel; by default that it follows none.
     """
 
     def __init__(
-        self, served: Callable[[], VerifiedModel], files: VersionFiles, *, origin: str, threshold: float
+        self,
+        served: Callable[[], VerifiedModel],
+        files: VersionFiles,
+        *,
+        origin: str,
+        threshold: float,
+        channel: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         self._served = served
         self._files = files
         self._origin = origin
         self._threshold = threshold
+        self._channel = channel
         self._known: dict[str, ModelManifest] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -145,6 +153,7 @@ class Versions:
             "name": manifest.name,
             "version": manifest.version,
             "origin": self._origin,
+            "channel": self._channel(),
             "published_at": provenance.created_at.isoformat(),
             "published_by": provenance.created_by,
             "architecture": manifest.serving.architecture,

@@ -79,6 +79,11 @@ class PoseService:
         """The model that answers now."""
         return self._loaded.verified
 
+    @property
+    def channel(self) -> dict[str, Any] | None:
+        """What is known of the channel that is followed, and what of it is refused; None where none is."""
+        return self._source.channel
+
     def restored(self) -> None:
         """Lambda restored the function from a snapshot, as old as the function's version: a channel may have moved."""
         self._checked = float("-inf")
@@ -198,7 +203,7 @@ class PoseService:
             "model": loaded.identity,
             "joints": loaded.verified.model.skeleton.joints,
             "limits": limits,
-            **({} if self._source.channel is None else {"channel": self._source.channel}),
+            **({} if (channel := self.channel) is None else {"channel": channel}),
         }
 
     def _prepared(self, verified: VerifiedModel, *, rehearse: bool) -> _Loaded:

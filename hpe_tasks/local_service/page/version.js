@@ -19,12 +19,18 @@ export function showVersion(version) {
   $("trained").textContent = version.trained_on
     ? `Trained on: ${sentence(version.trained_on)}`
     : "What it was trained on is not recorded: model.trained_on in the run's settings would say it here.";
+  $("refused").textContent = refusal(version);
+  $("refused").hidden = !version.channel?.refused;
   $("measured").textContent = expectation(version);
   $("figures").replaceChildren(...FORMS.map(([form, label]) => element("div", form === "onnx" ? { class: "main" } : {},
     element("dt", {}, `${accuracy.metric} ${label}`), element("dd", {}, accuracy.figures[form]))));
   $("facts").replaceChildren(...facts(version).filter(([, text]) => text).flatMap(([label, text]) =>
     [element("dt", {}, label), element("dd", {}, text)]));
   $("about").hidden = false;
+}
+
+function refusal({ channel }) {
+  return channel?.refused ? `This version stays, because something else was refused: ${channel.refused.reason}` : "";
 }
 
 function expectation({ accuracy, scores, takes_boxes }) {
@@ -41,6 +47,7 @@ function facts(version) {
   return [
     ["Version", `${version.name} ${version.version}`],
     ["Served from", version.origin],
+    ["Channel", version.channel?.counter ? `moved ${version.channel.moved_at}, counter ${version.channel.counter}` : ""],
     ["Published", `${date}, by ${version.published_by || "unknown"}`],
     ["Network", `${version.architecture}, input ${version.input_sizes.map((size) => size.join("×")).join(" or ")}, ` +
       `${count(version.joints, "joint")}, codec ${version.codec}`],

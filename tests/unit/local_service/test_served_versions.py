@@ -172,6 +172,7 @@ def test_a_version_says_what_it_was_trained_and_measured_on(manifest: ModelManif
     assert described["processor"] == ["x86_64", "avx2", "avx512_vnni"]
     assert described["scores"] == {"low": 0.41, "median": 0.72, "persons": 310, "from": "evaluation"}
     assert (described["origin"], described["threshold"]) == ("a folder", 0.3)
+    assert described["channel"] is None
     assert "destination.smoke_test" in described["no_golden"]
     json.dumps(described, allow_nan=False)
 
@@ -309,3 +310,11 @@ def test_a_registry_gives_the_files_of_the_version_that_answers(manifest: ModelM
         other = VerifiedModel(served, network, Path("model.onnx"), "0" * 64, "s3://models")
         with pytest.raises(DigestError, match="SHA-256"):
             Versions(lambda: other, RegistryFiles(registry), origin="", threshold=0.2).describe()
+
+
+def test_what_is_refused_of_the_channel_is_told(manifest: ModelManifest, tmp_path: Path) -> None:
+    model = write_folder(tmp_path / "m", manifest)
+    channel = {"name": "staging", "counter": 9, "refused": {"reason": "The channel's pointer is refused: old."}}
+    files = FolderFiles(tmp_path / "m")
+    told = Versions(lambda: model, files, origin="", threshold=0.2, channel=lambda: channel).describe()["channel"]
+    assert told == channel

@@ -127,7 +127,7 @@ def test_a_signed_channel_is_moved_with_its_key_only(owner: Owner, old: ChannelK
         lambda: owner.registry.rollback("pose", "staging"),
         lambda: owner.registry.sign("pose", "staging", NO_KEYS),
     ):
-        with pytest.raises(ConfigError, match="no signing key, but .*signed.*HPE_SIGNING_KEY"):
+        with pytest.raises(ConfigError, match=r"no signing key, but .*signed.*HPE_SIGNING_KEY"):
             move()
     stranger = ChannelKeys(SigningKey(key_pem()))
     for move in (
@@ -135,7 +135,7 @@ def test_a_signed_channel_is_moved_with_its_key_only(owner: Owner, old: ChannelK
         lambda: owner.registry.rollback("pose", "staging", keys=stranger),
         lambda: owner.registry.sign("pose", "staging", stranger),
     ):
-        with pytest.raises(DigestError, match="signed with another key, or changed since.*OLD,NEW"):
+        with pytest.raises(DigestError, match=r"signed with another key, or changed since.*OLD,NEW"):
             move()
     assert owner.read() == before
 
@@ -163,7 +163,7 @@ def test_what_a_stranger_wrote_without_a_signature_is_not_signed_along(
     # He takes the signature off, and makes up what was served before.
     made_up = [{"version": evil, "manifest_sha256": owner.pointer.history[0].manifest_sha256}] * 2
     owner.edit(signature=None, history=made_up, counter=2**53 - 1)
-    with pytest.raises(BadInputError, match="is not signed: .*made up.*`hpe channel sign pose --channel staging`"):
+    with pytest.raises(BadInputError, match=r"is not signed: .*made up.*`hpe channel sign pose --channel staging`"):
         owner.registry.rollback("pose", "staging", keys=old)
     with caplog.at_level(logging.WARNING):
         owner.registry.promote("pose", three, "staging", keys=old)
