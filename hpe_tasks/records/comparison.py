@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from hpe_tasks.config.base import Frozen
-from hpe_tasks.records.base import Record
+from hpe_tasks.records.base import Artifact, Record
 from hpe_tasks.records.evaluation import Runtime
 
 
@@ -99,6 +99,8 @@ class PairedComparison(Record):
         parts: The judged figure first; empty where the measurements kept no tables of images.
         parity: FP32 and QuantSim, QuantSim and the file, FP32 and the file, joint by joint; empty in older records, and
             of networks that are shown whole images.
+        tables: FP32's and the file's, of all images that were compared, where those are more than the ones that were
+            measured first.
     """
 
     num_images: int
@@ -108,6 +110,7 @@ class PairedComparison(Record):
     looks: tuple[Look, ...] = ()
     parts: tuple[PartDifference, ...] = ()
     parity: tuple[PixelParity, ...] = ()
+    tables: tuple[Artifact, ...] = ()
 
     def part(self, name: str) -> PartDifference | None:
         """The part of this name."""

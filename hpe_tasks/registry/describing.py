@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.contract.canonical import canonical_json
 from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.models.interface import find_outputs, input_sizes
@@ -20,6 +17,7 @@ from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.inputs import FetchedCheckpoint, FetchedDataset
 from hpe_tasks.records.ladder import RecipeChoice
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
+from hpe_tasks.registry.build_provenance import BuildProvenance, ids_digest
 from hpe_tasks.registry.manifest import (
     ENCODINGS_ROLE,
     MODEL_ROLE,
@@ -49,6 +47,7 @@ def build_manifest(
     created_by: str,
     created_at: datetime,
     git_commit: str | None = None,
+    build: BuildProvenance | None = None,
     golden: Iterable[GoldenImage] = (),
     other_files: Mapping[str, Artifact] | None = None,
 ) -> ModelManifest:
@@ -98,15 +97,21 @@ def build_manifest(
                 num_images=len(quantized.calibration_image_ids),
                 num_persons=quantized.calibration_persons,
                 seed=config.seed,
-                image_ids_digest=_digest(list(quantized.calibration_image_ids)),
+                image_ids_digest=ids_digest(list(quantized.calibration_image_ids)),
             ),
             quantized_on=quantized.device,
-            tool_versions={**quantized.tool_versions, "onnxruntime": exported.placement.onnxruntime_version},
+            tool_versions=tool_versions(quantized, exported),
             git_commit=git_commit,
             trained_on=config.model.trained_on or checkpoint.trained_on,
             recipe_found=None if choice is None else f"recipe.search={choice.search}, {choice.rung}: {choice.reason}",
         ),
+        build=build,
     )
+
+
+def tool_versions(quantized: QuantizedModel, exported: ExportedModel) -> dict[str, str]:
+    """Versions of the libraries that the file came from, by their names."""
+    return {**quantized.tool_versions, "onnxruntime": exported.placement.onnxruntime_version}
 
 
 def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, protocol: ProtocolFingerprint) -> Serving:
@@ -137,7 +142,3 @@ def _serving(config: RunConfig, model: ModelConfig, exported: ExportedModel, pro
         flip_pairs=joints.flip_pairs,
         processors=config.destination.processors,
     )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()

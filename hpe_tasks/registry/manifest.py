@@ -37,6 +37,7 @@ from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, 
 from hpe_tasks.records.execution import KernelAgreement, KernelProof, LatencyComparison, PlacementAudit
 from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.network import TensorSpec
+from hpe_tasks.registry.build_provenance import BuildProvenance
 
 Version = Annotated[str, StringConstraints(pattern=f"^{VERSION}$")]
 
@@ -217,6 +218,7 @@ class ModelManifest(Record):
         proof: None in a manifest of a version of this project that proved nothing.
         latency: None in a manifest of a version of this project that did not measure it.
         golden: Empty where no smoke test was asked for.
+        build: How it was made, in SLSA's words; None in a manifest of a version of this project that did not say it.
     """
 
     name: Slug
@@ -236,6 +238,7 @@ class ModelManifest(Record):
     fp32_size_bytes: int
     opset: int
     provenance: Provenance
+    build: BuildProvenance | None = None
 
     @field_validator("recipe", mode="before")
     @classmethod

@@ -45,15 +45,17 @@ def _not_approved(results: Results) -> str:
 def publish(run: Run, scratch: Scratch) -> PublishedModel:
     """Put the model into the registry, and, if there is a key, sign it; no channel moves.
 
-    Golden images go with it where a smoke test is asked for.
+    What it was judged by goes with it, and golden images where a smoke test is asked for.
 
     Raises:
         NotApprovedError: The gate did not pass.
         DigestError: The exported file is not the one that was measured.
         ConfigError: A signature is required, and there is no key.
     """
-    from hpe_tasks.pipeline.provenance import git_commit, user
-    from hpe_tasks.registry.describing import build_manifest
+    from hpe_tasks.pipeline.evidence import evidence_files
+    from hpe_tasks.pipeline.provenance import build_environment, user
+    from hpe_tasks.registry.build_provenance import describe_build
+    from hpe_tasks.registry.describing import build_manifest, tool_versions
     from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE
     from hpe_tasks.registry.signing import open_signing_key
 
@@ -69,24 +71,42 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     for one in chosen:
         shutil.copyfile(one.file, images[one.golden.file])
     graphs = _graphs(run, files[MODEL_ROLE], scratch.path)
+    fp32, finished = run.result(evaluate_fp32), datetime.now(UTC)
+    evidence = evidence_files(run.workspace, (fp32, evaluation.quantsim, evaluation.onnx), run.find(compare_accuracy))
+    dataset, checkpoint, quantized = run.result(fetch_dataset), run.result(fetch_checkpoint), run.result(quantize)
+    environment = build_environment()
     manifest = build_manifest(
         config,
-        dataset=run.result(fetch_dataset),
-        checkpoint=run.result(fetch_checkpoint),
-        quantized=run.result(quantize),
+        dataset=dataset,
+        checkpoint=checkpoint,
+        quantized=quantized,
         exported=exported,
-        fp32=run.result(evaluate_fp32),
+        fp32=fp32,
         evaluation=evaluation,
         gate=decision,
         choice=run.find(choose_recipe),
         run=run.name,
         created_by=user(),
-        created_at=datetime.now(UTC),
-        git_commit=git_commit(),
+        created_at=finished,
+        git_commit=environment.git_commit,
+        build=describe_build(
+            config,
+            environment,
+            dataset=dataset,
+            checkpoint=checkpoint,
+            quantized=quantized,
+            protocol=evaluation.onnx.fingerprint,
+            tool_versions=tool_versions(quantized, exported),
+            run=run.name,
+            started=run.started,
+            finished=finished,
+        ),
         golden=[one.golden for one in chosen],
-        other_files={role: scratch.artifact(path) for role, path in (images | graphs).items()},
+        other_files={role: scratch.artifact(path) for role, path in (images | graphs).items()}
+        | {role: artifact for role, (artifact, _) in evidence.items()},
     )
-    return _registry(run).store(manifest, files | images | graphs, key, channel=config.destination.channel)
+    published = files | images | graphs | {role: path for role, (_, path) in evidence.items()}
+    return _registry(run).store(manifest, published, key, channel=config.destination.channel)
 
 
 def _refuse_unmeasured(run: Run, exported: ExportedModel, evaluation: QuantizedEvaluation) -> None:

@@ -22,6 +22,7 @@ from hpe_tasks.pipeline.steps.measuring import (
     network_settings,
 )
 from hpe_tasks.progress import track
+from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.comparison import PairedComparison, PixelParity
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.gate import GateDecision
@@ -299,13 +300,17 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
             parity=parity,
         )
 
+    further: list[tuple[ImageTable, ImageTable]] = []
+
     def measure_further(begin: int, end: int) -> tuple[ImageTable, ImageTable]:
         checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
         exported = run.workspace.local(run.result(export_onnx).model)
-        return (
+        more = (
             further_table(run, scratch, "fp32", fp32_predictor(config.model, checkpoint, best_device()), (begin, end)),
             further_table(run, scratch, "onnxruntime", onnx_predictor(exported, config.model), (begin, end)),
         )
+        further.append(more)
+        return more
 
     before, after = (
         read_table(run.workspace.local(kept).read_bytes()) for kept in (fp32.image_table, onnx.image_table)
@@ -313,7 +318,24 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
     limits = accuracy_limits(gate, config.dataset.gate_metric)
     question = Question(limits.of_part, gate.confidence, gate.resamples, gate.max_looks, config.seed)
     compared = compare_paired((before, after), available, question, measure_further)
-    return compared.model_copy(update={"parity": parity})
+    return compared.model_copy(update={"parity": parity, "tables": _compared_tables(scratch, (before, after), further)})
+
+
+def _compared_tables(
+    scratch: Scratch, first: tuple[ImageTable, ImageTable], further: list[tuple[ImageTable, ImageTable]]
+) -> tuple[Artifact, ...]:
+    """Keep the tables of all images that were compared; nothing where they are those that were measured first."""
+    if not further:
+        return ()
+    kept = []
+    for number, runtime in enumerate(("fp32", "onnxruntime")):
+        table = first[number]
+        for more in further:
+            table = table.joined(more[number])
+        file = scratch.path / f"compared_{runtime}.npz"
+        file.write_bytes(table.to_bytes())
+        kept.append(scratch.artifact(file))
+    return tuple(kept)
 
 
 def _parity(run: Run) -> tuple[PixelParity, ...]:
@@ -354,5 +376,6 @@ def gate(run: Run, _: Scratch) -> GateDecision:
         run.config.destination.processors,
         metric=run.config.dataset.gate_metric,
         min_persons=run.config.dataset.min_persons,
-        comparison=run.result(compare_accuracy),
+        # Where its tables lie in this workspace is nothing that a manifest should say.
+        comparison=run.result(compare_accuracy).model_copy(update={"tables": ()}),
     )
