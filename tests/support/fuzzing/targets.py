@@ -245,5 +245,5 @@ def _as_function(folder: Path) -> Any:
     from hpe_tasks.serving.registry_source import RegistrySource
 
     return RegistrySource(
-        "s3://models/registry", _MODEL, channel=_CHANNEL, version=None, public_key=None, folder=folder
+        "s3://models/registry", _MODEL, channel=_CHANNEL, version=None, public_keys=(), folder=folder
     )
