@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.records.release import PromotedModel
 from hpe_tasks.registry import channels
 from hpe_tasks.registry.channels import ChannelPointer
+from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage import s3_objects
@@ -61,20 +63,22 @@ PUBLISH, PROMOTE, ROLLBACK = "publish", "promote", "rollback"
 PAIRS = [
     (Call(PUBLISH, "new"), Call(PUBLISH, "other")),
     (Call(PUBLISH, "new"), Call(PROMOTE, "first")),
-    (Call(PUBLISH, "new"), Call(PROMOTE, "third")),
     (Call(PUBLISH, "new"), Call(ROLLBACK)),
-    (Call(PUBLISH, "first"), Call(ROLLBACK)),
-    (Call(PROMOTE, "first"), Call(PUBLISH, "new")),
     (Call(PROMOTE, "first"), Call(PROMOTE, "first")),
     (Call(PROMOTE, "first"), Call(PROMOTE, "second")),
     (Call(PROMOTE, "first"), Call(ROLLBACK)),
     (Call(PROMOTE, "third"), Call(ROLLBACK)),
     (Call(ROLLBACK), Call(ROLLBACK)),
-    (Call(ROLLBACK), Call(PROMOTE, "third")),
     (Call(ROLLBACK), Call(PUBLISH, "new")),
 ]
-SAME = [(Call(PUBLISH, "new"), Call(PUBLISH, "new"))]
-"""Every request of one is for a key that the other asks for as well: ten times as many orders."""
+MORE = [
+    (Call(PUBLISH, "new"), Call(PROMOTE, "third")),
+    (Call(PUBLISH, "first"), Call(ROLLBACK)),
+    (Call(PROMOTE, "first"), Call(PUBLISH, "new")),
+    (Call(ROLLBACK), Call(PROMOTE, "third")),
+    # Every request of one is for a key that the other asks for as well: ten times as many orders.
+    (Call(PUBLISH, "new"), Call(PUBLISH, "new")),
+]
 
 NEW_CHANNEL = [
     (Call(PROMOTE, "first"), Call(PROMOTE, "second")),
@@ -119,9 +123,12 @@ class Bench:
         return next(version for version, one in self.contents.items() if one == content)
 
     def store(self, registry: ModelRegistry, content: str, by: str) -> Any:
-        files = self.files[content]
-        manifest = records.manifest(files, created_by=by, run=f"run of {by}")
-        return registry.store(manifest, files, self.key, channel=CHANNEL)
+        return registry.store(self.manifest(content, by), self.files[content], self.key, channel=CHANNEL)
+
+    @cache  # noqa: B019 - it lives as long as the module's tests
+    def manifest(self, content: str, by: str) -> ModelManifest:
+        """A version's; whoever publishes it leaves other bytes."""
+        return records.manifest(self.files[content], created_by=by, run=f"run of {by}")
 
     def asked(self, client: Client, call: Call, by: str) -> Callable[[], Any]:
         """A call as a function."""
@@ -259,7 +266,7 @@ def search(pair: Pair) -> int:
 
 CASES = [
     *(pytest.param(pair, True, id="-and-".join(map(str, pair))) for pair in PAIRS),
-    *(pytest.param(pair, True, id="-and-".join(map(str, pair)), marks=pytest.mark.long) for pair in SAME),
+    *(pytest.param(pair, True, id="-and-".join(map(str, pair)), marks=pytest.mark.long) for pair in MORE),
     *(pytest.param(pair, False, id="new-channel-" + "-and-".join(map(str, pair))) for pair in NEW_CHANNEL),
 ]
 

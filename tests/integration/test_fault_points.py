@@ -1,0 +1,139 @@
+"""Runs that are killed at a point, and a second attempt: what that leaves is what an undisturbed run leaves.
+
+The exhaustive test prints how many points there are and how many kills were recovered from:
+`pytest tests/integration/test_fault_points.py -m long -s`.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.pipeline.requantize import REQUANTIZE
+from support.fault_runs import Point, Scene, Zygote, differences, kill_everywhere, litter
+from support.faulty_server import Site, serve
+from support.signing_keys import key_pem
+from support.tiny_inputs import tiny_settings
+
+if TYPE_CHECKING:
+    from .conftest import S3Bucket
+
+pytestmark = pytest.mark.integration
+
+STEPS = [step.name for step in REQUANTIZE.steps]
+
+
+def zipped(root: Path) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            opened.write(file, file.relative_to(root))
+    return archive.getvalue()
+
+
+@contextmanager
+def served(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[Site, dict[str, Any]]]:
+    """Data set and checkpoint of these settings on a web server."""
+    checkpoint = Path(settings["model.checkpoint"])
+    with serve(b"") as site:
+        site.files = {"/data.zip": zipped(folder / "data"), f"/{checkpoint.name}": checkpoint.read_bytes()}
+        yield (
+            site,
+            settings
+            | {
+                "dataset.source": f"{site.address}/data.zip",
+                "model.checkpoint": f"{site.address}/{checkpoint.name}",
+                "dataset.allow_private_addresses": True,
+            },
+        )
+
+
+def recovered(scene: Scene, zygote: Zygote, steps: list[str], choose: Callable[[list[Point]], list[Point]]) -> str:
+    """Kill each step at those of its points that are chosen; how many there were, once nothing was wrong."""
+    kills, points, wrong = 0, 0, []
+    for step in steps:
+        scene.keep(step)
+        reached, after = scene.undisturbed(zygote, step)
+        scene.keep(f"{step}, done")
+        assert litter(after) == []
+        points += len(reached)
+        chosen = choose(reached)
+        outcome = kill_everywhere(scene, zygote, step, chosen, before=step, after=after)
+        kills += outcome.kills
+        wrong += outcome.wrong
+        print(f"{step}: {len(reached)} points, {outcome.kills} kills, {len(outcome.wrong)} wrong", flush=True)
+        scene.restore(f"{step}, done")
+    assert wrong == [], "\n".join(wrong)
+    return f"{points} points, {kills} kills, all recovered"
+
+
+def first_of_each_name() -> Callable[[list[Point]], list[Point]]:
+    """Points whose name no step before had, and of each name the first."""
+    known: set[tuple[str, bool]] = set()
+
+    def choose(points: list[Point]) -> list[Point]:
+        chosen = []
+        for point in points:
+            # A step's own beginning and end are those of all.
+            name = (point.name.split(" ")[-1] if point.is_step else point.name, point.tear)
+            if name not in known:
+                known.add(name)
+                chosen.append(point)
+        return chosen
+
+    return choose
+
+
+@pytest.mark.slow
+def test_a_kill_at_one_point_of_each_kind_is_recovered_from(tmp_path: Path) -> None:
+    """Of download, unpacking, the store and a run's own folder: a tenth of what the exhaustive test tries."""
+    make_sample(tmp_path / "data", SampleSpec(train=1, calibration=2, val=2, width=200, height=150))
+    checkpoint = tmp_path / "weights.safetensors"
+    checkpoint.write_bytes(b"no step that runs here reads it")
+    settings = {
+        "preset": "sample",
+        "dataset.source": str(tmp_path / "data"),
+        "model.checkpoint": str(checkpoint),
+        "dataset.min_persons": 1,
+    }
+    with served(tmp_path, settings) as (_, asked):
+        scene = Scene(tmp_path, asked, key_pem(), (tmp_path / "workspace").as_uri())
+        with scene.zygote() as zygote:
+            zygote.warm_up(["hpe_tasks.data.fetch.coco_source", "hpe_tasks.pipeline.requantize"])
+            print(recovered(scene, zygote, ["fetch_dataset"], first_of_each_name()))
+
+
+@pytest.fixture
+def whole(tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Scene]:
+    """All steps, with data set and checkpoint from a web server, and the registry on S3."""
+    with served(tmp_path, tiny_settings(tmp_path)) as (_, settings):
+        destination = {
+            "destination.registry": f"s3://{s3_bucket.bucket}/registry",
+            "destination.smoke_test": True,
+            "destination.require_signature": True,
+        }
+        # The function's libraries are installed once for all attempts.
+        environment = dict(s3_bucket.server.environment) | {"HPE_CACHE": str(tmp_path / "libraries")}
+        bucket = (s3_bucket.client, s3_bucket.bucket, s3_bucket.server.client_settings)
+        yield Scene(tmp_path, settings | destination, key_pem(), (tmp_path / "workspace").as_uri(), environment, bucket)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene) -> None:
+    whole.keep("nothing")
+    with whole.zygote() as zygote:
+        zygote.learn(STEPS)
+        first = whole.found()
+        whole.restore("nothing")
+        told = recovered(whole, zygote, STEPS, lambda points: points)
+        # Two undisturbed runs differ in nothing but the fields that may.
+        assert differences(first, whole.found()) == []
+    print(told)

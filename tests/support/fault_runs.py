@@ -1,0 +1,344 @@
+"""Killing the steps of a run at every point that they reach, and comparing what a second attempt makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hpe_tasks.storage.scratch import sweep
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+DIFFER = {
+    "when": {"started", "finished_at", "created_at", "moved_at"},
+    "what was measured of time": {"images_per_second", "latency", "cold_start_ms", "duration_ms", "mtime_ns"},
+    "names that were drawn": {"moves"},
+    "whether this attempt or the one before did it": {"reused", "created", "previous_version"},
+    "digests of files that hold one of these": {"manifest_sha256", "package_sha256", "zipped_bytes"},
+}
+"""Fields of JSON files in which two undisturbed runs differ, or one that was killed and one that was not."""
+
+_FIELDS = set().union(*DIFFER.values())
+_HOLD_THEM = (".html", "/manifest.json")
+"""Ends of the addresses of files that hold one of these fields: their digests differ as well."""
+
+_TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{8,32}(\.part)?$|\.(tmp|part|making|extracting)(\.json)?$|/scratch/.")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point that an undisturbed step has reached.
+
+    Attributes:
+        name: As `hpe_tasks.faults` gives it.
+        number: The how manieth it was of this name.
+        tear: Whether the file that is opened there is cut off, or the process killed before.
+    """
+
+    name: str
+    number: int
+    tear: bool = False
+
+    @property
+    def in_child(self) -> bool:
+        """Whether it is reached in a process that the step starts."""
+        return "untrusted.__main__" in self.name or self.name == "a process that reads begins"
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is the beginning or end of a step."""
+        return self.name.endswith((" begins", " ends")) and " in " not in self.name
+
+    @property
+    def fault(self) -> str:
+        """As HPE_FAULT takes it."""
+        return f"{'tear' if self.tear else 'kill'}:{self.name}#{self.number}"
+
+
+@dataclass
+class Scene:
+    """Where a run takes place, and what it is asked.
+
+    Attributes:
+        folder: Holds cache, and workspace unless that is elsewhere.
+        settings: By the trigger form's keys.
+        signing_key: In PEM.
+        workspace: Its address.
+        environment: What processes are given beside that of the test.
+        bucket: Client, name, and what `make_client` takes; None for a scene without S3.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    signing_key: bytes
+    workspace: str
+    environment: dict[str, str] = field(default_factory=dict)
+    bucket: tuple[Any, str, dict[str, str]] | None = None
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return self.folder / "workspace", self.folder / "cache"
+
+    @property
+    def temporary(self) -> Path:
+        """Folder for what processes keep to themselves."""
+        return self.folder / "tmp"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "attempts.log"
+
+    @contextmanager
+    def zygote(self) -> Iterator[Zygote]:
+        scene = {
+            "settings": self.settings,
+            "workspace": self.workspace,
+            "cache": str(self.folder / "cache"),
+            "log": str(self.log),
+            "signing_key": self.signing_key.decode(),
+            "s3": {} if self.bucket is None else self.bucket[2],
+        }
+        paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
+        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)}
+        environment |= self.environment
+        self.temporary.mkdir()
+        with subprocess.Popen(
+            [sys.executable, "-m", "support.fault_zygote", json.dumps(scene)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=environment,
+        ) as process:
+            yield Zygote(process, self)
+
+    def undisturbed(self, zygote: Zygote, step: str) -> tuple[list[Point], dict[str, Any]]:
+        """Run a step; the points that it reaches, and what there is afterwards."""
+        record = self.folder / f"{step}.points"
+        assert zygote.run(step, fault=f"record:{record}") == 0, self.told()
+        return points_of(record, self.temporary), self.found()
+
+    def begin_next_step(self) -> None:
+        """Do what the step that follows begins with: remove scratch folders of processes that are no more."""
+        for place in self.places:
+            if (place / "scratch").is_dir():
+                sweep(place / "scratch")
+
+    def told(self) -> str:
+        """The end of what attempts have printed."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+    def keep(self, name: str) -> None:
+        """Keep what workspace, cache and bucket hold now."""
+        kept = self.folder / "kept" / name
+        kept.mkdir(parents=True)
+        for place in self.places:
+            if place.exists():
+                _copy(place, kept / place.name)
+        if self.bucket is not None:
+            for key, data in self._objects().items():
+                (kept / "bucket" / key).parent.mkdir(parents=True, exist_ok=True)
+                (kept / "bucket" / key).write_bytes(data)
+
+    def restore(self, name: str) -> None:
+        """Let workspace, cache and bucket hold what was kept."""
+        kept = self.folder / "kept" / name
+        for place in self.places:
+            if place.exists():
+                shutil.rmtree(place)
+            if (kept / place.name).exists():
+                _copy(kept / place.name, place)
+        if self.bucket is not None:
+            client, bucket, _ = self.bucket
+            root = kept / "bucket"
+            wanted = {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+            for key, data in self._objects().items():
+                if wanted.get(key) != data:
+                    client.delete_object(Bucket=bucket, Key=key)
+                else:
+                    del wanted[key]
+            for key, data in wanted.items():
+                checksum = b64encode(hashlib.sha256(data).digest()).decode()
+                client.put_object(Bucket=bucket, Key=key, Body=data, ChecksumSHA256=checksum)
+
+    def found(self) -> dict[str, Any]:
+        """What workspace, cache and bucket hold, without what legitimately differs."""
+        tree: dict[str, Any] = {}
+        for place in self.places:
+            for path in sorted(place.rglob("*")):
+                name = path.relative_to(self.folder).as_posix()
+                if name.startswith("cache/digests"):
+                    # Remembers files that have not changed for two seconds: the clock decides which.
+                    tree |= {name: "a file"} if _TEMPORARY.search(name) else {}
+                elif path.is_symlink():
+                    tree[name] = f"leads to {path.readlink()}"
+                elif path.is_dir():
+                    tree[name] = "a folder"
+                else:
+                    tree[name] = _comparable(name, path.read_bytes())
+        if self.bucket is not None:
+            tree |= {f"bucket/{key}": _comparable(key, data) for key, data in self._objects().items()}
+        return tree
+
+    def _objects(self) -> dict[str, bytes]:
+        assert self.bucket is not None
+        client, bucket, _ = self.bucket
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+class Zygote:
+    """The process that forks attempts."""
+
+    def __init__(self, process: subprocess.Popen[str], scene: Scene) -> None:
+        self._process = process
+        self._scene = scene
+        self._warm_up: dict[str, Sequence[str]] = {}
+
+    def warm_up(self, modules: Sequence[str], code_of: Sequence[str] = ()) -> None:
+        """Import modules, and read the code that steps depend on, once for all attempts."""
+        self._warm_up = {"modules": modules, "code of": code_of}
+
+    def learn(self, steps: Sequence[str]) -> None:
+        """Run steps once in a process of their own, and import what they import."""
+        modules = self._scene.folder / "modules.json"
+        assert self.run(*steps, learn=str(modules)) == 0, self._scene.told()
+        self.warm_up(json.loads(modules.read_text()), steps)
+
+    def run(self, *steps: str, fault: str = "", **more: str) -> int:
+        """The exit status of a process that runs these steps."""
+        order = {"steps": steps, "fault": fault, "modules": (), "code of": (), **self._warm_up, **more}
+        self._warm_up = {}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(json.loads(self._process.stdout.readline()))
+
+
+def points_of(record: Path, temporary: Path) -> list[Point]:
+    """The points in a record, each with its number; a file that is opened for writing is a point for two faults.
+
+    What a process changes in its temporary folder leaves workspace, cache and registry as they were at the point
+    before: of these, the first of each name counts.
+    """
+    points: list[Point] = []
+    times: Counter[str] = Counter()
+    for line in record.read_text().splitlines():
+        name, _, path = line.partition("\t")
+        times[name] += 1
+        if path.startswith(f"{temporary}/") and any(point.name == name for point in points):
+            continue
+        points.append(Point(name, times[name]))
+        if name.startswith("open in "):
+            points.append(Point(name, times[name], tear=True))
+    return points
+
+
+def litter(tree: Iterable[str]) -> list[str]:
+    """Names that only files under way have."""
+    return [name for name in tree if _TEMPORARY.search(name)]
+
+
+def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What differs between two trees, a line each."""
+    told = [f"{name} is left behind" for name in found.keys() - expected.keys()]
+    told += [f"{name} is missing" for name in expected.keys() - found.keys()]
+    for name in expected.keys() & found.keys():
+        if expected[name] != found[name]:
+            told.append(f"{name}: {_first_difference(expected[name], found[name])}")
+    return sorted(told)
+
+
+def _first_difference(one: Any, other: Any, where: str = "") -> str:
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return next(_first_difference(one[key], other[key], f"{where}.{key}") for key in one if one[key] != other[key])
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return next(_first_difference(a, b, f"{where}[{i}]") for i, (a, b) in pairs if a != b)
+    return f"{where} was {str(one)[:200]}, is {str(other)[:200]}"
+
+
+def _comparable(name: str, data: bytes) -> Any:
+    if name.endswith(".json"):
+        return _masked(json.loads(data))
+    if name.endswith(".jsonl"):
+        return sorted(data.decode().splitlines())
+    if name.endswith(".html"):
+        # Times, measured figures, and where charts have put them.
+        return re.sub(r"[0-9a-f]{12,}|\d+(\.\d+)?", "#", data.decode())
+    return "a signature" if name.endswith(".sig") else hashlib.sha256(data).hexdigest()
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_masked(one) for one in value]
+    if isinstance(value, str):
+        return re.sub(r"[\d.,]+ GB (free|available)", r"… \1", value)
+    if not isinstance(value, dict):
+        return value
+    hidden = _FIELDS | ({"sha256", "size_bytes"} if str(value.get("uri", "")).endswith(_HOLD_THEM) else set())
+    return {key: "…" if key in hidden and inner is not None else _masked(inner) for key, inner in value.items()}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a tree with its times, and with files of two names as such."""
+    subprocess.run(["cp", "-a", source, target], check=True)
+
+
+@dataclass
+class Outcome:
+    """What came of killing a step at points.
+
+    Attributes:
+        kills: How many there were.
+        wrong: What was wrong afterwards, a line each.
+    """
+
+    kills: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def kill_everywhere(
+    scene: Scene, zygote: Zygote, step: str, points: Sequence[Point], *, before: str, after: dict[str, Any]
+) -> Outcome:
+    """Kill a step at each of these points, try it a second time, and compare.
+
+    Args:
+        scene: Where.
+        zygote: Forks the attempts.
+        step: Its name.
+        points: Where to kill it.
+        before: Name under which what was there before the step was kept.
+        after: What an undisturbed attempt leaves.
+    """
+    outcome = Outcome()
+    for point in points:
+        scene.restore(before)
+        first = zygote.run(step, fault=point.fault)
+        second = zygote.run(step)
+        # Where it is a process of the step's own that was killed, the step fails.
+        if first != -signal.SIGKILL and not (point.in_child and first == 1):
+            wrong = [f"not hit, the step ended with {first}"]
+        elif second != 0:
+            wrong = [f"the second attempt ended with {second}: {scene.told()}"]
+        else:
+            scene.begin_next_step()
+            wrong = differences(after, scene.found())
+        outcome.kills += 1
+        outcome.wrong += [f"{step}, {point.fault}: {one}" for one in wrong]
+    return outcome

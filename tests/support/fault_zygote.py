@@ -1,0 +1,90 @@
+"""A process that has imported what steps import, and forks one for each attempt at a step: `python -m`, with a scene.
+
+Orders come on standard input and their ends leave on standard output, a line of JSON each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def main(scene: dict[str, Any]) -> None:
+    # Steps measure with as many threads as there are processors.
+    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:1]))
+    answers = os.fdopen(os.dup(1), "w")
+    with open(scene["log"], "ab") as log:  # noqa: PTH123
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    for line in sys.stdin:
+        order = json.loads(line)
+        warm_up(order["modules"], order["code of"])
+        pid = os.fork()
+        if pid == 0:
+            os._exit(attempt(scene, order))
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps(status), file=answers, flush=True)
+
+
+def warm_up(modules: list[str], steps: list[str]) -> None:
+    """Import modules and read the code that steps depend on: what each attempt would begin with."""
+    for module in modules:
+        with contextlib.suppress(Exception):  # only so that attempts are quick
+            importlib.import_module(module)
+    if steps:
+        from hpe_tasks.pipeline.reach import code_version
+        from hpe_tasks.pipeline.requantize import REQUANTIZE
+
+        for step in steps:
+            code_version(REQUANTIZE.by_name[step].body)
+
+
+def attempt(scene: dict[str, Any], order: dict[str, Any]) -> int:
+    """Run steps; the status of the process."""
+    try:
+        os.environ.pop("HPE_FAULT", None)
+        if order.get("fault"):
+            os.environ["HPE_FAULT"] = order["fault"]
+        run_steps(scene, order["steps"])
+        if "learn" in order:
+            Path(order["learn"]).write_text(json.dumps(sorted(sys.modules)))
+    except BaseException:  # noqa: BLE001 - a process that was forked ends here, whatever came
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def run_steps(scene: dict[str, Any], names: list[str]) -> None:
+    from hpe_tasks.config.loading import load_config
+    from hpe_tasks.pipeline.requantize import REQUANTIZE
+    from hpe_tasks.pipeline.runs import open_run
+    from hpe_tasks.storage.s3 import make_client
+
+    settings = dict(scene["settings"])
+    config = load_config(settings.pop("preset"), overrides=settings)
+    key = scene["signing_key"].encode()
+    for name in names:
+        run = open_run(
+            config,
+            workspace=scene["workspace"],
+            cache=Path(scene["cache"]),
+            name="killed",
+            s3=lambda: make_client(**scene["s3"]),
+            signing_key=lambda: key,
+        )
+        step = REQUANTIZE.by_name[name]
+        if not REQUANTIZE.skip_reason(step, run):
+            step(run)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
