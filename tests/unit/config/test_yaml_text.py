@@ -12,11 +12,8 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.presets import PRESETS
 from hpe_tasks.config.yaml_text import MAX_DEPTH, YamlLimitError, load_yaml
 from hpe_tasks.errors import ConfigError
+from support.bombs import LAUGHS
 
-LAUGHS = "\n".join(
-    ["gate: &l0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    + [f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 10)]
-)
 MERGES = "\n".join(
     ["gate: &m0 {a: 1, b: 2}"] + [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}" for n in range(1, 10)]
 )

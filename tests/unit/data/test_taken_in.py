@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,11 @@ from hpe_tasks.errors import CheckpointError, DatasetError, HpeError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.onnx_model import prepare_onnx
 from support import tiny_networks as tiny
+from support.bombs import deflated_weights, endless_loop
 
 BOMB_BYTES = 300 * 10**6
 WEIGHTS = tiny.mobilenet_config()
 NETWORK = tiny.onnx_config()
-
-
-def deflated(path: Path) -> None:
-    """What torch.save wrote, compressed: a thousandth of what it takes."""
-    plain = path.with_name("plain.pt")
-    torch.save({"heatmaps.weight": torch.zeros(BOMB_BYTES // 4)}, plain)
-    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb:
-        for name in source.namelist():
-            bomb.writestr(name, source.read(name))
-    plain.unlink()
 
 
 def repeated(path: Path) -> None:
@@ -47,27 +38,6 @@ def enlarging(path: Path) -> None:
     model.graph.node.append(helper.make_node("ReduceMax", ["large"], ["most"], keepdims=0))
     model.graph.node.append(helper.make_node("Add", ["maps", "most"], ["heatmaps"]))
     model.graph.node[5].output[0] = "maps"
-    onnx.save(model, path)
-
-
-def endless(path: Path) -> None:
-    """A loop of 2^62 trips around the heatmaps."""
-    model = tiny.pose_onnx()
-    for name, value in (("trips", np.array(2**62)), ("yes", np.array(True))):
-        model.graph.initializer.append(numpy_helper.from_array(value, name))
-    shape, kinds = [None] * 4, (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
-    inputs = [
-        helper.make_tensor_value_info(name, kind, dims)
-        for name, kind, dims in zip(("trip", "go", "x"), kinds, ([], [], shape), strict=True)
-    ]
-    outputs = [
-        helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, []),
-        helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape),
-    ]
-    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["x"], ["y"])]
-    body = helper.make_graph(nodes, "body", inputs, outputs)
-    model.graph.node[-1].output[0] = "maps"
-    model.graph.node.append(helper.make_node("Loop", ["trips", "yes", "maps"], ["heatmaps"], body=body))
     onnx.save(model, path)
 
 
@@ -91,11 +61,16 @@ def take_in(path: Path) -> None:
         check_checkpoint(config, path, path.parent / "cache")
 
 
-BOMBS: dict[str, tuple[Callable[[Path], None], dict[str, str], type[HpeError], str]] = {
-    "bomb.pt": (deflated, {"MEMORY_MB": "150"}, CheckpointError, "took more than 150 MB of memory"),
+BOMBS: dict[str, tuple[Callable[[Path], object], dict[str, str], type[HpeError], str]] = {
+    "bomb.pt": (
+        partial(deflated_weights, size_bytes=BOMB_BYTES),
+        {"MEMORY_MB": "150"},
+        CheckpointError,
+        "took more than 150 MB of memory",
+    ),
     "bomb.mat": (repeated, {"MEMORY_MB": "150"}, DatasetError, "took more than 150 MB of memory"),
     "large.onnx": (enlarging, {"MEMORY_MB": "150"}, CheckpointError, "took more than 150 MB of memory"),
-    "endless.onnx": (endless, {"CPU_S": "2"}, CheckpointError, "took more than 2 s of processor time"),
+    "endless.onnx": (endless_loop, {"CPU_S": "2"}, CheckpointError, "took more than 2 s of processor time"),
 }
 
 
@@ -156,7 +131,7 @@ def test_weights_in_a_format_that_is_safe_are_read_here(tmp_path: Path, caplog: 
 
 
 def test_the_loop_of_the_bomb_is_one_that_is_accepted_with_fewer_trips(tmp_path: Path) -> None:
-    endless(tmp_path / "loop.onnx")
+    endless_loop(tmp_path / "loop.onnx")
     model = onnx.load(tmp_path / "loop.onnx")
     trips = next(tensor for tensor in model.graph.initializer if tensor.name == "trips")
     trips.CopyFrom(numpy_helper.from_array(np.array(3), "trips"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.images import decode_image, decode_padded, encode_jpeg
 from hpe_tasks.serving.preprocessing import crop, resize
+from support.bombs import jpeg_of_coloured_scans
 from support.serving_cases import encoded, photo
 
 LIMIT = 25_000_000
@@ -336,15 +336,6 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     assert time.perf_counter() - started < 2
     assert error.status == 422
     assert "more than 20 scans" in error.message
-
-
-def jpeg_of_coloured_scans(scans: int, width: int, height: int) -> bytes:
-    """A progressive JPEG of a picture, whose last scans are repeated until there are so many."""
-    pixels = np.add.outer(np.arange(height), np.arange(width)).astype(np.uint8)
-    ordinary = encoded(np.repeat(pixels[..., None], 3, axis=2), quality=30, progressive=True)
-    starts = [found.start() for found in re.finditer(rb"\xff\xda", ordinary)]
-    last = ordinary[starts[-1] : -2]
-    return ordinary[:-2] + last * (scans - len(starts)) + b"\xff\xd9"
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,11 @@ from hpe_tasks.data.fetch.preview import _names_in
 from hpe_tasks.errors import ArchiveError, CheckpointError, HpeError
 from hpe_tasks.models.checkpoint import _read
 from hpe_tasks.untrusted.tar import MAX_HEADER_BYTES, PlainTarInfo
+from support.bombs import tar_block as block
 
 BOMB_BYTES = 24 * 2**20
 ROOM_BYTES = 4 * 2**20
 """What Python may allocate while it looks: tables of gzip and of tarfile, and one header."""
-
-
-def block(kind: bytes, size: int, name: str = "x") -> bytes:
-    member = tarfile.TarInfo(name)
-    member.type, member.size = kind, size
-    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def padded(content: bytes) -> bytes:
