@@ -18,6 +18,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def nothing_held() -> Iterator[None]:
+    """Let go of what a test has held in its cache: a process holds it as long as it lives."""
+    from hpe_tasks.storage.folders import let_go
+
+    yield
+    let_go()
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder with `coco-mini/` (real photographs and annotations) and `models/` (real ONNX models)."""

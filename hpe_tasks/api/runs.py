@@ -26,6 +26,7 @@ from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.records.base import Record
 from hpe_tasks.storage.s3 import make_client
+from hpe_tasks.upkeep.cache import trim_after_run
 
 R = TypeVar("R", bound=Record)
 
@@ -81,6 +82,7 @@ def run(
                 raise error from None
             raise
         end_run(REQUANTIZE, opened)
+        trim_after_run(opened.cache, places().cache_max_gb)
     return RunResult(records_of(opened), opened)
 
 

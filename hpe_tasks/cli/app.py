@@ -34,6 +34,7 @@ from hpe_tasks.cli.pipelines import add_pipeline_commands
 from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.cli.selftest import selftest
 from hpe_tasks.cli.serve import serve
+from hpe_tasks.cli.workspace import workspace_app
 
 _LONGEST_TRACE = 50_000
 
@@ -65,6 +66,7 @@ def _options(
 
 app.add_typer(channel_app, name="channel")
 app.add_typer(lambda_app, name="lambda")
+app.add_typer(workspace_app, name="workspace")
 add_pipeline_commands(app)
 
 

@@ -51,7 +51,11 @@ def _add_run(app: typer.Typer, listed: ListedPipeline) -> None:
     ) -> None:
         _be_verbose(verbose)
         pipeline = _pipeline(listed)
-        _run_all(pipeline, _open(pipeline, preset, config, settings, name), as_json=as_json)
+        run = _open(pipeline, preset, config, settings, name)
+        try:
+            _run_all(pipeline, run, as_json=as_json)
+        finally:
+            _trim_cache(run)
 
     app.command(listed.command, help=listed.summary)(command)
 
@@ -121,6 +125,13 @@ def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
     end_run(pipeline, run)
     if not print_summary(run, as_json=as_json):
         raise typer.Exit(EXIT_GATE_FAILED)
+
+
+def _trim_cache(run: Run) -> None:
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.upkeep.cache import trim_after_run
+
+    trim_after_run(run.cache, Settings.from_environment().cache_max_gb)
 
 
 def _run_step(pipeline: Pipeline, name: str, run: Run, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +20,18 @@ class Settings:
         cache: Folder of this machine for downloads and data sets; may be deleted at any time.
         signing_key: File with the private key that published manifests and channels are signed with.
         public_key: Public keys that are accepted beside that of this key, as `read_public_keys` reads them.
+        cache_max_gb: What the cache may hold at the end of a run, in GB of 10⁹ bytes; None for all that there is.
     """
 
     workspace: str
     cache: Path
     signing_key: Path | None = None
     public_key: str | None = None
+    cache_max_gb: float | None = None
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read HPE_WORKSPACE, HPE_CACHE, HPE_SIGNING_KEY and HPE_PUBLIC_KEY.
+        """Read HPE_WORKSPACE, HPE_CACHE, HPE_CACHE_MAX_GB, HPE_SIGNING_KEY and HPE_PUBLIC_KEY.
 
         The first two are by default in `.hpe/` in AIRFLOW_HOME, or else in the working directory.
         """
@@ -47,6 +50,7 @@ class Settings:
             cache=Path(os.environ.get("HPE_CACHE") or home / "cache"),
             signing_key=Path(key) if key else None,
             public_key=os.environ.get("HPE_PUBLIC_KEY"),
+            cache_max_gb=_gigabytes(os.environ.get("HPE_CACHE_MAX_GB")),
         )
 
     def read_signing_key(self) -> bytes | None:
@@ -60,3 +64,17 @@ class Settings:
                 f"The signing key {self.signing_key} cannot be read: {error.strerror or error}.",
                 hint="Correct HPE_SIGNING_KEY, or unset it to publish without a signature.",
             ) from error
+
+
+def _gigabytes(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ConfigError(
+            f"HPE_CACHE_MAX_GB is {text!r}.", hint="Set it to a number of GB, such as 50, or unset it for no limit."
+        )
+    return value

@@ -21,6 +21,7 @@ from hpe_tasks.packaging.archive import append_bytes, append_folder
 from hpe_tasks.packaging.licences import LicencePolicy
 from hpe_tasks.packaging.locks import read_lock
 from hpe_tasks.packaging.sbom import ShippedDistribution, bill_of_materials, shipped
+from hpe_tasks.storage.folders import hold
 
 Architecture = Literal["x86_64", "arm64"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -163,6 +164,7 @@ def dependency_layer(architecture: Architecture, cache: Path, python: Path) -> P
     rules = b"".join(Path(__file__).with_name(name).read_bytes() for name in _RULES)
     key = hashlib.sha256(b"\0".join((architecture.encode(), lock, version, rules))).hexdigest()[:16]
     layer = cache / "lambda" / f"libraries-{architecture}-{key}.zip"
+    hold(layer)
     if layer.is_file():
         return layer
     try:

@@ -41,6 +41,7 @@ F = TypeVar("F", bound=Frozen)
 
 FAILURE = "failure.json"
 CONFIG = "run.json"
+RUNS = "runs"
 LATEST = "latest.json"
 
 CHOICE = "choose_recipe"
@@ -131,9 +132,14 @@ class Run:
         return self.asked.model_copy(update={"recipe": recipe})
 
     @property
+    def home(self) -> str:
+        """The run's folder under the workspace, of which its parts have folders of their own."""
+        return f"{RUNS}/{self.name}"
+
+    @property
     def prefix(self) -> str:
-        """The run's folder under the workspace."""
-        return f"runs/{self.name}{self.part and '/'}{self.part}"
+        """Where its steps leave their records: its folder under the workspace, or that of this part of it."""
+        return f"{self.home}{self.part and '/'}{self.part}"
 
     def within(self, part: str, recipe: QuantizationRecipe, known: Iterable[str]) -> Run:
         """A part of the run that tries another recipe, with a folder of its own inside of the run's.

@@ -21,6 +21,7 @@ from hpe_tasks.faults import reached
 from hpe_tasks.pipeline.reach import code_version
 from hpe_tasks.pipeline.runs import FAILURE, Pointer, Run
 from hpe_tasks.records.base import Record
+from hpe_tasks.storage.claims import claim
 from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.workspace import Scratch, stored_under
 
@@ -154,6 +155,7 @@ class Step(_Rules[R]):
         return record
 
     def _execute(self, run: Run) -> R:
+        claim(run.workspace, run.home)
         key = self.found(run)[:32] if self.found is not None else run.key(self)
         make = partial(self.body, run)
         if self.reuse:

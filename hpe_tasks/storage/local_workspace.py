@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from typing_extensions import override
 
 from hpe_tasks.errors import AccessError
 from hpe_tasks.records.base import Artifact
-from hpe_tasks.storage.files import link_file, path_of, storage_errors, write_atomically
+from hpe_tasks.storage.files import link_file, path_of, sha256_file, storage_errors, write_atomically
 from hpe_tasks.storage.private import FILE_MODE, close_to_others, make_private_folder
 from hpe_tasks.storage.scratch import drop
-from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
+from hpe_tasks.storage.workspace import RESULT, Scratch, StoredFile, Workspace, verified
 
 
 class LocalWorkspace(Workspace):
@@ -43,8 +45,36 @@ class LocalWorkspace(Workspace):
         return tuple(sorted(p.name for p in parent.iterdir() if p.is_dir())) if parent.is_dir() else ()
 
     @override
+    def files(self, below: str) -> Iterator[StoredFile]:
+        for folder, _, names in os.walk(self.root / below):
+            for path in (Path(folder) / name for name in names):
+                with suppress(FileNotFoundError):  # a step has just replaced it
+                    found = path.stat(follow_symlinks=False)
+                    # A hard link has the times of its file, but being made changes the file's status.
+                    seconds = found.st_mtime if path.name[0] != "." else max(found.st_mtime, found.st_ctime)
+                    modified = datetime.fromtimestamp(seconds, UTC)
+                    yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, modified)
+
+    @override
     def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
+        with storage_errors(self.root / name):
+            (self.root / name).unlink(missing_ok=True)
+
+    @override
+    def discard(self, prefix: str) -> None:
+        with storage_errors(self.root / prefix):
+            drop(self.root / prefix, self._scratch_parent())
+
+    @override
+    def digest(self, name: str) -> str | None:
+        try:
+            return sha256_file(self.root / name)
+        except FileNotFoundError:
+            return None
+
+    @override
+    def abandon_uploads(self, before: datetime) -> int:
+        return 0
 
     @override
     def attach(self, prefix: str, stored: str | None, pointer: bytes) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from hpe_tasks.errors import AccessError, DigestError
+from hpe_tasks.errors import AccessError, DigestError, StorageError
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import sha256_file, storage_errors
+from hpe_tasks.storage.folders import hold
 from hpe_tasks.storage.private import close_to_others, make_private_folder
 from hpe_tasks.storage.s3 import S3Location, s3_errors
-from hpe_tasks.storage.workspace import RESULT, Scratch, Workspace, verified
+from hpe_tasks.storage.workspace import RESULT, Scratch, StoredFile, Workspace, verified
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+_CHUNK_BYTES = 2**20
+_MOST_KEYS = 1000
+"""Of one DeleteObjects."""
 
 
 class S3Workspace(Workspace):
@@ -66,6 +74,67 @@ class S3Workspace(Workspace):
         return tuple(sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found))
 
     @override
+    def files(self, below: str) -> Iterator[StoredFile]:
+        where, start = self.location / below, len((self.location / "x").key) - 1
+        with s3_errors(where, "listing"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=where.bucket, Prefix=f"{where.key}/"
+            ):
+                for entry in page.get("Contents", ()):
+                    yield StoredFile(entry["Key"][start:], entry["Size"], entry["LastModified"])
+
+    @override
+    def discard(self, prefix: str) -> None:
+        self._drop(prefix)
+        names = [file.name for file in self.files(prefix)]
+        where = self.location / prefix
+        with s3_errors(where, "removing"):
+            for begin in range(0, len(names), _MOST_KEYS):
+                keys: list[ObjectIdentifierTypeDef] = [
+                    {"Key": (self.location / name).key} for name in names[begin : begin + _MOST_KEYS]
+                ]
+                answer = self.client.delete_objects(Bucket=where.bucket, Delete={"Objects": keys, "Quiet": True})
+                for refused in answer.get("Errors", ()):
+                    raise StorageError(
+                        f"{self.location} / {refused.get('Key')} could not be removed: {refused.get('Code')}.",
+                        hint="Check the credentials and the bucket's policy.",
+                    )
+
+    @override
+    def digest(self, name: str) -> str | None:
+        from botocore.exceptions import ClientError, FlexibleChecksumError
+
+        where = self.location / name
+        found = hashlib.sha256()
+        with s3_errors(where, "reading"):
+            try:
+                body = self.client.get_object(Bucket=where.bucket, Key=where.key)["Body"]
+                for chunk in body.iter_chunks(_CHUNK_BYTES):
+                    found.update(chunk)
+            except FlexibleChecksumError:
+                return ""
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") == "NoSuchKey":
+                    return None
+                raise
+        return found.hexdigest()
+
+    @override
+    def abandon_uploads(self, before: datetime) -> int:
+        where, ended = self.location, 0
+        with s3_errors(where, "listing uploads to"):
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=where.bucket, Prefix=f"{where.key}/".lstrip("/")
+            ):
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"] < before:
+                        self.client.abort_multipart_upload(
+                            Bucket=where.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                        ended += 1
+        return ended
+
+    @override
     def remove(self, name: str) -> None:
         where = self.location / name
         with s3_errors(where, "removing"):
@@ -78,6 +147,7 @@ class S3Workspace(Workspace):
     @override
     def _local(self, artifact: Artifact) -> Path:
         path = self.cache / "files" / artifact.sha256 / Path(artifact.uri).name
+        hold(path.parent)
         if path.is_file() and sha256_file(path) == artifact.sha256:
             return path
         where = S3Location.parse(artifact.uri)

@@ -6,6 +6,8 @@ Layout, under the workspace's address::
     runs/<run>/<step>/result.json  the step's record in a run; points into the store
     runs/<run>/run.json            what the run was asked, and when
     latest.json                    the run that reported last
+    trusted/                       what addresses gave when they were first used
+    used/, collecting/             what is in use, and who is deleting: see `claims`
 
 A record is written after the files that it names, and each in one piece, so that whatever can be read is complete.
 """
@@ -18,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +28,26 @@ from pydantic import ValidationError
 
 from hpe_tasks.errors import DigestError, StorageError
 from hpe_tasks.records.base import Artifact, Record
+from hpe_tasks.storage.claims import claim
 from hpe_tasks.storage.files import sha256_file, storage_errors
-from hpe_tasks.storage.scratch import scratch_folder
+from hpe_tasks.storage.scratch import scratch_folder, sweep
 
 R = TypeVar("R", bound=Record)
 
 RESULT = "result.json"
 
-_STORE = "store"
+STORE = "store"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a workspace: its name there, and when it was last written (for a name that begins with a dot: made)."""
+
+    name: str
+    size_bytes: int
+    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class Scratch:
 
 def stored_under(step: str, key: str) -> str:
     """Folder of a workspace that holds what a step made from the inputs with this digest."""
-    return f"{_STORE}/{step}/{key}"
+    return f"{STORE}/{step}/{key}"
 
 
 class Workspace(ABC):
@@ -88,6 +101,7 @@ class Workspace(ABC):
             record that was stored first.
         """
         prefix = stored_under(step, key)
+        claim(self, prefix)
         stored = self._stored(prefix, kind)
         if stored is not None and reusable(stored):
             return stored, True
@@ -144,8 +158,28 @@ class Workspace(ABC):
         """Names of the folders directly under `name`, sorted."""
 
     @abstractmethod
+    def files(self, below: str) -> Iterator[StoredFile]:
+        """All files in a folder and the folders in it; none where it is not there. In no order."""
+
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a small file, if it is there."""
+
+    @abstractmethod
+    def discard(self, prefix: str) -> None:
+        """Remove a folder with everything in it, if it is there; nobody ever finds a part of a result in it."""
+
+    @abstractmethod
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of a file as it is read now; empty where its storage knows that it is broken, None without one."""
+
+    def sweep(self) -> int:
+        """Remove what killed steps left on this machine; returns how many folders."""
+        return sweep(self._scratch_parent())
+
+    @abstractmethod
+    def abandon_uploads(self, before: datetime) -> int:
+        """End uploads that began before then and were never completed; returns how many there were."""
 
     @abstractmethod
     def attach(self, prefix: str, stored: str | None, pointer: bytes) -> None:
@@ -167,7 +201,7 @@ class Workspace(ABC):
             try:
                 return self._local(artifact)
             except DigestError as error:
-                stored = self._result_of(artifact)
+                stored = self.result_of(artifact)
                 if stored is None:
                     raise
                 # On S3 what is made again has other addresses: the result may be good by now.
@@ -179,10 +213,10 @@ class Workspace(ABC):
         """Let a stored result stand in no more: a step with these inputs makes it again."""
         self._drop(stored_under(step, key))
 
-    def _result_of(self, artifact: Artifact) -> tuple[str, str] | None:
+    def result_of(self, artifact: Artifact) -> tuple[str, str] | None:
         """Step and key of the stored result that a file belongs to; None for a file that is elsewhere."""
         parts = artifact.uri.removeprefix(f"{self.uri}/").split("/")
-        return (parts[1], parts[2]) if parts[0] == _STORE and len(parts) > 3 else None
+        return (parts[1], parts[2]) if parts[0] == STORE and len(parts) > 3 else None
 
     @abstractmethod
     def _local(self, artifact: Artifact) -> Path: ...

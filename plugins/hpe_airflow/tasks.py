@@ -17,8 +17,10 @@ from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from hpe_airflow.links import with_links
 from hpe_airflow.runs import open_run_from_context
+from hpe_tasks.config.environment import Settings
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.step import Step
+from hpe_tasks.upkeep.cache import trim_after_run
 
 _AFTER_WHAT_MAY_BE_SKIPPED = "none_failed_min_one_success"
 
@@ -82,6 +84,8 @@ def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
             ti.xcom_push("reason", reason)
             raise AirflowSkipException(f"{step.name} is left out: {reason}")
         record = step(run)
+        if step.whatever_came:
+            trim_after_run(run.cache, Settings.from_environment().cache_max_gb)
         if rules.asset is not None:
             outlet_events[rules.asset].extra = record.model_dump(include=set(rules.event))
         left_out = [other.name for other in pipeline.left_out_behind(step, run)]

@@ -22,7 +22,7 @@ from hpe_tasks.data.fetch.transports import Answer, HttpFile, HttpPatience, S3Fi
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import digest_of, sha256_file, storage_errors
-from hpe_tasks.storage.folders import check_space, locked
+from hpe_tasks.storage.folders import check_space, hold, locked
 from hpe_tasks.storage.s3 import S3Location
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def fetch(
     if transport is None:
         return _local(local_path(source), sha256)
     target = destination_dir / _file_name(source)
+    hold(target)
     with locked(target):
         return _download(transport, target, sha256, room_to_unpack=room_to_unpack)
 

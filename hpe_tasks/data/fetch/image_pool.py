@@ -21,7 +21,7 @@ from hpe_tasks.data.image_files import ImageFile, look_at
 from hpe_tasks.errors import AccessError, DatasetError, HpeError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors
-from hpe_tasks.storage.folders import check_space, locked
+from hpe_tasks.storage.folders import check_space, hold, locked
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,7 @@ class ImagePool:
                     f"{public_address(image.url)}, but different sizes.",
                     hint="Correct the address or the size in the annotation file.",
                 )
+        hold(self._folder)
         with locked(self._folder):
             with storage_errors(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from hpe_tasks.data.annotation_files import is_safe_file_name
 from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors
-from hpe_tasks.storage.folders import check_space, locked
+from hpe_tasks.storage.folders import check_space, hold, locked
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def mirror_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequen
     """
     identity = f"{client.meta.endpoint_url}|{location}"
     folder = cache / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    hold(folder)
     with locked(folder):
         wanted = _listing(location, client, parts)
         with storage_errors(folder):

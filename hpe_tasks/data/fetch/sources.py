@@ -16,7 +16,7 @@ from hpe_tasks.data.fetch.download import FetchedFile, Offer, fetch, forget, loc
 from hpe_tasks.data.fetch.mirror import mirror_prefix
 from hpe_tasks.data.fetch.transports import HttpPatience
 from hpe_tasks.errors import ArchiveError, DatasetError, DigestError
-from hpe_tasks.storage.folders import locked
+from hpe_tasks.storage.folders import hold, locked
 from hpe_tasks.storage.s3 import S3Location
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Sources:
         if is_matlab_file(archive.path):
             return archive.path
         folder = self.cache / "archives" / archive.sha256
+        hold(folder)
         with locked(folder):
             if not folder.is_dir():
                 remove_unfinished(folder)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from moto import mock_aws
 
 from hpe_tasks.errors import AccessError, ConfigError, DigestError, StorageError
 from hpe_tasks.records.base import Artifact
@@ -17,9 +16,10 @@ from hpe_tasks.records.run import RunReport
 from hpe_tasks.storage.files import link_file, path_of, write_atomically
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.opening import open_workspace
-from hpe_tasks.storage.s3 import S3Location, make_client
+from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_workspace import S3Workspace
 from hpe_tasks.storage.workspace import Scratch, Workspace
+from support.workspaces import new_workspace, objects, spoil
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -27,17 +27,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["file", "s3"])
 def workspace(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
-    if request.param == "file":
-        yield LocalWorkspace(tmp_path / "a workspace")
-        return
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    with mock_aws():
-        client: S3Client = make_client()
-        client.create_bucket(Bucket="work")
-        yield S3Workspace(S3Location("work", "pre/fix"), client, tmp_path / "cache")
+    with new_workspace(request.param, tmp_path, monkeypatch) as made:
+        yield made
 
 
 def writer(text: str, calls: list[str] | None = None) -> Callable[[Scratch], RunReport]:
@@ -129,17 +120,6 @@ def test_a_changed_file_is_not_taken_for_good(workspace: Workspace, tmp_path: Pa
     assert not list((tmp_path / "cache" / "files").rglob("*.html")), "an unverified download must not stay"
 
 
-def spoil(workspace: Workspace, artifact: Artifact) -> None:
-    """Change a byte of a stored file; its size stays."""
-    if isinstance(workspace, S3Workspace):
-        where = S3Location.parse(artifact.uri)
-        data = workspace.client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
-        workspace.client.put_object(Bucket=where.bucket, Key=where.key, Body=b"#" + data[1:])
-    else:
-        path = path_of(artifact.uri)
-        path.write_bytes(b"#" + path.read_bytes()[1:])
-
-
 def test_a_broken_file_is_named_once_and_made_again(workspace: Workspace) -> None:
     record, _ = workspace.once("report", "k", RunReport, writer("one"))
     other, _ = workspace.once("report", "intact", RunReport, writer("two"))
@@ -180,12 +160,8 @@ def test_a_result_that_was_made_again_meanwhile_stays(workspace: Workspace, monk
 
 @pytest.mark.parametrize("workspace", ["s3"], indirect=True)
 def test_a_checksum_that_the_server_keeps_tells_as_well(workspace: S3Workspace) -> None:
-    from moto.s3.models import s3_backends
-
     record, _ = workspace.once("report", "k", RunReport, writer("one"))
-    [account] = s3_backends
-    stored = s3_backends[account]["aws"].buckets["work"].keys[S3Location.parse(record.html.uri).key]
-    stored.value = b"#ne"
+    objects()[S3Location.parse(record.html.uri).key].value = b"#ne"
     with pytest.raises(DigestError, match=r"was changed.* result of report"):
         workspace.local(record.html)
     assert workspace.read("store/report/k/result.json") is None

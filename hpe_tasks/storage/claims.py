@@ -1,0 +1,82 @@
+"""What is in use in a workspace, and who is deleting there: steps and the collector keep out of each other's way.
+
+A step first says what it is about to use and then looks whether a collector is at work; a collector first says that it
+is, and then looks what is in use. Whatever the order, one of them sees the other: the step waits, or the collector
+leaves alone what the step uses. This needs no locks, which a workspace on S3 does not have, and no clock but for a
+collector that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hpe_tasks.storage.files import digest_of
+
+if TYPE_CHECKING:
+    from hpe_tasks.storage.workspace import Workspace
+
+CLAIMS = "used"
+COLLECTING = "collecting"
+
+_PROMISED_S = 180.0
+"""A collector that has not renewed its announcement for so long was killed."""
+_MARGIN_S = 120.0
+"""It deletes nothing with less of that time left: by so much the clocks of two machines may differ."""
+_POLL_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def claim_file(prefix: str) -> str:
+    """The file that says, by the time it was last written, when a folder of the workspace was last in use."""
+    return f"{CLAIMS}/{digest_of(prefix)[:32]}.json"
+
+
+def claim(workspace: Workspace, prefix: str) -> None:
+    """Say that a folder of the workspace is in use from now on; waits until no collector is at work."""
+    told = False
+    while True:
+        # Anew after each wait: a collector may have taken an older claim for one that says nothing any more.
+        workspace.write(claim_file(prefix), json.dumps({"used": prefix}).encode())
+        if not _collectors(workspace):
+            return
+        if not told:
+            log.warning("Waiting for `hpe workspace gc`, which is deleting in %s", workspace.uri)
+            told = True
+        time.sleep(_POLL_S)
+
+
+@contextmanager
+def collecting(workspace: Workspace) -> Iterator[Callable[[], None]]:
+    """Announce a collector; gives what it calls before each thing that it deletes."""
+    name = f"{COLLECTING}/{uuid.uuid4().hex}.json"
+    until = 0.0
+
+    def announce() -> None:
+        nonlocal until
+        if until - time.time() < _MARGIN_S:
+            until = time.time() + _PROMISED_S
+            workspace.write(name, json.dumps({"until": until}).encode())
+
+    announce()
+    try:
+        yield announce
+    finally:
+        workspace.remove(name)
+
+
+def _collectors(workspace: Workspace) -> bool:
+    return any(_until(workspace.read(file.name)) > time.time() for file in workspace.files(COLLECTING))
+
+
+def _until(data: bytes | None) -> float:
+    try:
+        return float(json.loads(data or b"{}").get("until", 0))
+    except (ValueError, TypeError, AttributeError):
+        return 0.0
