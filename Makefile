@@ -52,6 +52,10 @@ else
 WITH_S3 =
 endif
 
+# A program that ends with this make, however that ends, together with all that it has started.
+GUARDED = exec env HPE_STARTED_BY=$$PPID
+GUARD := $(BIN)/python -I hpe_tasks/local/processes.py
+
 .PHONY: help setup run test ui env stop lint format docs sbom wheel lock clean
 
 help: ## Show what there is
@@ -63,22 +67,22 @@ help: ## Show what there is
 setup: .airflow/ready .venv-object-store/ready .venv-lambda/ready ## Install everything and prepare Airflow's database
 
 run: setup ## Quantize, prove and publish a model with the DAG; ends with the table of results
-	@$(WITH_S3) $(BIN)/python tools/run_dag.py --preset "$$PRESET" --conf "$$CONF"
+	@$(WITH_S3) $(GUARDED) $(BIN)/python tools/run_dag.py --preset "$$PRESET" --conf "$$CONF"
 
 # By file, because the tests of a file share servers and results; grouping by mark has no effect with pytest 9.2. In their own order:
 # sorted by their number of tests, files with a single long one would come last, one beside an idle worker.
 test: setup ## Run the whole test suite
-	@env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --basetemp=.cache/pytest $(ARGS)
+	@exec env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE HPE_STARTED_BY=$$PPID $(GUARD) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --basetemp=.cache/pytest $(ARGS)
 
 ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
-	@$(WITH_S3) exec $(BIN)/python tools/ui.py --port $(PORT)
+	@$(WITH_S3) $(GUARDED) $(BIN)/python tools/ui.py --port $(PORT)
 
 serve: PORT = 8090
 serve: setup ## Serve a model on this machine (the sample, unless MODEL is named), with a page; Ctrl-C stops it
 ifdef PACKAGE
-	@exec $(BIN)/hpe serve --port $(PORT) --package '$(PACKAGE)'
+	@$(GUARDED) $(GUARD) $(BIN)/hpe serve --port $(PORT) --package '$(PACKAGE)'
 else
-	@$(WITH_S3) exec $(BIN)/python tools/serve.py --name '$(MODEL)' --channel '$(CHANNEL)' --registry '$(REGISTRY)' \
+	@$(WITH_S3) $(GUARDED) $(BIN)/python tools/serve.py --name '$(MODEL)' --channel '$(CHANNEL)' --registry '$(REGISTRY)' \
 	  --port $(PORT) $(if $(WITH_S3),--own-store)
 endif
 

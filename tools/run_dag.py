@@ -18,10 +18,13 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.errors import BadInputError, HpeError
+from hpe_tasks.local.processes import end_with_parent, start_guarded
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from hpe_tasks.pipeline.runs import Run
 
 DAG_ID = REQUANTIZE.name
+STOP_S = 20.0
 
 
 class BadConf(ValueError):
@@ -96,7 +100,13 @@ def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> tuple[in
     airflow = Path(sys.executable).with_name("airflow")
     command = [str(airflow), "dags", "test", DAG_ID, logical_date.isoformat(), "--conf", json.dumps(conf)]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"NO_COLOR": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1"},
+        # For the case that the guard is killed together with this process, which has no threads.
+        preexec_fn=partial(end_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
     )
     if process.stdout is None:  # cannot be: it was asked for as a pipe
         raise SystemExit(3)
@@ -107,7 +117,11 @@ def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> tuple[in
         # A terminal's Ctrl-C has reached it too; `dags test` ignores TERM after its first task.
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)
-        process.wait()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         raise
 
 
@@ -158,5 +172,12 @@ def conclude(run: Run, status: int, said: RunLog, log: Path) -> int:
     return 3 if airflow_failed else 1
 
 
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    start_guarded()
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)  # the terminal was closed
     sys.exit(main())

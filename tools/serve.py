@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_MODEL, DEFAULT_REGISTRY
 from hpe_tasks.errors import HpeError
+from hpe_tasks.local.processes import start_guarded
 
 PRESET = "sample"
 
@@ -73,4 +74,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    start_guarded()
     sys.exit(main())

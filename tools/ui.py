@@ -1,7 +1,8 @@
 """Run Airflow's services together in the foreground, print where to log in, and stop them all on Ctrl-C.
 
 `airflow standalone` does the same, but leaves its services running when it is stopped by a signal other than Ctrl-C,
-and cannot be given a port. Used by `make ui` and by the tests.
+and cannot be given a port. Here they end with this program, however that ends, and it ends with what started it.
+Used by `make ui` and by the tests.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from types import FrameType
+
+from hpe_tasks.local.processes import end_with_parent, start_guarded
 
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 STOP_S = 30.0
@@ -52,7 +56,13 @@ def start(home: Path, port: int) -> dict[str, subprocess.Popen[bytes]]:
     for service in SERVICES:
         with (logs / f"{service}.log").open("ab") as log:
             children[service] = subprocess.Popen(
-                [airflow, service], env=environment, stdout=log, stderr=log, start_new_session=True
+                [airflow, service],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # For the case that the guard is killed together with this process, which has no threads.
+                preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509
             )
     return children
 
@@ -137,4 +147,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    start_guarded()
     sys.exit(main())

@@ -1,6 +1,6 @@
 """ministack behind a guard: for S3 clients of this machine only, and without its administration.
 
-A script for the interpreter of ministack's own environment, in which nothing of this project can be imported.
+A script for the interpreter of ministack's own environment, which has none of the libraries of this project.
 
 ministack's administration asks for no key: one POST to `/_ministack/reset` erases everything, and a browser sends such
 a POST for any page that is open in it. Nor does the access key help against pages, as it stands in our source code: a
@@ -11,7 +11,14 @@ nothing else tells its requests from ours.
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -21,7 +28,12 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEALTH = "/_ministack/health"
+ENDS_WITH = "HPE_ENDS_WITH"
+"""Environment variable: the process that has started the server, and with which it ends."""
+STAYS_IN = "HPE_STAYS_IN"
+"""Environment variable: a file in which its process id stands, in JSON, once the server is to outlive that process."""
 OWN_HOSTS = frozenset({"127.0.0.1", "localhost"})
+_END_PATIENCE_S = 10.0
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
@@ -70,8 +82,36 @@ async def _deny(send: Send, reason: str) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+def end_with_starter() -> None:
+    """Have this process end when the one that has started it does, unless the server is to stay."""
+    starter, stays_in = os.environ.pop(ENDS_WITH, ""), os.environ.pop(STAYS_IN, "")
+    if not starter:
+        return
+    # What is imported there needs nothing but Python.
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    try:
+        from hpe_tasks.local.processes import wait_for_end
+    finally:
+        del sys.path[0]
+
+    def watch() -> None:
+        wait_for_end(int(starter))
+        if stays_in and _process_in(Path(stays_in)) == os.getpid():
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_END_PATIENCE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _process_in(file: Path) -> object:
+    return json.loads(file.read_bytes())["pid"] if file.is_file() else None
+
+
 def main() -> None:
     """Run ministack as `python -m ministack` does, behind the guard."""
+    end_with_starter()
     from ministack import app as ministack
 
     ministack.app = guarded(ministack.app)

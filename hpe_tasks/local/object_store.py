@@ -37,7 +37,8 @@ from pydantic import ValidationError
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, StorageError
-from hpe_tasks.local.guarded_ministack import HEALTH
+from hpe_tasks.local.guarded_ministack import ENDS_WITH, HEALTH, STAYS_IN
+from hpe_tasks.local.processes import command_line, start_ticks
 from hpe_tasks.storage.folders import locked
 from hpe_tasks.storage.s3 import S3Location, make_client, s3_errors
 
@@ -136,7 +137,7 @@ class ObjectStore:
         return server if server is not None and _is_running(server) and _answers(server.port) else None
 
     def start(self) -> Server:
-        """Start the server, or find it running; it outlives this process.
+        """Start the server, or find it running; once it is up, it outlives this process, and `stop` ends it.
 
         Safe to call at the same time from several processes: one starts it, the others wait and find it.
 
@@ -144,11 +145,14 @@ class ObjectStore:
             ConfigError: The interpreter is missing, or the port is taken.
             StorageError: The server does not come up; the message holds the end of its log.
         """
+        return self._start(stays=True)
+
+    def _start(self, *, stays: bool) -> Server:
         with self._locked():
             server = self.status()
             if server is None or not server.is_guarded:
                 self._stop_recorded()  # one that hangs, or is open
-                server = self._launch()
+                server = self._launch(stays)
             _prepare_bucket(server)
             return server
 
@@ -160,7 +164,8 @@ class ObjectStore:
             return self._stop_recorded()
 
     def __enter__(self) -> Server:
-        return self.start()
+        """As `start`, but a server that is started here ends with this process, however that ends."""
+        return self._start(stays=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -184,7 +189,7 @@ class ObjectStore:
     def _locked(self) -> AbstractContextManager[None]:
         return locked(self.data_dir / "server")
 
-    def _launch(self) -> Server:
+    def _launch(self, stays: bool) -> Server:
         if not self.python.is_file():
             raise ConfigError(
                 f"The embedded S3 server is not installed: {self.python} does not exist.",
@@ -192,13 +197,13 @@ class ObjectStore:
             )
         for _ in range(_START_ATTEMPTS):
             try:
-                return self._launch_on(self._choose_port())
+                return self._launch_on(self._choose_port(), stays)
             except _PortTakenError:
                 # Another process took the free port between our look and the server's start.
                 continue
         raise StorageError(f"Every free port on {HOST} was taken before the server could use it.")
 
-    def _launch_on(self, port: int) -> Server:
+    def _launch_on(self, port: int, stays: bool) -> Server:
         # -I: neither the working directory nor PYTHON* variables lead the server to libraries of ours.
         command = (str(self.python), "-I", str(_LAUNCHER))
         (self.data_dir / "tmp").mkdir(exist_ok=True)
@@ -206,32 +211,44 @@ class ObjectStore:
             process = subprocess.Popen(
                 command,
                 cwd=self.data_dir,
-                env=self._server_environment(port),
+                env=self._server_environment(port) | self._lifetime(stays),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # A group of its own: Ctrl-C in the terminal that started it does not end it.
                 start_new_session=True,
             )
-        started = _start_ticks(process.pid)
+        try:
+            started = self._wait_for_answer(process, port)
+            server = Server(pid=process.pid, process_started=started, command=command, port=port, bucket=self._bucket)
+            partial = self._address_file.with_suffix(".part")
+            partial.write_text(server.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            partial.replace(self._address_file)
+        except BaseException:  # Ctrl-C as well: nobody would know of it.
+            process.kill()
+            process.wait()
+            raise
+        # The server outlives this object: without a status, Popen would warn of a child left behind.
+        process.returncode = 0
+        return server
+
+    def _wait_for_answer(self, process: subprocess.Popen[bytes], port: int) -> int:
+        """Wait until a new server answers; its start time."""
+        started = start_ticks(process.pid)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while process.poll() is None and not _answers(port):
             if time.monotonic() > deadline:
-                process.kill()
-                process.wait()
                 raise StorageError(f"The embedded S3 server does not answer on port {port}. {self._log_end()}")
             time.sleep(_POLL_S)
         if process.poll() is not None or started is None:
             if "already in use" in self._log_end():
                 raise _PortTakenError
             raise StorageError(f"The embedded S3 server ended with status {process.returncode}. {self._log_end()}")
-        # The server outlives this object: without a status, Popen would warn of a child left behind.
-        process.returncode = 0
-        server = Server(pid=process.pid, process_started=started, command=command, port=port, bucket=self._bucket)
-        partial = self._address_file.with_suffix(".part")
-        partial.write_text(server.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._address_file)
-        return server
+        return started
+
+    def _lifetime(self, stays: bool) -> dict[str, str]:
+        """With this process, or with it only until `stop` knows of the server."""
+        return {ENDS_WITH: str(os.getpid())} | ({STAYS_IN: str(self._address_file)} if stays else {})
 
     def _server_environment(self, port: int) -> dict[str, str]:
         """Nothing is inherited but PATH: AWS variables of the user must not reach the server."""
@@ -328,26 +345,9 @@ def _answers(port: int) -> bool:
         connection.close()
 
 
-def _start_ticks(pid: int) -> int | None:
-    """Start time of a process in clock ticks after boot; None when it does not run (a zombie does not)."""
-    try:
-        # The second field is the program's name in parentheses, and may hold spaces and parentheses itself.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, ticks = fields[0], fields[19]
-    return None if state in "ZX" else int(ticks)
-
-
 def _is_running(server: Server) -> bool:
     """Whether the recorded process runs, and the pid was not given to another one."""
-    if _start_ticks(server.pid) != server.process_started:
-        return False
-    try:
-        command = Path(f"/proc/{server.pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return tuple(command.decode(errors="replace").rstrip("\0").split("\0")) == server.command
+    return start_ticks(server.pid) == server.process_started and command_line(server.pid) == server.command
 
 
 def _as_exports(server: Server) -> str:

@@ -92,7 +92,7 @@ def _start_followers(connection: sqlite3.Connection) -> None:
             _insert(connection, "asset_dag_run_queue", row | {"asset_id": asset[0]}, otherwise="OR IGNORE")
 
 
-def _versions(connection: sqlite3.Connection, dag_id: str) -> dict[str, str]:
+def _versions(connection: sqlite3.Connection, dag_id: str) -> dict[object, str]:
     """Which of the database's versions of the DAG stands for each of the copy's: the same, or else its latest.
 
     A database that does not know the DAG yet learns it as the copy has it.

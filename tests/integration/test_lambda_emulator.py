@@ -214,6 +214,21 @@ class TestEmulator:
             time.sleep(0.02)
         assert not psutil.pid_exists(pid)
 
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
+    @pytest.mark.parametrize("above", [0, 1], ids=["guard", "keeper"])
+    def test_a_keeper_that_is_ended_takes_the_function_with_it(
+        self, misbehaving: Path, above: int, number: signal.Signals
+    ) -> None:
+        with LambdaEmulator(misbehaving, environment={}) as function:
+            function.invoke({})
+            started = psutil.Process(function.pid)
+            emulator, keeper, guard = started.parents()[:3]
+            [guard, keeper][above].send_signal(number)
+            _, left = psutil.wait_procs([started, emulator, keeper], timeout=5)
+            assert left == []
+            with pytest.raises(FunctionError):
+                function.invoke({})
+
     def test_without_the_emulator_it_says_what_to_install(self, misbehaving: Path) -> None:
         with (
             pytest.raises(ConfigError, match="has no Lambda emulator"),

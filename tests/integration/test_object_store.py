@@ -6,16 +6,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from hpe_tasks.errors import ConfigError, StorageError
 from hpe_tasks.local.object_store import ObjectStore, Server, main
+from hpe_tasks.local.processes import children
+from support.left_behind import gone
 
 pytestmark = pytest.mark.integration
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -23,14 +29,6 @@ def store(object_store_python: Path, tmp_path: Path) -> Iterator[ObjectStore]:
     store = ObjectStore(tmp_path / "store", object_store_python)
     yield store
     store.stop()
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; one that its parent has not collected counts as ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except FileNotFoundError:
-        return True
 
 
 def listening_addresses(port: int) -> set[str]:
@@ -59,6 +57,64 @@ def test_starting_is_idempotent_and_stopping_ends_the_process(store: ObjectStore
     assert gone(server.pid)
     assert store.status() is None
     assert not store.stop()
+
+
+STARTER = """
+import sys, time
+from contextlib import nullcontext
+from pathlib import Path
+from hpe_tasks.local import object_store
+
+store = object_store.ObjectStore(Path(sys.argv[1]), Path(sys.argv[2]))
+if sys.argv[3] == "starts":
+    object_store._answers = lambda port: False  # It is being started, and nobody knows of it yet.
+    print("starts", flush=True)
+    store.start()
+with store if sys.argv[3] == "uses" else nullcontext(store.start()):
+    print("up", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("state", ["starts", "uses"])
+def test_a_server_that_nobody_knows_of_ends_with_its_starter(
+    store: ObjectStore, state: str, number: signal.Signals
+) -> None:
+    with started_by_another(store, state) as starter:
+        server = wait_for(lambda: next(children(starter.pid), None))
+        starter.send_signal(number)
+        starter.wait()
+        assert wait_for(lambda: gone(server))
+
+
+def test_a_server_that_was_started_to_stay_does(store: ObjectStore) -> None:
+    with started_by_another(store, "starts to stay") as starter:
+        starter.kill()
+    server = store.status()
+    assert server is not None
+    time.sleep(0.7)  # It looks twice a second.
+    assert store.status() == server
+    assert store.stop()
+    assert gone(server.pid)
+
+
+@contextmanager
+def started_by_another(store: ObjectStore, state: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", STARTER, str(store.data_dir), str(store.python), state]
+    starter = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline()
+        yield starter
+
+
+def wait_for(found: Callable[[], T | None]) -> T:
+    deadline = time.monotonic() + 30
+    while not (value := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return value
 
 
 def test_many_starters_start_one_server(store: ObjectStore) -> None:

@@ -116,7 +116,7 @@ class Database:
     def __init__(self, file: Path) -> None:
         self.file = file
 
-    def add(self, table: str, **row: Any) -> None:
+    def add(self, table: str, row: dict[str, Any]) -> None:
         names, marks = ", ".join(row), ", ".join("?" * len(row))
         with closing(sqlite3.connect(self.file)) as database, database:
             database.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))
@@ -129,45 +129,73 @@ class Database:
     def add_version(self, number: int, digest: str) -> str:
         version = uuid.uuid4().hex
         stamps = {"created_at": NOW, "last_updated": NOW}
-        self.add("dag_version", id=version, version_number=number, dag_id=DAG, bundle_name="dags-folder", **stamps)
-        self.add(
-            "serialized_dag",
-            id=uuid.uuid4().hex,
-            dag_id=DAG,
-            dag_hash=digest,
-            dag_version_id=version,
-            data="{}",
-            **stamps,
-        )
+        row = {"id": version, "version_number": number, "dag_id": DAG, "bundle_name": "dags-folder"}
+        self.add("dag_version", row | stamps)
+        row = {"id": uuid.uuid4().hex, "dag_id": DAG, "dag_hash": digest, "dag_version_id": version, "data": "{}"}
+        self.add("serialized_dag", row | stamps)
         return version
 
     def add_run(self, name: str, tasks: dict[str, str | None], version: str, *, state: str, by: str = "TEST") -> None:
         self.add(
-            *("dag_run",),
-            **{"dag_id": DAG, "run_id": name, "state": state, "run_type": "manual", "triggered_by": by},
-            **{"run_after": NOW, "logical_date": name, "updated_at": NOW, "created_dag_version_id": version},
+            "dag_run",
+            {
+                "dag_id": DAG,
+                "run_id": name,
+                "state": state,
+                "run_type": "manual",
+                "triggered_by": by,
+                "run_after": NOW,
+                "logical_date": name,
+                "updated_at": NOW,
+                "created_dag_version_id": version,
+            },
         )
         ((number,),) = self.ask(f"SELECT id FROM dag_run WHERE run_id = '{name}'")
         for task, ended in tasks.items():
             self.add(
-                *("task_instance",),
-                **{"id": uuid.uuid4().hex, "task_id": task, "dag_id": DAG, "run_id": name, "state": ended, "pid": 7},
-                **{"try_number": 1, "pool": "default_pool", "pool_slots": 1, "dag_version_id": version},
-                **{"start_date": NOW if ended else None},
+                "task_instance",
+                {
+                    "id": uuid.uuid4().hex,
+                    "task_id": task,
+                    "dag_id": DAG,
+                    "run_id": name,
+                    "state": ended,
+                    "pid": 7,
+                    "try_number": 1,
+                    "pool": "default_pool",
+                    "pool_slots": 1,
+                    "dag_version_id": version,
+                    "start_date": NOW if ended else None,
+                },
             )
             self.add(
-                *("xcom",),
-                **{"dag_run_id": number, "task_id": task, "key": "return_value", "dag_id": DAG, "run_id": name},
-                **{"value": '"done"', "timestamp": NOW},
+                "xcom",
+                {
+                    "dag_run_id": number,
+                    "task_id": task,
+                    "key": "return_value",
+                    "dag_id": DAG,
+                    "run_id": name,
+                    "value": '"done"',
+                    "timestamp": NOW,
+                },
             )
 
     def add_dag(self) -> None:
-        self.add("dag_bundle", name="dags-folder", active=1)
+        self.add("dag_bundle", {"name": "dags-folder", "active": 1})
         self.add(
-            *("dag",),
-            **{"dag_id": DAG, "is_paused": 0, "is_stale": 0, "bundle_name": "dags-folder", "timetable_type": "x"},
-            **{"partition_mapper_info": "{}", "max_active_tasks": 16, "max_consecutive_failed_dag_runs": 0},
-            **{"has_task_concurrency_limits": 0},
+            "dag",
+            {
+                "dag_id": DAG,
+                "is_paused": 0,
+                "is_stale": 0,
+                "bundle_name": "dags-folder",
+                "timetable_type": "x",
+                "partition_mapper_info": "{}",
+                "max_active_tasks": 16,
+                "max_consecutive_failed_dag_runs": 0,
+                "has_task_concurrency_limits": 0,
+            },
         )
 
 
@@ -257,14 +285,14 @@ def test_an_asset_that_a_run_has_changed_starts_what_waits_for_it(shared: Databa
     version = shared.add_version(1, "same")
     asset = {"name": "model", "uri": "model", '"group"': "hpe", "extra": "{}", "created_at": NOW, "updated_at": NOW}
     copy = own(shared)
-    shared.add("asset", id=7, **asset)
-    copy.add("asset", id=3, **asset)
+    shared.add("asset", {"id": 7, **asset})
+    copy.add("asset", {"id": 3, **asset})
     copy.add_run("one", {"promote": "success"}, version, state="success")
     copy.add(
-        *("asset_event",),
-        **{"asset_id": 3, "extra": "{}", "source_dag_id": DAG, "source_run_id": "one", "timestamp": NOW},
+        "asset_event",
+        {"asset_id": 3, "extra": "{}", "source_dag_id": DAG, "source_run_id": "one", "timestamp": NOW},
     )
-    copy.add("asset_dag_run_queue", asset_id=3, target_dag_id=DAG, created_at=NOW)
+    copy.add("asset_dag_run_queue", {"asset_id": 3, "target_dag_id": DAG, "created_at": NOW})
     enter_runs(copy.file, shared.file)
     assert shared.ask("SELECT asset_id, source_run_id FROM asset_event") == [(7, "one")]
     assert shared.ask("SELECT asset_id, target_dag_id FROM asset_dag_run_queue") == [(7, DAG)]

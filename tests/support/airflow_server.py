@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import requests
 
-from hpe_tasks.local.object_store import ObjectStore
+from hpe_tasks.local.object_store import ObjectStore, Server
 from support import airflow_home
 
 START_S = 240.0
@@ -42,13 +42,12 @@ class AirflowServer:
     passwords: dict[str, str]
     settings: dict[str, Any]
     process: subprocess.Popen[str]
-    store: ObjectStore
+    store: Server
 
     def stop(self) -> None:
-        """Stop Airflow and the S3 server, and remove what they left."""
+        """Stop Airflow, and remove what it left."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
-        self.store.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def session(self, user: str) -> requests.Session:
@@ -102,18 +101,18 @@ def prepare_home() -> Path:
 def airflow_server() -> Iterator[AirflowServer]:
     """The running Airflow; the first test of a file that asks waits for its start."""
     # Idle it takes a sixth of a processor: it does not outlive the file.
-    server = _start()
-    yield server
-    server.stop()
+    home = prepare_home()
+    with ObjectStore(home / "object-store", airflow_home.REPOSITORY / ".venv-object-store/bin/python") as store:
+        server = _start(home, store)
+        yield server
+        server.stop()
 
 
-def _start() -> AirflowServer:
+def _start(home: Path, store: Server) -> AirflowServer:
     from support.tiny_inputs import tiny_settings
 
-    home = prepare_home()
-    store = ObjectStore(home / "object-store", airflow_home.REPOSITORY / ".venv-object-store/bin/python")
     # The tasks and the pages reach S3 through Airflow's connection, and by nothing else.
-    s3 = store.start().client_settings
+    s3 = store.client_settings
     airflow(
         *(home, "connections", "add", "hpe_s3", "--conn-type", "aws"),
         *("--conn-login", s3.pop("aws_access_key_id")),
@@ -139,7 +138,6 @@ def _start() -> AirflowServer:
                 server.stop()
                 raise
             return server
-    store.stop()
     pytest.fail(f"Airflow did not start; see {home}/.airflow/logs")
 
 

@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from hpe_tasks.local.processes import end_with_parent
 
 
 class Service:
@@ -24,7 +27,12 @@ class Service:
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", *command], env=environment, stdout=output, stderr=output
+                [sys.executable, "-u", *command],
+                env=environment,
+                stdout=output,
+                stderr=output,
+                # A test run that is killed stops no service.
+                preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),  # noqa: PLW1509
             )
         self.url = self._wait_for_address(patience_s)
 

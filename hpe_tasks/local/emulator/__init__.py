@@ -32,6 +32,7 @@ from typing import Any, Self
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, StorageError
 from hpe_tasks.local.emulator import keeper
 from hpe_tasks.local.environment import lambda_python
+from hpe_tasks.local.processes import children
 
 __all__ = ["FunctionError", "LambdaEmulator"]
 
@@ -48,6 +49,10 @@ _ANSWER_GRACE_S = 20.0
 _START_ATTEMPTS = 3
 _POLL_S = 0.01
 _LOG_LINES_SHOWN = 8
+
+# Arguments: where this package lies, the script, and the script's own. With -I, Python looks for neither by itself.
+_KEEPER = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+_CODE = str(Path(__file__).parents[3])
 
 # $0 is the package. Its folder is entered after the mount: a working directory from before would stay writable.
 _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && cd "$0" && exec "$@"'
@@ -124,10 +129,12 @@ class LambdaEmulator:
     @property
     def pid(self) -> int:
         """The function's process; another one after a timeout or when memory ran out. Raises FunctionError if none."""
-        kept = () if self._keeper is None else keeper.children(self._keeper.pid)
-        for emulator in kept:
-            for function in keeper.children(emulator):
-                return function
+        # Below the guard: the keeper, which has started the emulator, which has started the function.
+        below = [] if self._keeper is None else [self._keeper.pid]
+        for _ in range(3):
+            below = [child for process in below for child in children(process)]
+        for function in below:
+            return function
         raise FunctionError("The function is not running: it starts with the first invocation.")
 
     def rss_bytes(self) -> int:
@@ -202,7 +209,7 @@ class LambdaEmulator:
             ]
             with self._log.open("wb") as output:
                 self._keeper = subprocess.Popen(
-                    [sys.executable, "-I", keeper.__file__, str(self._memory_mb), *command],
+                    [sys.executable, "-I", "-c", _KEEPER, _CODE, keeper.__file__, str(self._memory_mb), *command],
                     # It holds no data: when this process ends, in whatever way, the keeper reads its end.
                     stdin=subprocess.PIPE,
                     stdout=output,

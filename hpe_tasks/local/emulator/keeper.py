@@ -1,7 +1,8 @@
 """Keeps the emulator's processes: kills a function that uses too much memory, and all of them when its parent ends.
 
-Run as `python -I keeper.py MEMORY_MB COMMAND…`, with a pipe as its input: its end means that the parent has gone. A
-process of its own, because nothing in the parent runs any more when that is killed. The limit is on resident memory,
+Run as a script with MEMORY_MB COMMAND… and a pipe as its input: its end means that the parent has gone. A process of
+its own, because nothing in the parent runs any more when that is killed, and one above it (`processes.guard`) for the
+case that it is killed itself. The limit is on resident memory,
 looked at fifty times a second: limits of the address space (RLIMIT_AS, RLIMIT_DATA) count what onnxruntime only
 reserves, and control groups are not everybody's to make.
 """
@@ -14,8 +15,11 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import FrameType
+
+from hpe_tasks.local.processes import children, descendants, end_with_parent, guard
 
 KILLED = "hpe-keeper: the function is killed, its memory exceeds"
 """What the log says before a number of megabytes."""
@@ -26,7 +30,12 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def main(memory_mb: int, command: list[str]) -> int:
     """Run the command until it ends or the input does; returns the exit status."""
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True) as emulator:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=partial(end_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509 - there are no threads
+    ) as emulator:
         try:
             while emulator.poll() is None:
                 if select.select([sys.stdin], [], [], _POLL_S)[0]:
@@ -35,14 +44,6 @@ def main(memory_mb: int, command: list[str]) -> int:
             return emulator.returncode
         finally:
             _kill(emulator)
-
-
-def children(pid: int) -> Iterator[int]:
-    """Processes that a process has started, whichever of its threads did; none where it has ended."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                yield from map(int, (thread / "children").read_text().split())
 
 
 def rss_bytes(pid: int) -> int:
@@ -66,15 +67,13 @@ def _kill(emulator: subprocess.Popen[bytes]) -> None:
     """End the emulator and the function; stopped first, it starts no other one meanwhile."""
     if emulator.poll() is None:
         _signal(emulator.pid, signal.SIGSTOP)
-        for pid in list(_descendants(emulator.pid)):
+        for pid in list(descendants(emulator.pid)):
             _signal(pid, signal.SIGKILL)
         _signal(emulator.pid, signal.SIGKILL)
 
 
-def _descendants(pid: int) -> Iterator[int]:
-    for child in children(pid):
-        yield child
-        yield from _descendants(child)
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -83,6 +82,9 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    # Only its parent ends it, by closing its input.
+    guard(patience_s=0)
+    # Its parent ends it by closing its input, and whoever else must by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, _end)
     sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

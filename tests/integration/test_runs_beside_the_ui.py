@@ -1,0 +1,173 @@
+"""Runs by command beside a running UI, whose scheduler takes over whatever run it finds in its database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from hpe_tasks.local.object_store import Server
+from hpe_tasks.local.processes import end_with_parent
+from support import airflow_home
+from support.airflow_server import AirflowServer, airflow_server, prepare_home
+from support.tiny_inputs import tiny_settings
+
+__all__ = ["airflow_server"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1800)]
+
+DAG = "hpe_requantize"
+AIRFLOW = str(Path(sys.executable).with_name("airflow"))
+
+
+def start(home: Path, server: Server, *command: str) -> subprocess.Popen[str]:
+    environment = os.environ | airflow_home.environment(home) | server.environment | {"NO_COLOR": "1"}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - no other thread starts processes
+    )
+
+
+def started_tasks(said: str) -> list[str]:
+    return re.findall(r"\[DAG TEST\] starting task_id=(\w+)", said)
+
+
+def test_commands_and_the_ui_work_at_the_same_time(airflow_server: AirflowServer) -> None:
+    """A run of the UI, one by `dags test` and tasks by `tasks test`, over each other: none of them sees the others."""
+    home, server = airflow_server.home, airflow_server.store
+    settings = {**airflow_server.settings, "destination.smoke_test": False}
+    session = airflow_server.session("operator")
+    runs = f"{airflow_server.url}/api/v2/dags/{DAG}/dagRuns"
+    body = {"logical_date": None, "conf": settings, "dag_run_id": "by-the-ui"}
+    session.post(runs, json=body, timeout=60).raise_for_status()
+
+    whole = start(home, server, AIRFLOW, "dags", "test", DAG, "2026-04-01", "--conf", json.dumps(settings))
+    alone = start(
+        *(home, server, AIRFLOW, "tasks", "test", DAG, "preflight", "2026-05-01"),
+        *("--task-params", json.dumps(settings)),
+    )
+    said_alone, _ = alone.communicate()
+    assert "preflight: " in said_alone, said_alone[-3000:]
+    said, _ = whole.communicate()
+    assert whole.returncode == 0, said[-3000:]
+    # Each task once, and by the command: the console lost some of them to the scheduler.
+    tasks = started_tasks(said)
+    assert len(tasks) == len(set(tasks))
+    assert {"preflight", "quantize", "gate", "publish", "report"} <= set(tasks)
+    assert airflow_server.wait(session, "by-the-ui", {"success", "failed"}) == "success"
+
+    shown = {run["dag_run_id"]: run for run in session.get(runs, timeout=30).json()["dag_runs"]}
+    (by_command,) = [run for run in shown.values() if run["triggered_by"] == "test"]
+    assert len(shown) == 2
+    assert by_command["state"] == "success"
+    assert by_command["logical_date"].startswith("2026-04-01")
+    states = session.get(f"{runs}/{by_command['dag_run_id']}/taskInstances", timeout=30).json()["task_instances"]
+    assert {task["task_id"]: task["state"] for task in states}["quantize"] == "success"
+    assert {task["try_number"] for task in states if task["state"] == "success"} == {1}
+    events = session.get(f"{airflow_server.url}/api/v2/assets/events", timeout=30).json()["asset_events"]
+    assert sorted(event["source_run_id"] for event in events) == sorted(shown)
+    # The UI has lived through it, and nothing is left of the copies.
+    assert airflow_server.process.poll() is None
+    assert list((home / ".airflow/airflow.db.tests").iterdir()) == []
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    home = prepare_home()
+    yield home
+    for process in processes_of(home):
+        process.kill()
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """What runs for an Airflow home: everything that was started there inherits the variable."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("AIRFLOW_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def tool(home: Path, server: Server, name: str, *options: str) -> tuple[subprocess.Popen[str], psutil.Process]:
+    """Start one of the tools as make does; what stands above it, and the program itself."""
+    top = start(home, server, sys.executable, str(airflow_home.REPOSITORY / "tools" / name), *options)
+    program = psutil.Process(top.pid)
+    for _ in range(2):  # Its guards.
+        program = first_child(program)
+    return top, program
+
+
+def first_child(process: psutil.Process) -> psutil.Process:
+    deadline = time.monotonic() + 60
+    while not (below := process.children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return below[0]
+
+
+def wait_for_line(process: subprocess.Popen[str], pattern: str) -> str:
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if re.search(pattern, line):
+            return said
+    pytest.fail(said)
+
+
+def all_gone(home: Path, patience_s: float = 60) -> list[Any]:
+    deadline = time.monotonic() + patience_s
+    while (left := processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("whose", ["guard", "program", "all of them"])
+def test_an_ended_ui_leaves_no_airflow(home: Path, s3_server: Server, whose: str, number: signal.Signals) -> None:
+    top, program = tool(home, s3_server, "ui.py", "--port", "0", "--timeout", "300")
+    wait_for_line(top, "Airflow is ready")
+    assert len(processes_of(home)) > 6
+    signal_to(top, program, whose, number)
+    assert all_gone(home) == []
+
+
+def signal_to(top: subprocess.Popen[str], program: psutil.Process, whose: str, number: signal.Signals) -> None:
+    pids = {"guard": [top.pid], "program": [program.pid], "all of them": [top.pid, program.ppid(), program.pid]}[whose]
+    for pid in pids:
+        os.kill(pid, number)
+    top.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("whose", ["guard", "program", "all of them"])
+def test_an_ended_run_leaves_no_airflow(
+    home: Path, s3_server: Server, tmp_path: Path, whose: str, number: signal.Signals
+) -> None:
+    conf = json.dumps(tiny_settings(tmp_path))
+    top, program = tool(home, s3_server, "run_dag.py", "--conf", conf)
+    wait_for_line(top, "preflight")
+    assert any("dags" in process.cmdline() for process in processes_of(home))
+    signal_to(top, program, whose, number)
+    assert all_gone(home) == []
+    # No run is left that a scheduler would go on with.
+    with closing(sqlite3.connect(home / ".airflow/airflow.db")) as database:
+        assert database.execute("SELECT * FROM dag_run WHERE state NOT IN ('success', 'failed')").fetchall() == []
