@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -91,20 +91,7 @@ def test_commands_and_the_ui_work_at_the_same_time(airflow_server: AirflowServer
 def home() -> Iterator[Path]:
     home = prepare_home()
     yield home
-    for process in processes_of(home):
-        process.kill()
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """What runs for an Airflow home: everything that was started there inherits the variable."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("AIRFLOW_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def tool(home: Path, server: Server, name: str, *options: str) -> tuple[subprocess.Popen[str], psutil.Process]:
@@ -133,21 +120,47 @@ def wait_for_line(process: subprocess.Popen[str], pattern: str) -> str:
     pytest.fail(said)
 
 
-def all_gone(home: Path, patience_s: float = 60) -> list[Any]:
-    deadline = time.monotonic() + patience_s
-    while (left := processes_of(home)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return left
+class Everything:
+    """All that has been started below a process until now."""
+
+    def __init__(self, top: int) -> None:
+        self.processes = [psutil.Process(top), *psutil.Process(top).children(recursive=True)]
+
+    def runs(self, word: str) -> bool:
+        return any(word in process.cmdline() for process in self.processes)
+
+    def left(self, patience_s: float = 60) -> list[psutil.Process]:
+        """What still runs after some time; it is killed then."""
+        deadline = time.monotonic() + patience_s
+        while (left := [process for process in self.processes if not gone(process)]) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for process in left:
+            process.kill()
+        return left
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-@pytest.mark.parametrize("whose", ["guard", "program", "all of them"])
+def gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("whose", "number"),
+    [
+        pytest.param("guard", signal.SIGTERM, id="guard, SIGTERM"),
+        pytest.param("program", signal.SIGKILL, id="program, SIGKILL"),
+        pytest.param("all of them", signal.SIGKILL, id="all of them, SIGKILL"),
+    ],
+)
 def test_an_ended_ui_leaves_no_airflow(home: Path, s3_server: Server, whose: str, number: signal.Signals) -> None:
     top, program = tool(home, s3_server, "ui.py", "--port", "0", "--timeout", "300")
     wait_for_line(top, "Airflow is ready")
-    assert len(processes_of(home)) > 6
+    everything = Everything(top.pid)
+    assert everything.runs("scheduler")
     signal_to(top, program, whose, number)
-    assert all_gone(home) == []
+    assert everything.left() == []
 
 
 def signal_to(top: subprocess.Popen[str], program: psutil.Process, whose: str, number: signal.Signals) -> None:
@@ -157,17 +170,26 @@ def signal_to(top: subprocess.Popen[str], program: psutil.Process, whose: str, n
     top.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-@pytest.mark.parametrize("whose", ["guard", "program", "all of them"])
+@pytest.mark.parametrize(
+    ("whose", "number"),
+    [
+        pytest.param("guard", signal.SIGINT, id="guard, SIGINT"),
+        pytest.param("program", signal.SIGTERM, id="program, SIGTERM"),
+        pytest.param("guard", signal.SIGKILL, id="guard, SIGKILL"),
+        pytest.param("program", signal.SIGKILL, id="program, SIGKILL"),
+        pytest.param("all of them", signal.SIGKILL, id="all of them, SIGKILL"),
+    ],
+)
 def test_an_ended_run_leaves_no_airflow(
     home: Path, s3_server: Server, tmp_path: Path, whose: str, number: signal.Signals
 ) -> None:
     conf = json.dumps(tiny_settings(tmp_path))
     top, program = tool(home, s3_server, "run_dag.py", "--conf", conf)
     wait_for_line(top, "preflight")
-    assert any("dags" in process.cmdline() for process in processes_of(home))
+    everything = Everything(top.pid)
+    assert everything.runs("dags")
     signal_to(top, program, whose, number)
-    assert all_gone(home) == []
+    assert everything.left() == []
     # No run is left that a scheduler would go on with.
     with closing(sqlite3.connect(home / ".airflow/airflow.db")) as database:
         assert database.execute("SELECT * FROM dag_run WHERE state NOT IN ('success', 'failed')").fetchall() == []
