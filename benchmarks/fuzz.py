@@ -1,6 +1,6 @@
 """Shows changed files to whatever reads files of unknown origin, and counts what came of them.
 
-    PYTHONPATH=tests python benchmarks/fuzz.py [--targets mat onnx …] [--minutes 10] [--seed N] [--findings FOLDER]
+    PYTHONPATH=tests python benchmarks/fuzz.py [--targets mat onnx …] [--minutes 10] [--cases N] [--seed N] [--findings FOLDER]
         [--json] [--docs docs/benchmarks.md]
 
 Every file is a real one with some of its parts changed by Hypothesis (tests/support/fuzzing). It must be accepted or
@@ -145,28 +145,28 @@ class Reader:
             (self._findings / f"{name}.txt").write_text(told, encoding="utf-8", errors="backslashreplace")
 
 
-def read_cases(reader: Reader, seeds: list[Seed], first: int, until: float) -> None:
-    """Read cases until the time has come."""
+def read_cases(reader: Reader, seeds: list[Seed], first: int, until: float, most: int) -> None:
+    """Read cases until the time has come, or so many were read."""
     for seed in seeds:
         seed.read(seed.real)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, resource.RLIM_INFINITY))
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number, seed in enumerate(itertools.cycle(seeds), start=first):
-        if time.time() >= until:
+        if time.time() >= until or reader.counts.cases >= most:
             break
-        _show_changed(reader, seed, number)
+        _show_changed(reader, seed, number, min(CASES_AT_ONCE, -(-most // len(seeds))))
         grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
         reader.counts.memory_mb = max(reader.counts.memory_mb, grown_kb / 1000)
         reader.note()
 
 
-def _show_changed(reader: Reader, seed: Seed, number: int) -> None:
+def _show_changed(reader: Reader, seed: Seed, number: int, count: int) -> None:
     import hypothesis
 
     @hypothesis.seed(number)
     @hypothesis.settings(
-        max_examples=CASES_AT_ONCE,
+        max_examples=count,
         database=None,
         deadline=None,
         phases=[hypothesis.Phase.generate],
@@ -179,8 +179,8 @@ def _show_changed(reader: Reader, seed: Seed, number: int) -> None:
     show()
 
 
-def fuzz(target: str, minutes: float, seed: int, findings: Path) -> Counts:
-    """Show files to a target for so long, in a process that is started again when a file ends it."""
+def fuzz(target: str, minutes: float, most: int, seed: int, findings: Path) -> Counts:
+    """Show files to a target for so long, or so many, in a process that is started again when a file ends it."""
     from support.fuzzing.targets import open_target
 
     logging.disable(logging.CRITICAL)
@@ -191,10 +191,12 @@ def fuzz(target: str, minutes: float, seed: int, findings: Path) -> Counts:
         (folder / "files").mkdir()
         with open_target(target, folder / "files") as seeds:
             until = time.time() + 60 * minutes
-            while time.time() < until:
+            while time.time() < until and counts.cases < most:
                 reader = Reader(target, folder, findings)
                 first = seed + 1_000_000 * starts
-                status = _in_a_process(partial(read_cases, reader, seeds, first, until), folder, until)
+                status = _in_a_process(
+                    partial(read_cases, reader, seeds, first, until, most - counts.cases), folder, until
+                )
                 starts += 1
                 if status > 0:
                     # Not by a signal: this program itself failed.
@@ -270,6 +272,7 @@ def main(say: Callable[[str], Any] = print) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--minutes", type=float, default=10, help="for each target")
+    parser.add_argument("--cases", type=int, default=sys.maxsize, help="for each target, at most about so many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--json", action="store_true")
@@ -277,7 +280,7 @@ def main(say: Callable[[str], Any] = print) -> int:
     given = parser.parse_args()
     found = {}
     for target in given.targets:
-        found[target] = fuzz(target, given.minutes, given.seed, given.findings)
+        found[target] = fuzz(target, given.minutes, given.cases, given.seed, given.findings)
         print(f"{target}: {asdict(found[target])}", file=sys.stderr, flush=True)
     text = table(found, given.minutes, given.seed)
     say(json.dumps({name: asdict(counts) for name, counts in found.items()}, indent=1) if given.json else text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -113,7 +113,7 @@ def _read_sigmas(file: Path, joints: tuple[str, ...], path: Path) -> dict[str, f
             hint=_SIGMAS_HINT,
         )
     for joint, sigma in content.items():
-        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not math.isfinite(sigma) or sigma <= 0:
+        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma <= sys.float_info.max:
             raise DatasetError(f"{file}: the sigma of {joint} is {sigma!r}, not a number above 0.", hint=_SIGMAS_HINT)
     return {joint: float(content[joint]) for joint in joints}
 

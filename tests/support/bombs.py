@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import re
 import struct
 import tarfile
@@ -19,6 +20,12 @@ LAUGHS = "\n".join(
     + [f"l{level}: &l{level} [{', '.join([f'*l{level - 1}'] * 9)}]" for level in range(1, 10)]
 )
 """Ten lines of YAML, each of which names the one before nine times."""
+
+MERGES = "\n".join(
+    ["gate: &m0 {a: 1, b: 2}"] + [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}" for n in range(1, 10)]
+)
+
+"""The same with maps that take in the ones before."""
 
 _CHUNK_BYTES = 2**20
 
@@ -92,6 +99,30 @@ def endless_loop(path: Path) -> Path:
     model.graph.node.append(helper.make_node("Loop", ["trips", "yes", "maps"], ["heatmaps"], body=body))
     onnx.save(model, path)
     return path
+
+
+def jpeg_segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+def jpeg_of_scans(scans: int, side: int = 64, before_scans: bytes = b"") -> bytes:
+    """A grey progressive JPEG by hand: one scan of means, the others of nothing, each a walk over all blocks."""
+    blocks = (side // 8) ** 2
+    opening = [
+        b"\xff\xd8",
+        jpeg_segment(0xDB, b"\x00" + b"\x01" * 64),
+        jpeg_segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\x01\x11\x00"),
+        jpeg_segment(0xC4, b"\x00\x01" + bytes(16)),
+        # One code, of one bit: an end-of-band run whose length stands in the 14 bits after it.
+        jpeg_segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0"),
+        before_scans,
+        jpeg_segment(0xDA, b"\x01\x01\x00\x00\x00\x00") + bytes(math.ceil(blocks / 8)),
+    ]
+    runs = ("0" + "1" * 14) * math.ceil(blocks / (2**15 - 1))
+    runs += "1" * (-len(runs) % 8)
+    data = int(runs, 2).to_bytes(len(runs) // 8).replace(b"\xff", b"\xff\x00")
+    empty = jpeg_segment(0xDA, b"\x01\x01\x00\x01\x3f\x00") + data
+    return b"".join(opening) + empty * (scans - 1) + b"\xff\xd9"
 
 
 def jpeg_of_coloured_scans(scans: int, width: int, height: int) -> bytes:

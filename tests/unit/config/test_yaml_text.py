@@ -12,11 +12,7 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.presets import PRESETS
 from hpe_tasks.config.yaml_text import MAX_DEPTH, YamlLimitError, load_yaml
 from hpe_tasks.errors import ConfigError
-from support.bombs import LAUGHS
-
-MERGES = "\n".join(
-    ["gate: &m0 {a: 1, b: 2}"] + [f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 1}'] * 9)}]}}" for n in range(1, 10)]
-)
+from support.bombs import LAUGHS, MERGES
 
 BOMBS = [
     pytest.param("[" * 100_000, "within more than 100", id="sequences"),

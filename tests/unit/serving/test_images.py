@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import struct
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from hpe_tasks.pose.crops import box_to_center_scale
 from hpe_tasks.serving.errors import RequestError
 from hpe_tasks.serving.images import decode_image, decode_padded, encode_jpeg
 from hpe_tasks.serving.preprocessing import crop, resize
-from support.bombs import jpeg_of_coloured_scans
+from support.bombs import jpeg_of_coloured_scans, jpeg_of_scans, jpeg_segment
 from support.serving_cases import encoded, photo
 
 LIMIT = 25_000_000
@@ -303,30 +302,6 @@ def test_a_side_longer_than_a_jpeg_can_have_is_reduced(size: tuple[int, int]) ->
     assert min(jpeg.size) == 1
 
 
-def _segment(marker: int, data: bytes) -> bytes:
-    return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
-
-
-def jpeg_of_scans(scans: int, side: int = 64, before_scans: bytes = b"") -> bytes:
-    """A grey progressive JPEG by hand: one scan of means, the others of nothing, each a walk over all blocks."""
-    blocks = (side // 8) ** 2
-    opening = [
-        b"\xff\xd8",
-        _segment(0xDB, b"\x00" + b"\x01" * 64),
-        _segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\x01\x11\x00"),
-        _segment(0xC4, b"\x00\x01" + bytes(16)),
-        # One code, of one bit: an end-of-band run whose length stands in the 14 bits after it.
-        _segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0"),
-        before_scans,
-        _segment(0xDA, b"\x01\x01\x00\x00\x00\x00") + bytes(math.ceil(blocks / 8)),
-    ]
-    runs = ("0" + "1" * 14) * math.ceil(blocks / (2**15 - 1))
-    runs += "1" * (-len(runs) % 8)
-    data = int(runs, 2).to_bytes(len(runs) // 8).replace(b"\xff", b"\xff\x00")
-    empty = _segment(0xDA, b"\x01\x01\x00\x01\x3f\x00") + data
-    return b"".join(opening) + empty * (scans - 1) + b"\xff\xd9"
-
-
 def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     bomb = jpeg_of_scans(12_000, side=4992)
     assert len(bomb) < 600_000
@@ -383,8 +358,8 @@ def test_progressive_pictures_of_the_largest_size_pass(mode: str) -> None:
         pytest.param(b"\xff" * 9, id="fill bytes"),
         pytest.param(b"\x00\x12junk", id="bytes without a marker"),
         pytest.param(b"\xff\xd0\xff\xd7", id="restart markers"),
-        pytest.param(_segment(0xFE, b"\xff\xd9 no end"), id="the end of the image in a comment"),
-        pytest.param(_segment(0xFE, b""), id="empty comment"),
+        pytest.param(jpeg_segment(0xFE, b"\xff\xd9 no end"), id="the end of the image in a comment"),
+        pytest.param(jpeg_segment(0xFE, b""), id="empty comment"),
         pytest.param(b"\xff\xfe\x00\x00", id="comment that is shorter than its length"),
     ],
 )
@@ -396,7 +371,7 @@ def test_scans_cannot_be_hidden(hidden: bytes) -> None:
 
 def test_reserved_markers_that_libjpeg_passes_over_hide_no_scans() -> None:
     # With restarts libjpeg looks for the next marker behind a reserved one, whatever length follows it.
-    restarts = _segment(0xDD, b"\x00\x01")
+    restarts = jpeg_segment(0xDD, b"\x00\x01")
     data = jpeg_of_scans(150, before_scans=restarts)
     first = data.index(b"\xff\xda") + 10
     assert refused(data[:first] + b"\xff\x02\xff\xfe" + data[first:]).message.startswith(
@@ -410,7 +385,7 @@ def test_ordinary_progressive_jpegs_pass_whatever_their_other_segments_hold() ->
     assert ordinary.count(b"\xff\xda") > 5
     starts = b"\xff\xda" * 200
     for data in (
-        ordinary[:2] + _segment(0xFE, starts) + ordinary[2:],  # as thumbnails and colour profiles may
+        ordinary[:2] + jpeg_segment(0xFE, starts) + ordinary[2:],  # as thumbnails and colour profiles may
         ordinary + starts,  # as further pictures behind the first do
     ):
         assert off(decode_image(data, LIMIT), picture) <= 3
