@@ -59,6 +59,17 @@ def test_download_is_kept_and_not_repeated(site: Site, tmp_path: Path) -> None:
     assert site.headers_sent("If-None-Match") == [None, '"v1"']
 
 
+@pytest.mark.parametrize("sha256", [None, DIGEST], ids=["asked again", "known by its digest"])
+def test_what_a_process_left_that_was_killed_at_the_last_moment_goes(
+    site: Site, tmp_path: Path, sha256: str | None
+) -> None:
+    """The download was complete under its name, and what was remembered of its part was still there."""
+    path = get(site, tmp_path)
+    (tmp_path / "weights.pth.part.json").write_bytes((tmp_path / "weights.pth.json").read_bytes())
+    assert get(site, tmp_path, sha256=sha256) == path
+    assert names(tmp_path) == ["weights.pth", "weights.pth.json"]
+
+
 def test_no_request_when_the_promised_bytes_are_there(site: Site, tmp_path: Path) -> None:
     get(site, tmp_path)
     get(site, tmp_path, sha256=DIGEST)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hpe_tasks.storage import temporary
+from hpe_tasks.storage.files import link_file, write_atomically
+from hpe_tasks.storage.temporary import replacing
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from hpe_tasks.storage.temporary import replacing
+
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that is writing a file."""
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "writing\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def hidden(folder: Path) -> list[Path]:
+    return list(folder.glob(".*"))
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    with writer(path) as process:
+        write_atomically(path, b"mine")
+        assert len(hidden(tmp_path)) == 1  # it lives
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        write_atomically(tmp_path / "another.json", b"")
+        assert len(hidden(tmp_path)) == 1  # it is of another file
+        write_atomically(path, b"mine again")
+    assert hidden(tmp_path) == []
+    assert path.read_bytes() == b"mine again"
+
+
+def test_another_boot_or_machine_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = tmp_path / ".record.json.abcdef012345"
+    theirs.write_bytes(b"half")
+    write_atomically(tmp_path / "record.json", b"mine")
+    assert hidden(tmp_path) == [theirs]
+    monkeypatch.setattr(temporary, "_this_boot", lambda: "abcdef")
+    write_atomically(tmp_path / "record.json", b"mine")
+    assert hidden(tmp_path) == []
+
+
+def test_a_file_that_was_taken_for_a_leftover_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process finds it between its creation and its lock."""
+    lock, found = temporary.fcntl.flock, []
+
+    def too_late(file: object, operation: int) -> None:
+        if not found:
+            found.extend(hidden(tmp_path))
+            found[0].unlink()
+        lock(file, operation)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(temporary.fcntl, "flock", too_late)
+    with replacing(tmp_path / "record.json") as file:
+        file.write(b"whole")
+    assert len(found) == 1
+    assert (tmp_path / "record.json").read_bytes() == b"whole"
+
+
+def test_a_first_link_needs_no_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, shown = tmp_path / "stored", tmp_path / "shown"
+    stored.write_bytes(b"content")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: pytest.fail("a kill before this would leave the other name"))
+        link_file(stored, shown)
+    assert shown.samefile(stored)
