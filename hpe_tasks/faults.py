@@ -28,7 +28,9 @@ VARIABLE = "HPE_FAULT"
 _CHANGES = {"os.rename", "os.link", "os.symlink", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
 _NEEDS_ONE = {"os.remove", "os.rmdir"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_NOT_OURS = ("/dev/", "/proc/", "/sys/")
+_OF_THE_SYSTEM = ("/dev/", "/proc/", "/sys/")
+
+_OURS = f"{__package__}."
 
 
 def reached(point: str) -> None:
@@ -115,7 +117,7 @@ class _Injection:
 def _path(argument: Any) -> str:
     """The file that a call names; empty where that is a descriptor, or none of a run's."""
     path = os.fsdecode(argument) if isinstance(argument, (str, bytes, os.PathLike)) else ""
-    return "" if path.startswith(_NOT_OURS) or "__pycache__" in path else path
+    return "" if path.startswith(_OF_THE_SYSTEM) or "__pycache__" in path else path
 
 
 def _name(event: str) -> str:
@@ -126,8 +128,8 @@ def _name(event: str) -> str:
         spec = frame.f_globals.get("__spec__")  # a program's `__name__` is not that of its module
         module = str(frame.f_globals.get("__name__") if spec is None else spec.name)
         if module != __name__:
-            if module.startswith("hpe_tasks."):
-                origin = f"{module.removeprefix('hpe_tasks.')}.{frame.f_code.co_qualname}"
+            if module.startswith(_OURS):
+                origin = f"{module.removeprefix(_OURS)}.{frame.f_code.co_qualname}"
                 break
             origin = origin or module
         frame = frame.f_back

@@ -68,7 +68,7 @@ def recovered(scene: Scene, zygote: Zygote, steps: list[str], choose: Callable[[
         outcome = kill_everywhere(scene, zygote, step, chosen, before=step, after=after)
         kills += outcome.kills
         wrong += outcome.wrong
-        print(f"{step}: {len(reached)} points, {outcome.kills} kills, {len(outcome.wrong)} wrong", flush=True)
+        print(f"{step}: {len(reached)} points, {outcome.kills} kills", *outcome.wrong, sep="\n", flush=True)
         scene.restore(f"{step}, done")
     assert wrong == [], "\n".join(wrong)
     return f"{points} points, {kills} kills, all recovered"

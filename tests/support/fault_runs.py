@@ -129,7 +129,8 @@ class Scene:
         """Run a step; the points that it reaches, and what there is afterwards."""
         record = self.folder / f"{step}.points"
         assert zygote.run(step, fault=f"record:{record}") == 0, self.told()
-        return points_of(record, self.temporary), self.found()
+        # A step that is left out reaches none.
+        return points_of(record, self.temporary) if record.exists() else [], self.found()
 
     def begin_next_step(self) -> None:
         """Do what the step that follows begins with: remove scratch folders of processes that are no more."""

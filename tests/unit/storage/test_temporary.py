@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,15 +71,16 @@ def test_another_boot_or_machine_is_left_alone(tmp_path: Path, monkeypatch: pyte
 
 def test_a_file_that_was_taken_for_a_leftover_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process finds it between its creation and its lock."""
-    lock, found = temporary.fcntl.flock, []
+    lock = fcntl.flock
+    found: list[Path] = []
 
-    def too_late(file: object, operation: int) -> None:
+    def too_late(file: Any, operation: int) -> None:
         if not found:
             found.extend(hidden(tmp_path))
             found[0].unlink()
-        lock(file, operation)  # type: ignore[arg-type]
+        lock(file, operation)
 
-    monkeypatch.setattr(temporary.fcntl, "flock", too_late)
+    monkeypatch.setattr(fcntl, "flock", too_late)
     with replacing(tmp_path / "record.json") as file:
         file.write(b"whole")
     assert len(found) == 1
