@@ -6,7 +6,6 @@ preflight finds it out earlier, and together with what other steps would find ou
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +150,7 @@ class _Looks:
         return Finding(credentials_text(self.credentials), warning=CREDENTIALS_ADVICE)
 
     def _workspace(self) -> Finding:
-        name = f"preflight/{uuid.uuid4().hex}"
+        name = "preflight/probe"  # always the same: what a process leaves that is killed here goes with the next
         self.workspace.write(name, b"preflight")
         self.workspace.read(name)
         self.workspace.remove(name)
