@@ -27,11 +27,14 @@ DIFFER = {
     "what was measured of time": {"images_per_second", "latency", "cold_start_ms", "duration_ms", "mtime_ns"},
     "names that were drawn": {"moves"},
     "whether this attempt or the one before did it": {"reused", "created", "previous_version"},
-    "digests of files that hold one of these": {"manifest_sha256", "package_sha256", "zipped_bytes"},
+    "digests of files that hold one of these": {"manifest_sha256", "package_sha256", "zipped_bytes", "unzipped_bytes"},
 }
 """Fields of JSON files in which two undisturbed runs differ, or one that was killed and one that was not."""
 
 _FIELDS = set().union(*DIFFER.values())
+_ALSO_NONE = {"previous_version"}
+"""Of them, those that only one of the two may have."""
+
 _HOLD_THEM = (".html", "/manifest.json")
 """Ends of the addresses of files that hold one of these fields: their digests differ as well."""
 
@@ -293,7 +296,8 @@ def _masked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     hidden = _FIELDS | ({"sha256", "size_bytes"} if str(value.get("uri", "")).endswith(_HOLD_THEM) else set())
-    return {key: "…" if key in hidden and inner is not None else _masked(inner) for key, inner in value.items()}
+    masked = {key for key, inner in value.items() if key in hidden and (inner is not None or key in _ALSO_NONE)}
+    return {key: "…" if key in masked else _masked(inner) for key, inner in value.items()}
 
 
 def _copy(source: Path, target: Path) -> None:
