@@ -34,6 +34,7 @@ from hpe_tasks.cli.pipelines import add_pipeline_commands
 from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.cli.selftest import selftest
 from hpe_tasks.cli.serve import serve
+from hpe_tasks.cli.verify import verify
 from hpe_tasks.cli.workspace import workspace_app
 
 _LONGEST_TRACE = 50_000
@@ -265,6 +266,7 @@ def public_key() -> None:
 
 
 app.command()(serve)
+app.command()(verify)
 app.command()(selftest)
 
 

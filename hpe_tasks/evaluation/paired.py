@@ -68,7 +68,7 @@ def compare_paired(
         error = None if question.confidence is None else (1 - question.confidence) / 2
         if error is not None and not alone:
             error = nominal_errors(error, fractions)[-1]
-        parts = _differences(tables, question, error)
+        parts = differences(tables, question, error)
         comparison = PairedComparison(
             num_images=num_images,
             available_images=available_images,
@@ -92,7 +92,8 @@ def compare_paired(
         tables = tables[0].joined(further[0]), tables[1].joined(further[1])
 
 
-def _differences(tables: Tables, question: Question, error: float | None) -> tuple[PartDifference, ...]:
+def differences(tables: Tables, question: Question, error: float | None) -> tuple[PartDifference, ...]:
+    """Each part before and after, the judged figure first; with an error, that of one tail, also intervals."""
     before, after = tables
     parts = [part for part in before.parts if part in after.parts]
     parts.sort(key=lambda part: part != WHOLE)
@@ -102,7 +103,7 @@ def _differences(tables: Tables, question: Question, error: float | None) -> tup
         judged = [part for part in parts if question.limit_of(part) is not None]
         drawn = paired_differences(before, after, resamples=question.resamples, seed=question.seed, parts=judged)
     old, new = before.whole(), after.whole()
-    differences = []
+    told = []
     for part in parts:
         limit = question.limit_of(part)
         ends = interval(drawn[part], 1 - 2 * error) if error is not None and part in drawn else None
@@ -110,7 +111,7 @@ def _differences(tables: Tables, question: Question, error: float | None) -> tup
         if ends is not None and limit is not None:
             known = drawn[part][~np.isnan(drawn[part])]
             kept = float((known >= -limit - TOLERANCE).mean())
-        differences.append(
+        told.append(
             PartDifference(
                 part=part,
                 before=_number(old[part]),
@@ -121,7 +122,7 @@ def _differences(tables: Tables, question: Question, error: float | None) -> tup
                 probability=kept,
             )
         )
-    return tuple(differences)
+    return tuple(told)
 
 
 def _number(value: float) -> float | None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import hpe_tasks
+from hpe_tasks.cli.app import app
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import (
     AccessError,
@@ -249,6 +251,14 @@ def test_published_only_when_asked(
     assert sorted(file.name for file in out.iterdir()) == ["encodings", "manifest.json", "model.onnx"]
     found = registry.verify("tiny", channel="staging", public_key=public_key)
     assert (found.version, found.files, found.signed) == (version, len(manifest.files), True)
+
+    # The same from the registry alone, with every figure and the gate computed again.
+    checked = CliRunner().invoke(
+        app, ["verify", "staging", "--name", "tiny", "--registry", registry.address, "--strict", "--json"],
+        env={"HPE_PUBLIC_KEY": public_key},
+    )  # fmt: skip
+    assert checked.exit_code == 0, checked.output
+    assert {check["outcome"] for check in json.loads(checked.stdout)["checks"]} == {"passed"}
 
     other = base64.b64encode(SigningKey(key_pem()).public_bytes).decode()
     with pytest.raises(DigestError, match="signed with another key"):

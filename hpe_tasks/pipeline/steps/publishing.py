@@ -90,7 +90,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         created_at=finished,
         git_commit=environment.git_commit,
         build=describe_build(
-            config,
+            run.asked,
             environment,
             dataset=dataset,
             checkpoint=checkpoint,
