@@ -141,5 +141,14 @@ def next_counter(before: ChannelPointer | None) -> int:
 
     So a channel that somebody has deleted, or put an earlier pointer into, still counts on from what functions have
     seen.
+
+    Raises:
+        DigestError: There is no higher one: nobody's clock has brought it there.
     """
-    return min(max(0 if before is None else before.counter + 1, time.time_ns() // 1_000_000), LARGEST_COUNTER)
+    if before is not None and before.counter >= LARGEST_COUNTER:
+        raise DigestError(
+            f"The counter of channel {before.channel!r} of {before.name!r} is {before.counter}, the highest there is.",
+            hint="Somebody has written it who wanted no later one: delete the pointer, and promote the version that is "
+            "to be served. If it is signed, change the key.",
+        )
+    return max(0 if before is None else before.counter + 1, time.time_ns() // 1_000_000)

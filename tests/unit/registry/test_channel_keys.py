@@ -206,6 +206,16 @@ def test_a_channel_that_was_deleted_or_put_back_counts_on(owner: Owner, old: Cha
     assert owner.pointer.counter > seen
 
 
+def test_a_counter_that_nothing_can_follow_is_not_followed_up(owner: Owner, old: ChannelKeys) -> None:
+    owner.publish("one")
+    owner.edit(counter=2**53 - 1)
+    with pytest.raises(DigestError, match="the highest there is"):
+        owner.registry.promote("pose", owner.store("two"), "staging")
+    # With a key an unsigned counter is not believed.
+    owner.registry.promote("pose", owner.store("two"), "staging", keys=old)
+    assert owner.signed_by(old)
+
+
 def test_a_key_is_changed_with_what_it_signed(owner: Owner, old: ChannelKeys, new: ChannelKeys) -> None:
     assert new.signing_key is not None
     one, two = owner.publish("one", old), owner.publish("two", old)
