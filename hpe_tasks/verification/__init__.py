@@ -25,7 +25,7 @@ from hpe_tasks.storage.s3_objects import get_bytes
 from hpe_tasks.verification.findings import VerificationCheck, VerifiedVersion, carried_out
 from hpe_tasks.verification.judged import comparison_found, gate_found
 from hpe_tasks.verification.made import asked_found, provenance_found
-from hpe_tasks.verification.measured import Evidence, measurement_checks
+from hpe_tasks.verification.measured import PublishedEvidence, measurement_checks
 from hpe_tasks.verification.stored import (
     file_checks,
     manifest_found,
@@ -137,7 +137,7 @@ def _content_checks(
             if check.outcome == "passed":
                 whole[file.role] = Path(folder) / file.role
             yield check
-        evidence = Evidence(whole)
+        evidence = PublishedEvidence(whole)
         yield from measurement_checks(manifest, evidence)
         yield carried_out("comparison", "Comparison", "computation", lambda: comparison_found(manifest, evidence))
     yield carried_out("gate", "Gate", "computation", lambda: gate_found(manifest))

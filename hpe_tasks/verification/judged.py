@@ -18,7 +18,7 @@ from hpe_tasks.records.evaluation import EvaluationReport, FailedImage, Quantize
 from hpe_tasks.records.network import ExportedModel
 from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE, ModelManifest
 from hpe_tasks.verification.findings import NotMadeError
-from hpe_tasks.verification.measured import FORMS, Evidence, fitting_tables, same
+from hpe_tasks.verification.measured import FORMS, PublishedEvidence, fitting_tables, same
 
 if TYPE_CHECKING:
     from hpe_tasks.records.gate import GateCheck
@@ -43,7 +43,7 @@ def configuration_of(manifest: ModelManifest) -> RunConfig:
         raise NotMadeError(f"what was asked is not understood here: {where}: {problem['msg']}") from error
 
 
-def comparison_found(manifest: ModelManifest, evidence: Evidence) -> str:
+def comparison_found(manifest: ModelManifest, evidence: PublishedEvidence) -> str:
     """Resample the images again; raises DigestError where a difference or an interval comes out otherwise."""
     told = manifest.gate.comparison
     if told is None or not told.parts:

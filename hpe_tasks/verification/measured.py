@@ -35,7 +35,7 @@ FORMS: tuple[tuple[str, Runtime], ...] = (("fp32", "fp32"), ("quantsim", "quants
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PublishedEvidence:
     """A version's files that were found whole, by role."""
 
     files: Mapping[str, Path]
@@ -78,7 +78,7 @@ def fitting_tables() -> Iterator[None]:
         raise DigestError(f"the tables cannot be counted: {error}") from error
 
 
-def measurement_checks(manifest: ModelManifest, evidence: Evidence) -> Iterator[VerificationCheck]:
+def measurement_checks(manifest: ModelManifest, evidence: PublishedEvidence) -> Iterator[VerificationCheck]:
     """Each measurement: its figures, the images that it is of, and the predictions that it was made from."""
     for form, runtime in FORMS:
         metrics: Metrics = getattr(manifest, form)
@@ -150,7 +150,7 @@ def same(one: float | None, other: float | None) -> bool:
     return abs(one - other) <= CLOSE * max(1.0, abs(one))
 
 
-def _check_predictions(evidence: Evidence, runtime: Runtime, metrics: Metrics) -> str:
+def _check_predictions(evidence: PublishedEvidence, runtime: Runtime, metrics: Metrics) -> str:
     role = predictions_role(runtime)
     try:
         rows = json.loads(evidence.require(role))

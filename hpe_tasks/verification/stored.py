@@ -68,8 +68,12 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _as_written(data: bytes) -> bool:
     """Whether JSON is laid out as manifests are, whatever it says; numbers stand in it as they were written."""
-    marked = {name: lambda token: f"\0{token}\0" for name in ("parse_float", "parse_int", "parse_constant")}
-    laid_out = json.dumps(json.loads(data, **marked), indent=2, ensure_ascii=False) + "\n"
+
+    def kept(token: str) -> str:
+        return f"\0{token}\0"
+
+    content = json.loads(data, parse_float=kept, parse_int=kept, parse_constant=kept)
+    laid_out = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return re.sub(r'"\\u0000(.*?)\\u0000"', r"\1", laid_out).encode("utf-8", "replace") == data
 
 
