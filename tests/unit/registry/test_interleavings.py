@@ -18,6 +18,7 @@ from hpe_tasks.errors import BadInputError, ChannelConflictError
 from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.records.release import PromotedModel
 from hpe_tasks.registry import channels
+from hpe_tasks.registry.channel_keys import ChannelKeys, signed_pointer
 from hpe_tasks.registry.channels import ChannelPointer
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry
@@ -38,10 +39,10 @@ State = tuple[str | None, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Call:
-    """What a client asks of the registry: publish, promote or roll back.
+    """What a client asks of the registry.
 
     Attributes:
-        content: Of the version; empty for a rollback.
+        content: Of the version; empty where the call names none.
     """
 
     what: str
@@ -53,12 +54,14 @@ class Call:
     def after(self, state: State) -> State:
         """What the channel is like after it, where nobody else is there."""
         served, history = state
-        if self.what == "rollback":
+        if self.what == ROLLBACK:
             return history[0], history[1:]
+        if self.what == SIGN:
+            return state
         return state if served == self.content else (self.content, (() if served is None else (served, *history)))
 
 
-PUBLISH, PROMOTE, ROLLBACK = "publish", "promote", "rollback"
+PUBLISH, PROMOTE, ROLLBACK, SIGN = "publish", "promote", "rollback", "sign"
 
 PAIRS = [
     (Call(PUBLISH, "new"), Call(PUBLISH, "other")),
@@ -70,6 +73,8 @@ PAIRS = [
     (Call(PROMOTE, "third"), Call(ROLLBACK)),
     (Call(ROLLBACK), Call(ROLLBACK)),
     (Call(ROLLBACK), Call(PUBLISH, "new")),
+    (Call(SIGN), Call(PROMOTE, "first")),
+    (Call(SIGN), Call(ROLLBACK)),
 ]
 MORE = [
     (Call(PUBLISH, "new"), Call(PROMOTE, "third")),
@@ -93,6 +98,8 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.key = SigningKey(key_pem())
+        self.keys = ChannelKeys(self.key)
+        self.counter = 0
         self.bucket = MemoryBucket(WHERE.bucket)
         self.contents: dict[str, str] = {}
         self.files = {
@@ -106,7 +113,7 @@ class Bench:
             self.store(registry, content, "before")
         self.without_channel = self.objects
         for content in ("first", "second", "third"):
-            registry.promote("pose", self.version(content), CHANNEL)
+            registry.promote("pose", self.version(content), CHANNEL, keys=self.keys)
         self.with_channel = self.objects
         self._whole: set[tuple[str, bytes]] = set()
 
@@ -118,6 +125,7 @@ class Bench:
     @objects.setter
     def objects(self, objects: dict[str, Any]) -> None:
         self.bucket._objects = dict(objects)
+        self.counter = 0
 
     def version(self, content: str) -> str:
         return next(version for version, one in self.contents.items() if one == content)
@@ -136,17 +144,26 @@ class Bench:
 
         def publish() -> PromotedModel:
             published = self.store(registry, call.content, by)
-            return registry.promote("pose", published.version, CHANNEL, published=published)
+            return registry.promote("pose", published.version, CHANNEL, published=published, keys=self.keys)
 
         if call.what == PUBLISH:
             return publish
         if call.what == ROLLBACK:
-            return lambda: registry.rollback("pose", CHANNEL)
-        return lambda: registry.promote("pose", self.version(call.content), CHANNEL)
+            return lambda: registry.rollback("pose", CHANNEL, keys=self.keys)
+        if call.what == SIGN:
+            return lambda: registry.sign("pose", CHANNEL, self.keys)
+        return lambda: registry.promote("pose", self.version(call.content), CHANNEL, keys=self.keys)
 
     def pointer(self) -> ChannelPointer | None:
+        """What can be read of the channel: signed, and never with a lower counter than before."""
         found = self.bucket._objects.get((WHERE / f"models/pose/channels/{CHANNEL}.json").key)
-        return None if found is None else ChannelPointer.model_validate_json(found.data)
+        if found is None:
+            return None
+        pointer = ChannelPointer.model_validate_json(found.data)
+        assert signed_pointer(found.data, str(WHERE), (self.key.public_bytes,))
+        assert pointer.counter >= self.counter
+        self.counter = pointer.counter
+        return pointer
 
     def state(self) -> State:
         pointer = self.pointer()
@@ -236,7 +253,7 @@ class Pair:
             after = call.after(state)
             if not self.answered(call, outcome, state, after):
                 return False
-            moved_by = moved_by if after == state else ("ada", "grace")[number]
+            moved_by = moved_by if after == state and call.what != SIGN else ("ada", "grace")[number]
             state = after
         pointer = self.bench.pointer()
         assert pointer is not None
