@@ -214,8 +214,14 @@ class TestEmulator:
             time.sleep(0.02)
         assert not psutil.pid_exists(pid)
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
-    @pytest.mark.parametrize("above", [0, 1], ids=["guard", "keeper"])
+    @pytest.mark.parametrize(
+        ("above", "number"),
+        [
+            pytest.param(0, signal.SIGKILL, id="guard, SIGKILL"),
+            pytest.param(1, signal.SIGTERM, id="keeper, SIGTERM"),
+            pytest.param(1, signal.SIGKILL, id="keeper, SIGKILL"),
+        ],
+    )
     def test_a_keeper_that_is_ended_takes_the_function_with_it(
         self, misbehaving: Path, above: int, number: signal.Signals
     ) -> None:
