@@ -139,7 +139,7 @@ def _deflated(path: Path) -> None:
 def _cells(path: Path) -> None:
     from support.bombs import mat_of_cells
 
-    mat_of_cells(path, 3_000_000)
+    mat_of_cells(path, 10_000_000)
 
 
 def _loop(path: Path) -> None:
@@ -169,7 +169,7 @@ BOMBS: dict[str, Bomb] = {
         lambda p: _long_name(p, 52_000_000), _run,
     ),
     "weights": Bomb("deflated `.pt` of 1.6 GB of zeros", "3.4 GB (of 3 MB)", _deflated, _weights),
-    "mat": Bomb("`.mat` of 3 million empty cells", "3.1 GB, 92 s (of 1.5 MB)", _cells, _mat),
+    "mat": Bomb("`.mat` of 10 million empty cells", "3.1 GB, 92 s (of 1.5 MB)", _cells, _mat),
     "loop": Bomb("ONNX, a loop of 2^62 trips", "for ever", _loop, _network),
     "nesting": Bomb("YAML, 100,000 deep", "", lambda p: p.write_text("[" * 100_000), _settings),
     "aliases": Bomb("YAML, ten maps that take in the one before nine times", "", _aliases, _settings),
@@ -200,13 +200,11 @@ def measure(name: str, code: Path, file: Path, limit_s: int, memory_bytes: int) 
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         told = folder / "taken.json"
-        found = json.loads(told.read_text()) if told.exists() else {"memory_mb": None, "output_bytes": 0}
+        found: dict[str, Any] = json.loads(told.read_text()) if told.exists() else {"memory_mb": 0.0, "output_bytes": 0}
         end = found.get("end") or (f"ended at {limit_s} s" if done.returncode < 0 else done.stderr.decode()[-300:])
         workspace = sum(f.stat().st_size for f in (folder / "workspace").rglob("*") if f.is_file())
         printed = (folder / "printed").stat().st_size if (folder / "printed").exists() else 0
-        return Taken(
-            file.stat().st_size, found["memory_mb"] or 0.0, spent, found["output_bytes"] + workspace + printed, end
-        )
+        return Taken(file.stat().st_size, found["memory_mb"], spent, found["output_bytes"] + workspace + printed, end)
 
 
 def child(name: str, file: Path) -> None:

@@ -1,7 +1,7 @@
 """Shows changed files to whatever reads files of unknown origin, and counts what came of them.
 
-    PYTHONPATH=tests python benchmarks/fuzz.py [--targets mat onnx …] [--minutes 10] [--cases N] [--seed N] [--findings FOLDER]
-        [--json] [--docs docs/benchmarks.md]
+    PYTHONPATH=tests python benchmarks/fuzz.py [--targets mat onnx …] [--minutes 10] [--cases N] [--seed N]
+        [--findings FOLDER] [--json] [--docs docs/benchmarks.md]
 
 Every file is a real one with some of its parts changed by Hypothesis (tests/support/fuzzing). It must be accepted or
 refused with an HpeError. Anything else is a finding, and so is a file that takes more than 20 s of processor time or

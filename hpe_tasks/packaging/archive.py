@@ -48,9 +48,11 @@ def contents_sha256(archive: zipfile.ZipFile, *, without: Iterable[str] = ()) ->
     for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
         if any(fnmatchcase(entry.filename, pattern) for pattern in left_out):
             continue
+        content = hashlib.sha256()
         with archive.open(entry) as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{entry.external_attr >> 16:o} {content} {entry.filename}\n".encode())
+            while piece := file.read(1 << 20):
+                content.update(piece)
+        digest.update(f"{entry.external_attr >> 16:o} {content.hexdigest()} {entry.filename}\n".encode())
     return digest.hexdigest()
 
 
