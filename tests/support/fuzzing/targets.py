@@ -244,6 +244,4 @@ def _of_registry(folder: Path) -> dict[str, list[Seed]]:
 def _as_function(folder: Path) -> Any:
     from hpe_tasks.serving.registry_source import RegistrySource
 
-    return RegistrySource(
-        "s3://models/registry", _MODEL, channel=_CHANNEL, version=None, public_keys=(), folder=folder
-    )
+    return RegistrySource("s3://models/registry", _MODEL, channel=_CHANNEL, version=None, public_keys=(), folder=folder)

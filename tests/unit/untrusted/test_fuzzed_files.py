@@ -34,7 +34,7 @@ SPLITS = ["calibration", "val"]
 @pytest.mark.parametrize(
     ("targets", "cases"),
     [
-        pytest.param(["annotations", "manifest", "channel", "onnx"], 20, id="some"),
+        pytest.param(["manifest", "channel"], 20, id="some"),
         pytest.param(TARGETS, 60, id="more", marks=pytest.mark.long),
     ],
 )
@@ -43,19 +43,10 @@ def test_changed_files_are_accepted_or_refused(
 ) -> None:
     """A few of each kind. In a process of its own, and these in ones of theirs: SciPy's parser can end them."""
     program = repository / "benchmarks" / "fuzz.py"
-    command: list[str | Path] = [
-        sys.executable,
-        program,
-        "--targets",
-        *targets,
-        "--cases",
-        str(cases),
-        "--seed",
-        "11",
-        "--json",
-    ]
+    command: list[str | Path] = [sys.executable, program, "--json", "--seed", "11", "--cases", str(cases)]
+    command += ["--findings", tmp_path / "findings", "--targets", *targets]
     done = subprocess.run(
-        [*command, "--findings", tmp_path / "findings"],
+        command,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(repository), str(repository / "tests")])},
         capture_output=True,
         text=True,
