@@ -241,8 +241,8 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
             assert done
         assert [entry.version for entry in registry.show("pose", "staging").history] == [old.version]
     # Manifest, two blobs (look, upload, look; the encodings are there), manifest (create, read), signature (look,
-    # write); then pointer, manifest, two blobs (look), pointer.
-    assert calls == 14
+    # write); then pointer, manifest, two blobs (look), signature (look, for who is to be warned), pointer.
+    assert calls == 15
 
 
 def test_a_blob_damaged_on_disk_is_noticed(object_store_python: Path, tmp_path: Path, publish: Any) -> None:
