@@ -20,10 +20,12 @@ from hpe_tasks.cli.app import app
 from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import AccessError, ConfigError, DigestError
+from hpe_tasks.pipeline.provenance import build_environment
 from hpe_tasks.registry.channel_keys import ChannelKeys
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
+from hpe_tasks.serving.served_model import ServedModel
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.verification import VerifiedVersion, verify_version
 from hpe_tasks.verification.stored import read_manifest
@@ -418,3 +420,25 @@ def test_the_command_refuses_what_it_cannot_look_at(published: Published, comman
     assert isinstance(command("staging").exception, AccessError)
     assert isinstance(command("Staging!").exception, ConfigError)
     assert isinstance(command("staging", "--public-key", "x").exception, ConfigError)
+
+
+def test_provenance_counts_nothing_for_the_version(version: Version) -> None:
+    record = json.loads(version[0].to_bytes())
+    for change in ({"startedOn": None}, {"finishedOn": "2030-01-01T00:00:00Z"}, {"invocationId": "run-2"}):
+        record["build"]["runDetails"]["metadata"] |= change
+        assert ModelManifest.model_validate(record).version == version[0].version
+    del record["build"]
+    assert ModelManifest.model_validate(record).version == version[0].version
+    assert ServedModel.from_manifest(version[0].to_bytes()).version == version[0].version
+
+
+def test_provenance_names_the_lock_and_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_bytes(b"numpy==2\n")
+    monkeypatch.setenv("HPE_LOCK", str(lock))
+    environment = build_environment()
+    assert environment.lock_sha256 == hashlib.sha256(b"numpy==2\n").hexdigest()
+    assert environment.distributions["numpy"] == np.__version__
+    monkeypatch.setenv("HPE_LOCK", str(tmp_path / "none.txt"))
+    with pytest.raises(ConfigError, match=r"HPE_LOCK=.*none\.txt' cannot be read"):
+        build_environment()
