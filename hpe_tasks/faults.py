@@ -2,7 +2,7 @@
 
 The environment variable HPE_FAULT says what is wanted; without it, `reached` looks it up and returns:
 
-- `record:FILE` appends a line for each point to a file: its name, a tab, and the file that it is about, if any.
+- `record:FILE` appends a line for each point to a file: process, name, and the file that it is about, with tabs.
 - `kill:NAME#N` sends SIGKILL to the own process when the point NAME is reached in it for the N-th time.
 - `tear:NAME#N` lets a file be opened for writing there, and at the next point cuts off half of what was written into it
   before the kill, as a kill in the middle of the write leaves it.
@@ -105,7 +105,7 @@ class _Injection:
                 _cut(*torn)
                 _kill()
             if self._log is not None:
-                os.write(self._log, f"{point}\t{path}\n".encode())
+                os.write(self._log, f"{os.getpid()}\t{point}\t{path}\n".encode())
             self._times[point] += 1
             if point == self._point and self._times[point] == self._number:
                 if self._mode == "kill" or kept_bytes is None:

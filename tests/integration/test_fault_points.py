@@ -110,6 +110,25 @@ def test_a_kill_at_one_point_of_each_kind_is_recovered_from(tmp_path: Path) -> N
             print(recovered(scene, zygote, ["fetch_dataset"], first_of_each_name()))
 
 
+@pytest.mark.long
+def test_a_kill_of_the_process_that_reads_a_checkpoint_first_is_recovered_from(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    settings = tiny_settings(tmp_path)
+    pickled = tmp_path / "random.pth"
+    torch.save(load_file(settings["model.checkpoint"]), pickled)
+    with served(tmp_path, settings | {"model.checkpoint": str(pickled)}) as (_, asked):
+        scene = Scene(tmp_path, asked, key_pem(), (tmp_path / "workspace").as_uri())
+        with scene.zygote() as zygote:
+            zygote.warm_up(["hpe_tasks.pipeline.requantize", "hpe_tasks.models.checkpoint", "hpe_tasks.models.fit"])
+            told = recovered(
+                scene, zygote, ["fetch_checkpoint"], lambda points: [point for point in points if point.in_child]
+            )
+            assert " 0 kills" not in told
+            print(told)
+
+
 @pytest.fixture
 def whole(tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Scene]:
     """All steps, with data set and checkpoint from a web server, and the registry on S3."""

@@ -49,16 +49,13 @@ class Point:
         name: As `hpe_tasks.faults` gives it.
         number: The how manieth it was of this name.
         tear: Whether the file that is opened there is cut off, or the process killed before.
+        in_child: Whether it is reached in a process that the step starts.
     """
 
     name: str
     number: int
     tear: bool = False
-
-    @property
-    def in_child(self) -> bool:
-        """Whether it is reached in a process that the step starts."""
-        return "untrusted.__main__" in self.name or self.name == "a process that reads begins"
+    in_child: bool = False
 
     @property
     def is_step(self) -> bool:
@@ -241,15 +238,16 @@ def points_of(record: Path, temporary: Path) -> list[Point]:
     before: of these, the first of each name counts.
     """
     points: list[Point] = []
-    times: Counter[str] = Counter()
-    for line in record.read_text().splitlines():
-        name, _, path = line.partition("\t")
-        times[name] += 1
+    times: Counter[tuple[str, str]] = Counter()
+    lines = [line.split("\t") for line in record.read_text().splitlines()]
+    for process, name, path in lines:
+        times[process, name] += 1
+        number, in_child = times[process, name], process != lines[0][0]
         if path.startswith(f"{temporary}/") and any(point.name == name for point in points):
             continue
-        points.append(Point(name, times[name]))
+        points.append(Point(name, number, in_child=in_child))
         if name.startswith("open in "):
-            points.append(Point(name, times[name], tear=True))
+            points.append(Point(name, number, tear=True, in_child=in_child))
     return points
 
 
