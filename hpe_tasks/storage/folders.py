@@ -112,7 +112,7 @@ def unused(path: Path) -> Iterator[bool]:
 
 def use_mark(path: Path) -> Path:
     """The file beside something in a cache that is locked while it is in use, and written when a use begins."""
-    return path.with_name(f".{path.name}.used")
+    return path.with_name(f".{path.name}.used.lock")
 
 
 def _locks(handle: int) -> bool:

@@ -63,7 +63,7 @@ def test_what_was_used_longest_ago_goes_first(
     left = {path.name for path in (cache / "archives").iterdir() if path.name[0] != "."}
     assert left == {"first", "second", "third"} - set(goes if delete else [])
     marks = {path.name for path in (cache / "archives").glob(".*")}
-    assert marks == {f".{name}.used" for name in left}
+    assert marks == {f".{name}.used.lock" for name in left}
     assert not list((cache / "scratch").iterdir() if (cache / "scratch").is_dir() else [])
 
 
@@ -133,7 +133,7 @@ def test_downloads_go_with_what_is_known_of_them(tmp_path: Path) -> None:
     hold(folder / "other.zip")
     assert [one.name for one in trim_cache(cache, 0).dropped] == ["downloads/0123456789abcdef/image.jpg"]
     # Who waits for a lock must find it again.
-    assert {path.name for path in folder.iterdir()} == {".image.jpg.lock", "other.zip.part", ".other.zip.used"}
+    assert {path.name for path in folder.iterdir()} == {".image.jpg.lock", "other.zip.part", ".other.zip.used.lock"}
 
 
 def test_a_local_file_is_not_marked(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_what_killed_processes_left_unfinished_goes(tmp_path: Path) -> None:
         fill(archives / f".{name}.x1y2z3.extracting")
     hold(archives / "two")
     trim_cache(tmp_path, None)
-    assert {path.name for path in archives.iterdir()} == {".two.x1y2z3.extracting", ".two.used"}
+    assert {path.name for path in archives.iterdir()} == {".two.x1y2z3.extracting", ".two.used.lock"}
 
 
 def test_a_run_ends_with_a_cache_of_its_size(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
