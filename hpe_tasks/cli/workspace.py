@@ -88,12 +88,12 @@ def _open(places: Settings) -> Workspace:
 
 def _print_check(found: WorkspaceCheck) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from hpe_tasks.storage.files import megabytes
 
     if found.broken:
-        table = Table("file", "is", "step", "runs", "", title=found.workspace)
+        table = Table(Column("file", overflow="fold"), "is", "step", "runs", "", title=found.workspace)
         for one in found.broken:
             table.add_row(one.name, one.problem, one.step, "\n".join(one.runs), "dropped" if one.repaired else "")
         Console().print(table)
@@ -109,12 +109,12 @@ def _print_check(found: WorkspaceCheck) -> None:
 
 def _print_collection(collected: Collection) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from hpe_tasks.storage.files import megabytes
 
     if collected.dropped:
-        table = Table("what", "", "files", "size", title=collected.workspace)
+        table = Table("what", Column(overflow="fold"), "files", "size", title=collected.workspace)
         for one in collected.dropped:
             table.add_row(one.kind, one.name, f"{one.files:,}", megabytes(one.size_bytes))
         Console().print(table)
