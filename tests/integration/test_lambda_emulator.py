@@ -28,7 +28,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from hpe_tasks.config.loading import load_config
-from hpe_tasks.contract.keys import blob_key
+from hpe_tasks.contract.keys import blob_key, pointer_key
 from hpe_tasks.contract.version import content_version
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputError
@@ -40,6 +40,7 @@ from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.running import run_steps
 from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.registry.channel_keys import ChannelKeys
 from hpe_tasks.registry.manifest import ModelManifest, Serving
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
@@ -593,7 +594,7 @@ class TestRegistry:
     @staticmethod
     def publish(registry: ModelRegistry, version: Published, key: SigningKey | None = None) -> None:
         stored = registry.store(version.manifest, version.files, key)
-        registry.promote(stored.name, stored.version, "staging", published=stored)
+        registry.promote(stored.name, stored.version, "staging", published=stored, keys=ChannelKeys(key))
 
     def test_a_channel_is_followed_there_and_back_by_one_process(
         self,
@@ -630,6 +631,7 @@ class TestRegistry:
         self,
         package_without_model: Path,
         registry: ModelRegistry,
+        s3_bucket: Any,
         environment: dict[str, str],
         published: Published,
         successor: Published,
@@ -640,6 +642,9 @@ class TestRegistry:
         self.publish(registry, published, SigningKey(pem))
         with LambdaEmulator(package_without_model, environment=environment) as function:
             assert self.served(function, published)[0] == one
+            # Somebody who has no key, but may write to the bucket.
+            pointer = f"team/registry/{pointer_key('sample-pose', 'staging')}"
+            s3_bucket.client.delete_object(Bucket=s3_bucket.bucket, Key=pointer)
             self.publish(registry, successor)
             # It has a model that it can trust, and goes on with it.
             assert self.served(function, published)[0] == one
@@ -649,7 +654,7 @@ class TestRegistry:
             pytest.raises(FunctionError, match=r"did not start: .*is not signed, and HPE_PUBLIC_KEY requires it"),
         ):
             function.invoke(v2_binary(published))
-        registry.rollback("sample-pose", "staging")
+        registry.promote("sample-pose", one, "staging", keys=ChannelKeys(SigningKey(pem)))
         with LambdaEmulator(package_without_model, environment=environment) as function:
             assert self.served(function, published)[0] == one
 
