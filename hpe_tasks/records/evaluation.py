@@ -66,6 +66,11 @@ class CocoStats(Frozen):
         """The figure that the gate judges."""
         return self.ap
 
+    @property
+    def by_part(self) -> dict[str, float | None]:
+        """Figures among some of the persons or images, by the names that a table of images has for them."""
+        return {"size/medium": self.ap_medium, "size/large": self.ap_large}
+
 
 class CrowdPoseStats(Frozen):
     """The nine statistics of CrowdPose in [0, 1]; None where the split holds no person in such images.
@@ -92,6 +97,11 @@ class CrowdPoseStats(Frozen):
     def accuracy(self) -> float | None:
         """The figure that the gate judges."""
         return self.ap
+
+    @property
+    def by_part(self) -> dict[str, float | None]:
+        """Figures among some of the persons or images, by the names that a table of images has for them."""
+        return {"crowd/easy": self.ap_easy, "crowd/medium": self.ap_medium, "crowd/hard": self.ap_hard}
 
 
 class PckhStats(Frozen):
@@ -126,6 +136,11 @@ class PckhStats(Frozen):
     def accuracy(self) -> float | None:
         """The figure that the gate judges."""
         return self.mean
+
+    @property
+    def by_part(self) -> dict[str, float | None]:
+        """None: groups and joints are all that there is."""
+        return {}
 
 
 Stats = CocoStats | CrowdPoseStats | PckhStats

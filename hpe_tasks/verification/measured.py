@@ -20,7 +20,7 @@ import numpy as np
 from hpe_tasks.errors import DigestError
 from hpe_tasks.metrics.coco_ap import MAX_RESULTS
 from hpe_tasks.metrics.image_tables import WHOLE, ImageTable, MatchTable, read_table
-from hpe_tasks.records.evaluation import CocoStats, CrowdPoseStats, Runtime
+from hpe_tasks.records.evaluation import Runtime
 from hpe_tasks.registry.evidence import compared_role, predictions_role, table_role
 from hpe_tasks.registry.manifest import Metrics, ModelManifest
 from hpe_tasks.verification.findings import NotMadeError, VerificationCheck, carried_out
@@ -135,12 +135,7 @@ def _figures(metrics: Metrics) -> dict[str, float | None]:
     figures = {WHOLE: metrics.stats.accuracy}
     figures |= {f"group/{name}": value for name, value in metrics.by_group.items()}
     figures |= {f"joint/{name}": value for name, value in metrics.by_joint.items()}
-    if isinstance(metrics.stats, CocoStats):
-        figures |= {"size/medium": metrics.stats.ap_medium, "size/large": metrics.stats.ap_large}
-    if isinstance(metrics.stats, CrowdPoseStats):
-        stats = metrics.stats
-        figures |= {"crowd/easy": stats.ap_easy, "crowd/medium": stats.ap_medium, "crowd/hard": stats.ap_hard}
-    return figures
+    return figures | metrics.stats.by_part
 
 
 def same(one: float | None, other: float | None) -> bool:

@@ -20,7 +20,7 @@ from support import tiny_networks as tiny
 from support.named_outputs import joined
 from support.signals import decibels
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.integration]
 
 CONFIG = tiny.aimet_config(input_width=496, input_height=384)
 

@@ -94,7 +94,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
 @pytest.mark.parametrize(
     "given",
     [
-        pytest.param({"recipe.fold_batch_norms": True, "gate.min_ap": 0.0}, id="JSON"),
+        pytest.param({"recipe.fold_batch_norms": True, "gate.min_ap": 0.0}, id="JSON", marks=pytest.mark.long),
         pytest.param({"recipe.fold_batch_norms": "true", "gate.min_ap": "0.0"}, id="texts"),
     ],
 )

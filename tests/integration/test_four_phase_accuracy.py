@@ -21,7 +21,7 @@ from hpe_tasks.quantization import load_quantsim, quantize_model
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import CocoStats, Runtime
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.integration]
 
 LARGEST_DIFFERENCE = 0.002
 """In AP, between the file with ConvTranspose and the one with four phases."""
