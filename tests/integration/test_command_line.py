@@ -222,7 +222,7 @@ def test_a_checkpoint_below_the_floor_is_a_failed_gate_that_says_why(hpe: Hpe, s
     assert (record["passed"], record["limit"], record["diagnosis"]["found"]) == (False, 0.99, None)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bottom_up_network_that_finds_nobody_is_not_quantized(hpe: Hpe, bottom_up: dict[str, Any]) -> None:
     done = hpe("run", *options(bottom_up))
     assert done.returncode == 1, done.stdout + done.stderr

@@ -16,7 +16,7 @@ from hpe_tasks.quantization import load_quantsim
 from support.published_size import MIN_MAX, exported
 from support.signals import decibels
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.integration]
 
 CONFIG = ModelConfig(architecture="pose_resnet_50", checkpoint="random", input_width=256, input_height=256)
 

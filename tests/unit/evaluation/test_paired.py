@@ -102,7 +102,7 @@ def test_a_loss_that_is_too_large_needs_no_further_images() -> None:
     assert split.calls == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_that_loses_exactly_too_much_passes_as_rarely_as_was_promised() -> None:
     """Looking three times at growing samples errs no more often than the confidence says: two-sided 90 %, so 5 %."""
     truth = Split(lost=0.05, images=60_000, seed=1)

@@ -76,7 +76,7 @@ def test_what_8_bits_cannot_hold_stays_float_from_the_simulation_to_the_file(bac
     assert compare_kernels(file, config, [images], num_images=4).max_difference <= 1
 
 
-@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("torch", marks=pytest.mark.long)])
 def test_the_file_that_was_judged_is_the_file_that_is_exported(backend: str, tmp_path: Path) -> None:
     """The search takes quantizers out of the exported graph; the export leaves out those that are off."""
     from hpe_tasks.joint_search.bench import JointBench

@@ -67,7 +67,7 @@ def test_what_is_wide_and_of_no_use_is_cut_off_from_the_simulation_to_the_file(b
     assert all(family.proved for family in prove_kernels(file).families.values())
 
 
-@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize("backend", ["onnx", pytest.param("torch", marks=pytest.mark.long)])
 def test_the_file_that_was_judged_is_the_file_that_is_exported(backend: str, tmp_path: Path) -> None:
     """The search gives the exported graph other codes; the export reads them from the encodings."""
     from hpe_tasks.quantization import set_codes

@@ -542,7 +542,7 @@ def _assert_same_file_but_faster(plain: Path, phases: Path, images: np.ndarray) 
             id="mobilenet-per-tensor",
         ),
         pytest.param(
-            tiny.mobilenet_config(architecture="pose_resnet_18"), MIN_MAX, id="resnet", marks=pytest.mark.slow
+            tiny.mobilenet_config(architecture="pose_resnet_18"), MIN_MAX, id="resnet", marks=pytest.mark.long
         ),
     ],
 )

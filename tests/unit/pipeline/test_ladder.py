@@ -238,6 +238,7 @@ TRY_RUNGS[0](run)
 """
 
 
+@pytest.mark.long
 def test_a_rung_that_is_killed_goes_on_where_it_was(folder: Path, settings: dict[str, Any], repository: Path) -> None:
     run = opened(folder, settings, workspace="killed", recipe="auto")
     climb(run, steps.check_fp32)

@@ -97,7 +97,7 @@ def codes_of(each: LayerWeights) -> np.ndarray:
     return each.weight / each.along_channels(each.scale) + each.along_channels(each.zero_point)
 
 
-@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
+@pytest.mark.parametrize("granularity", ["per_channel", pytest.param("per_tensor", marks=pytest.mark.long)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_adaround_chose_outlives_the_grid(
     backend: str, granularity: str, sources: dict[str, tuple[Any, Path]], tmp_path: Path
@@ -134,7 +134,7 @@ def test_what_adaround_chose_outlives_the_grid(
     "settings",
     [
         pytest.param({"rounding": "seq_mse"}, id="seq-mse"),
-        pytest.param(TECHNIQUES["adaround"], id="adaround"),
+        pytest.param(TECHNIQUES["adaround"], id="adaround", marks=pytest.mark.long),
         pytest.param({"rounding": "seq_mse", "granularity": "per_tensor"}, id="seq-mse-per-tensor"),
         pytest.param(
             {**TECHNIQUES["adaround"], "saturation_free": False}, id="adaround-full-range", marks=pytest.mark.long
