@@ -104,9 +104,8 @@ RUNGS: tuple[Rung, ...] = (
     ),
     Rung(
         "mixed",
-        "Search ranges by the joints, then leave the activations in float that 8 bits still harm most, as far as the "
-        "measured time allows.",
-        _with(scheme="mse", weight_scheme="as_scheme", joint_ranges=True, mixed_precision=True),
+        "Leave the activations in float that 8 bits harm most, as far as the measured time allows.",
+        _with(scheme="mse", weight_scheme="as_scheme", mixed_precision=True),
     ),
     Rung(
         "distilled",

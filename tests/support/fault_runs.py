@@ -23,7 +23,7 @@ from hpe_tasks.storage.scratch import sweep
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 DIFFER = {
-    "when": {"started", "finished_at", "created_at", "moved_at"},
+    "when": {"started", "finished_at", "created_at", "moved_at", "startedOn", "finishedOn", "counter"},
     "what was measured of time": {"images_per_second", "latency", "cold_start_ms", "duration_ms", "mtime_ns"},
     "names that were drawn": {"moves"},
     "whether this attempt or the one before did it": {"reused", "created", "previous_version"},
