@@ -15,10 +15,10 @@ from hpe_tasks.errors import QuantizationError
 from hpe_tasks.joint_search.joints import JointError
 from hpe_tasks.models.fp32_onnx import export_fp32
 from hpe_tasks.onnx_export import fit_kernels, simulated_graph
-from hpe_tasks.onnx_export.float_activations import activations_of, leave_float, stored_codes, with_codes
+from hpe_tasks.onnx_export.float_activations import activations_of, leave_float, with_codes
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import QuantizedFiles
-from hpe_tasks.quantization.float_activations import Code
+from hpe_tasks.quantization.float_activations import Code, stored_codes
 
 IMAGES = 24
 """Calibration crops, or whole images, that joints are compared on."""

@@ -20,10 +20,10 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe, RangeScheme
 from hpe_tasks.joint_search.bench import IMAGES, JointBench, Jury, first_images
 from hpe_tasks.joint_search.search import damage, rank_harms
-from hpe_tasks.onnx_export.float_activations import Activation, stored_codes
+from hpe_tasks.onnx_export.float_activations import Activation
 from hpe_tasks.progress import track
 from hpe_tasks.quantization import QuantizedFiles, quantize_model, set_codes
-from hpe_tasks.quantization.float_activations import Code, code_range
+from hpe_tasks.quantization.float_activations import Code, code_range, stored_codes
 from hpe_tasks.records.joint_ranges import ChosenRange, JointRanges
 
 _OTHER_SCHEMES: tuple[RangeScheme, ...] = ("percentile", "tf_enhanced", "mse")

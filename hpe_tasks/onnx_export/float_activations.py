@@ -7,20 +7,17 @@ A graph as AIMET exports it has a pair QuantizeLinear–DequantizeLinear behind 
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from hpe_tasks.onnx_export.graph import remove_unused
-from hpe_tasks.quantization.float_activations import Code
+from hpe_tasks.quantization.float_activations import Code, code_of
 
 _MACS_OF_A_VALUE = 8
 """A value that is converted and moved in four bytes takes about as long as so many products of an int8 layer."""
@@ -35,7 +32,7 @@ class Activation:
 
     Attributes:
         tensors: Names in the graph; the first is what the operator gives.
-        encodings: What the stored encodings call its quantizers; see `stored_codes`.
+        encodings: What the stored encodings call its quantizers; see `stored_codes` of `hpe_tasks.quantization`.
         operator: The type of the node that computes it; `Input` for the image.
         layer: The name of that node.
         touching: Names of all nodes that give or take it.
@@ -50,35 +47,13 @@ class Activation:
     cost: float = 0.0
 
 
-def stored_codes(encodings: Path) -> dict[str, Code]:
-    """Scale and zero point of every activation in a file of encodings, by the quantizer's name.
-
-    These are tensors' names from aimet_onnx, and such as `features.0.output_quantizers.0` from aimet_torch.
-    """
-    activations: Any = json.loads(encodings.read_text())["activation_encodings"]
-    if isinstance(activations, list):
-        return {
-            each["name"]: _code(each["scale"][0], -each["offset"][0]) for each in activations if len(each["scale"]) == 1
-        }
-    return {
-        f"{module}.{side}_quantizers.{index}": _code(each["scale"], -each["offset"])
-        for module, sides in activations.items()
-        for side, each_index in sides.items()
-        for index, each in each_index.items()
-    }
-
-
-def _code(scale: float, zero_point: float) -> Code:
-    return float(np.float32(scale)), int(zero_point)
-
-
 def activations_of(model: onnx.ModelProto, stored: Mapping[str, Code]) -> tuple[Activation, ...]:
     """Every activation that has an encoding, in the order of the graph.
 
     Args:
         model: As `hpe_tasks.onnx_export.simulated_graph` gives it.
-        stored: As `stored_codes` gives them. Quantizers that an exporter has not named after their tensors are found
-            by scale and zero point; those that have both in common are one activation.
+        stored: As `stored_codes` of `hpe_tasks.quantization` gives them. Quantizers that an exporter has not named
+            after their tensors are found by scale and zero point; those that have both in common are one activation.
     """
     pairs, producer = _pairs(model.graph), {name: node for node in model.graph.node for name in node.output}
     by_code: dict[Code, list[str]] = defaultdict(list)
@@ -241,7 +216,7 @@ def _pairs(graph: onnx.GraphProto) -> dict[str, _QuantizerPair]:
             continue
         scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
         if scale.size == 1 and zero.dtype in _UNSIGNED:
-            code = _code(float(scale.reshape(())), int(zero.reshape(())) + _UNSIGNED[zero.dtype])
+            code = code_of(float(scale.reshape(())), int(zero.reshape(())) + _UNSIGNED[zero.dtype])
             found[node.input[0]] = _QuantizerPair(code, tuple(behind[node.output[0]]))
     return found
 

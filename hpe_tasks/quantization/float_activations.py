@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Code = tuple[float, int]
 """Scale as float32, and zero point counted from 0."""
 
@@ -49,6 +51,19 @@ def without(encodings: Path, names: Iterable[str]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
 
 
+def stored_codes(encodings: Path) -> dict[str, Code]:
+    """Scale and zero point of every activation in a file of encodings, by the quantizer's name as in `without`."""
+    content: Any = json.loads(encodings.read_text())
+    found = {}
+    for name, entry in _entries(content["activation_encodings"]):
+        scale, offset = entry["scale"], entry["offset"]
+        if not isinstance(scale, list):
+            found[name] = code_of(scale, -offset)
+        elif len(scale) == 1:
+            found[name] = code_of(scale[0], -offset[0])
+    return found
+
+
 def with_codes(encodings: Path, codes: Mapping[str, Code]) -> bytes:
     """The file of encodings with other codes for these activations.
 
@@ -67,6 +82,11 @@ def with_codes(encodings: Path, codes: Mapping[str, Code]) -> bytes:
         else:
             entry.update(scale=[scale], offset=[-zero])
     return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def code_of(scale: float, zero_point: float) -> Code:
+    """A code as what is stored is compared by."""
+    return float(np.float32(scale)), int(zero_point)
 
 
 def code_range(code: Code) -> tuple[float, float]:

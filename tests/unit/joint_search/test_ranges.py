@@ -18,11 +18,10 @@ from hpe_tasks.errors import QuantizationError
 from hpe_tasks.joint_search.bench import JointBench, check_widths
 from hpe_tasks.joint_search.ranges import _scaled, _walk, choose_ranges
 from hpe_tasks.onnx_export import export_onnx
-from hpe_tasks.onnx_export.float_activations import stored_codes
 from hpe_tasks.onnx_runtime.kernel_proof import prove_kernels
 from hpe_tasks.onnx_runtime.session import onnx_predictor
 from hpe_tasks.quantization import QuantizedFiles, load_quantsim, quantize_model
-from hpe_tasks.quantization.float_activations import Code, code_range
+from hpe_tasks.quantization.float_activations import Code, code_range, stored_codes
 from hpe_tasks.records.joint_ranges import JointRanges
 from support import tiny_networks as tiny
 from support.planted_networks import PLANTED, PLANTED_LAYER
