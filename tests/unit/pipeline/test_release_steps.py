@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from moto import mock_aws
 from typing_extensions import override
 
 from hpe_tasks.config.loading import load_config
@@ -40,24 +38,12 @@ from hpe_tasks.release.smoke_test import SmokeTestError
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
+from support.played_s3 import client, moto_client
 from support.signing_keys import key_pem
 
+__all__ = ["client", "moto_client"]
+
 REGISTRY = S3Location("models", "registry")
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Any]:
-    with mock_aws():
-        yield boto3.client("s3", region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
-
-
-@pytest.fixture
-def client(s3: Any) -> Iterator[Any]:
-    s3.create_bucket(Bucket="models")
-    yield s3
-    for entry in s3.list_objects_v2(Bucket="models").get("Contents", ()):
-        s3.delete_object(Bucket="models", Key=entry["Key"])
-    s3.delete_bucket(Bucket="models")
 
 
 def leave(run: Run, step: Step[Any], record: Record) -> None:

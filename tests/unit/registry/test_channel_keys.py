@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from hpe_tasks.contract.public_keys import read_public_keys
 from hpe_tasks.errors import BadInputError, ChannelConflictError, ConfigError, DigestError
@@ -21,25 +18,13 @@ from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey, signer_among
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
+from support.played_s3 import client, moto_client
 from support.signing_keys import key_pem
+
+__all__ = ["client", "moto_client"]
 
 LOCATION = S3Location("models", "team/registry")
 POINTER = "team/registry/models/pose/channels/staging.json"
-
-
-@pytest.fixture(scope="module")
-def moto_client() -> Iterator[Any]:
-    with mock_aws():
-        yield boto3.client("s3", region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
-
-
-@pytest.fixture
-def client(moto_client: Any) -> Iterator[Any]:
-    moto_client.create_bucket(Bucket="models")
-    yield moto_client
-    for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
-        moto_client.delete_object(Bucket="models", Key=entry["Key"])
-    moto_client.delete_bucket(Bucket="models")
 
 
 @pytest.fixture(scope="module")

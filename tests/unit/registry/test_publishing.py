@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
 
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.errors import (
@@ -27,26 +25,13 @@ from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location, make_client
 from support import sample_records as records
+from support.played_s3 import client, moto_client
 from support.signing_keys import key_pem
+
+__all__ = ["client", "moto_client"]
 
 LOCATION = S3Location("models", "team/registry")
 POINTER = "team/registry/models/pose/channels/staging.json"
-
-
-@pytest.fixture(scope="module")
-def moto_client() -> Iterator[Any]:
-    # One client for all tests: making one takes far longer than using it.
-    with mock_aws():
-        yield boto3.client("s3", region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
-
-
-@pytest.fixture
-def client(moto_client: Any) -> Iterator[Any]:
-    moto_client.create_bucket(Bucket="models")
-    yield moto_client
-    for key in keys(moto_client):
-        moto_client.delete_object(Bucket="models", Key=key)
-    moto_client.delete_bucket(Bucket="models")
 
 
 @pytest.fixture

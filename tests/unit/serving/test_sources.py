@@ -16,10 +16,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import onnxruntime
 import pytest
-from moto import mock_aws
 
 from hpe_tasks.contract.keys import blob_key
 from hpe_tasks.contract.stored_graph import graph_role
@@ -36,8 +34,11 @@ from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import PackageSource, open_source
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
+from support.played_s3 import models_bucket, moto_client
 from support.serving_cases import Context, ask, base64_of, encoded, photo, tiny_model
 from support.signing_keys import key_pem
+
+__all__ = ["moto_client"]
 
 REGISTRY = S3Location("models", "team/registry")
 POINTER = "models/pose/channels/staging.json"
@@ -346,22 +347,13 @@ class Bucket:
         return set(self.folder.glob("*.onnx*"))
 
 
-@pytest.fixture(scope="module")
-def moto_client() -> Iterator[Any]:
-    with mock_aws():
-        yield boto3.client("s3", region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
-
-
 @pytest.fixture
 def bucket(moto_client: Any, key: SigningKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    moto_client.create_bucket(Bucket="models")
     requests = Requests(moto_client)
     monkeypatch.setattr(registry_source, "s3_client", lambda renewal=False: requests)
     registry = ModelRegistry(moto_client, REGISTRY)
-    yield Bucket(moto_client, registry, requests, key, tmp_path / "kept")
-    for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
-        moto_client.delete_object(Bucket="models", Key=entry["Key"])
-    moto_client.delete_bucket(Bucket="models")
+    with models_bucket(moto_client):
+        yield Bucket(moto_client, registry, requests, key, tmp_path / "kept")
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -2,11 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from hpe_tasks.storage import scratch
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.scratch import ABANDONED_S, drop, scratch_folder, sweep
 from hpe_tasks.storage.workspace import Scratch
+from support.other_process import other_process
 
 OWNER = """
 import sys, time
@@ -24,23 +21,9 @@ from hpe_tasks.storage.scratch import scratch_folder
 
 with scratch_folder(Path(sys.argv[1])) as folder:
     (folder / "half").write_text("half")
-    print("working", flush=True)
+    print("ready", flush=True)
     time.sleep(60)
 """
-
-
-@contextmanager
-def owner_of_a_folder(parent: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that works on a folder."""
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(parent)], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    try:
-        assert owner.stdout.readline() == "working\n"
-        yield owner
-    finally:
-        owner.kill()
-        owner.wait()
-        owner.stdout.close()
 
 
 def test_the_next_step_removes_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -52,7 +35,7 @@ def test_the_next_step_removes_what_a_killed_one_left(tmp_path: Path) -> None:
         file.write_text("report")
         return RunReport(html=folder.artifact(file))
 
-    with owner_of_a_folder(parent) as owner:
+    with other_process(OWNER, parent) as owner:
         [theirs] = parent.iterdir()
         os.utime(theirs, (0, 0))  # However long it takes.
         workspace.once("report", "while it lives", RunReport, make)

@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import pytest
 from hpe_tasks.storage import temporary
 from hpe_tasks.storage.files import link_file, write_atomically
 from hpe_tasks.storage.temporary import replacing
+from support.other_process import other_process
 
 WRITER = """
 import sys, time
@@ -22,23 +19,9 @@ from hpe_tasks.storage.temporary import replacing
 
 with replacing(Path(sys.argv[1])) as file:
     file.write(b"half")
-    print("writing", flush=True)
+    print("ready", flush=True)
     time.sleep(60)
 """
-
-
-@contextmanager
-def writer(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that is writing a file."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "writing\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def hidden(folder: Path) -> list[Path]:
@@ -47,7 +30,7 @@ def hidden(folder: Path) -> list[Path]:
 
 def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
-    with writer(path) as process:
+    with other_process(WRITER, path) as process:
         write_atomically(path, b"mine")
         assert len(hidden(tmp_path)) == 1  # it lives
         process.send_signal(signal.SIGKILL)

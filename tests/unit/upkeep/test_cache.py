@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +13,7 @@ from hpe_tasks.storage.files import link_file
 from hpe_tasks.storage.folders import hold, let_go, make_folder, unused, use_mark
 from hpe_tasks.upkeep.cache import trim_after_run, trim_cache
 from support.no_s3 import no_s3
+from support.other_process import other_process
 
 KB = 1e-6
 """In GB."""
@@ -73,27 +70,14 @@ from pathlib import Path
 from hpe_tasks.storage.folders import hold
 
 hold(Path(sys.argv[1]))
-print("holding", flush=True)
+print("ready", flush=True)
 time.sleep(60)
 """
 
 
-@contextmanager
-def held_by_another(path: Path) -> Iterator[subprocess.Popen[str]]:
-    owner = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout is not None
-    try:
-        assert owner.stdout.readline() == "holding\n"
-        yield owner
-    finally:
-        owner.kill()
-        owner.wait()
-        owner.stdout.close()
-
-
 def test_what_a_process_uses_stays_until_it_ends_however_it_does(cache: Path) -> None:
     hold(cache / "archives" / "third")
-    with held_by_another(cache / "archives" / "second") as other:
+    with other_process(HOLDER, cache / "archives" / "second") as other:
         trimmed = trim_cache(cache, 0)
         assert [one.name for one in trimmed.dropped] == ["archives/first"]
         assert trimmed.in_use_bytes == 2000

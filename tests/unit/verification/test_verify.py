@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from moto import mock_aws
 from typer.testing import CliRunner
 
 from hpe_tasks.cli.app import app
@@ -30,17 +28,14 @@ from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.verification import VerifiedVersion, verify_version
 from hpe_tasks.verification.stored import read_manifest
 from support import sample_records as records
+from support.played_s3 import models_bucket, moto_client
 from support.signing_keys import key_pem
 from support.verified_versions import Version, config, judged_version
 
+__all__ = ["moto_client"]
+
 LOCATION = S3Location("models", "team/registry")
 POINTER = "models/pose/channels/staging.json"
-
-
-@pytest.fixture(scope="module")
-def moto_client() -> Iterator[Any]:
-    with mock_aws():
-        yield boto3.client("s3", region_name="us-east-1", aws_access_key_id="testing", aws_secret_access_key="testing")
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +99,8 @@ class Published:
 
 @pytest.fixture
 def published(moto_client: Any, key: SigningKey) -> Iterator[Published]:
-    moto_client.create_bucket(Bucket="models")
-    yield Published(moto_client, key)
-    for entry in moto_client.list_objects_v2(Bucket="models").get("Contents", ()):
-        moto_client.delete_object(Bucket="models", Key=entry["Key"])
-    moto_client.delete_bucket(Bucket="models")
+    with models_bucket(moto_client):
+        yield Published(moto_client, key)
 
 
 def outcomes(found: VerifiedVersion) -> dict[str, str]:
