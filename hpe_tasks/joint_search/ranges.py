@@ -78,11 +78,11 @@ def choose_ranges(
         search = _RangeSearch(bench, Jury(config, images, bench.fp32))
         harmful = search.harmful()
         found = []
-        for index in track(harmful, "Searching ranges by the joints", unit="activations"):
+        for index, harm in track(harmful, "Searching ranges by the joints", unit="activations"):
             own = _code_of(bench.activations[index], stored)
             others_of = [code for estimate in others if (code := _code_of(bench.activations[index], estimate))]
             if own is not None:
-                found.append(search.best(index, own, others_of))
+                found.append(search.best(index, harm, own, others_of))
         kept, before, after = search.confirmed(found)
     codes = {name: each.code for each in kept for name in _names(bench.activations[each.index], stored)}
     if codes:
@@ -153,16 +153,21 @@ class _RangeSearch:
         self._everything = frozenset(range(len(bench.activations)))
         self._float = damage(*self._judged(self._everything))
 
-    def harmful(self) -> list[int]:
-        """Activations that are worth a search, the most harmful first; an image's range is that of its pixels."""
+    def harmful(self) -> list[tuple[int, float]]:
+        """Activations that are worth a search, the most harmful first, and what each does in its own range.
+
+        An image's range is that of its pixels.
+        """
         harms = rank_harms(self._bench.activations, self._judged)
         worth = _WORTH_SEARCHING * sum(max(harm.rank, 0.0) for harm in harms)
-        single = [harm.activations[0] for harm in harms if len(harm.activations) == 1 and harm.rank > worth]
-        return [index for index in single if self._bench.activations[index].operator != "Input"]
+        single = [
+            (harm.activations[0], harm.rank) for harm in harms if len(harm.activations) == 1 and harm.rank > worth
+        ]
+        return [each for each in single if self._bench.activations[each[0]].operator != "Input"]
 
-    def best(self, index: int, own: Code, others: Sequence[Code]) -> _BestRange:
+    def best(self, index: int, own_harm: float, own: Code, others: Sequence[Code]) -> _BestRange:
         """The best of the estimates, then as much narrower or wider as helps: on both sides, and on one."""
-        known: dict[Code, float] = {}
+        known: dict[Code, float] = {own: own_harm}
 
         def harm(code: Code) -> float:
             if code not in known:
