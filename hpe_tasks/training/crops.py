@@ -61,6 +61,11 @@ class TrainingCrops:
         batches = [order[i : i + self._config.batch_size] for i in range(0, len(order), self._config.batch_size)]
         return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
+    def ids(self, indices: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """The ids of a batch's images and of its persons' annotations."""
+        persons = [self._persons[index] for index in indices]
+        return sorted({person.image_id for person in persons}), [person.annotation_id for person in persons]
+
     def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
         """Cut out and augment persons; a joint that is not labelled or not in its crop has the weight 0.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -39,6 +40,7 @@ class TrainingImages:
     def __init__(self, dataset: CocoDataset, cache_mb: int) -> None:
         self._dataset, self._room_bytes = dataset, cache_mb * 1_000_000
         self._cache: dict[int, npt.NDArray[np.uint8]] = {}
+        self._counting = Lock()
 
     def read(self, image: CocoImage) -> npt.NDArray[np.uint8]:
         """Give an image H×W×3 in red, green, blue; raises DatasetError when it cannot be read."""
@@ -49,9 +51,10 @@ class TrainingImages:
         if isinstance(decoded, Unreadable):
             refuse(decoded)
         pixels = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-        if pixels.nbytes <= self._room_bytes:
-            self._cache[image.id] = pixels
-            self._room_bytes -= pixels.nbytes
+        with self._counting:  # several threads read
+            if image.id not in self._cache and pixels.nbytes <= self._room_bytes:
+                self._cache[image.id] = pixels
+                self._room_bytes -= pixels.nbytes
         return pixels
 
 

@@ -9,6 +9,7 @@ Shift" (2015).
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -40,14 +41,30 @@ def add_batch_norms(model: nn.Module) -> None:
 
 
 def without_batch_norms(model: nn.Module) -> nn.Module:
-    """Copy a network and fold what `add_batch_norms` put in: in evaluation mode both give the same."""
-    plain = copy.deepcopy(model)
+    """Copy a network and fold what `add_batch_norms` put in: in evaluation mode both give the same.
+
+    Hooks stay with the original: they watch what learns.
+    """
+    plain = copy_without_hooks(model)
     for layers in _sequentials(plain):
         for index, layer in enumerate(layers):
             if isinstance(layer, _Normalized):
                 _fold(_last_convolution(layer.layer), layer.norm)
                 layers[index] = layer.layer
     return plain
+
+
+def copy_without_hooks(model: nn.Module) -> nn.Module:
+    """Copy a network; a copied hook would bring copies of all that it refers to, such as an open file."""
+    kept = {}
+    for module in model.modules():
+        kept[module] = module._forward_hooks, module._forward_pre_hooks
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        return copy.deepcopy(model)
+    finally:
+        for module, (after, before) in kept.items():
+            module._forward_hooks, module._forward_pre_hooks = after, before
 
 
 def _sequentials(model: nn.Module) -> list[nn.Sequential]:

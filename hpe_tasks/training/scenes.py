@@ -67,6 +67,11 @@ class TrainingScenes:
         batches = [alike[i : i + size] for alike in (order[wide], order[~wide]) for i in range(0, len(alike), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
+    def ids(self, indices: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
+        """The ids of a batch's images and of their persons' annotations."""
+        images = sorted(self._images[index].id for index in indices)
+        return images, [person.annotation_id for image in images for person in self._dataset.persons(image)]
+
     def batch(self, epoch: int, indices: npt.NDArray[np.int64]) -> Batch:
         """Augment images that are all wide or all high.
 

@@ -224,7 +224,7 @@ def test_ap_is_measured_on_the_last_stage_and_with_folded_norms(
         outputs.append(joined(predict(np.zeros((2, 3, 48, 64), np.float32))))
         return SimpleNamespace(accuracy=0.25, stats=CocoStats(**dict.fromkeys(CocoStats.model_fields, 0.25)))
 
-    monkeypatch.setattr("hpe_tasks.training.regression.evaluate", measured)
+    monkeypatch.setattr("hpe_tasks.training.measuring.evaluate", measured)
     fields = bottom_up(epochs=1, val_split="val")
     result = train(fields, dataset, tmp_path / "w.safetensors")
     assert result.ap == 0.25
@@ -240,7 +240,7 @@ def test_maps_that_cannot_be_read_yet_do_not_end_a_training(
     def refused(*_: object, **__: object) -> Any:
         raise CheckpointError("The heatmaps have 9 peaks.")
 
-    monkeypatch.setattr("hpe_tasks.training.regression.evaluate", refused)
+    monkeypatch.setattr("hpe_tasks.training.measuring.evaluate", refused)
     fields = bottom_up(epochs=2, val_split="val", evaluate_every=1, save_every=1)
     with pytest.raises(CheckpointError, match="9 peaks"):
         train(fields, dataset, tmp_path / "w.safetensors")
