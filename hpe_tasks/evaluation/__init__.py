@@ -7,7 +7,7 @@ the model's codec says; MPII top-down. Each follows the protocol of its referenc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +18,17 @@ from hpe_tasks.data.coco import CocoDataset
 from hpe_tasks.data.dataset import Dataset
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.evaluation import bottom_up, coco, top_down
-from hpe_tasks.evaluation.mpii import evaluate_mpii
-from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
+from hpe_tasks.evaluation.mpii import evaluate_mpii, predict_mpii_shard
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, PredictionRequest
+from hpe_tasks.evaluation.shards import Shard, StoredShard, WrittenShard, write_people, write_persons
 from hpe_tasks.inference import Predict
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint, Runtime
+from hpe_tasks.records.shards import PredictedShard
 from hpe_tasks.storage.files import sha256_file
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "predict_shard"]
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     artifact: Callable[[Path], Artifact],
     further: tuple[int, int] | None = None,
     keep_table: bool = True,
+    shards: Sequence[StoredShard] | None = None,
 ) -> EvaluationReport:
     """Measure a network on a split and keep its predictions.
 
@@ -72,6 +75,7 @@ def evaluate(
         further: Measure other images than the subset that `evaluation.num_images` asks for: of all that it leaves,
             those from this number to that.
         keep_table: Keep what became of each image, too.
+        shards: All parts of this measurement, made before by `predict_shard`: the network is not asked.
 
     Raises:
         ConfigError: The model and the data set have no joint in common; boxes or a flip test were asked for where there
@@ -81,30 +85,99 @@ def evaluate(
         CheckpointError: The network's output does not fit the configuration.
     """
     request = EvaluationRequest(
-        predict,
-        model,
-        evaluation,
-        images,
-        boxes,
-        runtime,
-        dataset_digest,
-        seed,
-        predictions_file,
-        artifact,
-        further,
-        keep_table,
+        predict=predict,
+        model=model,
+        evaluation=evaluation,
+        images=images,
+        boxes=boxes,
+        runtime=runtime,
+        dataset_digest=dataset_digest,
+        seed=seed,
+        predictions_file=predictions_file,
+        artifact=artifact,
+        further=further,
+        keep_table=keep_table,
+        shards=shards,
     )
-    codec = CODECS[model.codec]
+    _check(dataset, request)
+    return _FORMATS[dataset.kind.format](dataset, request)
+
+
+def predict_shard(
+    dataset: Dataset,
+    predict: Predict,
+    model: ModelConfig,
+    evaluation: EvaluationConfig,
+    *,
+    images: Literal["with_persons", "all"] = "with_persons",
+    boxes: Path | None = None,
+    runtime: Runtime,
+    seed: int,
+    shard: Shard,
+    file: Path,
+    artifact: Callable[[Path], Artifact],
+) -> PredictedShard:
+    """Show a part of what a network is measured on to it, and keep what it found; `evaluate` counts all parts.
+
+    Args:
+        shard: Which part.
+        file: Where its poses go.
+        dataset: This and all others as of `evaluate`.
+        predict: The network.
+        model: Its input, its joints, and how people are read from its output.
+        evaluation: How it is measured.
+        images: Which COCO images.
+        boxes: Detected persons.
+        runtime: What runs the network.
+        seed: Of the subset.
+        artifact: Describes a written file.
+
+    Raises:
+        ConfigError: As of `evaluate`.
+        DatasetError: As of `evaluate`; more images of this part fail than may of all.
+        CheckpointError: The network's output does not fit the configuration.
+    """
+    request = PredictionRequest(
+        predict=predict, model=model, evaluation=evaluation, images=images, boxes=boxes, runtime=runtime, seed=seed
+    )
+    _check(dataset, request)
+    started = time.perf_counter()
+    written = _SHARDS[dataset.kind.format](dataset, request, shard, file)
+    return PredictedShard(
+        runtime=runtime,
+        number=shard.number,
+        count=shard.count,
+        inputs=written.inputs,
+        poses=artifact(file),
+        failed_images=written.failed.images,
+        seconds=time.perf_counter() - started,
+        cpu_features=cpu_features(),
+    )
+
+
+def _check(dataset: Dataset, request: PredictionRequest) -> None:
+    codec, boxes = CODECS[request.model.codec], request.boxes
     if not dataset.kind.takes_detections and (codec.whole_images or boxes is not None):
         refused = f"codec {codec.name!r} and boxes are not for it" if codec.whole_images else "boxes are for COCO"
         raise ConfigError(f"{dataset.kind.title} is measured in crops by its own annotations: {refused}.")
-    if codec.whole_images and (evaluation.flip_test or boxes is not None):
+    if codec.whole_images and (request.evaluation.flip_test or boxes is not None):
         raise ConfigError(f"Codec {codec.name!r} finds people in whole images: it takes no boxes and no flip test.")
-    return _FORMATS[dataset.kind.format](dataset, request)
+
+
+def _predict_coco_shard(dataset: CocoDataset, request: PredictionRequest, shard: Shard, file: Path) -> WrittenShard:
+    measured = coco.choose(dataset, request)
+    failed = FailedImages(dataset.root, len(measured.dataset.images), request.evaluation.max_failed_images)
+    if CODECS[request.model.codec].whole_images:
+        return write_people(measured.dataset, request, shard, failed, file)
+    if request.boxes is None:
+        return write_persons(top_down.annotated_crops(measured, request), request, shard, failed, file)
+    detected, _ = top_down.detected_crops(measured, dataset, request.boxes, request)
+    return write_persons(detected, request, shard, failed, file)
 
 
 def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> EvaluationReport:
     measured = coco.choose(dataset, request)
+    measured.read()
     failed = FailedImages(dataset.root, len(measured.dataset.images), request.evaluation.max_failed_images)
     codec, boxes = CODECS[request.model.codec], request.boxes
 
@@ -145,8 +218,8 @@ def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> Evaluati
         crop_joints=request.kept_in_crops(found.in_crops),
         available_images=measured.available_images,
         failed_images=failed.images,
-        images_per_second=(found.num_images - len(failed.images)) / elapsed,
-        cpu_features=cpu_features(),
+        images_per_second=(found.num_images - len(failed.images)) / request.seconds(elapsed),
+        cpu_features=request.cpu_features,
         person_scores=coco.score_spread(rows) if boxes is None else None,
     )
 
@@ -154,4 +227,9 @@ def _evaluate_coco(dataset: CocoDataset, request: EvaluationRequest) -> Evaluati
 _FORMATS: dict[str, Callable[[Any, EvaluationRequest], EvaluationReport]] = {
     "coco": _evaluate_coco,
     "mpii": evaluate_mpii,
+}
+
+_SHARDS: dict[str, Callable[[Any, PredictionRequest, Shard, Path], WrittenShard]] = {
+    "coco": _predict_coco_shard,
+    "mpii": predict_mpii_shard,
 }

@@ -6,6 +6,7 @@ import numpy as np
 
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
 from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
+from hpe_tasks.evaluation.shards import read_people
 from hpe_tasks.inference import find_people
 from hpe_tasks.progress import track
 
@@ -18,9 +19,11 @@ def find_poses(measured: Measured, request: EvaluationRequest, failed: FailedIma
         CheckpointError: The network's output does not fit the model's codec.
     """
     channels = measured.channels
-    images = find_people(
-        measured.dataset, request.predict, request.model, request.evaluation.batch_size, unreadable=failed.add
-    )
+    if request.shards is None:
+        size = request.evaluation.batch_size
+        images = find_people(measured.dataset, request.predict, request.model, size, failed.add)
+    else:
+        images = read_people(measured.dataset, request.shards, failed)
     poses = []
     for found in track(images, request.title, total=len(measured.dataset.images), unit="images"):
         people = found.people

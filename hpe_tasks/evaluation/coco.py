@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from hpe_tasks.data.coco import CocoDataset, Person
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.crop_joints import CropJoints
-from hpe_tasks.evaluation.request import EvaluationRequest, JointMap, draw
+from hpe_tasks.evaluation.request import EvaluationRequest, JointMap, PredictionRequest, draw
 from hpe_tasks.metrics.crowdpose import crowdpose_stats
 from hpe_tasks.metrics.image_tables import SIZES, WHOLE, MatchTable, match_table
 from hpe_tasks.metrics.oks import coco_breakdown, coco_stats, match_poses
@@ -46,8 +47,6 @@ class Measured:
         subset: Whether the images were drawn by seed from more.
         available_images: How many there are to draw from.
         joint_map: The compared joints.
-        category_id: Of persons, in the annotation file.
-        truth: All annotations of persons in the images, with those that the metric ignores.
     """
 
     dataset: CocoDataset
@@ -55,8 +54,24 @@ class Measured:
     subset: bool
     available_images: int
     joint_map: JointMap
-    category_id: int
-    truth: tuple[dict[str, Any], ...]
+
+    @cached_property
+    def _truth(self) -> tuple[int, tuple[dict[str, Any], ...]]:
+        return read_truth(self.dataset)
+
+    def read(self) -> None:
+        """Read the truth, before it is asked for."""
+        self._truth  # noqa: B018
+
+    @property
+    def category_id(self) -> int:
+        """Of persons, in the annotation file."""
+        return self._truth[0]
+
+    @property
+    def truth(self) -> tuple[dict[str, Any], ...]:
+        """All annotations of persons in the images, with those that the metric ignores; read when first asked for."""
+        return self._truth[1]
 
     @property
     def channels(self) -> list[int]:
@@ -111,7 +126,7 @@ class Accuracy:
     by_joint: dict[str, float | None]
 
 
-def choose(dataset: CocoDataset, request: EvaluationRequest) -> Measured:
+def choose(dataset: CocoDataset, request: PredictionRequest) -> Measured:
     """Choose images, persons and joints.
 
     Raises:
@@ -134,19 +149,16 @@ def choose(dataset: CocoDataset, request: EvaluationRequest) -> Measured:
     ids, subset = draw(ids, request)
     chosen = set(ids)
     measured = dataset.subset(ids)
-    category_id, truth = read_truth(measured)
     return Measured(
         dataset=measured,
         persons=tuple(person for person in persons if person.image_id in chosen),
         subset=subset,
         available_images=available,
         joint_map=joint_map,
-        category_id=category_id,
-        truth=truth,
     )
 
 
-def _comparable_joints(dataset: CocoDataset, request: EvaluationRequest) -> JointMap:
+def _comparable_joints(dataset: CocoDataset, request: PredictionRequest) -> JointMap:
     of_model = request.model.joints
     common = common_joints(of_model, dataset.skeleton)
     known, title = dataset.sigmas, dataset.kind.title

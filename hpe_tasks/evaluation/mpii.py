@@ -11,17 +11,19 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpe_tasks.config.model import ModelConfig
-from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson, load_truth, to_file_pixels
 from hpe_tasks.errors import ConfigError, DatasetError
 from hpe_tasks.evaluation.crop_joints import CropJointsLog
-from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap, draw
-from hpe_tasks.inference import find_poses, mpii_batches
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointMap, PredictionRequest, draw
+from hpe_tasks.evaluation.shards import Shard, WrittenShard, write_persons
+from hpe_tasks.evaluation.top_down import posed_persons
 from hpe_tasks.metrics.image_tables import WHOLE, HitTable, hit_table
 from hpe_tasks.metrics.pckh import HEAD_FACTOR, NOT_IN_MEAN, PCKH_GROUPS, pckh_by_joint, pckh_hits, pckh_stats
 from hpe_tasks.pose.codecs import CODECS
@@ -112,9 +114,16 @@ def evaluate_mpii(dataset: MpiiDataset, request: EvaluationRequest) -> Evaluatio
         crop_joints=request.kept_in_crops(found.in_crops.joined()),
         available_images=available,
         failed_images=failed.images,
-        images_per_second=(len(measured.images) - len(failed.images)) / elapsed,
-        cpu_features=cpu_features(),
+        images_per_second=(len(measured.images) - len(failed.images)) / request.seconds(elapsed),
+        cpu_features=request.cpu_features,
     )
+
+
+def predict_mpii_shard(dataset: MpiiDataset, request: PredictionRequest, shard: Shard, file: Path) -> WrittenShard:
+    """Show a part of the persons of an MPII split to a network, and keep what it found."""
+    measured, _ = _choose_persons(dataset, _comparable_joints(request.model), request)
+    failed = FailedImages(dataset.root, len(measured.images), request.evaluation.max_failed_images)
+    return write_persons(partial(measured.crops, request.model.input_size), request, shard, failed, file)
 
 
 def _table(measured: MpiiDataset, joint_map: JointMap, scored: Scored) -> HitTable:
@@ -143,7 +152,7 @@ def _comparable_joints(config: ModelConfig) -> JointMap:
     return joint_map
 
 
-def _choose_persons(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest) -> tuple[MpiiDataset, int]:
+def _choose_persons(dataset: MpiiDataset, joint_map: JointMap, request: PredictionRequest) -> tuple[MpiiDataset, int]:
     """The persons who are measured, and how many images there are to draw from."""
     compared = [index for _, _, index in joint_map]
     persons = tuple(person for person in dataset.persons if person.visible[compared].any())
@@ -160,12 +169,10 @@ def _choose_persons(dataset: MpiiDataset, joint_map: JointMap, request: Evaluati
 def _find(dataset: MpiiDataset, joint_map: JointMap, request: EvaluationRequest, failed: FailedImages) -> _Found:
     channels = [channel for _, channel, _ in joint_map]
     joints = [index for _, _, index in joint_map]
-    batch_size, flip_test = request.evaluation.batch_size, request.evaluation.flip_test
     rows = {person.index: row for row, person in enumerate(dataset.persons)}
     zeros = np.zeros((len(rows), _JOINTS, 2)), np.zeros((len(rows), _JOINTS)), np.zeros(len(rows), np.bool_)
     found = _Found(*zeros, CropJointsLog(channels))
-    crops = mpii_batches(dataset, request.model, batch_size, failed.add)
-    batches = find_poses(crops, request.predict, request.model, flip_test=flip_test)
+    batches = posed_persons(partial(dataset.crops, request.model.input_size), request, failed)
     shown = track(batches, request.title, total=len(rows), unit="persons", count=lambda done: len(done.persons))
     for batch in shown:
         own = [rows[person.index] for person in batch.persons]

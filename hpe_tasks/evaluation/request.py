@@ -8,10 +8,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
+from hpe_tasks.contract.cpu import cpu_features
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.crop_joints import CropJoints, crop_joints_file
 from hpe_tasks.inference import Predict, Unreadable
@@ -19,6 +20,9 @@ from hpe_tasks.metrics.image_tables import ImageTable, table_file
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import FailedImage, Runtime
 from hpe_tasks.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    from hpe_tasks.evaluation.shards import StoredShard
 
 RUNTIME_TITLES: dict[Runtime, str] = {"fp32": "FP32", "quantsim": "QuantSim", "onnxruntime": "ONNX file"}
 
@@ -30,9 +34,9 @@ ImageT = TypeVar("ImageT", int, str)
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EvaluationRequest:
-    """The arguments of `evaluate`, which describes them."""
+@dataclass(frozen=True, kw_only=True)
+class PredictionRequest:
+    """What is shown to a network, and how: of the arguments of `evaluate`, which describes them, those that say so."""
 
     predict: Predict
     model: ModelConfig
@@ -40,12 +44,38 @@ class EvaluationRequest:
     images: Literal["with_persons", "all"]
     boxes: Path | None
     runtime: Runtime
-    dataset_digest: str
     seed: int
+    further: tuple[int, int] | None = None
+
+    @property
+    def title(self) -> str:
+        """What is done, for a progress bar."""
+        return f"Evaluating {RUNTIME_TITLES[self.runtime]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest(PredictionRequest):
+    """The arguments of `evaluate`, which describes them."""
+
+    dataset_digest: str
     predictions_file: Path
     artifact: Callable[[Path], Artifact]
-    further: tuple[int, int] | None = None
     keep_table: bool = True
+    shards: Sequence[StoredShard] | None = None
+
+    def seconds(self, elapsed: float) -> float:
+        """The time that the network took: of parts that were made before, theirs."""
+        return elapsed if self.shards is None else sum(shard.record.seconds for shard in self.shards)
+
+    @property
+    def cpu_features(self) -> tuple[str, ...]:
+        """int8 features of the CPU that the network ran on; of several, those that all of them have."""
+        if not self.shards:
+            return cpu_features()
+        first, *others = [shard.record.cpu_features for shard in self.shards]
+        if any(other != first for other in others):
+            log.warning("The parts were measured on different processors: their int8 kernels may round differently.")
+        return tuple(feature for feature in first if all(feature in other for other in others))
 
     def kept(self, table: Callable[[], ImageTable]) -> Artifact | None:
         """Write the table of images beside the predictions; None where it is not to be kept."""
@@ -63,13 +93,8 @@ class EvaluationRequest:
         write_atomically(file, joints.to_bytes())
         return self.artifact(file)
 
-    @property
-    def title(self) -> str:
-        """What is done, for a progress bar."""
-        return f"Evaluating {RUNTIME_TITLES[self.runtime]}"
 
-
-def draw(images: Sequence[ImageT], request: EvaluationRequest) -> tuple[list[ImageT], bool]:
+def draw(images: Sequence[ImageT], request: PredictionRequest) -> tuple[list[ImageT], bool]:
     """The images that are measured, and whether they are a subset drawn by seed.
 
     Further images are those from one number to another of an order of all that the subset has left.
@@ -95,7 +120,7 @@ class FailedImages:
     """
 
     def __init__(self, root: Path, total: int, share: float) -> None:
-        self._root = root
+        self.root = root
         self._total = total
         # 0.29 · 100 is less than 29 in binary.
         self._allowed = math.floor(share * total + 1e-9)
@@ -108,13 +133,13 @@ class FailedImages:
 
     def add(self, image: Unreadable) -> None:
         """Go on without an image; raises DatasetError, naming all so far, when it is one too many."""
-        failed = FailedImage(name=image.path.relative_to(self._root).as_posix(), reason=image.reason)
+        failed = FailedImage(name=image.path.relative_to(self.root).as_posix(), reason=image.reason)
         self._failed.append(failed)
         log.warning("The image %s %s: its persons count as missed.", image.path, image.reason)
         if len(self._failed) > self._allowed:
             named = "; ".join(f"{one.name} {one.reason}" for one in self._failed)
             raise DatasetError(
-                f"Of the {self._total} images to measure in {self._root}, {len(self._failed)} cannot be measured, "
+                f"Of the {self._total} images to measure in {self.root}, {len(self._failed)} cannot be measured, "
                 f"where {self._allowed} may fail: {named}.",
                 hint="Fetch the files again, or correct or remove their records. evaluation.max_failed_images allows "
                 "more failures.",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -16,8 +17,9 @@ from hpe_tasks.errors import DatasetError
 from hpe_tasks.evaluation.boxes import DetectedPerson, load_boxes
 from hpe_tasks.evaluation.coco import Found, FoundPose, Measured
 from hpe_tasks.evaluation.crop_joints import CropJointsLog
-from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages
-from hpe_tasks.inference import CropBatch, ImageCrops, Region, Unreadable
+from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, PredictionRequest
+from hpe_tasks.evaluation.shards import Crops, read_persons
+from hpe_tasks.inference import ImageCrops, PosedPersons, Region, Unreadable
 from hpe_tasks.metrics.oks import suppress_duplicates
 from hpe_tasks.pose.codecs import Codec
 from hpe_tasks.pose.crops import JOINT_SCORE_THRESHOLD, PIXEL_STD, box_to_center_scale, person_score
@@ -25,7 +27,19 @@ from hpe_tasks.progress import track
 
 NMS_THRESHOLD = 0.9
 
-PersonT = TypeVar("PersonT", Person, DetectedPerson)
+PersonT = TypeVar("PersonT")
+CocoPersonT = TypeVar("CocoPersonT", Person, DetectedPerson)
+
+
+def posed_persons(
+    crops: Crops[PersonT], request: EvaluationRequest, failed: FailedImages
+) -> Iterator[PosedPersons[PersonT]]:
+    """Look for everybody's joints, or take what parts that were made before have found."""
+    evaluation = request.evaluation
+    if request.shards is not None:
+        return read_persons(crops, evaluation.batch_size, request.shards, failed)
+    batches = inference.crop_batches(crops(), request.model, evaluation.batch_size, failed.add)
+    return inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +66,13 @@ def find_in_annotated_boxes(measured: Measured, request: EvaluationRequest, fail
         DatasetError: Too many images cannot be read, or do not fit their records.
         CheckpointError: The network's output does not fit the configuration.
     """
-    batches = inference.person_batches(
-        measured.dataset, request.model, request.evaluation.batch_size, measured.persons, failed.add
-    )
     images = {person.image_id for person in measured.persons}
-    return _find(batches, len(measured.persons), measured, request, len(images))
+    return _find(annotated_crops(measured, request), len(measured.persons), measured, request, failed, len(images))
+
+
+def annotated_crops(measured: Measured, request: PredictionRequest) -> Crops[Person]:
+    """The measured persons, each in its annotated box, clipped to its image."""
+    return partial(measured.dataset.crops, request.model.input_size, measured.persons)
 
 
 def find_in_detected_boxes(
@@ -75,6 +91,19 @@ def find_in_detected_boxes(
         DatasetError: As `load_boxes` and `find_in_annotated_boxes`, or there is no box in any measured image.
         CheckpointError: The network's output does not fit the configuration.
     """
+    crops, images = detected_crops(measured, dataset, boxes, request)
+    boxes_in_images = sum(len(image.persons) for image in crops())
+    return _find(crops, boxes_in_images, measured, request, failed, images)
+
+
+def detected_crops(
+    measured: Measured, dataset: CocoDataset, boxes: Path, request: PredictionRequest
+) -> tuple[Crops[DetectedPerson], int]:
+    """Everyone whom a detector found in the measured images, in its boxes as they are, and in how many images.
+
+    Raises:
+        DatasetError: As `find_in_detected_boxes`.
+    """
     by_image = load_boxes(boxes, dataset, measured.category_id)
     images = [image for image in measured.dataset.images if image.id in by_image]
     if not images:
@@ -83,10 +112,11 @@ def find_in_detected_boxes(
             f"{len(measured.dataset.images)} images that are measured.",
             hint="Set dataset.boxes to the detections of dataset.evaluation_split.",
         )
-    crops = (_crops(dataset, image, by_image[image.id], request.model.input_size) for image in images)
-    batches = inference.crop_batches(crops, request.model, request.evaluation.batch_size, failed.add)
-    boxes_in_images = sum(len(by_image[image.id]) for image in images)
-    return _find(batches, boxes_in_images, measured, request, len(images))
+
+    def crops() -> Iterator[ImageCrops[DetectedPerson]]:
+        return (_crops(dataset, image, by_image[image.id], request.model.input_size) for image in images)
+
+    return crops, len(images)
 
 
 def _crops(
@@ -103,14 +133,14 @@ def _crops(
 
 
 def _find(
-    batches: Iterable[CropBatch[PersonT]],
+    crops: Crops[CocoPersonT],
     persons: int,
     measured: Measured,
     request: EvaluationRequest,
+    failed: FailedImages,
     num_images: int,
 ) -> Found:
-    evaluation = request.evaluation
-    found = inference.find_poses(batches, request.predict, request.model, flip_test=evaluation.flip_test)
+    found = posed_persons(crops, request, failed)
     poses, in_crops = [], CropJointsLog(measured.channels)
     for batch in track(found, request.title, total=persons, unit="persons", count=lambda done: len(done.persons)):
         in_crops.add(batch)

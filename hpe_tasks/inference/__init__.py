@@ -24,6 +24,7 @@ from hpe_tasks.inference.crops import (
     mpii_batches,
     person_batches,
 )
+from hpe_tasks.inference.fp32_onnx import fp32_onnx_predictor
 from hpe_tasks.inference.images import OnUnreadable, Unreadable, wrong_size
 from hpe_tasks.inference.predictors import Predict, fp32_predictor, onnx_predictor
 from hpe_tasks.inference.whole_images import (
@@ -54,6 +55,7 @@ __all__ = [
     "decode_image",
     "find_people",
     "find_poses",
+    "fp32_onnx_predictor",
     "fp32_predictor",
     "missing_inputs",
     "mpii_batches",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Generic, TypeVar
 
 import cv2
@@ -20,6 +20,7 @@ from hpe_tasks.data.mpii import MpiiDataset, MpiiPerson
 from hpe_tasks.inference.images import (
     OnUnreadable,
     Unreadable,
+    by_position,
     map_ahead,
     normalized,
     read_image,
@@ -54,6 +55,7 @@ class CropBatch(Generic[PersonT]):
         files: Names of the image files that they were cut out of.
         centers: N×2, in image pixels.
         scales: N×2, in units of 200 pixels.
+        positions: N, where each person stands among all, those of images that could not be read included.
     """
 
     images: NDArray[np.float32]
@@ -61,6 +63,7 @@ class CropBatch(Generic[PersonT]):
     files: tuple[str, ...]
     centers: NDArray[np.float64]
     scales: NDArray[np.float64]
+    positions: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,7 @@ class PosedPersons(Generic[PersonT]):
         files: Names of the image files that the crops were cut out of.
         in_crops: N×K×2, the joints in pixels of the network's input, from its middle.
         cells: N×K, where the network's output was largest.
+        positions: N, where each person stands among all.
     """
 
     persons: tuple[PersonT, ...]
@@ -81,15 +85,31 @@ class PosedPersons(Generic[PersonT]):
     files: tuple[str, ...]
     in_crops: NDArray[np.float32]
     cells: NDArray[np.int64]
+    positions: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class _Crop(Generic[PersonT]):
+    position: int
     pixels: NDArray[np.float32]
     person: PersonT
     file: str
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed(Generic[PersonT]):
+    """An image, where its first person stands among all, and which of these positions are wanted."""
+
+    image: ImageCrops[PersonT]
+    first: int
+    wanted: range
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it shows anybody who is."""
+        return self.first < self.wanted.stop and self.wanted.start < self.first + len(self.image.persons)
 
 
 def person_batches(
@@ -130,37 +150,61 @@ def mpii_batches(
 
 
 def crop_batches(
-    images: Iterable[ImageCrops[PersonT]], config: ModelConfig, batch_size: int, unreadable: OnUnreadable = refuse
+    images: Iterable[ImageCrops[PersonT]],
+    config: ModelConfig,
+    batch_size: int,
+    unreadable: OnUnreadable = refuse,
+    batches: range | None = None,
 ) -> Iterator[CropBatch[PersonT]]:
     """Cut persons out of their images, as the network wants them.
 
     Every image is decoded once, in parallel with others; few are held at a time, so memory does not depend on how
-    many there are. The order stays.
+    many there are. The order stays, and which persons share a batch depends on nothing but their positions.
 
     Args:
         images: What to cut out of each image.
         config: Input size and normalization.
-        batch_size: Persons in a batch; the last one may be smaller.
+        batch_size: Persons in a batch; the last one may be smaller, and one with persons of an unreadable image is.
         unreadable: What becomes of an image that is missing, cannot be decoded or does not fit its records; its
             persons are left out.
+        batches: Numbers of the batches that are wanted; other images are not read. All by default.
 
     Raises:
         DatasetError: By default there is such an image; names the file.
     """
     # While the network runs on a batch, the next one is made: an image shows about two persons.
-    with closing(map_ahead(partial(_cut_persons, config), images, at_least=batch_size // 2)) as cut:
+    tasks = _placed(images, _positions(batches, batch_size))
+    with closing(map_ahead(partial(_cut_persons, config), tasks, at_least=batch_size // 2)) as cut:
         crops = (crop for in_image in readable(cut, unreadable) for crop in in_image)
-        while batch := tuple(islice(crops, batch_size)):
+        for batch in by_position(crops, batch_size, lambda crop: crop.position):
             yield CropBatch(
                 images=np.stack([crop.pixels for crop in batch]),
                 persons=tuple(crop.person for crop in batch),
                 files=tuple(crop.file for crop in batch),
                 centers=np.stack([crop.center for crop in batch]),
                 scales=np.stack([crop.scale for crop in batch]),
+                positions=np.array([crop.position for crop in batch], dtype=np.int64),
             )
 
 
-def _cut_persons(config: ModelConfig, image: ImageCrops[PersonT]) -> list[_Crop[PersonT]] | Unreadable:
+def _positions(batches: range | None, batch_size: int) -> range:
+    return range(sys.maxsize) if batches is None else range(batches.start * batch_size, batches.stop * batch_size)
+
+
+def _placed(images: Iterable[ImageCrops[PersonT]], wanted: range) -> Iterator[_Placed[PersonT]]:
+    """The images that show anybody who is wanted."""
+    first = 0
+    for image in images:
+        if first >= wanted.stop:
+            return
+        placed = _Placed(image, first, wanted)
+        if placed.is_wanted:
+            yield placed
+        first += len(image.persons)
+
+
+def _cut_persons(config: ModelConfig, placed: _Placed[PersonT]) -> list[_Crop[PersonT]] | Unreadable:
+    image = placed.image
     pixels = read_image(image.path)
     if isinstance(pixels, Unreadable):
         return pixels
@@ -168,12 +212,15 @@ def _cut_persons(config: ModelConfig, image: ImageCrops[PersonT]) -> list[_Crop[
     if isinstance(regions, Unreadable):
         return regions
     crops = []
-    for person, (center, scale) in zip(image.persons, regions, strict=True):
+    shown = zip(image.persons, regions, strict=True)
+    for position, (person, (center, scale)) in enumerate(shown, placed.first):
+        if position not in placed.wanted:
+            continue
         matrix = crop_matrix(center, scale, config.input_size)
         bgr = cv2.warpAffine(
             pixels, matrix, config.input_size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
         ).astype(np.uint8, copy=False)
-        crops.append(_Crop(normalized(bgr, config), person, image.path.name, center, scale))
+        crops.append(_Crop(position, normalized(bgr, config), person, image.path.name, center, scale))
     return crops
 
 
@@ -211,4 +258,5 @@ def find_poses(
             batch.files,
             in_crops.astype(np.float32),
             codec.best_cells(outputs),
+            batch.positions,
         )

@@ -22,6 +22,7 @@ from hpe_tasks.pose.codecs.pixels import input_levels
 __all__ = [
     "OnUnreadable",
     "Unreadable",
+    "by_position",
     "map_ahead",
     "normalized",
     "read_image",
@@ -57,6 +58,26 @@ def readable(results: Iterable[ResultT | Unreadable], unreadable: OnUnreadable) 
             unreadable(result)
         else:
             yield result
+
+
+def by_position(items: Iterable[ResultT], size: int, position: Callable[[ResultT], int]) -> Iterator[list[ResultT]]:
+    """Put what has come in order into batches by its positions: `size` of these make a batch, also where some are gone.
+
+    So an image that cannot be read moves nothing into another batch, and whoever makes some of the batches alone makes
+    them as they are among all. A network's last bits may depend on its batch.
+    """
+    batch: list[ResultT] = []
+    for item in items:
+        if batch and position(item) // size != position(batch[0]) // size:
+            yield batch
+            batch = []
+        batch.append(item)
+        if (position(item) + 1) % size == 0:
+            # Nothing is asked for ahead of what is taken.
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def normalized(bgr: NDArray[np.uint8], model: ModelConfig) -> NDArray[np.float32]:

@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ from hpe_tasks.errors import CheckpointError
 from hpe_tasks.inference.images import (
     OnUnreadable,
     Unreadable,
+    by_position,
     map_ahead,
     normalized,
     read_image,
@@ -68,6 +68,7 @@ def find_people(
     config: ModelConfig,
     batch_size: int,
     unreadable: OnUnreadable = refuse,
+    batches: range | None = None,
 ) -> Iterator[PeopleInImage]:
     """Find the people in every image of a data set, in its order.
 
@@ -78,14 +79,16 @@ def find_people(
         batch_size: Images that are read before the network runs on them, once for the wide and once for the high ones.
         unreadable: What becomes of an image that is missing, cannot be decoded or has another size than its record
             says; it is left out.
+        batches: Numbers of the batches that are wanted, as they are among all; other images are not read. All by
+            default.
 
     Raises:
         DatasetError: By default there is such an image; names the file.
         CheckpointError: The network's outputs have other shapes than the codec asks for or are not finite, or cannot
             be those of a trained network; names the files whose outputs are at fault.
     """
-    with closing(_prepare_ahead(dataset, config, batch_size)) as prepared:
-        chunks = _chunks(readable(prepared, unreadable), batch_size)
+    with closing(_prepare_ahead(dataset, config, batch_size, batches)) as prepared:
+        chunks = _chunks(dataset, readable(prepared, unreadable), batch_size)
         maps = (one for chunk in chunks for one in predict_maps(chunk, predict, config))
         decode = partial(decode_image, codec=image_codec(config.codec))
         # A batch's maps come at once: all can be read while the network runs on the next one.
@@ -100,7 +103,7 @@ def whole_image_batches(dataset: CocoDataset, config: ModelConfig, batch_size: i
         DatasetError: An image cannot be read, or has another size than its record says; names the file.
     """
     with closing(_prepare_ahead(dataset, config, batch_size)) as prepared:
-        for chunk in _chunks(readable(prepared, refuse), batch_size):
+        for chunk in _chunks(dataset, readable(prepared, refuse), batch_size):
             for indices in _by_size(chunk):
                 yield np.stack([chunk[i].pixels for i in indices])
 
@@ -139,15 +142,18 @@ def decode_image(found: ImageMaps, codec: ImageCodec) -> PeopleInImage:
 
 
 def _prepare_ahead(
-    dataset: CocoDataset, config: ModelConfig, batch_size: int
+    dataset: CocoDataset, config: ModelConfig, batch_size: int, batches: range | None = None
 ) -> Generator[PreparedImage | Unreadable, None, None]:
+    images = dataset.images
+    if batches is not None:
+        images = images[batches.start * batch_size : batches.stop * batch_size]
     # While the network runs on a batch, the next one is made.
-    return map_ahead(partial(prepare_image, dataset, config), dataset.images, at_least=batch_size)
+    return map_ahead(partial(prepare_image, dataset, config), images, at_least=batch_size)
 
 
-def _chunks(images: Iterator[PreparedImage], size: int) -> Iterator[list[PreparedImage]]:
-    while chunk := list(islice(images, size)):
-        yield chunk
+def _chunks(dataset: CocoDataset, images: Iterator[PreparedImage], size: int) -> Iterator[list[PreparedImage]]:
+    places = {image.id: place for place, image in enumerate(dataset.images)}
+    return by_position(images, size, lambda one: places[one.image.id])
 
 
 def _by_size(images: Sequence[PreparedImage]) -> list[list[int]]:

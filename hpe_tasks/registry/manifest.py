@@ -43,13 +43,15 @@ Version = Annotated[str, StringConstraints(pattern=f"^{VERSION}$")]
 
 MODEL_ROLE = "model"
 ENCODINGS_ROLE = "encodings"
+CHECKPOINT_ROLE = "checkpoint"
+"""The weights that the version came from; not in manifests of older versions, nor where they are an ONNX file."""
 
 
 class ManifestFile(Frozen):
     """A file of the version.
 
     Attributes:
-        role: What the file is: `model` and `encodings` always; others, such as `predictions`, as published.
+        role: What the file is: `model` and `encodings` always; others, such as `checkpoint`, as published.
         blob: Key relative to the registry's prefix.
     """
 

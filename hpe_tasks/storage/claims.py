@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from hpe_tasks.errors import SupersededError
 from hpe_tasks.storage.files import digest_of
 
 if TYPE_CHECKING:
@@ -52,6 +53,34 @@ def claim(workspace: Workspace, prefix: str) -> None:
         time.sleep(_POLL_S)
 
 
+def begin_attempt(workspace: Workspace, prefix: str) -> Callable[[], None]:
+    """Say that an attempt at something which others will see begins, and that those before it are over.
+
+    A scheduler that has lost sight of a worker starts the step again elsewhere, and what it has given up may go on:
+    behind a cut connection, or without anyone above it. Here each of them learns of the one after it, through the
+    workspace, which is all that they share.
+
+    Args:
+        workspace: That of the run.
+        prefix: Folder of the step in the run.
+
+    Returns:
+        What the attempt calls before each thing that others will see; raises SupersededError once another has begun.
+    """
+    name, mine = claim_file(prefix), uuid.uuid4().hex
+    workspace.write(name, json.dumps({"used": prefix, "attempt": mine}).encode())
+
+    def require() -> None:
+        last = _field(workspace.read(name), "attempt")
+        if last != mine:
+            raise SupersededError(
+                f"Another attempt at {prefix} has begun: this one ends here.",
+                hint="Nothing is lost: the other one goes on. If there is none, run the step again.",
+            )
+
+    return require
+
+
 @contextmanager
 def collecting(workspace: Workspace) -> Iterator[Callable[[], None]]:
     """Announce a collector; gives what it calls before each thing that it deletes."""
@@ -77,6 +106,14 @@ def _collectors(workspace: Workspace) -> bool:
 
 def _until(data: bytes | None) -> float:
     try:
-        return float(json.loads(data or b"{}").get("until", 0))
-    except (ValueError, TypeError, AttributeError):
+        return float(str(_field(data, "until") or 0))
+    except (ValueError, TypeError):
         return 0.0
+
+
+def _field(data: bytes | None, name: str) -> object:
+    """A field of a small file in JSON; None where it has none, or is no such file."""
+    try:
+        return json.loads(data or b"{}").get(name)
+    except (ValueError, AttributeError):
+        return None

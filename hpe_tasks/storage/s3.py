@@ -11,6 +11,7 @@ from hpe_tasks.config.addresses import redacted, redacted_text
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, ConfigError, TransientError
 from hpe_tasks.faults import reached
+from hpe_tasks.storage.s3_requests import count_requests
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -68,12 +69,14 @@ def make_client(**overrides: Any) -> S3Client:
         s3={"addressing_style": "path"} if endpoint else None,
     )
     try:
-        return boto3.client("s3", config=config, **{k: v for k, v in overrides.items() if v is not None})
+        client = boto3.client("s3", config=config, **{k: v for k, v in overrides.items() if v is not None})
     except (BotoCoreError, ValueError) as error:
         raise ConfigError(
             f"The S3 client cannot be set up: {redacted_text(str(error))}.",
             hint="Check the endpoint, region and profile in the AWS variables or in the Airflow connection `hpe_s3`.",
         ) from None  # It quotes the endpoint.
+    count_requests(client)
+    return client
 
 
 @contextmanager

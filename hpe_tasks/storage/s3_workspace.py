@@ -18,6 +18,7 @@ from hpe_tasks.storage.files import sha256_file, storage_errors
 from hpe_tasks.storage.folders import hold
 from hpe_tasks.storage.private import close_to_others, make_private_folder
 from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.storage.s3_objects import put_new_bytes
 from hpe_tasks.storage.workspace import RESULT, Scratch, StoredFile, Workspace, verified
 
 if TYPE_CHECKING:
@@ -62,6 +63,20 @@ class S3Workspace(Workspace):
         where = self.location / name
         with s3_errors(where, "writing"):
             self.client.put_object(Bucket=where.bucket, Key=where.key, Body=data, ChecksumAlgorithm="SHA256")
+
+    @override
+    def create(self, name: str, data: bytes) -> bool:
+        return put_new_bytes(self.client, self.location / name, data, "writing")
+
+    @override
+    def put(self, name: str, file: Path) -> None:
+        self._put_at(self.location / name, file)
+
+    @override
+    def fetch(self, name: str, file: Path) -> None:
+        where = self.location / name
+        with storage_errors(file), s3_errors(where, "reading"):
+            self.client.download_file(where.bucket, where.key, str(file))
 
     @override
     def folders(self, name: str) -> tuple[str, ...]:
@@ -203,8 +218,8 @@ class S3Workspace(Workspace):
                     raise
 
     @override
-    def _put(self, name: str, file: Path) -> None:
-        self._put_at(self.location / name, file)
+    def _move(self, name: str, file: Path) -> None:
+        self.put(name, file)
 
     def _put_at(self, where: S3Location, file: Path) -> None:
         with s3_errors(where, "writing"):

@@ -7,6 +7,7 @@ Layout, under the workspace's address::
     runs/<run>/run.json            what the run was asked, and when
     latest.json                    the run that reported last
     trusted/                       what addresses gave when they were first used
+    watching/                      what is remembered of watched channels, and which reasons have started a run
     used/, collecting/             what is in use, and who is deleting: see `claims`
 
 A record is written after the files that it names, and each in one piece, so that whatever can be read is complete.
@@ -120,7 +121,7 @@ class Workspace(ABC):
         with self._scratch_at(prefix) as scratch, storage_errors(scratch.path):
             record = make(scratch)
             for file in sorted(p for p in scratch.path.rglob("*") if p.is_file()):
-                self._put(f"{prefix}/{file.relative_to(scratch.path).as_posix()}", file)
+                self._move(f"{prefix}/{file.relative_to(scratch.path).as_posix()}", file)
         return record
 
     @contextmanager
@@ -152,6 +153,18 @@ class Workspace(ABC):
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
         """Write a small file in one piece, in place of an older one."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a small file that must not be there yet; False, and nothing written, when it is. Of many, one wins."""
+
+    @abstractmethod
+    def put(self, name: str, file: Path) -> None:
+        """Copy a file of any size to the workspace, in place of an older one; nobody ever finds a part of it."""
+
+    @abstractmethod
+    def fetch(self, name: str, file: Path) -> None:
+        """Copy a file of the workspace to this machine; raises AccessError where it is not there."""
 
     @abstractmethod
     def folders(self, name: str) -> tuple[str, ...]:
@@ -231,7 +244,7 @@ class Workspace(ABC):
     def _keep(self, prefix: str, scratch: Scratch, record: bytes) -> None: ...
 
     @abstractmethod
-    def _put(self, name: str, file: Path) -> None: ...
+    def _move(self, name: str, file: Path) -> None: ...
 
     @abstractmethod
     def _intact(self, artifact: Artifact) -> bool: ...

@@ -54,6 +54,10 @@ def home(tmp_path: Path, airflow_database: None) -> Path:
     (tmp_path / ".airflow").mkdir()
     copied(airflow_home.prepare() / ".airflow/airflow.db", tmp_path / ".airflow/airflow.db")
     with closing(sqlite3.connect(tmp_path / ".airflow/airflow.db")) as database, database:
+        # Tests of DAGs in this process have entered theirs.
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table in tables - {"alembic_version", "log_template", "slot_pool", "sqlite_sequence"}:
+            database.execute(f"DELETE FROM {table}")
         database.execute(
             "INSERT INTO connection (conn_id, conn_type, is_encrypted, is_extra_encrypted) VALUES ('mine', 'aws', 0, 0)"
         )
@@ -242,6 +246,29 @@ def test_a_run_is_entered_once_and_never_over_one_of_the_scheduler(shared: Datab
         copy.add_run(name, {"gate": "success"}, version, state="success")
     assert enter_runs(copy.file, shared.file) == ["again"]
     assert shared.ask(STATES) == [("again", "success", "gate", "success"), ("scheduled", "running", "gate", "running")]
+
+
+def test_a_run_that_was_started_waits_for_the_scheduler_with_its_note(shared: Database) -> None:
+    shared.add_dag()
+    version = shared.add_version(1, "same")
+    shared.add_run("watch__there", {"gate": "running"}, version, state="running", by="OPERATOR")
+    copy = own(shared)
+    shared.add_run("watch__meanwhile", {"gate": "running"}, version, state="running", by="OPERATOR")
+    copy.add_run("looked", {"gate": "success"}, version, state="success")
+    for name in ("watch__meanwhile", "watch__new"):
+        copy.add_run(name, {"gate": None}, version, state="queued", by="OPERATOR")
+        (number,) = copy.ask(f"SELECT id FROM dag_run WHERE run_id = '{name}'")[0]
+        note = {"dag_run_id": number, "content": f"why {name}", "created_at": NOW, "updated_at": NOW}
+        copy.add("dag_run_note", note)
+    assert enter_runs(copy.file, shared.file) == ["looked", "watch__new"]
+    assert shared.ask(STATES) == [
+        ("looked", "success", "gate", "success"),
+        ("watch__meanwhile", "running", "gate", "running"),
+        ("watch__new", "queued", "gate", None),
+        ("watch__there", "running", "gate", "running"),
+    ]
+    notes = "SELECT run_id, content FROM dag_run_note JOIN dag_run ON dag_run.id = dag_run_id"
+    assert shared.ask(notes) == [("watch__new", "why watch__new")]
 
 
 def test_a_deleted_run_does_not_come_back(shared: Database) -> None:

@@ -20,7 +20,12 @@ PARAMS = form_params()
 
 
 def test_the_form_has_the_keys_of_the_command_line() -> None:
-    assert list(PARAMS) == ["preset", "recipe", *config_keys()]
+    assert list(form_params(without=())) == ["preset", "recipe", *config_keys()]
+    assert list(PARAMS) == ["preset", "recipe", *(key for key in config_keys() if not key.startswith("training."))]
+    training = [key for key in config_keys() if not key.startswith("recipe.")]
+    assert list(form_params(without=("recipe",))) == ["preset", *training]
+    with pytest.raises(ConfigError, match=r"hold training\.epochs, which changes nothing"):
+        form_params('{"training.epochs": 1}')
 
 
 def test_every_field_is_described_and_all_but_the_start_have_a_section() -> None:
@@ -118,12 +123,13 @@ def test_every_setting_that_is_no_text_takes_its_value_and_the_text_of_it() -> N
         examples = {"boolean": (True, "true"), "array": None, **numbers}
         if field["type"] == "string":
             continue
-        item = 0.5 if "prefixItems" in field else "left:right"
+        of_numbers = field.get("items", {}).get("type") == "integer"
+        item = 0.5 if "prefixItems" in field else whole if of_numbers else "left:right"
         listed = [item] * field.get("minItems", 1)
         choice = field.get("enum", (None,))[0]
         pair = (choice, str(choice)) if choice else examples[field["type"]] or (listed, json.dumps(listed))
         for value in pair:
-            assert form_params()[key].resolve(value) == value
+            assert form_params(without=())[key].resolve(value) == value
 
 
 @pytest.mark.parametrize(

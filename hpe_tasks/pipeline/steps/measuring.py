@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.floor import check_floor, refuse_below_floor
 from hpe_tasks.pipeline.runs import Run
-from hpe_tasks.pipeline.step import step
+from hpe_tasks.pipeline.step import Sharding, Step, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
+from hpe_tasks.pipeline.steps.sharding import num_shards, shard_of
 from hpe_tasks.records.diagnosis import Fp32Check
 from hpe_tasks.records.evaluation import EvaluationReport, Runtime
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hpe_tasks.evaluation.shards import StoredShard
     from hpe_tasks.inference import Predict
     from hpe_tasks.metrics.image_tables import ImageTable
+    from hpe_tasks.pose.codecs.arrays import Arrays
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +38,35 @@ def network_settings(config: RunConfig) -> dict[str, Any]:
 def measurement_settings(config: RunConfig) -> list[Any]:
     """The part of the configuration that decides what accuracy is measured on, and how."""
     dataset = config.dataset.model_dump(include={"kind", "evaluation_split", "evaluation_images"})
-    return [dataset, config.evaluation.model_dump(), config.seed]
+    return [dataset, config.evaluation.deciding, config.seed]
 
 
 def evaluate_on_split(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) -> EvaluationReport:
     """Measure a network, as some runtime runs it, on the evaluation split."""
     return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, predict)
+
+
+def evaluate_in_shards(
+    run: Run, scratch: Scratch, of: Step[Any], runtime: Runtime, network: Callable[[], Predict]
+) -> EvaluationReport:
+    """Measure a network on the evaluation split, in the parts that the run asks for; those that are stored count.
+
+    Args:
+        run: The run.
+        scratch: Folder of the step.
+        of: The step.
+        runtime: What runs the network.
+        network: Loads it; not called where all parts are stored.
+    """
+    if num_shards(run.config) == 1:
+        return evaluate_on_split(run, scratch, runtime, network())
+    loaded = cache(network)
+    shards = [shard_of(run, of, runtime, loaded, number) for number in range(num_shards(run.config))]
+
+    def predict(images: NDArray[np.float32]) -> Arrays:
+        return loaded()(images)
+
+    return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, predict, shards=shards)
 
 
 def further_table(
@@ -56,6 +87,7 @@ def _evaluate(
     runtime: Runtime,
     predict: Predict,
     further: tuple[int, int] | None = None,
+    shards: Sequence[StoredShard] | None = None,
 ) -> EvaluationReport:
     from hpe_tasks.data.fetch import fetch_boxes
     from hpe_tasks.evaluation import evaluate
@@ -74,7 +106,24 @@ def _evaluate(
         predictions_file=predictions,
         artifact=scratch.artifact,
         further=further,
+        shards=shards,
     )
+
+
+def fp32_network(run: Run) -> Predict:
+    """The checkpoint as it is measured: in torch, or on a CPU in onnxruntime where that is asked for."""
+    from hpe_tasks.inference import fp32_onnx_predictor, fp32_predictor
+    from hpe_tasks.quantization import best_device
+
+    checkpoint, device = run.workspace.local(run.result(fetch_checkpoint).file), best_device()
+    if device == "cpu" and run.config.evaluation.fp32_runtime == "onnxruntime":
+        return fp32_onnx_predictor(run.config.model, checkpoint)
+    return fp32_predictor(run.config.model, checkpoint, device)
+
+
+def _fp32_shard(run: Run, number: int) -> StoredShard:
+    """A part of the checkpoint's measurement."""
+    return shard_of(run, evaluate_fp32, "fp32", partial(fp32_network, run), number)
 
 
 @step(
@@ -84,14 +133,11 @@ def _evaluate(
     settings=lambda c: [network_settings(c), measurement_settings(c)],
     tell=lambda record: record.predictions.uri,
     shown_as="fp32",
+    sharding=Sharding(num_shards, _fp32_shard),
 )
 def evaluate_fp32(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the checkpoint as it came: the baseline that int8 is compared with."""
-    from hpe_tasks.inference import fp32_predictor
-    from hpe_tasks.quantization import best_device
-
-    checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
-    return evaluate_on_split(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
+    return evaluate_in_shards(run, scratch, evaluate_fp32, "fp32", partial(fp32_network, run))
 
 
 def _floor(config: RunConfig) -> list[Any]:

@@ -19,6 +19,7 @@ from hpe_tasks.preflight import signature_required_by
 from hpe_tasks.records.evaluation import QuantizedEvaluation
 from hpe_tasks.records.network import ExportedModel
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
+from hpe_tasks.storage.claims import begin_attempt
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
@@ -45,20 +46,23 @@ def _not_approved(results: Results) -> str:
 def publish(run: Run, scratch: Scratch) -> PublishedModel:
     """Put the model into the registry, and, if there is a key, sign it; no channel moves.
 
-    What it was judged by goes with it, and golden images where a smoke test is asked for.
+    What it was judged by goes with it, the checkpoint, and golden images where a smoke test is asked for.
 
     Raises:
         NotApprovedError: The gate did not pass.
         DigestError: The exported file is not the one that was measured.
         ConfigError: A signature is required, and there is no key.
+        SupersededError: Another attempt at it has begun.
     """
     from hpe_tasks.pipeline.evidence import evidence_files
     from hpe_tasks.pipeline.provenance import build_environment, user
+    from hpe_tasks.pipeline.published_checkpoint import published_checkpoint
     from hpe_tasks.registry.build_provenance import describe_build
     from hpe_tasks.registry.describing import build_manifest, tool_versions
     from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE
     from hpe_tasks.registry.signing import open_signing_key
 
+    require_last = begin_attempt(run.workspace, f"{run.prefix}/publish")
     config, decision, exported = run.config, run.result(gate), run.result(export_onnx)
     if not decision.passed:
         raise NotApprovedError(f"The gate did not pass: {decision.reason}.", hint="Nothing was published.")
@@ -74,6 +78,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     fp32, finished = run.result(evaluate_fp32), datetime.now(UTC)
     evidence = evidence_files(run.workspace, (fp32, evaluation.quantsim, evaluation.onnx), run.find(compare_accuracy))
     dataset, checkpoint, quantized = run.result(fetch_dataset), run.result(fetch_checkpoint), run.result(quantize)
+    evidence |= published_checkpoint(run.workspace, checkpoint, config.model)
     environment = build_environment()
     manifest = build_manifest(
         config,
@@ -106,6 +111,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
         | {role: artifact for role, (artifact, _) in evidence.items()},
     )
     published = files | images | graphs | {role: path for role, (_, path) in evidence.items()}
+    require_last()
     return _registry(run).store(manifest, published, key, channel=config.destination.channel)
 
 
@@ -227,10 +233,12 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
         ConfigError: The version or the channel is signed, or a signature is required, and there is no key.
         MissingInputError: A smoke test was asked for, and the published version has not passed it.
         ChannelConflictError: Another publisher moved the channel since the version was published.
+        SupersededError: Another attempt at it has begun.
     """
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.registry.channel_keys import keys_at_hand
 
+    require_last = begin_attempt(run.workspace, f"{run.prefix}/promote")
     destination, published = run.config.destination, run.result(publish)
     if not _not_asked_for(run) and not _smoke_tested(run, published):
         raise MissingInputError(
@@ -240,9 +248,9 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
     signed = f"version {published.version} of {published.name!r} is signed" if published.signed_by else None
     required = signature_required_by(run.config) or signed
     keys = keys_at_hand(run.signing_key(), Settings.from_environment().public_key, required_because=required)
-    return _registry(run).promote(
-        published.name, published.version, destination.channel, published=published, keys=keys
-    )
+    registry = _registry(run)
+    require_last()
+    return registry.promote(published.name, published.version, destination.channel, published=published, keys=keys)
 
 
 def _smoke_tested(run: Run, published: PublishedModel) -> bool:

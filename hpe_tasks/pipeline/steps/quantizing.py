@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.config.recipe import SEARCH_SETTINGS
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.pipeline.runs import Run
-from hpe_tasks.pipeline.step import step
+from hpe_tasks.pipeline.step import Sharding, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
 from hpe_tasks.pipeline.steps.ladder import choose_recipe
 from hpe_tasks.pipeline.steps.measuring import (
     check_fp32,
     evaluate_fp32,
-    evaluate_on_split,
+    evaluate_in_shards,
+    fp32_network,
     further_table,
     measurement_settings,
     network_settings,
 )
+from hpe_tasks.pipeline.steps.sharding import num_shards, shard_of
 from hpe_tasks.progress import track
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.comparison import PairedComparison, PixelParity
@@ -29,12 +31,15 @@ from hpe_tasks.records.gate import GateDecision
 from hpe_tasks.records.joint_ranges import JointRanges
 from hpe_tasks.records.mixed_precision import MixedPrecision
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
+from hpe_tasks.storage.devices import device_held
 from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
     from hpe_tasks.data.calibration import CalibrationDraw
     from hpe_tasks.data.dataset import Dataset
+    from hpe_tasks.evaluation.shards import StoredShard
+    from hpe_tasks.inference import Predict
     from hpe_tasks.metrics.image_tables import ImageTable
     from hpe_tasks.quantization import QuantizedFiles
     from hpe_tasks.quantization.distillation import Lessons
@@ -120,8 +125,10 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     )
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     lessons = _lessons(run, drawn) if config.recipe.distillation_steps else None
-    files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device, lessons)
-    ranges = _choose_ranges(config, checkpoint, files, drawn, device) if config.recipe.joint_ranges else None
+    # What a worker has left behind on the device is not shared with its retry.
+    with device_held(device):
+        files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device, lessons)
+        ranges = _choose_ranges(config, checkpoint, files, drawn, device) if config.recipe.joint_ranges else None
     mixed = _leave_float(config, checkpoint, files, drawn) if config.recipe.mixed_precision else None
     return QuantizedModel(
         recipe=config.recipe,
@@ -226,6 +233,30 @@ def _tells_speed(config: RunConfig, evaluation: QuantizedEvaluation) -> bool:
     return config.gate.min_speedup is None or tells_speed(config.gate.min_speedup, evaluation.latency)
 
 
+def _simulation(run: Run) -> Predict:
+    """QuantSim, as it was calibrated."""
+    from hpe_tasks.quantization import best_device, load_quantsim
+
+    config, quantized = run.config, run.result(quantize)
+    local = run.workspace.local
+    return load_quantsim(config.model, config.recipe, local(quantized.model), local(quantized.encodings), best_device())
+
+
+def _exported(run: Run) -> Predict:
+    """The file that ships, in onnxruntime."""
+    from hpe_tasks.inference import onnx_predictor
+
+    return onnx_predictor(run.workspace.local(run.result(export_onnx).model), run.config.model)
+
+
+def _quantized_shards(run: Run, number: int) -> tuple[StoredShard, ...]:
+    """A part of the measurements of QuantSim and of the exported file."""
+    return (
+        shard_of(run, evaluate_quantized, "quantsim", partial(_simulation, run), number),
+        shard_of(run, evaluate_quantized, "onnxruntime", partial(_exported, run), number),
+    )
+
+
 @step(
     QuantizedEvaluation,
     "int8 accuracy",
@@ -234,13 +265,13 @@ def _tells_speed(config: RunConfig, evaluation: QuantizedEvaluation) -> bool:
     reusable=_tells_speed,
     tell=lambda record: record.onnx.predictions.uri,
     shown_as="quantized_evaluation",
+    sharding=Sharding(num_shards, _quantized_shards),
 )
 def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     """Measure QuantSim and the exported file on FP32's persons, its speed against FP32's, and check its kernels."""
     from hpe_tasks.evaluation.latency import compare_latency
-    from hpe_tasks.inference import calibration_batches, onnx_predictor
+    from hpe_tasks.inference import calibration_batches
     from hpe_tasks.onnx_runtime.kernels import compare_kernels
-    from hpe_tasks.quantization import best_device, load_quantsim
 
     config, quantized = run.config, run.result(quantize)
     model = run.result(export_onnx).model
@@ -250,16 +281,9 @@ def evaluate_quantized(run: Run, scratch: Scratch) -> QuantizedEvaluation:
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
     # First, while little else is in memory, and because it takes seconds to find that a file cannot be run.
     latency = compare_latency(config.model, checkpoint, exported, next(batches())[0])
-    simulation = load_quantsim(
-        config.model,
-        config.recipe,
-        run.workspace.local(quantized.model),
-        run.workspace.local(quantized.encodings),
-        best_device(),
-    )
     return QuantizedEvaluation(
-        quantsim=evaluate_on_split(run, scratch, "quantsim", simulation),
-        onnx=evaluate_on_split(run, scratch, "onnxruntime", onnx_predictor(exported, config.model)),
+        quantsim=evaluate_in_shards(run, scratch, evaluate_quantized, "quantsim", partial(_simulation, run)),
+        onnx=evaluate_in_shards(run, scratch, evaluate_quantized, "onnxruntime", partial(_exported, run)),
         model_sha256=model.sha256,
         kernels=compare_kernels(exported, config.model, batches(), num_images=_KERNEL_IMAGES),
         latency=latency,
@@ -283,9 +307,7 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
     """Resample FP32's and the file's images in pairs, and measure more of them where they are too few to tell."""
     from hpe_tasks.evaluation.paired import Question, compare_paired
     from hpe_tasks.gate.accuracy import accuracy_limits
-    from hpe_tasks.inference import fp32_predictor, onnx_predictor
     from hpe_tasks.metrics.image_tables import read_table
-    from hpe_tasks.quantization import best_device
 
     config, gate = run.config, run.config.gate
     fp32, onnx = run.result(evaluate_fp32), run.result(evaluate_quantized).onnx
@@ -303,11 +325,9 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
     further: list[tuple[ImageTable, ImageTable]] = []
 
     def measure_further(begin: int, end: int) -> tuple[ImageTable, ImageTable]:
-        checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
-        exported = run.workspace.local(run.result(export_onnx).model)
         more = (
-            further_table(run, scratch, "fp32", fp32_predictor(config.model, checkpoint, best_device()), (begin, end)),
-            further_table(run, scratch, "onnxruntime", onnx_predictor(exported, config.model), (begin, end)),
+            further_table(run, scratch, "fp32", fp32_network(run), (begin, end)),
+            further_table(run, scratch, "onnxruntime", _exported(run), (begin, end)),
         )
         further.append(more)
         return more

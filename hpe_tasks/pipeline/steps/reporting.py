@@ -55,4 +55,5 @@ def files_of(run: Run, records: RunRecords) -> ReportFiles:
         fp32_predictions=None if records.fp32 is None else local(records.fp32.predictions),
         onnx_predictions=None if records.onnx is None else local(records.onnx.predictions),
         data_docs=None if records.validation is None else local(records.validation.data_docs),
+        curves=None if records.trained is None or records.trained.curves is None else local(records.trained.curves),
     )

@@ -118,8 +118,9 @@ def test_trainings_by_name_or_by_settings() -> None:
     assert load_training({"epochs": 3})[0].epochs == 3
     with pytest.raises(ConfigError, match=r"no schedule 'smaple'.*aimet_pose_sample"):
         load_training({}, "smaple")
-    with pytest.raises(ConfigError, match="not both"):
-        load_training({"epochs": 3}, "sample")
+    changed = load_training({"epochs": 3, "initial_weights": "mine.pth"}, "sample")
+    assert [(stage.epochs, stage.initial_weights) for stage in changed] == [(3, "mine.pth"), (3, None)]
+    assert changed[1].input_width == load_training({}, "sample")[1].input_width
 
 
 @pytest.mark.parametrize(

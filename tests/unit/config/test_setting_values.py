@@ -124,7 +124,8 @@ def test_what_is_no_object(value: Any) -> None:
 
 
 def test_every_setting_keeps_the_values_of_a_stored_configuration() -> None:
-    config = load_config("sample", overrides={"model.joint_names": ["a"], "evaluation.num_images": 3})
+    changed = {"model.joint_names": ["a"], "evaluation.num_images": 3, "training.epochs": 1}
+    config = load_config("sample", overrides=changed)
     stored = config.model_dump(mode="json")
     for key in config_keys():
         value = stored

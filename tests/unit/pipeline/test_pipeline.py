@@ -12,6 +12,7 @@ from textwrap import dedent
 import pytest
 from typer.main import get_command
 
+from hpe_tasks.cli.pipelines import step_commands
 from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.run import RunConfig
@@ -50,14 +51,23 @@ def test_what_the_command_line_reads_from_the_source_is_what_the_pipelines_hold(
     ]
 
 
-def test_every_step_has_a_command() -> None:
+def test_every_step_has_a_command_of_its_own() -> None:
     from hpe_tasks.cli.app import app
 
     commands = getattr(get_command(app), "commands")  # noqa: B009 - a group has them
+    names = step_commands(listed_pipelines())
+    assert len(set(names.values())) == len(names) == sum(len(pipeline.steps) for pipeline in PIPELINES)
     for pipeline in PIPELINES:
         assert commands[pipeline.command].help == pipeline.summary
         for one in pipeline.steps:
-            assert commands[one.name.replace("_", "-")].help == one.summary
+            assert commands[names[pipeline.name, one.name]].help == one.summary
+    assert names["hpe_requantize", "fetch_dataset"] == "fetch-dataset"
+    assert names["hpe_retrain", "fetch_dataset"] == "retrain-fetch-dataset"
+    # What trains outside of a run keeps its name.
+    assert (names["hpe_retrain", "train"], "Train a network on its" in commands["train"].help) == (
+        "retrain-train",
+        True,
+    )
 
 
 def test_every_record_that_is_collected_has_a_field_of_its_kind() -> None:

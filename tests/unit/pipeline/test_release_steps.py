@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.coco import CocoDataset
-from hpe_tasks.errors import ChannelConflictError, ConfigError, DigestError, MissingInputError
+from hpe_tasks.errors import ChannelConflictError, ConfigError, DigestError, MissingInputError, SupersededError
 from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
 from hpe_tasks.pipeline import steps
@@ -211,7 +211,7 @@ def test_no_image_leaves_the_data_set_without_a_smoke_test(client: Any, at_publi
     run = at_publish("r")
     published = steps.publish(run)
     manifest = ModelRegistry(client, REGISTRY).stored("pose", published.version).manifest
-    assert (manifest.golden, [file.role for file in manifest.files]) == ((), ["encodings", "model"])
+    assert (manifest.golden, [file.role for file in manifest.files]) == ((), ["checkpoint", "encodings", "model"])
     steps.promote(run)
     assert serves(client) == published.version
 
@@ -283,6 +283,46 @@ def test_clocks_of_workers_do_not_matter(at_publish: OpenAtPublish, tested: Func
     run.workspace.write(file, late.model_dump_json().encode())
     # Another worker reads it.
     assert steps.promote(replace(run)).version == serves(client)
+
+
+class OvertakenWorkspace(LocalWorkspace):
+    """Lets another attempt do all of a step when the first asks whether it is still the last one."""
+
+    def __init__(self, root: Path, overtake: Callable[[], object]) -> None:
+        super().__init__(root)
+        self.overtake: Callable[[], object] | None = overtake
+
+    @override
+    def read(self, name: str) -> bytes | None:
+        overtake, self.overtake = (self.overtake, None) if name.startswith("used/") else (None, self.overtake)
+        if overtake is not None:
+            overtake()
+        return super().read(name)
+
+
+@pytest.mark.parametrize("step", [steps.publish, steps.promote], ids=lambda step: step.name)
+def test_an_attempt_that_was_given_up_publishes_nothing(
+    at_publish: OpenAtPublish, client: Any, step: Step[Any]
+) -> None:
+    run = at_publish("r")
+    if step is steps.promote:
+        steps.publish(run)
+    assert isinstance(run.workspace, LocalWorkspace)
+    seen: list[Any] = []
+
+    def overtake() -> None:
+        step(replace(run, workspace=LocalWorkspace(root)))
+        seen.extend(client.list_object_versions(Bucket="models")["Versions"])
+
+    root = run.workspace.root
+    orphan = replace(run, workspace=OvertakenWorkspace(root, overtake))
+    with pytest.raises(SupersededError, match=f"Another attempt at runs/.*/{step.name} has begun"):
+        step(orphan)
+    # All that there is came from the other one, and that is what the run shows.
+    assert seen
+    assert client.list_object_versions(Bucket="models")["Versions"] == seen
+    assert run.failure(step.name) is None
+    assert run.pointer(step.name) is not None
 
 
 def test_clearing_promote_of_an_old_run_leaves_a_later_version_in_its_place(

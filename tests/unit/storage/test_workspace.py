@@ -54,6 +54,37 @@ def test_what_was_made_once_is_reused(workspace: Workspace) -> None:
     assert workspace.local(other.html).read_text() == "three"
 
 
+def test_of_many_who_create_a_file_one_wins(workspace: Workspace) -> None:
+    barrier, won = threading.Barrier(8), list[int]()
+
+    def create(number: int) -> None:
+        barrier.wait()
+        if workspace.create("watching/a/claim.json", b"%d" % number):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert workspace.read("watching/a/claim.json") == b"%d" % won[0]
+    assert not workspace.create("watching/a/claim.json", b"later")
+    assert workspace.read("watching/a/claim.json") == b"%d" % won[0]
+    assert [file.name for file in workspace.files("watching")] == ["watching/a/claim.json"]
+
+
+def test_a_file_is_created_where_the_disk_has_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    workspace = LocalWorkspace(tmp_path)
+    assert workspace.create("claim.json", b"first")
+    assert not workspace.create("claim.json", b"second")
+    assert workspace.read("claim.json") == b"first"
+
+
 def test_a_failed_attempt_leaves_nothing(workspace: Workspace) -> None:
     def fail(scratch: Scratch) -> RunReport:
         (scratch.path / "half").write_text("half")

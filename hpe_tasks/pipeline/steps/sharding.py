@@ -1,0 +1,73 @@
+"""Measurements in parts: each is stored by what it was made from, so that whoever comes next takes it as it is.
+
+A part that is lost is made again alone, by its task or by the step that puts the parts together; of one that two
+workers have made at the same time the first counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hpe_tasks.config.run import RunConfig
+from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.step import Step
+from hpe_tasks.pipeline.steps.inputs import split_of
+from hpe_tasks.records.evaluation import Runtime
+from hpe_tasks.records.shards import PredictedShard
+from hpe_tasks.storage.files import digest_of
+from hpe_tasks.storage.workspace import Scratch
+
+if TYPE_CHECKING:
+    from hpe_tasks.evaluation.shards import StoredShard
+    from hpe_tasks.inference import Predict
+
+POSES = "poses.parquet"
+
+
+def num_shards(config: RunConfig) -> int:
+    """How many parts a run measures its networks in."""
+    return config.evaluation.shards
+
+
+def shard_of(run: Run, step: Step[Any], runtime: Runtime, network: Callable[[], Predict], number: int) -> StoredShard:
+    """One part of a measurement, as it is stored or made now.
+
+    Args:
+        run: Whose inputs and settings decide it.
+        step: That puts the parts together.
+        runtime: What runs the network.
+        network: Loads it; not called where the part is stored.
+        number: Which part.
+    """
+    from hpe_tasks.evaluation.shards import StoredShard
+
+    count = num_shards(run.config)
+    key = digest_of({"of": run.key(step), "runtime": runtime, "part": [number, count]})[:32]
+
+    def make(scratch: Scratch) -> PredictedShard:
+        return _predict(run, scratch, runtime, network(), number)
+
+    record, _ = run.workspace.once(f"{step.name}_shards", key, PredictedShard, make)
+    return StoredShard(record, run.workspace.local(record.poses))
+
+
+def _predict(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict, number: int) -> PredictedShard:
+    from hpe_tasks.data.fetch import fetch_boxes
+    from hpe_tasks.evaluation import predict_shard
+    from hpe_tasks.evaluation.shards import Shard
+
+    config = run.config
+    return predict_shard(
+        split_of(run, config.dataset.evaluation_split),
+        predict,
+        config.model,
+        config.evaluation,
+        images=config.dataset.evaluation_images,
+        boxes=fetch_boxes(config.dataset, run.cache, run.s3),
+        runtime=runtime,
+        seed=config.seed,
+        shard=Shard(number, num_shards(config)),
+        file=scratch.path / POSES,
+        artifact=scratch.artifact,
+    )
