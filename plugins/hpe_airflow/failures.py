@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from hpe_tasks.errors import HpeError, TransientError, shortened
+from hpe_tasks.errors import HpeError, SupersededError, TransientError, shortened
 from hpe_tasks.pipeline.runs import failure_message
 
 if TYPE_CHECKING:
@@ -32,11 +32,16 @@ RETRIES: dict[str, Any] = {
 """Arguments for tasks: only network errors are tried again, the waits doubling from about half a minute."""
 
 
+SHARDS = "_shards"
+"""What the name of the tasks that make a step's parts has behind the step's."""
+
+
 def log_reason(context: Mapping[str, Any] | Context) -> None:
     """Say in one sentence why a task failed, and keep it in the run; an `on_failure_callback`."""
     task, error = context["ti"].task_id, context.get("exception")
     log.error("%s failed: %s", task, reason_of(error))
-    _keep(task, error, context)
+    if not isinstance(error, SupersededError):  # What the run shows is of the attempt that goes on.
+        _keep(task.removesuffix(SHARDS), error, context)
 
 
 def _keep(task: str, error: BaseException | str | None, context: Mapping[str, Any] | Context) -> None:

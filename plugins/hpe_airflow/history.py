@@ -1,7 +1,8 @@
 """Enters the runs of an `airflow dags test`, which has worked on a copy of Airflow's database, into the original.
 
 Rows are copied, in one transaction. A scheduler looks at runs and tasks that have not ended, so what was interrupted is
-entered as failed.
+entered as failed. A run that such a run has started waits for a scheduler in the copy, where there is none: it waits in
+the original.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ _PATIENCE_S = 30.0
 _DAG_TABLES = ("dag", "dag_version", "serialized_dag", "dag_code")
 _TASK_TABLES = ("task_instance", "task_instance_history")
 _ASSET = "SELECT known.id FROM main.asset AS known JOIN copy.asset AS own USING (name, uri) WHERE own.id = ?"
+_WAITING = """
+    SELECT id, dag_id, run_id, logical_date FROM copy.dag_run
+    WHERE triggered_by = 'OPERATOR' AND state = 'queued' AND id NOT IN (SELECT id FROM copy.hpe_runs_before)
+"""
 _UNFINISHED = "state IS NULL OR state NOT IN ('success', 'failed', 'skipped', 'upstream_failed', 'removed')"
 
 
@@ -29,7 +34,7 @@ def enter_runs(copy: Path, database: Path) -> list[str]:
     """Enter the runs that `dags test` has made in the copy since `note_runs`; returns their ids.
 
     A run that the database has already, of the same id or logical date, is replaced if it came from `dags test`, and
-    left as it is otherwise.
+    left as it is otherwise. Entered as well is what these runs have started, to wait for a scheduler.
 
     Raises:
         sqlite3.Error: The database cannot be written to. It is as before.
@@ -46,23 +51,28 @@ def enter_runs(copy: Path, database: Path) -> list[str]:
             entered = [
                 run_id for number, dag_id, run_id, date in runs if _enter(connection, number, dag_id, run_id, date)
             ]
+            for number, dag_id, run_id, date in connection.execute(_WAITING).fetchall():
+                if _enter(connection, number, dag_id, run_id, date, waiting=True):
+                    entered.append(run_id)
             if entered:
                 _start_followers(connection)
             return entered
 
 
-def _enter(connection: sqlite3.Connection, number: int, dag_id: str, run_id: str, date: str | None) -> bool:
+def _enter(
+    connection: sqlite3.Connection, number: int, dag_id: str, run_id: str, date: str | None, *, waiting: bool = False
+) -> bool:
     same = "dag_id = ? AND (run_id = ? OR logical_date = ?)"
     there = connection.execute(f"SELECT id, triggered_by FROM main.dag_run WHERE {same}", (dag_id, run_id, date))
     known = there.fetchall()
-    if any(by != "TEST" for _, by in known):
+    if any(waiting or by != "TEST" for _, by in known):
         return False
     connection.executemany("DELETE FROM main.dag_run WHERE id = ?", [(row,) for row, _ in known])
     versions = _versions(connection, dag_id)
     (row,) = _rows(connection, "dag_run", "id = ?", (number,))
     row |= {"id": None, "backfill_id": None, "creating_job_id": None, "scheduled_by_job_id": None}
     row["created_dag_version_id"] = versions.get(row["created_dag_version_id"])
-    if row["state"] not in {"success", "failed"}:
+    if row["state"] not in {"success", "failed"} and not waiting:
         row["state"] = "failed"
     new = _insert(connection, "dag_run", row)
     mine = ("dag_id = ? AND run_id = ?", (dag_id, run_id))
@@ -75,6 +85,8 @@ def _enter(connection: sqlite3.Connection, number: int, dag_id: str, run_id: str
             mine[1],
         )
         connection.execute(f"UPDATE main.{table} SET state = NULL WHERE {mine[0]} AND ({_UNFINISHED})", mine[1])
+    for row in _rows(connection, "dag_run_note", "dag_run_id = ?", (number,)):
+        _insert(connection, "dag_run_note", row | {"dag_run_id": new})
     for row in _rows(connection, "xcom", *mine):
         _insert(connection, "xcom", row | {"dag_run_id": new})
     for row in _rows(connection, "asset_event", "source_dag_id = ? AND source_run_id = ?", mine[1]):

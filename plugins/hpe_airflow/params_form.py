@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from airflow.sdk import Param
@@ -30,25 +30,31 @@ _SECTIONS = {
     "evaluation": "Evaluation",
     "gate": "Gate",
     "destination": "Destination",
+    "training": "Training",
     "seed": "Reproducibility",
 }
 
 
-def form_params(defaults: str | None = None) -> dict[str, Param]:
+def form_params(defaults: str | None = None, *, without: Collection[str] = ("training",)) -> dict[str, Param]:
     """The DAG's parameters: the preset, a named recipe, then one for each setting of RunConfig, in its order.
 
     Args:
         defaults: What fields hold at first, and scheduled runs use, as a JSON object by key; nothing by default.
+        without: Settings, and sections of them, that change nothing in the DAG's runs.
 
     Raises:
         ConfigError: The defaults are not a JSON object, or do not make a valid configuration.
     """
     params = {
         "preset": _preset_param(),
-        "recipe": _recipe_param(),
-        **{key: _setting_param(key) for key in config_keys()},
+        **({} if "recipe" in without else {"recipe": _recipe_param()}),
+        **{key: _setting_param(key) for key in config_keys() if not {key, key.partition(".")[0]} & {*without}},
     }
     for key, value in _checked(defaults).items():
+        if key not in params:
+            raise ConfigError(
+                f"The DAG's default parameters hold {key}, which changes nothing in its runs.", hint="Leave it out."
+            )
         params[key].value = value if key in {"preset", "recipe"} else _as_shown(key, value)
     return params
 

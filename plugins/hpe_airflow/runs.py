@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hpe_airflow.assets import event_settings
 from hpe_airflow.connections import s3_client, signing_key
 from hpe_airflow.params_form import config_from_params
 from hpe_tasks.config.addresses import credentials_in
@@ -32,7 +33,8 @@ def open_run_from_context(context: Mapping[str, Any] | Context | None = None) ->
     from airflow.sdk.log import mask_secret
 
     settings = Settings.from_environment()
-    config = config_from_params(context["params"])
+    # The run of an asset's event goes by what the event carries, and else by the form's defaults.
+    config = config_from_params({**context["params"], **event_settings(context)})
     for credential in credentials_in(config):
         mask_secret(credential)  # Whatever writes it into the task's log.
     return open_run(

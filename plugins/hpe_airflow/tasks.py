@@ -6,6 +6,7 @@ DAG.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,14 +16,23 @@ from airflow.sdk import Asset, BaseOperatorLink, TaskGroup, task
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
+from hpe_airflow.failures import SHARDS
 from hpe_airflow.links import with_links
+from hpe_airflow.orphans import end_with_supervisor
 from hpe_airflow.runs import open_run_from_context
 from hpe_tasks.config.environment import Settings
 from hpe_tasks.pipeline.pipeline import Pipeline
+from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.upkeep.cache import trim_after_run
 
 _AFTER_WHAT_MAY_BE_SKIPPED = "none_failed_min_one_success"
+
+SHARD_TASKS = int(os.environ.get("HPE_SHARD_TASKS") or 8)
+"""How many tasks of a step make its parts beside each other, at most; with more parts each makes several in turn.
+
+They are known when the file is read, and not made by another task: so each can be tried alone.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,16 +64,22 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
         pipeline: The steps.
         rules: For steps whose tasks are not as all others.
     """
-    outputs, groups = {}, dict[str, TaskGroup]()
+    outputs, shards, groups = {}, {}, dict[str, TaskGroup]()
     for step in pipeline.steps:
         said = rules.get(step, TaskRules())
         if said.group and said.group not in groups:
             # A task is called as its step, wherever it stands.
             groups[said.group] = TaskGroup(said.group, prefix_group_id=False)
         with groups[said.group] if said.group else nullcontext():
+            if step.sharding is not None:
+                shards[step] = _shard_tasks(step, said)
             outputs[step] = _task(pipeline, step, said)
     for step, output in outputs.items():
         upstream = [outputs[other] for other in pipeline.upstream(step)]
+        if step in shards:
+            if upstream:
+                upstream >> shards[step]
+            upstream = [*upstream, shards[step]]
         if upstream:
             upstream >> (output.as_teardown() if step.whatever_came else output)
 
@@ -71,13 +87,14 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
 def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
     arguments = {"doc_md": step.summary, **rules.arguments}
     # A step that is left out is no reason to leave out what only follows it, or works without it.
-    if any(pipeline.may_skip(other) for other in (*step.follows, *step.after, *step.needs_unless_skipped)):
+    if step.sharding or any(map(pipeline.may_skip, (*step.follows, *step.after, *step.needs_unless_skipped))):
         arguments["trigger_rule"] = _AFTER_WHAT_MAY_BE_SKIPPED
     if rules.asset is not None:
         arguments["outlets"] = [rules.asset]
 
     @task(task_id=step.name, **arguments)
     def run_step(*, ti: Any = None, outlet_events: Any = None) -> str:
+        end_with_supervisor()
         run = open_run_from_context()
         reason = pipeline.skip_reason(step, run)
         if reason:
@@ -88,7 +105,9 @@ def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
             trim_after_run(run.cache, Settings.from_environment().cache_max_gb)
         if rules.asset is not None:
             outlet_events[rules.asset].extra = record.model_dump(include=set(rules.event))
-        left_out = [other.name for other in pipeline.left_out_behind(step, run)]
+        left_out: list[Any] = [other.name for other in pipeline.left_out_behind(step, run)]
+        if step is pipeline.steps[0]:
+            left_out += _idle_shard_tasks(pipeline, run)
         if left_out:
             # A process for each of them would take longer than the quickest of the other steps.
             ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, step.tell(record))
@@ -96,3 +115,36 @@ def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
         return step.tell(record)
 
     return with_links(run_step(), *rules.links)
+
+
+def _shard_tasks(step: Step[Any], rules: TaskRules) -> Any:
+    """Tasks that make the parts of a step's work before it; those that a run has no part for are left out."""
+
+    @task(task_id=f"{step.name}{SHARDS}", doc_md=f"Parts of: {step.summary}", **rules.arguments)
+    def make_shards(lane: int) -> str:
+        end_with_supervisor()
+        run = open_run_from_context()
+        numbers = range(lane, _shards_of(step, run), SHARD_TASKS)
+        if not numbers:
+            raise AirflowSkipException(f"{step.name} has no part for this task.")
+        for number in numbers:
+            step.make_shard(run, number)
+        return f"{', '.join(map(str, numbers))} of {_shards_of(step, run)}"
+
+    return make_shards.expand(lane=list(range(SHARD_TASKS)))
+
+
+def _shards_of(step: Step[Any], run: Run) -> int:
+    """How many parts are made before a step: none of a whole."""
+    count = 1 if step.sharding is None else step.sharding.count(run.config)
+    return 0 if count == 1 else count
+
+
+def _idle_shard_tasks(pipeline: Pipeline, run: Run) -> list[tuple[str, int]]:
+    """Tasks that have no part to make in a run, by name and number: a process for each would take a second or more."""
+    return [
+        (f"{step.name}{SHARDS}", lane)
+        for step in pipeline.steps
+        if step.sharding is not None
+        for lane in range(_shards_of(step, run), SHARD_TASKS)
+    ]

@@ -1,0 +1,63 @@
+"""The DAG that looks for a reason to quantize again, with Airflow's own database: what it starts, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("s3_server")
+
+
+@pytest.fixture(scope="session")
+def dag(dag_bag: Any) -> Any:
+    return dag_bag.dags["hpe_watch"]
+
+
+@pytest.fixture
+def watched(small_run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Settings of a run whose model no channel serves yet."""
+    monkeypatch.setenv("HPE_WORKSPACE", (tmp_path / "workspace").as_uri())
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
+    yield {**small_run, "destination.name": tmp_path.name.replace("_", "-")[-40:].strip("-")}
+    forget_runs()
+
+
+def started() -> list[Any]:
+    """The runs of hpe_requantize that wait for a scheduler."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        runs = session.scalars(select(DagRun).where(DagRun.dag_id == "hpe_requantize")).all()
+        return [(run.run_id, str(run.state), run.note, dict(run.conf or {})) for run in runs]
+
+
+def forget_runs() -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete
+
+    with create_session() as session:
+        session.execute(delete(DagRun).where(DagRun.dag_id == "hpe_requantize"))
+
+
+def states(dag: Any, day: int, conf: dict[str, Any]) -> dict[str, str]:
+    run = dag.test(logical_date=datetime(2026, 4, day, tzinfo=UTC), run_conf=conf)
+    return {"run": str(run.state), **{ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
+
+
+def test_a_reason_starts_one_run_with_the_reason_in_its_note(dag: Any, watched: dict[str, Any]) -> None:
+    assert states(dag, 1, watched) == {"run": "success", "evaluate_triggers": "success", "start_requantize": "success"}
+    ((run_id, state, note, conf),) = started()
+    assert run_id.startswith("watch__")
+    assert state == "queued"
+    assert note == f"first: channel staging of {watched['destination.name']} serves nothing yet"
+    assert conf["model.checkpoint"] == watched["model.checkpoint"]
+    # The same again does nothing.
+    assert states(dag, 2, watched) == {"run": "success", "evaluate_triggers": "skipped", "start_requantize": "skipped"}
+    assert len(started()) == 1
