@@ -104,7 +104,8 @@ def run_dag(conf: dict[str, Any], logical_date: datetime, log: Path) -> tuple[in
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"NO_COLOR": "1"},
+        # What is asked here is all that counts: HPE_REQUANTIZE_PARAMS are the settings of scheduled runs.
+        env={**os.environ, "NO_COLOR": "1", "HPE_REQUANTIZE_PARAMS": ""},
         # For the case that the guard is killed together with this process, which has no threads.
         preexec_fn=partial(end_with_parent, signal.SIGKILL, os.getpid()),  # noqa: PLW1509
     )

@@ -258,7 +258,7 @@ FURTHER: dict[str, Further] = {
         new={"hpe_tasks/pipeline/inputs_only.py": _PIPELINE, "dags/hpe_inputs.py": _DAG},
         changed={
             "hpe_tasks/pipeline/pipelines.py": [
-                ("= (REQUANTIZE,)", "= (REQUANTIZE, INPUTS)"),
+                ("= (REQUANTIZE, RETRAIN)", "= (REQUANTIZE, RETRAIN, INPUTS)"),
                 (
                     "from hpe_tasks.pipeline.requantize",
                     "from hpe_tasks.pipeline.inputs_only import INPUTS\nfrom hpe_tasks.pipeline.requantize",

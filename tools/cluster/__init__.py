@@ -1,0 +1,1 @@
+"""The cluster that docker/cluster.yaml describes: as a compose file, and as processes of this machine."""
