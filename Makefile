@@ -56,7 +56,10 @@ endif
 GUARDED = exec env HPE_STARTED_BY=$$PPID
 GUARD := $(BIN)/python -I hpe_tasks/local/processes.py
 
-.PHONY: help setup run test ui env stop lint format docs sbom wheel lock clean
+# Each service of docker/cluster.yaml has a folder there.
+CLUSTER_HOME ?= .hpe/cluster
+
+.PHONY: help setup run test ui cluster env stop lint format docs sbom wheel lock clean
 
 help: ## Show what there is
 	@echo "make TARGET [VARIABLE=value]"; echo
@@ -76,6 +79,9 @@ test: setup ## Run the whole test suite
 
 ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 	@$(WITH_S3) $(GUARDED) $(BIN)/python tools/ui.py --port $(PORT)
+
+cluster: .venv/ready .venv-object-store/ready .venv-lambda/ready ## Run Airflow with PostgreSQL, Redis and two Celery workers; Ctrl-C stops it
+	@$(GUARDED) $(BIN)/python -m tools.cluster up --home '$(CLUSTER_HOME)'
 
 serve: PORT = 8090
 serve: setup ## Serve a model on this machine (the sample, unless MODEL is named), with a page; Ctrl-C stops it

@@ -10,10 +10,13 @@ import os
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, dag
+from airflow.sdk import dag
+from hpe_airflow.assets import PUBLISHED_MODEL, REGISTERED_CHECKPOINT
 from hpe_airflow.failures import RETRIES, log_reason
+from hpe_airflow.gpu import gpu_arguments
 from hpe_airflow.links import ReportLink, VersionLink
 from hpe_airflow.params_form import form_params
+from hpe_airflow.schedules import schedule_of
 from hpe_airflow.tasks import TaskRules, add_tasks
 
 from hpe_tasks.pipeline import steps
@@ -21,11 +24,11 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.ladder import TRY_RUNGS
 
-PUBLISHED_MODEL = Asset("hpe_published_model", group="hpe")
-"""Changes when a channel serves a published version; its events carry `name`, `version`, `channel` and `registry`."""
+SCHEDULE = schedule_of("HPE_REQUANTIZE_SCHEDULE", REGISTERED_CHECKPOINT)
+"""When to run by itself, such as `@weekly` or a cron expression, or the asset that starts it; off by default.
 
-SCHEDULE = os.environ.get("HPE_REQUANTIZE_SCHEDULE") or None
-"""When to run by itself, such as `@weekly` or a cron expression; off by default. Runs use the form's defaults."""
+Runs use the form's defaults; one that a registered checkpoint has started quantizes that checkpoint.
+"""
 
 DOC = """
 Turns a human-pose checkpoint into an int8 ONNX model, proves the exported file, and publishes it to S3 if it passes.
@@ -71,20 +74,24 @@ manifests are signed; `destination.require_signature` refuses to publish without
 
 **Weekly:** set `HPE_REQUANTIZE_SCHEDULE=@weekly` for the DAG processor and unpause the DAG; `HPE_REQUANTIZE_PARAMS`
 holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50", "dataset.source": "s3://…"}`.
+
+**After a training:** with `HPE_REQUANTIZE_SCHEDULE=hpe_registered_checkpoint` a better checkpoint of `hpe_retrain`
+starts a run that quantizes it; its gate, its data and its channel are those of `HPE_REQUANTIZE_PARAMS`.
+`@weekly or hpe_registered_checkpoint` does both.
 """
 
 
 PUBLICATION = (ReportLink(), VersionLink())
 ONE_HOUR = {"execution_timeout": timedelta(hours=1)}
+GPU = gpu_arguments()
 
 RULES: dict[Step[Any], TaskRules] = {
     steps.preflight: TaskRules({"execution_timeout": timedelta(minutes=30)}),
     steps.check_fp32: TaskRules(links=(ReportLink(),)),
     # With `recipe=auto` or `auto_best` each rung quantizes, and measures what came of it.
-    **dict.fromkeys(TRY_RUNGS, TaskRules({"queue": "gpu", "pool": "gpu_pool"}, group="ladder")),
+    **dict.fromkeys(TRY_RUNGS, TaskRules(GPU, group="ladder")),
     steps.choose_recipe: TaskRules(group="ladder"),
-    # GPU workers serve the queue, and the pool has a slot for each of them. LocalExecutor knows no queues.
-    steps.quantize: TaskRules({"queue": "gpu", "pool": "gpu_pool"}),
+    steps.quantize: TaskRules(GPU),
     steps.gate: TaskRules({"execution_timeout": timedelta(minutes=10)}, links=(ReportLink(),)),
     steps.publish: TaskRules(ONE_HOUR, links=PUBLICATION),
     steps.smoke_test_lambda: TaskRules(ONE_HOUR, links=PUBLICATION),
@@ -107,7 +114,7 @@ RULES: dict[Step[Any], TaskRules] = {
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "on_failure_callback": log_reason, "execution_timeout": timedelta(hours=6)},
+    default_args={**RETRIES, "on_failure_callback": [log_reason], "execution_timeout": timedelta(hours=6)},
     tags=["pose", "quantization"],
     doc_md=DOC,
     dag_display_name="Requantize a pose model",

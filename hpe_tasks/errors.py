@@ -101,12 +101,20 @@ class ChannelConflictError(HpeError):
     """The channel was moved by another publisher between reading and writing it."""
 
 
+class SupersededError(HpeError):
+    """Another attempt at the same step of a run has begun: this one, whose worker was given up, must not go on."""
+
+
 class StorageError(HpeError):
     """A file could not be written here, for example because the disk is full."""
 
 
 class QuantizationError(HpeError):
     """The model could not be quantized or exported."""
+
+
+class TrainingError(HpeError):
+    """A training stopped because it no longer learned: its loss or gradients were no numbers, or it diverged."""
 
 
 class TransientError(HpeError):

@@ -1,8 +1,8 @@
 """The `hpe` command: the pipeline without Airflow, step by step or as a whole.
 
-Exit codes: 0 when the model passed (or the command did its work), 1 when the gate failed or the checkpoint is below its
-floor, 2 for bad input, 3 for anything else. Only Typer is imported before a command is chosen, so that `--help` answers
-at once.
+Exit codes: 0 when the model passed (or the command did its work), 1 when the gate failed, the checkpoint is below its
+floor or `hpe watch` found a reason to quantize again, 2 for bad input, 3 for anything else. Only Typer is imported
+before a command is chosen, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from hpe_tasks.cli.channels import channel_app
 from hpe_tasks.cli.lambda_function import lambda_app
 from hpe_tasks.cli.options import (
+    DEFAULT_CHANNEL,
+    DEFAULT_REGISTRY,
     EXIT_GATE_FAILED,
     EXIT_OTHER,
     ConfigOption,
     JsonOption,
     PresetOption,
+    RegistryOption,
     SetOption,
     exit_code,
     print_json,
@@ -35,7 +38,12 @@ from hpe_tasks.cli.run_summary import print_summary
 from hpe_tasks.cli.selftest import selftest
 from hpe_tasks.cli.serve import serve
 from hpe_tasks.cli.verify import verify
+from hpe_tasks.cli.watch import watch
 from hpe_tasks.cli.workspace import workspace_app
+
+if TYPE_CHECKING:
+    from hpe_tasks.config.environment import Settings
+    from hpe_tasks.config.training import TrainingConfig
 
 _LONGEST_TRACE = 50_000
 
@@ -184,8 +192,20 @@ def train(
     ] = "sample",
     schedule: Annotated[
         str | None,
-        typer.Option("--schedule", help="A built-in schedule in place of settings, such as aimet_pose_sample."),
+        typer.Option(
+            "--schedule", help="A built-in schedule, such as aimet_pose_sample; settings count for all of its stages."
+        ),
     ] = None,
+    from_version: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="VERSION",
+            help="Train on from a published version: VERSION, MODEL, MODEL@CHANNEL or MODEL@VERSION. Its network and "
+            "checkpoint are taken, with careful settings; --set changes them.",
+        ),
+    ] = None,
+    registry: RegistryOption = DEFAULT_REGISTRY,
     settings: SetOption = None,
     allow_private_addresses: Annotated[
         bool,
@@ -193,23 +213,67 @@ def train(
             "--allow-private-addresses", help="Fetch --dataset also from a web server that not everybody can reach."
         ),
     ] = False,
+    curves: Annotated[
+        Path | None,
+        typer.Option("--curves", help="Folder for the curves; by default beside --out.", file_okay=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a network on its ideal maps; without a schedule or settings, as the sample checkpoint was trained."""
+    """Train a network on its ideal maps; without --from, --schedule or --set, as the sample checkpoint was trained."""
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.config.loading import load_training
     from hpe_tasks.pipeline.standalone import train_network
     from hpe_tasks.storage.s3 import make_client
 
     logging.getLogger("hpe_tasks").setLevel(logging.INFO)
-    stages, cache = load_training(read_values(settings), schedule), Settings.from_environment().cache
-    result = train_network(stages, dataset, cache, make_client, out, allow_private_addresses=allow_private_addresses)
+    places = Settings.from_environment()
+    if from_version is None:
+        stages = load_training(read_values(settings), schedule)
+    else:
+        stages = _fine_tuning(from_version, registry, schedule, settings, places)
+    result = train_network(
+        stages,
+        dataset,
+        places.cache,
+        make_client,
+        out,
+        curves=curves,
+        allow_private_addresses=allow_private_addresses,
+    )
     told = {"checkpoint": str(result.checkpoint), "ap": result.ap, "persons": result.persons, "seconds": result.seconds}
     if as_json:
         typer.echo(json.dumps({**told, "losses": result.losses}, indent=1))
     else:
         measured = "" if result.ap is None else f", COCO AP {result.ap:.3f} on the validation split"
         typer.echo(f"{result.checkpoint}: {result.persons:,} persons, {result.seconds / 60:.1f} minutes{measured}")
+
+
+def _fine_tuning(
+    named: str, registry: str, schedule: str | None, settings: list[str] | None, places: Settings
+) -> tuple[TrainingConfig, ...]:
+    """The stages that a published version is trained on with; says on standard error which it is."""
+    from hpe_tasks.errors import ConfigError
+    from hpe_tasks.pipeline.fine_tuning import starting_point
+    from hpe_tasks.registry.named_versions import find_version
+    from hpe_tasks.registry.publishing import ModelRegistry
+    from hpe_tasks.storage.s3 import S3Location, make_client
+
+    if schedule is not None:
+        raise ConfigError(
+            "A training begins with a version or follows a schedule, not both.", hint="Leave --schedule or --from out."
+        )
+    opened = ModelRegistry(make_client(), S3Location.parse(registry))
+    manifest = find_version(opened, named, channel=DEFAULT_CHANNEL).manifest
+    start = starting_point(
+        manifest,
+        opened,
+        read_values(settings),
+        workspace=places.workspace,
+        cache=places.cache,
+        s3=make_client,
+    )
+    typer.echo(f"From {start.name} {start.version}: {start.checkpoint.name}", err=True)
+    return start.stages
 
 
 @app.command()
@@ -267,6 +331,7 @@ def public_key() -> None:
 
 app.command()(serve)
 app.command()(verify)
+app.command()(watch)
 app.command()(selftest)
 
 

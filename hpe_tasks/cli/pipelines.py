@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,21 +23,44 @@ from hpe_tasks.cli.run_summary import StderrWatch, print_summary
 from hpe_tasks.pipeline.listing import ListedPipeline, listed_pipelines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from hpe_tasks.pipeline.pipeline import Pipeline
     from hpe_tasks.pipeline.runs import Run
 
 
+_OTHER_COMMANDS = ("train",)
+"""Commands of this name are no step of a run."""
+
+
 def add_pipeline_commands(app: typer.Typer) -> None:
-    """Add the commands of all pipelines; a step that several have belongs to the first of them."""
-    known: set[str] = set()
+    """Add the commands of all pipelines, as `step_commands` names them."""
+    names = step_commands(listed_pipelines())
     for pipeline in listed_pipelines():
         _add_run(app, pipeline)
         for step, summary in pipeline.steps:
-            if step not in known:
-                _add_step(app, pipeline, step, summary, "Rungs" if step in pipeline.rungs else "Steps")
-                known.add(step)
+            called = names[pipeline.name, step]
+            if step in pipeline.sharded:
+                _add_sharded_step(app, pipeline, step, called, summary)
+            else:
+                _add_step(app, pipeline, step, called, summary, "Rungs" if step in pipeline.rungs else "Steps")
+
+
+def step_commands(pipelines: Sequence[ListedPipeline]) -> dict[tuple[str, str], str]:
+    """The command of each pipeline's steps.
+
+    It is called as the step; where an earlier pipeline has a step of that name, or another command has it, with the
+    pipeline's own command before it: `retrain-fetch-dataset`.
+    """
+    names: dict[tuple[str, str], str] = {}
+    taken = set(_OTHER_COMMANDS)
+    for pipeline in pipelines:
+        for step, _ in pipeline.steps:
+            command = step.replace("_", "-")
+            names[pipeline.name, step] = f"{pipeline.command}-{command}" if command in taken else command
+        taken |= {step.replace("_", "-") for step, _ in pipeline.steps}
+    return names
 
 
 def _add_run(app: typer.Typer, listed: ListedPipeline) -> None:
@@ -60,7 +83,39 @@ def _add_run(app: typer.Typer, listed: ListedPipeline) -> None:
     app.command(listed.command, help=listed.summary)(command)
 
 
-def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, summary: str, panel: str) -> None:
+_ShardOption = Annotated[
+    int | None,
+    typer.Option(
+        "--shard",
+        min=0,
+        help="Make only this part of it, counted from 0, of as many as evaluation.shards says, for the step to put "
+        "together: on this or another machine with the same workspace.",
+    ),
+]
+
+
+def _add_sharded_step(app: typer.Typer, listed: ListedPipeline, step: str, called: str, summary: str) -> None:
+    def command(
+        preset: PresetOption = None,
+        config: ConfigOption = None,
+        settings: SetOption = None,
+        name: RunOption = "local",
+        shard: _ShardOption = None,
+        as_json: JsonOption = False,
+        verbose: VerboseOption = False,
+    ) -> None:
+        _be_verbose(verbose)
+        pipeline = _pipeline(listed)
+        run = _open(pipeline, preset, config, settings, name)
+        if shard is None:
+            _run_step(pipeline, step, run, as_json=as_json)
+        else:
+            pipeline.by_name[step].make_shard(run, shard)
+
+    app.command(called, help=summary, rich_help_panel="Steps")(command)
+
+
+def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, called: str, summary: str, panel: str) -> None:
     def command(
         preset: PresetOption = None,
         config: ConfigOption = None,
@@ -73,7 +128,7 @@ def _add_step(app: typer.Typer, listed: ListedPipeline, step: str, summary: str,
         pipeline = _pipeline(listed)
         _run_step(pipeline, step, _open(pipeline, preset, config, settings, name), as_json=as_json)
 
-    app.command(step.replace("_", "-"), help=summary, rich_help_panel=panel)(command)
+    app.command(called, help=summary, rich_help_panel=panel)(command)
 
 
 def _pipeline(listed: ListedPipeline) -> Pipeline:

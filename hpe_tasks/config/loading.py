@@ -93,18 +93,34 @@ def _drop_what_no_longer_fits(
 def load_training(values: Mapping[str, Any], schedule: str | None = None) -> tuple[TrainingConfig, ...]:
     """The stages of a training: those of a named schedule, by default the sample checkpoint's, or one of settings.
 
+    Args:
+        values: Settings; with a schedule they take the place of its own in all stages, but for what it starts from,
+            which concerns the first.
+        schedule: A key of `SCHEDULES`.
+
     Raises:
-        ConfigError: Names the unknown schedule or setting or the value out of bounds; or both were given.
+        ConfigError: Names the unknown schedule or setting or the value out of bounds.
     """
-    if values and schedule is not None:
-        raise ConfigError("A training follows a schedule or settings, not both.", hint="Leave --schedule or --set out.")
-    if not values:
-        name = schedule or "sample"
-        if name not in SCHEDULES:
-            raise ConfigError(f"There is no schedule {name!r}.", hint=f"Choose one of: {', '.join(SCHEDULES)}.")
-        return SCHEDULES[name]
+    name = schedule or (None if values else "sample")
+    if name is None:
+        return (_training(values),)
+    if name not in SCHEDULES:
+        raise ConfigError(f"There is no schedule {name!r}.", hint=f"Choose one of: {', '.join(SCHEDULES)}.")
+    first, *others = SCHEDULES[name]
+    later = {key: value for key, value in values.items() if key not in _OF_THE_FIRST_STAGE}
+    return _changed(first, values), *(_changed(stage, later) for stage in others)
+
+
+_OF_THE_FIRST_STAGE = ("initial_weights", "new_head")
+
+
+def _changed(stage: TrainingConfig, values: Mapping[str, Any]) -> TrainingConfig:
+    return _training({**stage.model_dump(exclude_unset=True), **values}) if values else stage
+
+
+def _training(values: Mapping[str, Any]) -> TrainingConfig:
     try:
-        return (TrainingConfig.model_validate(dict(values)),)
+        return TrainingConfig.model_validate(dict(values))
     except ValidationError as error:
         problems = problems_text(error, TrainingConfig.model_fields)
         raise ConfigError(f"The training's settings are not valid: {problems}.") from error

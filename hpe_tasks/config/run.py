@@ -6,15 +6,16 @@ models, so a field's title, description and bounds are written here once.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hpe_tasks.config.base import Frozen, Slug
 from hpe_tasks.config.dataset import DatasetConfig
 from hpe_tasks.config.gate import GateLimits
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.retraining import RetrainingConfig
 from hpe_tasks.datasets import KINDS
 from hpe_tasks.datasets.kind import named
 from hpe_tasks.pose.codecs import CODECS
@@ -42,6 +43,23 @@ class EvaluationConfig(Frozen):
         description="Largest share of images that may turn out unreadable or unlike their records. Their persons count "
         "as missed, and the report names them; with more the step fails.",
     )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="Parts that several workers measure beside each other, before the figures are counted. The figures "
+        "are the same whatever their number.",
+    )
+    fp32_runtime: Literal["torch", "onnxruntime"] = Field(
+        default="torch",
+        description="What runs the checkpoint on a CPU: `onnxruntime` is faster, and compared with torch first; the "
+        "figures may differ in their last digits. A GPU runs torch.",
+    )
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide what comes out."""
+        return self.model_dump(exclude={"shards"})
 
 
 Processors = Literal["any", "x86_64", "arm64", "x86_64_vnni"]
@@ -87,7 +105,16 @@ class RunConfig(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateLimits = GateLimits()
     destination: DestinationConfig = DestinationConfig()
+    training: RetrainingConfig = RetrainingConfig()
     seed: int = Field(default=0, ge=0, description="Seed of the calibration draw and of every subset.")
+
+    @model_serializer(mode="wrap")
+    def _as_asked(self, default: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without settings of a training that nobody has asked for: the names of older runs are digests of this."""
+        values: dict[str, Any] = default(self)
+        if self.training == RetrainingConfig():
+            values.pop("training", None)
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:

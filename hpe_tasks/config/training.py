@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from hpe_tasks.config.base import SAMPLE, Frozen
 from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.paper_schedules import PAPER_SCHEDULES
 from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.pose.codecs import CodecName
 
@@ -56,10 +57,48 @@ class TrainingConfig(Frozen):
     )
     warm_up_epochs: float = Field(default=1.0, ge=0, description="Epochs in which the learning rate rises.")
     batch_size: int = Field(default=32, ge=2, le=1024, description="Persons (aimet_pose: images) in one step.")
-    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of AdamW.")
-    weight_decay: float = Field(default=0.02, ge=0, description="Weight decay of AdamW.")
+    optimizer: Literal["adamw", "adam"] = Field(
+        default="adamw", description="What changes the weights; `adam` is what most papers on poses trained with."
+    )
+    learning_rate: float = Field(default=3e-3, gt=0, description="Highest learning rate of the optimizer.")
+    weight_decay: float = Field(default=0.02, ge=0, description="Weight decay of the optimizer.")
     beta2: float = Field(
-        default=0.999, gt=0, lt=1, description="Decay of AdamW's mean of squares; less suits a training of few steps."
+        default=0.999,
+        gt=0,
+        lt=1,
+        description="Decay of the optimizer's mean of squares; less suits a training of few steps.",
+    )
+    drop_epochs: tuple[int, ...] = Field(
+        default=(),
+        description="Epochs after which the learning rate is multiplied by drop_factor; where there is none, it falls "
+        "along a cosine.",
+    )
+    drop_factor: float = Field(default=0.1, gt=0, lt=1, description="Factor on the learning rate at drop_epochs.")
+    gradient_clip_norm: float | None = Field(
+        default=None, gt=0, description="Largest norm of a step's gradients, which are scaled down to it."
+    )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Measure and save an exponential moving mean of the weights, of which this share stays in each "
+        "step, such as 0.999.",
+    )
+    divergence_factor: float = Field(
+        default=100.0,
+        gt=1,
+        description="Stop when a step's loss is this many times the mean of the first ten, as when it is no number.",
+    )
+    freeze_backbone: bool = Field(
+        default=False,
+        description="Leave the layers of initial_weights as they are, but for those that give the outputs: for few "
+        "images.",
+    )
+    early_stop: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop after so many measurements of AP in a row that were no better than the best before, and "
+        "save the weights of the best.",
     )
     sigma: float | None = Field(
         default=None,
@@ -77,10 +116,34 @@ class TrainingConfig(Frozen):
         description="Compute in bfloat16 where that is safe; weights stay float32. Twice as fast on processors with "
         "instructions for it (AVX512_BF16, AMX) and slower on others: null decides by that.",
     )
+    float16: bool = Field(
+        default=False,
+        description="Compute in float16 where that is safe, with scaled gradients; weights stay float32. For GPUs "
+        "without bfloat16.",
+    )
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="Largest part of a batch that is computed at once; a step takes the gradients of all its parts. "
+        "Where a GPU's memory does not suffice it is halved.",
+    )
+    loading_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Threads that make batches; where nothing is set, one on a CPU, and with a GPU up to eight.",
+    )
     evaluate_every: int = Field(default=4, ge=1, description="Measure AP after every so many epochs.")
     save_every: int = Field(default=2, ge=1, description="Save interim weights after every so many epochs.")
+    state_every_s: float = Field(
+        default=120.0, ge=0, description="Save what a killed training goes on from after every so many seconds."
+    )
+    state_every_steps: int | None = Field(default=None, ge=1, description="Save it after every so many steps, too.")
     cache_mb: int = Field(default=2000, ge=0, description="Memory for decoded images, in MB (1e6 bytes).")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where to train.")
+    devices: int = Field(
+        default=1, ge=1, le=64, description="GPUs of this machine that share each batch, a process for each."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the weights, the order and the augmentation.")
 
     def model_config_for(self, checkpoint: str) -> ModelConfig:
@@ -103,6 +166,16 @@ class TrainingConfig(Frozen):
             raise ValueError(f"train_split and val_split are both {self.train_split!r}")
         if self.new_head and self.initial_weights is None:
             raise ValueError("new_head says what becomes of initial_weights: set these as well")
+        if self.freeze_backbone and self.initial_weights is None:
+            raise ValueError("freeze_backbone leaves the layers of initial_weights as they are: set these as well")
+        if self.early_stop is not None and self.val_split is None:
+            raise ValueError("early_stop judges by AP on val_split: set that as well")
+        if list(self.drop_epochs) != sorted({epoch for epoch in self.drop_epochs if 0 < epoch < self.epochs}):
+            raise ValueError(f"drop_epochs must rise, from 1 to {self.epochs - 1}")
+        if self.devices > self.batch_size:
+            raise ValueError("devices share a batch: batch_size must not be less")
+        if self.float16 and self.bfloat16:
+            raise ValueError("float16 and bfloat16 exclude each other")
         return self
 
 
@@ -170,5 +243,6 @@ SCHEDULES: dict[str, tuple[TrainingConfig, ...]] = {
     "sample": SAMPLE_STAGES,
     "aimet_pose_sample": AIMET_POSE_SAMPLE_STAGES,
     "simcc_sample": SIMCC_SAMPLE_STAGES,
+    **{name: (TrainingConfig(**settings),) for name, settings in PAPER_SCHEDULES.items()},
 }
-"""What `hpe train --schedule NAME` does."""
+"""What `hpe train --schedule NAME` does: stages on the sample data set, and what papers did on COCO."""

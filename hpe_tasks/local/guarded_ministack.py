@@ -33,18 +33,20 @@ ENDS_WITH = "HPE_ENDS_WITH"
 STAYS_IN = "HPE_STAYS_IN"
 """Environment variable: a file in which its process id stands, in JSON, once the server is to outlive that process."""
 OWN_HOSTS = frozenset({"127.0.0.1", "localhost"})
+ANSWERS_AS = "HPE_ANSWERS_AS"
+"""Environment variable: a further host that clients know the server by, as a container's name in its network."""
 _END_PATIENCE_S = 10.0
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
-def guarded(application: Application) -> Application:
+def guarded(application: Application, hosts: frozenset[str] = OWN_HOSTS) -> Application:
     """An ASGI application that passes on what `refusal` finds nothing wrong with."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
-        elif scope["type"] == "http" and (reason := refusal(scope)):
+        elif scope["type"] == "http" and (reason := refusal(scope, hosts)):
             await _deny(send, reason)
         else:
             await application(scope, receive, send)
@@ -52,11 +54,11 @@ def guarded(application: Application) -> Application:
     return guard
 
 
-def refusal(scope: Scope) -> str:
+def refusal(scope: Scope, hosts: frozenset[str] = OWN_HOSTS) -> str:
     """Why a request is refused; empty for one that is not."""
     named = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
-    if len(named) != 1 or named[0].partition(":")[0].strip().lower() not in OWN_HOSTS:
-        return "This server answers as 127.0.0.1 or localhost."
+    if len(named) != 1 or named[0].partition(":")[0].strip().lower() not in hosts:
+        return f"This server answers as {' or '.join(sorted(hosts))}."
     if any(name.lower() == b"origin" for name, _ in scope["headers"]):
         return "This server does not answer web pages."
     path = scope["path"]
@@ -114,7 +116,8 @@ def main() -> None:
     end_with_starter()
     from ministack import app as ministack
 
-    ministack.app = guarded(ministack.app)
+    further = os.environ.pop(ANSWERS_AS, "").lower()
+    ministack.app = guarded(ministack.app, OWN_HOSTS | ({further} if further else set()))
     ministack.main()
 
 

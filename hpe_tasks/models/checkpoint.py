@@ -8,7 +8,9 @@ import re
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
@@ -61,11 +63,42 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
     model.load_state_dict(_fitting_state(model, path))
 
 
-def load_common_layers(model: nn.Module, path: Path) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class CommonLayers:
+    """Which weights a network has taken from a file.
+
+    Attributes:
+        taken: Names of those that both have, with the same shapes.
+        own: Names of the network's others, which stay as they are.
+        left: Names of the file's others.
+    """
+
+    taken: tuple[str, ...]
+    own: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        told = [f"{len(self.taken)} weights taken ({_by_module(self.taken, (*self.taken, *self.own))})"]
+        told.append(f"at random: {_by_module(self.own, (*self.taken, *self.own)) or 'none'}")
+        if self.left:
+            told.append(f"not used of the file: {_by_module(self.left, (*self.taken, *self.left))}")
+        return "; ".join(told)
+
+
+def _by_module(names: Sequence[str], among: Sequence[str]) -> str:
+    """The modules at the top that hold weights; of one of which others hold some, how many."""
+    found, all_of = (Counter(name.split(".")[0] for name in listed) for listed in (names, among))
+    return ", ".join(
+        module if count == all_of[module] else f"{module} ({count} of {all_of[module]})"
+        for module, count in found.items()
+    )
+
+
+def load_common_layers(model: nn.Module, path: Path) -> CommonLayers:
     """Read the weights whose names and shapes a network has as well: those of a network with another head.
 
-    Returns:
-        The names of the network's own weights, which stay as they are.
+    Such a file may be a classifier's that was trained on ImageNet: torchvision's ResNets name their layers as Simple
+    Baselines does.
 
     Raises:
         CheckpointError: The file cannot be read, or has none of the network's layers.
@@ -78,7 +111,11 @@ def load_common_layers(model: nn.Module, path: Path) -> tuple[str, ...]:
             hint="Set architecture and width_multiplier to what the file was trained with.",
         )
     model.load_state_dict({**own, **common})
-    return tuple(name for name in own if name not in common)
+    return CommonLayers(
+        taken=tuple(name for name in own if name in common),
+        own=tuple(name for name in own if name not in common and not name.endswith(COUNTER)),
+        left=tuple(name for name in state if name not in common),
+    )
 
 
 def check_checkpoint(model: nn.Module, path: Path) -> None:

@@ -17,9 +17,7 @@ def trained_on(checkpoint: Path) -> str | None:
 
     Only files that `hpe train` wrote say it: by the description of their data set, and the size of their input.
     """
-    if checkpoint.suffix != ".safetensors":
-        return None
-    record = _training_record(checkpoint)
+    record = training_record(checkpoint)
     described = record.get("dataset")
     description = described.get("description") if isinstance(described, dict) else None
     if not isinstance(description, str) or not description.strip():
@@ -29,8 +27,10 @@ def trained_on(checkpoint: Path) -> str | None:
     return description.strip().rstrip(".")[:200] + (f"; input {size[0]}×{size[1]}." if known and size else ".")
 
 
-def _training_record(checkpoint: Path) -> dict[str, Any]:
+def training_record(checkpoint: Path) -> dict[str, Any]:
     """The record; empty where there is none that can be read: loading the weights says what is wrong with a file."""
+    if checkpoint.suffix != ".safetensors":
+        return {}
     try:
         with safe_open(checkpoint, "np") as file:
             record = json.loads((file.metadata() or {}).get(TRAINING_KEY, "{}"))

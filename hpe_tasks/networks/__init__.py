@@ -57,6 +57,7 @@ class NetworkArchitecture:
         input: How it takes images, and settings that follow from it, where they differ from the defaults of
             `ModelConfig`.
         caffe_style: Whether `model.caffe_style` is one of its settings.
+        head: Names of the modules that give the outputs; the others are its backbone.
         sample_checkpoint: The file in `hpe_tasks/assets` that `model.checkpoint=sample` means; None where there is
             none.
     """
@@ -67,6 +68,7 @@ class NetworkArchitecture:
     side_multiple: int = 32
     input: Mapping[str, Any] = field(default_factory=dict)
     caffe_style: bool = False
+    head: tuple[str, ...] = ()
     sample_checkpoint: str | None = None
 
     @property
@@ -81,7 +83,8 @@ def _pose_resnet(depth: int, *, bottlenecks: bool) -> NetworkArchitecture:
 
         return PoseResNet(depth, options.joints, caffe_style=options.caffe_style)
 
-    return NetworkArchitecture(f"pose_resnet_{depth}", build, caffe_style=bottlenecks)
+    head = ("deconv_layers", "final_layer")
+    return NetworkArchitecture(f"pose_resnet_{depth}", build, caffe_style=bottlenecks, head=head)
 
 
 def _pose_hrnet(width: int) -> NetworkArchitecture:
@@ -90,7 +93,7 @@ def _pose_hrnet(width: int) -> NetworkArchitecture:
 
         return PoseHRNet(width, options.joints)
 
-    return NetworkArchitecture(f"pose_hrnet_w{width}", build)
+    return NetworkArchitecture(f"pose_hrnet_w{width}", build, head=("stage4", "final_layer"))
 
 
 def _pose_mobilenet(options: NetworkOptions) -> nn.Module:
@@ -124,6 +127,7 @@ _LISTED = (
         "pose_mobilenet",
         _pose_mobilenet,
         codecs=("heatmap", "simcc"),
+        head=("head", "heatmaps", "maps", "simcc_x", "simcc_y"),
         sample_checkpoint="pose_mobilenet_sample.safetensors",
     ),
     NetworkArchitecture(
@@ -131,6 +135,7 @@ _LISTED = (
         _aimet_pose,
         codecs=("paf",),
         side_multiple=8,
+        head=("pre_stage", "stage1_shared", "stage1_1", "stage1_2", "stage2_shared", "stage2_1", "stage2_2"),
         # x / 256 − 0.5 of values up to 255, as OpenPose takes images.
         input={"codec": "paf", "mean": (128 / 255,) * 3, "std": (256 / 255,) * 3},
     ),

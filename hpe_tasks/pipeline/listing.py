@@ -23,6 +23,7 @@ class ListedPipeline:
     Attributes:
         steps: (name, what it does), in their order.
         rungs: Names of those that try a recipe of the ladder.
+        sharded: Names of those whose work several workers may do in parts.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ListedPipeline:
     summary: str
     steps: tuple[tuple[str, str], ...]
     rungs: Set[str] = frozenset()
+    sharded: Set[str] = frozenset()
 
 
 @cache
@@ -46,7 +48,13 @@ def _pipeline(module: str, name: str) -> ListedPipeline:
     given = {str(keyword.arg): keyword.value for keyword in call.keywords}
     texts = {key: _text(module, given[key]) for key in ("name", "command", "summary")}
     listed = [step for one in _elements(given["steps"]) for step in _steps(module, one)]
-    return ListedPipeline(**texts, steps=tuple(listed), rungs=_RUNGS.keys() & dict(listed).keys())
+    named = [_origin(module, one) for one in _elements(given["steps"]) if not isinstance(one, ast.Starred)]
+    return ListedPipeline(
+        **texts,
+        steps=tuple(listed),
+        rungs=_RUNGS.keys() & dict(listed).keys(),
+        sharded=frozenset(name for origin, name in named if _is_sharded(_function(origin, name))),
+    )
 
 
 def _steps(module: str, node: ast.expr) -> Iterable[tuple[str, str]]:
@@ -58,11 +66,20 @@ def _steps(module: str, node: ast.expr) -> Iterable[tuple[str, str]]:
     return _RUNGS.items()
 
 
-def _step(module: str, name: str) -> tuple[str, str]:
+def _function(module: str, name: str) -> ast.FunctionDef:
     while origin := _imported(module, name):
         module, name = origin
-    function = next(n for n in _tree(module).body if isinstance(n, ast.FunctionDef) and n.name == name)
-    return name, " ".join((ast.get_docstring(function) or name).partition("\n\n")[0].split())
+    return next(n for n in _tree(module).body if isinstance(n, ast.FunctionDef) and n.name == name)
+
+
+def _is_sharded(function: ast.FunctionDef) -> bool:
+    calls = (decorator for decorator in function.decorator_list if isinstance(decorator, ast.Call))
+    return any(keyword.arg == "sharding" for call in calls for keyword in call.keywords)
+
+
+def _step(module: str, name: str) -> tuple[str, str]:
+    function = _function(module, name)
+    return function.name, " ".join((ast.get_docstring(function) or name).partition("\n\n")[0].split())
 
 
 def _text(module: str, node: ast.expr) -> str:

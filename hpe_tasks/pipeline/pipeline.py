@@ -116,7 +116,8 @@ class Pipeline:
 
         What waits for two branches ends as soon as one of them fails, while the other still runs.
         """
-        earlier = {step: _closure(step, _waited_for_by) for step in self.ordered}
+        # What a step only follows need not be in the pipeline.
+        earlier = {step: [one for one in _closure(step, _waited_for_by) if one in self.steps] for step in self.ordered}
 
         def apart(one: Step[Any], other: Step[Any]) -> bool:
             return one is not other and one not in earlier[other] and other not in earlier[one]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hpe_tasks.errors import MissingInputError
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.retrain import RETRAIN
 from hpe_tasks.pipeline.runs import Run
 
-PIPELINES: tuple[Pipeline, ...] = (REQUANTIZE,)
+PIPELINES: tuple[Pipeline, ...] = (REQUANTIZE, RETRAIN)
 
 
 def pipeline_of(run: Run) -> Pipeline:

@@ -310,6 +310,10 @@ def _asked_digest(config: RunConfig, pipeline: str) -> str:
     asked = _identities(config.model_dump(mode="json"))
     if not config.dataset.allow_private_addresses:
         del asked["dataset"]["allow_private_addresses"]  # Runs from before it was a setting keep their folders.
+    if config.evaluation.shards == 1:
+        del asked["evaluation"]["shards"]
+    if config.evaluation.fp32_runtime == "torch":
+        del asked["evaluation"]["fp32_runtime"]
     return digest_of(asked if pipeline == FIRST_PIPELINE else [pipeline, asked])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -78,13 +79,16 @@ def evaluate_file(
     from hpe_tasks.data.fetch import fetch_dataset as fetch
     from hpe_tasks.data.splits import load_split
     from hpe_tasks.evaluation import evaluate
-    from hpe_tasks.inference import fp32_predictor
+    from hpe_tasks.inference import fp32_onnx_predictor, fp32_predictor
     from hpe_tasks.quantization import best_device
 
     # Nothing is calibrated here: the split that is measured is all that the data set must hold.
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
     checkpoint, model = read_model(config, cache, s3, asked=asked, usual=usual)
+    device = best_device()
+    in_onnxruntime = device == "cpu" and config.evaluation.fp32_runtime == "onnxruntime"
+    predict = fp32_onnx_predictor(model, checkpoint) if in_onnxruntime else fp32_predictor(model, checkpoint, device)
     kept = cache / "predictions"
     with storage_errors(kept):
         kept.mkdir(parents=True, exist_ok=True)
@@ -92,7 +96,7 @@ def evaluate_file(
         file = predictions or Path(folder) / "predictions.json"
         return evaluate(
             load_split(config.dataset.kind, root, config.dataset.evaluation_split),
-            fp32_predictor(model, checkpoint, best_device()),
+            predict,
             model,
             config.evaluation,
             images=config.dataset.evaluation_images,
@@ -126,9 +130,10 @@ def train_network(
     s3: Callable[[], S3Client],
     out: Path,
     *,
+    curves: Path | None = None,
     allow_private_addresses: bool = False,
 ) -> TrainingResult:
-    """Train a network, stage by stage.
+    """Train a network, stage by stage; a killed training goes on.
 
     Args:
         stages: Each starts from the weights of the one before.
@@ -136,13 +141,18 @@ def train_network(
         cache: Folder of this machine for downloads.
         s3: Makes the S3 client, when one is needed.
         out: The file to write, `*.safetensors`.
+        curves: Folder for the training's curves; by default `<name>.curves` beside `out`.
         allow_private_addresses: As `dataset.allow_private_addresses` of a run.
     """
     from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.training.observers import observers_for
     from hpe_tasks.training.regression import train_stages
 
     first = stages[0]
     splits = {"calibration_split": first.train_split, "evaluation_split": first.val_split or first.train_split}
     config = DatasetConfig(source=dataset, allow_private_addresses=allow_private_addresses, **splits)
     root, _ = fetch(config, cache, s3)
-    return train_stages(stages, root, out)
+    observers = observers_for(
+        curves or out.with_suffix(".curves"), os.environ, go_on=out.with_suffix(".state").exists()
+    )
+    return train_stages(stages, root, out, observers)

@@ -16,13 +16,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import ValidationError
 
 from hpe_tasks.config.run import RunConfig
-from hpe_tasks.errors import MissingInputError
+from hpe_tasks.errors import ConfigError, MissingInputError, SupersededError
 from hpe_tasks.faults import reached
 from hpe_tasks.pipeline.reach import code_version
 from hpe_tasks.pipeline.runs import FAILURE, Pointer, Run
 from hpe_tasks.records.base import Record
 from hpe_tasks.storage.claims import claim
 from hpe_tasks.storage.files import digest_of
+from hpe_tasks.storage.s3_requests import S3Requests, counting_requests
 from hpe_tasks.storage.workspace import Scratch, stored_under
 
 R = TypeVar("R", bound=Record)
@@ -70,6 +71,22 @@ def _done(_: Any) -> str:
     return "done"
 
 
+@dataclass(frozen=True)
+class Sharding:
+    """How several workers do the work of a step in parts, before it puts these together.
+
+    The step works without: it makes what is missing itself.
+
+    Attributes:
+        count: How many parts a run has; with one there is nothing to do before the step.
+        make: Makes one of them by its number, and keeps it where the step finds it; a part that is kept is not made
+            again.
+    """
+
+    count: Callable[[RunConfig], int]
+    make: Callable[[Run, int], object]
+
+
 @dataclass(frozen=True, eq=False)
 class _Rules(Generic[R]):
     """What is said of a step, once for the step and for the decorator that makes it.
@@ -95,6 +112,7 @@ class _Rules(Generic[R]):
         tell: What a record comes to, in a line or an address.
         shown_as: Field of the collected records that holds its record; empty where it is not collected.
         whatever_came: It runs at the end of a run, whatever the others have come to.
+        sharding: How several workers do its work in parts, where they can.
     """
 
     kind: type[R]
@@ -116,6 +134,7 @@ class _Rules(Generic[R]):
     tell: Callable[[R], str] = _done
     shown_as: str = ""
     whatever_came: bool = False
+    sharding: Sharding | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +161,47 @@ class Step(_Rules[R]):
         """What it does, in a sentence: the first of its function's description."""
         return " ".join((inspect.getdoc(self.body) or self.title).partition("\n\n")[0].split())
 
+    def make_shard(self, run: Run, number: int) -> None:
+        """Do one part of the step's work for it; keeps the reason as the step's where it fails.
+
+        Raises:
+            ConfigError: The step has no such part in this run.
+            MissingInputError: An input is not there, or was made from other inputs.
+        """
+        count = 1 if self.sharding is None else self.sharding.count(run.config)
+        if self.sharding is None or not 0 <= number < count:
+            raise ConfigError(
+                f"{self.name} has no part {number} in this run: it has {count}, counted from 0.",
+                hint="Set evaluation.shards to the number of parts, and name one of them.",
+            )
+        requests = S3Requests()
+        try:
+            with counting_requests() as requests:
+                claim(run.workspace, run.home)
+                self.sharding.make(run, number)
+        except Exception as error:
+            run.keep_failure(self.name, error)
+            raise
+        finally:
+            if requests.total:
+                log.info("%s, part %d of %d: %s", self.name, number, count, requests)
+
     def __call__(self, run: Run) -> R:
         """Run the step, or take the stored result of the same inputs; keeps the reason where it fails."""
+        requests = S3Requests()
+        try:
+            with counting_requests() as requests:
+                return self._run(run)
+        finally:
+            if requests.total:
+                log.info("%s: %s", self.name, requests)
+
+    def _run(self, run: Run) -> R:
         reached(f"{self.name} begins")
         try:
             record = self._execute(run)
+        except SupersededError:
+            raise  # What the run shows is of the attempt that goes on.
         except Exception as error:
             run.keep_failure(self.name, error)
             raise

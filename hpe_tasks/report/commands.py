@@ -61,7 +61,8 @@ def _usual(preset: str | None) -> RunConfig:
 
 
 def _values(config: RunConfig) -> dict[str, Any]:
-    stored = config.model_dump(mode="json")
+    # A training that nobody has asked for is not stored.
+    stored = {"training": config.training.model_dump(mode="json")} | config.model_dump(mode="json")
     values = {}
     for key in config_keys():
         value: Any = stored

@@ -15,9 +15,11 @@ class ReportFiles:
         fp32_predictions: What the FP32 model found, as its evaluation has written it.
         onnx_predictions: What the exported file found.
         data_docs: One self-contained HTML page of Great Expectations.
+        curves: Those of a training.
     """
 
     dataset_root: Path | None = None
     fp32_predictions: Path | None = None
     onnx_predictions: Path | None = None
     data_docs: Path | None = None
+    curves: Path | None = None

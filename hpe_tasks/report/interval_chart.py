@@ -52,15 +52,23 @@ class IntervalPlot:
     caption: str
 
 
-def interval_plot(comparison: PairedComparison | None, metric: Metric) -> IntervalPlot | None:
-    """Lay out the judged figure, sizes or crowds, and groups of joints; None where nothing was compared."""
+def interval_plot(
+    comparison: PairedComparison | None, metric: Metric, *, caption: str | None = None
+) -> IntervalPlot | None:
+    """Lay out the judged figure, sizes or crowds, and groups of joints; None where nothing was compared.
+
+    Args:
+        comparison: What was compared.
+        metric: What it was judged by.
+        caption: How the intervals were made, where these are not FP32 and the exported file.
+    """
     if comparison is None:
         return None
     kept = [part for part in comparison.parts if part.drop is not None and part.part.split("/")[0] in _SHOWN_KINDS]
     if not kept:
         return None
     labelled = [(metric.name if part.part == "all" else _label(part), part) for part in kept]
-    return plot_of(labelled, metric, _caption(comparison))
+    return plot_of(labelled, metric, _caption(comparison) if caption is None else caption)
 
 
 def plot_of(labelled: Sequence[tuple[str, PartDifference]], metric: Metric, caption: str) -> IntervalPlot:

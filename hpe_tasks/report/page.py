@@ -15,6 +15,7 @@ from hpe_tasks.pose.drawing import CENTRE, LEFT, RIGHT
 from hpe_tasks.records.evaluation import FailedImage, ProtocolFingerprint
 from hpe_tasks.records.execution import LatencyComparison
 from hpe_tasks.records.gate import GateCheck
+from hpe_tasks.records.training_curves import read_curves
 from hpe_tasks.report.advice import next_steps
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.distillation_chart import loss_curve
@@ -42,7 +43,9 @@ from hpe_tasks.report.records import (
     timed_on,
     verdict_of,
 )
+from hpe_tasks.report.retraining import checkpoint_plot
 from hpe_tasks.report.templating import signed, templates_for
+from hpe_tasks.report.training_page import training_view
 from hpe_tasks.storage.files import write_atomically
 
 __all__ = ["ReportFiles", "RunRecords", "render_report"]
@@ -160,10 +163,12 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "checks": [check_row(check) for check in records.decision.checks] if records.decision else [],
         "ladder": ladder_view(records),
         "intervals": interval_plot(records.comparison, records.metric),
+        "checkpoints": checkpoint_plot(records.compared_checkpoints, records.metric),
         "parity": parity_chart(records.comparison.parity) if records.comparison else None,
         "layers": layer_chart(records.layers),
         "joint_ranges": ranges_view(records.quantized.joint_ranges if records.quantized else None),
         "precision": precision_plot(records.quantized.mixed_precision if records.quantized else None),
+        "training_stages": () if files.curves is None else training_view(read_curves(files.curves)),
         "distilled": loss_curve(records.quantized.distillation if records.quantized else None),
         "advice": next_steps(records),
         "floor_advice": next_step(records.below_floor) if records.below_floor else "",

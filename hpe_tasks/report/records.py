@@ -24,9 +24,18 @@ from hpe_tasks.records.layers import LayerDiagnosis
 from hpe_tasks.records.network import ExportedModel, QuantizedModel
 from hpe_tasks.records.preflight import Preflight
 from hpe_tasks.records.release import PromotedModel, PublishedModel, SmokeTest
+from hpe_tasks.records.retraining import (
+    CheckpointComparison,
+    LiveCheckpoint,
+    RegisteredCheckpoint,
+    TrainedCheckpoint,
+)
 from hpe_tasks.records.run import StepFailure, StepOutcome
+from hpe_tasks.report.retraining import retrained_title, sentence
 
-VerdictKind = Literal["published", "passed", "done", "gate_failed", "refused", "inconclusive", "failed", "unfinished"]
+VerdictKind = Literal[
+    "published", "passed", "done", "kept", "gate_failed", "refused", "inconclusive", "failed", "unfinished"
+]
 
 _LONGEST_SETTING = 60
 
@@ -67,6 +76,11 @@ class RunRecords:
     promoted: PromotedModel | None = None
     rungs: tuple[RungOutcome, ...] = ()
     layers: LayerDiagnosis | None = None
+    trained: TrainedCheckpoint | None = None
+    live: LiveCheckpoint | None = None
+    parent: EvaluationReport | None = None
+    compared_checkpoints: CheckpointComparison | None = None
+    registered: RegisteredCheckpoint | None = None
     failures: tuple[StepFailure, ...] = ()
     steps: tuple[StepOutcome, ...] = ()
     git_commit: str | None = None
@@ -94,7 +108,12 @@ class RunRecords:
 
     @property
     def measurements(self) -> tuple[tuple[str, EvaluationReport | None], ...]:
-        """(label, accuracy) of the three forms of the model, in the order in which they are made."""
+        """(label, accuracy) of the three forms of the model, in the order in which they are made.
+
+        Of a training: of the new checkpoint, and of the one that the live version came from.
+        """
+        if self.trained is not None:
+            return (("New checkpoint", self.fp32), ("Live version's", self.parent))
         quantized = self.quantized_evaluation
         return (
             ("FP32", self.fp32),
@@ -125,7 +144,8 @@ class RunRecords:
         """The run's figures beside the published ones."""
         if self.reference is None:
             return ()
-        measured = [report for _, report in self.measurements]
+        # The live version's checkpoint is not this run's.
+        measured = [report for _, report in self.measurements if report is not self.parent]
         config = self.config
         return compare(self.reference, measured, architecture=config.model.architecture, recipe=config.recipe)
 
@@ -141,7 +161,12 @@ class Verdict:
     @property
     def good(self) -> bool:
         """Whether the model met every requirement; where nothing is judged, whether the run has come to its end."""
-        return self.kind in ("published", "passed", "done")
+        return self.kind in ("published", "passed", "done", "kept")
+
+    @property
+    def tone(self) -> str:
+        """How it is shown: `good`, `bad` or neither, as a checkpoint that is kept and starts nothing."""
+        return "good" if self.good and self.kind != "kept" else "bad" if self.bad else ""
 
     @property
     def bad(self) -> bool:
@@ -170,7 +195,14 @@ def verdict_of(records: RunRecords) -> Verdict:
         return Verdict("passed", title, detail)
     if records.decision is not None:
         return Verdict("passed", "Passed the gate" if finished else "Passed the gate, not published yet", detail)
-    return Verdict("done", "Done", detail) if finished else Verdict("unfinished", "Not finished", detail)
+    return _done(records, detail) if finished else Verdict("unfinished", "Not finished", detail)
+
+
+def _done(records: RunRecords, detail: str) -> Verdict:
+    if records.registered is not None:
+        kind: VerdictKind = "done" if records.registered.better else "kept"
+        return Verdict(kind, retrained_title(records.registered), sentence(records.registered.reason))
+    return Verdict("done", "Done", detail)
 
 
 def _all_done(records: RunRecords) -> str:
@@ -219,6 +251,9 @@ def _promoted(published: PublishedModel, model: PromotedModel) -> Verdict:
 
 def publication_rows(records: RunRecords) -> Iterator[tuple[str, str]]:
     """(label, text) of what was published, tested and promoted, as far as the run has come."""
+    if (registered := records.registered) is not None:
+        yield "Checkpoint", registered.checkpoint
+        yield "Lineage", registered.lineage.uri
     if (published := records.published) is not None:
         key = published.signed_by
         yield "Published", published.manifest.uri

@@ -42,6 +42,7 @@ from hpe_tasks.report.records import (
     stat_rows,
     verdict_of,
 )
+from hpe_tasks.report.retraining import quantizing_command
 
 _STATE_STYLES: dict[RungState, str] = {
     "passed": "green",
@@ -111,12 +112,15 @@ def summary_table(
             parts.append(Text(command_with(records.requested, found.settings, launcher), style="bold cyan"))
     if records.decision is not None and not records.decision.passed:
         parts += [*_reasons(records.decision), *_next_steps(records, launcher)]
+    if records.registered is not None and records.registered.better:
+        parts.append(Text("Quantize it", style="bold"))
+        parts.append(Text(quantizing_command(records.requested, records.registered, launcher), style="bold cyan"))
     return Group(*parts)
 
 
 def _headline(records: RunRecords) -> Text:
     verdict = verdict_of(records)
-    colour = "green" if verdict.good else ("red" if verdict.bad else "yellow")
+    colour = {"good": "green", "bad": "red"}.get(verdict.tone, "yellow")
     text = Text()
     text.append(verdict.title, style=f"bold {colour}")
     text.append(f"  (run {records.run})\n")

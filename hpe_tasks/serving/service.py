@@ -26,7 +26,7 @@ from hpe_tasks.serving.responses import Response
 from hpe_tasks.serving.settings import ServingSettings
 from hpe_tasks.serving.sources import ModelSource
 from hpe_tasks.serving.stored_images import read_stored_image
-from hpe_tasks.serving.telemetry import describe, log, log_invocation
+from hpe_tasks.serving.telemetry import describe, image_statistics, log, log_invocation
 from hpe_tasks.serving.verified_model import VerifiedModel
 
 # An invocation with less time left than this does not look for another model.
@@ -148,7 +148,7 @@ class PoseService:
         clock = time.perf_counter()
         image = decode_padded(asked.image, settings.max_pixels)
         timings = {"decode_image": _ms_since(clock)}
-        record |= {"width": image.shape[1], "height": image.shape[0]}
+        record |= {"width": image.shape[1], "height": image.shape[0], **image_statistics(image)}
         found = _find(loaded.finder, image, asked.boxes, timings)
         document: dict[str, Any] = {
             "model": loaded.identity,
@@ -159,6 +159,7 @@ class PoseService:
         record["people"] = len(found.scores)
         if len(found.scores):
             record["mean_score"] = round(float(found.scores.mean()), 4)
+            record["top_score"] = round(float(found.scores.max()), 4)
         clock = time.perf_counter()
         room = responses.room_for_picture(document)
         picture = self._picture(image, asked, found, loaded, room) if asked.draw else None

@@ -18,7 +18,8 @@ REGISTRY = S3Location.parse("s3://hpe-models/registry")
 HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_expectations", "numpy", "cv2", "pandas")
 RUNGS = [rung.step for rung in config_rungs]
 LADDER = {*RUNGS, "choose_recipe"}
-UNASKED = dict.fromkeys(LADDER, "skipped")
+SHARDS = {"evaluate_fp32_shards", "evaluate_quantized_shards"}
+UNASKED = dict.fromkeys(LADDER | SHARDS, "skipped")
 TASKS = {
     "preflight",
     "fetch_dataset",
@@ -48,7 +49,7 @@ def dag(dag_bag: Any) -> Any:
 
 def test_every_dag_file_imports_without_errors(dag_bag: Any) -> None:
     assert dag_bag.import_errors == {}
-    assert set(dag_bag.dags) == {"hpe_requantize", "hpe_selftest"}
+    assert set(dag_bag.dags) == {"hpe_requantize", "hpe_retrain", "hpe_selftest", "hpe_watch"}
 
 
 def test_the_plugin_loads_without_errors(dag_bag: Any) -> None:
@@ -99,14 +100,16 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "fetch_dataset": {"preflight"},
         "fetch_checkpoint": {"preflight"},
         "validate_dataset": {"fetch_dataset"},
-        "evaluate_fp32": {"validate_dataset", "fetch_checkpoint"},
+        "evaluate_fp32_shards": {"validate_dataset", "fetch_checkpoint"},
+        "evaluate_fp32": {"validate_dataset", "fetch_checkpoint", "evaluate_fp32_shards"},
         "check_fp32": {"evaluate_fp32"},
         RUNGS[0]: {"check_fp32"},
         **{rung: {"check_fp32", before} for before, rung in pairwise(RUNGS)},
         "choose_recipe": {"check_fp32", *RUNGS},
         "quantize": {"check_fp32", "choose_recipe"},
         "export_onnx": {"quantize"},
-        "evaluate_quantized": {"export_onnx"},
+        "evaluate_quantized_shards": {"export_onnx"},
+        "evaluate_quantized": {"export_onnx", "evaluate_quantized_shards"},
         "compare_accuracy": {"evaluate_quantized"},
         "gate": {"compare_accuracy"},
         "publish": {"gate"},
@@ -137,9 +140,12 @@ def test_wrong_settings_for_scheduled_runs_are_an_import_error(
     from airflow.dag_processing.dagbag import DagBag
 
     monkeypatch.setenv("HPE_REQUANTIZE_PARAMS", '{"gate.min_app": 0.5}')
-    (error,) = DagBag(repository / "dags").import_errors.values()
-    assert "gate.min_app" in error
-    assert "gate.min_ap" in error
+    errors = DagBag(repository / "dags").import_errors
+    # Of all that take them: what is watched is what runs are asked.
+    assert {Path(file).name for file in errors} >= {"hpe_requantize.py", "hpe_watch.py"}
+    for error in errors.values():
+        assert "gate.min_app" in error
+        assert "gate.min_ap" in error
 
 
 def test_heavy_work_goes_to_the_gpu_worker_and_every_task_ends_some_time(dag: Any) -> None:
@@ -205,6 +211,39 @@ def expect_joints_elsewhere(name: str, version: str) -> None:
         for person in golden["people"]:
             person["joints"] = [[1.0, 1.0 + i, 1.0] for i in range(len(person["joints"]))]
     client.put_object(Bucket=REGISTRY.bucket, Key=key, Body=json.dumps(manifest).encode())
+
+
+def lanes(date: datetime, task: str) -> list[str]:
+    """The states of the tasks that make a step's parts, in their order."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(TaskInstance).filter(TaskInstance.task_id == task)
+        ours = [one for one in found if one.dag_run.logical_date == date]
+        return [str(one.state) for one in sorted(ours, key=lambda one: one.map_index)]
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("s3_server")
+def test_parts_of_a_measurement_are_tasks_of_their_own(
+    dag: Any, small_run: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the run asks for; the others are left out without a process. What follows finds all of them."""
+    monkeypatch.setenv("HPE_WORKSPACE", (tmp_path / "workspace").as_uri())
+    # The floor ends the run before anything is quantized.
+    settings = {**small_run, "evaluation.shards": 7, "evaluation.batch_size": 1, "gate.min_ap": 0.5}
+    state, tasks, date = run(dag, settings)
+    assert (state, tasks["evaluate_fp32"], tasks["check_fp32"]) == ("failed", "success", "failed")
+    assert lanes(date, "evaluate_fp32_shards") == ["success"] * 7 + ["skipped"]
+    assert lanes(date, "evaluate_quantized_shards") == ["upstream_failed"] * 7 + ["skipped"]
+    (folder,) = (tmp_path / "workspace/runs").glob(f"{date:%Y-%m-%dT%H%M%S}-*")
+    parts = (tmp_path / "workspace/store/evaluate_fp32_shards").glob("*/result.json")
+    made = [json.loads(file.read_text()) for file in parts]
+    assert sorted(part["number"] for part in made) == list(range(7))
+    measured = json.loads((folder / "evaluate_fp32/result.json").read_text())["record"]
+    seconds = sum(part["seconds"] for part in made)
+    assert measured["images_per_second"] == pytest.approx(measured["fingerprint"]["num_images"] / seconds)
 
 
 @pytest.mark.slow
@@ -289,6 +328,7 @@ class TestOutcomes:
         done = ("preflight", "fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "report")
         assert tasks == {
             **dict.fromkeys(TASKS | LADDER, "upstream_failed"),
+            **dict.fromkeys(SHARDS, "skipped"),
             **dict.fromkeys(done, "success"),
             "check_fp32": "failed",
         }
@@ -324,7 +364,8 @@ class TestOutcomes:
         wrong = {"model.checkpoint": "/nowhere/model.safetensors", "destination.registry": "s3://nowhere/registry"}
         state, tasks, date = run(dag, {**small_run, **wrong})
         assert state == "failed"
-        assert tasks == {**dict.fromkeys(TASKS | LADDER, "upstream_failed"), "preflight": "failed", "report": "success"}
+        stopped = dict.fromkeys(TASKS | LADDER | SHARDS, "upstream_failed")
+        assert tasks == {**stopped, "preflight": "failed", "report": "success"}
         html = (folder_of(date) / "report/report.html").read_text()
         assert "/nowhere/model.safetensors does not exist" in html
         assert "The bucket &#39;nowhere&#39; does not exist" in html
@@ -334,6 +375,7 @@ class TestOutcomes:
         assert state == "failed"
         assert tasks == {
             **dict.fromkeys(TASKS | LADDER, "upstream_failed"),
+            **dict.fromkeys(SHARDS, "skipped"),
             **dict.fromkeys(("preflight", "fetch_dataset", "fetch_checkpoint", "report"), "success"),
             "validate_dataset": "failed",
         }

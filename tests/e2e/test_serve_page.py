@@ -52,7 +52,9 @@ def environment(store: Server, repository: Path) -> Iterator[dict[str, str]]:
     }
     (home / "tmp").mkdir()
     places = {"TMPDIR": str(home / "tmp"), "OMP_NUM_THREADS": "2", "COLUMNS": "200"}
-    yield {**inherited, **airflow_home.environment(home), **store.environment, **places}
+    # Settings of scheduled runs are no matter of this one.
+    scheduled = {"HPE_REQUANTIZE_PARAMS": '{"recipe.calibration_images": 24}'}
+    yield {**inherited, **airflow_home.environment(home), **store.environment, **places, **scheduled}
     shutil.rmtree(home)
 
 

@@ -530,9 +530,9 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
 
 
 def test_unknown_schedule(hpe: Hpe) -> None:
-    done = hpe("train", "--schedule", "aimet_pose", "--out", "x.safetensors")
+    done = hpe("train", "--schedule", "aimet_post", "--out", "x.safetensors")
     assert done.returncode == 2
-    assert "There is no schedule 'aimet_pose'. Choose one of: sample, aimet_pose_sample, simcc_sample." in done.stderr
+    assert "There is no schedule 'aimet_post'. Choose one of: sample, aimet_pose_sample, simcc_sample, " in done.stderr
 
 
 def test_version(hpe: Hpe) -> None:

@@ -90,6 +90,7 @@ def five_point_checkpoint(folder: Path) -> Path:
     return folder / "five.safetensors"
 
 
+@pytest.mark.long
 def test_crowdpose_goes_through_the_steps(tmp_path: Path) -> None:
     make_sample(tmp_path / "data", SPEC, splits=SPLITS, kind=CROWDPOSE)
     run = open_at(tmp_path, dataset__kind="crowdpose", gate__min_ap=0.3, **OF_24_IMAGES)
@@ -129,6 +130,7 @@ def five_points(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_five_points_go_through_the_steps(five_points: Run, tmp_path: Path) -> None:
     measured = five_points.result(steps.evaluate_quantized).onnx
     assert isinstance(measured.stats, CocoStats)
@@ -141,6 +143,7 @@ def test_five_points_go_through_the_steps(five_points: Run, tmp_path: Path) -> N
     assert "left hand" in report_of(five_points, tmp_path / "report.html")
 
 
+@pytest.mark.long
 def test_the_function_serves_five_points_by_their_names(five_points: Run, tmp_path: Path) -> None:
     run, local = five_points, five_points.workspace.local
     exported, evaluation = run.result(steps.export_onnx), run.result(steps.evaluate_quantized)

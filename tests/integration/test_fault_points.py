@@ -156,3 +156,19 @@ def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene) -> None
         # Two undisturbed runs differ in nothing but the fields that may.
         assert differences(first, whole.found()) == []
     print(told)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+def test_a_kill_at_any_point_of_the_search_for_a_recipe_is_recovered_from(whole: Scene) -> None:
+    whole.settings |= {"recipe": "auto", "recipe.search_rungs": ["min_max", "tf_enhanced"]}
+    searching = STEPS[: STEPS.index("choose_recipe") + 1]
+    killed = {"try_min_max", "choose_recipe"}
+    whole.keep("nothing")
+    with whole.zygote() as zygote:
+        zygote.learn(searching)
+        whole.restore("nothing")
+        under_way = iter(searching)
+        told = recovered(whole, zygote, searching, lambda points: points if next(under_way) in killed else [])
+        assert " 0 kills" not in told
+    print(told)

@@ -1,4 +1,4 @@
-"""The images cannot be built in the tests (they need a Docker engine), but what goes into them can be checked."""
+"""What goes into the images; that one builds and runs as it should is tried by `tools/image.py`, in minutes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def hashes(file: Path) -> set[str]:
     return set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", file.read_text()))
 
 
-@pytest.mark.parametrize("image", [*IMAGES, "lambda"])
+@pytest.mark.parametrize("image", [*IMAGES, "lambda", "object-store"])
 def test_dockerfile_lints(repository: Path, image: str) -> None:
     hadolint, file = Path(sys.executable).with_name("hadolint"), repository / "docker" / image / "Dockerfile"
     done = subprocess.run([hadolint, file], capture_output=True, text=True, check=False)
@@ -51,7 +51,7 @@ def test_only_the_worker_carries_torch(repository: Path) -> None:
     assert scheduler["apache-airflow"] == worker["apache-airflow"]
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", [*IMAGES, "object-store"])
 def test_images_do_not_run_as_root(repository: Path, image: str) -> None:
     users = re.findall(r"^USER (\S+)", (repository / "docker" / image / "Dockerfile").read_text(), flags=re.MULTILINE)
     assert users == ["50000"]
@@ -68,6 +68,31 @@ def test_the_functions_image_holds_the_package(repository: Path) -> None:
     assert "ARG ARCH=x86_64\n" in text
     assert "!hpe-lambda-*.zip\n" in (repository / ".dockerignore").read_text()
     assert 'CMD ["hpe_tasks.serving.handler.handler"]' in text
+
+
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        pytest.param(["dags", "list"], "airflow dags list", id="a command of Airflow's"),
+        pytest.param(["airflow", "jobs", "check"], "airflow jobs check", id="as the chart's probes"),
+        pytest.param(["bash", "-c", "exec airflow scheduler"], "airflow scheduler", id="as the chart's containers"),
+        pytest.param(["env", "airflow", "a b"], "airflow a b", id="a word with a space"),
+    ],
+)
+def test_containers_start_programs_and_commands_of_airflow(
+    repository: Path, tmp_path: Path, words: list[str], starts: str
+) -> None:
+    (tmp_path / "airflow").write_text('#!/bin/sh\necho airflow "$@"\n')
+    (tmp_path / "airflow").chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    command = [str(repository / "docker" / "entrypoint"), *words]
+    done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{starts}\n"
+    for image in IMAGES:
+        dockerfile = (repository / "docker" / image / "Dockerfile").read_text()
+        assert "COPY docker/entrypoint /entrypoint\n" in dockerfile
+        assert 'ENTRYPOINT ["/entrypoint"]\n' in dockerfile
+    assert "!docker/entrypoint\n" in (repository / ".dockerignore").read_text()
 
 
 @pytest.mark.parametrize("file", LOCKS)

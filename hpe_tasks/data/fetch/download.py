@@ -192,6 +192,25 @@ def look(
         return Offer(target.stat().st_size, target) if answer is None else Offer(answer.version.size)
 
 
+def offered_version(
+    source: str,
+    *,
+    s3: Callable[[], S3Client],
+    patience: HttpPatience | None = None,
+    allow_private_addresses: bool = False,
+) -> Version | None:
+    """Which bytes an address offers now, without its content; None for a local file.
+
+    Raises:
+        HpeError: As `fetch` does where there is no such file, it is denied, or the network fails.
+    """
+    transport = _transport(source, s3, patience, allow_private_addresses)
+    if transport is None:
+        return None
+    with transport.open(have=None, part=None, offset=0) as answer:
+        return None if answer is None else answer.version
+
+
 def forget(path: Path) -> None:
     """Have a download that turned out broken fetched anew by the next call; the file stays until then."""
     _origin_file(path).unlink(missing_ok=True)

@@ -79,6 +79,14 @@ def mirror_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequen
     return folder
 
 
+def listing_digest(location: S3Location, client: S3Client) -> str:
+    """SHA-256 over names, ETags and sizes of all objects below a prefix: another one where anything there changed."""
+    listed = hashlib.sha256()
+    for one in _objects(location, client, ""):
+        listed.update(json.dumps([one.name, one.etag, one.size]).encode())
+    return listed.hexdigest()
+
+
 def check_prefix(location: S3Location, client: S3Client, parts: Sequence[Sequence[str]]) -> None:
     """Raise what `mirror_prefix` would raise before it copies: a part is missing, or the bucket is out of reach."""
     for names in parts:
@@ -110,7 +118,7 @@ def _objects(location: S3Location, client: S3Client, below: str) -> Iterator[_Li
             for entry in page.get("Contents", ()):
                 name = entry["Key"].removeprefix(base)
                 hidden = any(piece.startswith(".") and piece not in {".", ".."} for piece in name.split("/"))
-                if name.endswith("/") or hidden or not (below.endswith("/") or name == below):
+                if name.endswith("/") or hidden or not (below == "" or below.endswith("/") or name == below):
                     continue
                 if not is_safe_file_name(name):
                     raise DatasetError(

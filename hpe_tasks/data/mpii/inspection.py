@@ -85,7 +85,7 @@ def inspect_mpii(root: Path, *, calibration: str, evaluation: str) -> MpiiInspec
     lookalikes = mark_alike(images, calibration, evaluation)
     _compare_with_images(persons, splits, images)
     return MpiiInspection(
-        files=pd.DataFrame(files),
+        files=make_frame(files, {}),
         splits=make_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
         images=make_frame(images, dict.fromkeys(("file_width", "file_height"), "Int64")),
         persons=make_frame([{k: v for k, v in row.items() if k != "points"} for row in persons], {}),

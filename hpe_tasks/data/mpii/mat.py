@@ -13,6 +13,7 @@ import scipy.io
 from numpy.typing import NDArray
 from scipy.io.matlab import MatReadError
 
+from hpe_tasks.data.mpii.mat_elements import check_elements
 from hpe_tasks.errors import DatasetError
 from hpe_tasks.pose.skeletons import MPII16
 from hpe_tasks.storage.files import write_atomically
@@ -73,6 +74,7 @@ def read_mat(path: Path, *, hint: str = _HINT) -> dict[str, Any]:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint="Check its rights.") from error
     try:
+        check_elements(content)
         variables: dict[str, Any] = scipy.io.loadmat(cast(Any, io.BytesIO(content)), struct_as_record=False)
     except NotImplementedError as error:
         raise DatasetError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from hpe_tasks.data.sample.canvas import Canvas
 from hpe_tasks.data.sample.figure import Figure, showing_parts
 from hpe_tasks.data.sample.pose import Proportions, Rng, draw_posture, pose_body
-from hpe_tasks.data.sample.scene import develop, paint_background, paint_obstacle, paint_seat, paint_shadow
+from hpe_tasks.data.sample.scene import SCENERIES, develop, paint_background, paint_obstacle, paint_seat, paint_shadow
 from hpe_tasks.data.sample.style import Style
 from hpe_tasks.datasets import COCO, DatasetKind
 from hpe_tasks.errors import ConfigError
@@ -91,14 +91,21 @@ class Picture:
     Attributes:
         image: H×W×3 uint8 in blue, green, red.
         persons: COCO annotation fields of each person, without ids.
+        scenery: Which of SCENERIES is behind them.
     """
 
     image: npt.NDArray[np.uint8]
     persons: tuple[dict[str, Any], ...]
+    scenery: str
 
 
 def make_sample(
-    folder: Path, spec: SampleSpec | None = None, *, splits: Iterable[str] = SPLITS, kind: DatasetKind = COCO
+    folder: Path,
+    spec: SampleSpec | None = None,
+    *,
+    splits: Iterable[str] = SPLITS,
+    kind: DatasetKind = COCO,
+    sceneries: Collection[str] = SCENERIES,
 ) -> None:
     """Write the sample in the layout of a kind: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
 
@@ -111,6 +118,7 @@ def make_sample(
         splits: The splits to make, of `train`, `calibration` and `val`; a split is the same whichever others are made.
         kind: Whose layout and joints the files have. The pictures are the same; a kind that lets each data set bring
             its own joints has bodies of five points.
+        sceneries: Pictures with others behind the people are left out, so that there are fewer than the spec says.
 
     Raises:
         ConfigError: A split that the sample does not have.
@@ -126,10 +134,10 @@ def make_sample(
         )
     for split in wanted:
         with storage_errors(folder / kind.layout.image_folders(split)[0]):
-            _make_split(folder, spec, split, kind)
+            _make_split(folder, spec, split, kind, sceneries)
 
 
-def _make_split(folder: Path, spec: SampleSpec, split: str, kind: DatasetKind) -> None:
+def _make_split(folder: Path, spec: SampleSpec, split: str, kind: DatasetKind, sceneries: Collection[str]) -> None:
     image_folder = folder / kind.layout.image_folders(split)[0]
     image_folder.mkdir(parents=True, exist_ok=True)
     annotation_file = kind.layout.annotation_path(folder, split)
@@ -140,8 +148,10 @@ def _make_split(folder: Path, spec: SampleSpec, split: str, kind: DatasetKind) -
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
 
-    def make(index: int) -> tuple[str, tuple[dict[str, Any], ...]]:
+    def make(index: int) -> tuple[str, tuple[dict[str, Any], ...]] | None:
         picture = draw_picture(spec, split, index, skeleton)
+        if picture.scenery not in sceneries:
+            return None
         name = f"{first_id + index:012d}.jpg"
         (image_folder / name).write_bytes(_encode(picture.image))
         return name, picture.persons
@@ -150,7 +160,10 @@ def _make_split(folder: Path, spec: SampleSpec, split: str, kind: DatasetKind) -
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         made = pool.map(make, range(spec.images(split)))
         shown = track(made, f"Drawing {split}", total=spec.images(split), unit="images")
-        for index, (name, persons) in enumerate(shown):
+        for index, picture in enumerate(shown):
+            if picture is None:
+                continue
+            name, persons = picture
             image_id = first_id + index
             record = {"id": image_id, "file_name": name, "width": spec.width, "height": spec.height, "license": 1}
             if kind.crowd_levels is not None:
@@ -227,7 +240,7 @@ def draw_picture(spec: SampleSpec, split: str, index: int, skeleton: Skeleton = 
 
 def _compose(rng: Rng, spec: SampleSpec, skeleton: Skeleton) -> Picture | None:
     """Draw a scene; None when a person in it is too hidden to be annotated, and the scene must be drawn anew."""
-    canvas, horizon = paint_background(rng, spec.width, spec.height)
+    canvas, horizon, scenery = paint_background(rng, spec.width, spec.height)
     figures = _place_figures(rng, spec, horizon)
     full_areas = []
     for owner, (figure, kind) in enumerate(figures, start=1):
@@ -243,7 +256,7 @@ def _compose(rng: Rng, spec: SampleSpec, skeleton: Skeleton) -> Picture | None:
         if person["num_keypoints"] < _MIN_JOINTS or person["area"] < _MIN_VISIBLE_SHARE * full_areas[owner - 1]:
             return None
         persons.append(person if skeleton == COCO17 else _annotate(canvas, figure, owner, skeleton))
-    return Picture(develop(rng, canvas.image), tuple(persons))
+    return Picture(develop(rng, canvas.image), tuple(persons), scenery)
 
 
 def _place_figures(rng: Rng, spec: SampleSpec, horizon: float) -> list[tuple[Figure, str]]:

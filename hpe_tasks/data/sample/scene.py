@@ -13,6 +13,9 @@ from hpe_tasks.data.sample.pose import Rng
 _SKY_HUES = (0.55, 0.58, 0.6, 0.1, 0.08, 0.05, 0.4, 0.75)
 _GROUND_HUES = (0.09, 0.12, 0.25, 0.3, 0.35, 0.07, 0.6, 0.03)
 
+SCENERIES = ("city", "trees", "room", "shapes")
+"""What stands behind the people, in the order in which it is drawn from."""
+
 
 def _box(x: float, y: float, width: float, height: float) -> Polygon:
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
@@ -24,11 +27,11 @@ def _colour(
     return hsv(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
 
 
-def paint_background(rng: Rng, width: int, height: int) -> tuple[Canvas, float]:
+def paint_background(rng: Rng, width: int, height: int) -> tuple[Canvas, float, str]:
     """Paint a room or a landscape.
 
     Returns:
-        The canvas, and the row at which the ground begins.
+        The canvas, the row at which the ground begins, and which of SCENERIES it is.
     """
     horizon = height * rng.uniform(0.38, 0.66)
     image = np.empty((height, width, 3), dtype=np.float32)
@@ -36,14 +39,14 @@ def paint_background(rng: Rng, width: int, height: int) -> tuple[Canvas, float]:
     _gradient(rng, image[round(horizon) :], _GROUND_HUES)
     image += _texture(rng, width, height)
     canvas = Canvas(np.clip(image, 0, 255).astype(np.uint8))
-    scenery = (_city, _trees, _room, _shapes)[int(rng.integers(4))]
-    scenery(rng, canvas, horizon)
+    scenery = SCENERIES[int(rng.integers(len(SCENERIES)))]
+    {"city": _city, "trees": _trees, "room": _room, "shapes": _shapes}[scenery](rng, canvas, horizon)
     for _ in range(int(rng.integers(1, 5))):
         _clutter(rng, canvas, horizon)
     if rng.random() < 0.35:
         # As a lens does with what is far behind the people.
         canvas.image[:] = cv2.GaussianBlur(canvas.image, (0, 0), rng.uniform(0.8, 2.2))
-    return canvas, horizon
+    return canvas, horizon, scenery
 
 
 def _gradient(rng: Rng, region: npt.NDArray[np.float32], hues: tuple[float, ...]) -> None:

@@ -100,7 +100,7 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
     mark_shared(images, calibration, evaluation, shared)
     lookalikes = mark_alike(images, calibration, evaluation)
     return Inspection(
-        files=pd.DataFrame(files, columns=list(file_row(root, root, exists=True))),
+        files=make_frame(files, {}, columns=list(file_row(root, root, exists=True))),
         splits=make_frame(splits, {"calibration_persons": "Int64", "evaluation_persons": "Int64"}),
         images=make_frame(images, dict.fromkeys(("id", "width", "height", "file_width", "file_height"), "Int64")),
         annotations=make_frame(annotations, dict.fromkeys(("id", "image_id", "num_keypoints"), "Int64")),
@@ -108,10 +108,17 @@ def inspect(root: Path, kind: DatasetKind, *, calibration: str, evaluation: str)
     )
 
 
-def make_frame(rows: list[dict[str, Any]], types: Mapping[str, str]) -> pd.DataFrame:
+def make_frame(
+    rows: list[dict[str, Any]], types: Mapping[str, str], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
     """A table of the rows, with types of columns that pandas would not find by itself."""
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame([{name: _printable(value) for name, value in row.items()} for row in rows], columns=columns)
     return frame.astype({column: kind for column, kind in types.items() if column in frame})
+
+
+def _printable(value: Any) -> Any:
+    """A text without halves of surrogate pairs, which JSON may hold and Arrow's tables may not; others unchanged."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def file_row(path: Path, root: Path, exists: bool, fault: str = "") -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_share_of_unreadable_images(root: Path) -> None:
 
 
 def test_wild_records_are_problems_and_no_crash(root: Path) -> None:
-    wild: list[Any] = [None, True, -1, 1e400, "x", [], {}, [None] * 16, [[1e308, 1]] * 16, 10**400]
+    wild: list[Any] = [None, True, -1, 1e400, "x", [], {}, [None] * 16, [[1e308, 1]] * 16, 10**400, "\ud800"]
     with edited_rows(root) as rows:
         good = json.loads(json.dumps(rows[0]))
         rows.extend(wild)

@@ -11,7 +11,7 @@ import pytest
 
 from hpe_tasks.data.annotation_files import splits_present
 from hpe_tasks.data.coco import load_coco
-from hpe_tasks.data.sample import SPLITS, SampleSpec, draw_picture, make_sample
+from hpe_tasks.data.sample import SCENERIES, SPLITS, SampleSpec, draw_picture, make_sample
 from hpe_tasks.errors import ConfigError, StorageError
 from hpe_tasks.pose.skeletons import COCO17
 
@@ -58,6 +58,23 @@ def test_a_split_does_not_depend_on_the_others(sample: Path, tmp_path: Path) -> 
     assert splits_present(tmp_path) == ("val",)
     made = digests(tmp_path)
     assert made == {name: digest for name, digest in digests(sample).items() if name in made}
+
+
+def test_pictures_with_some_sceneries_are_those_of_the_whole(sample: Path, tmp_path: Path) -> None:
+    """Each is in one of two halves."""
+    halves = [tmp_path / "first", tmp_path / "other"]
+    for folder, sceneries in zip(halves, (SCENERIES[:2], SCENERIES[2:]), strict=True):
+        make_sample(folder, SPEC, splits=["val"], sceneries=sceneries)
+    first, other, whole = ({row["file_name"] for row in annotations_of(f, "val")["images"]} for f in (*halves, sample))
+    assert first
+    assert other
+    assert first | other == whole
+    assert not first & other
+    for folder, names in zip(halves, (first, other), strict=True):
+        assert {path.name for path in (folder / "images" / "val").iterdir()} == names
+        for name in names:
+            kept, made = (root / "images" / "val" / name for root in (folder, sample))
+            assert kept.read_bytes() == made.read_bytes()
 
 
 def test_a_picture_does_not_depend_on_how_many_there_are() -> None:

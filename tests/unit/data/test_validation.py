@@ -322,7 +322,7 @@ def test_everything_missing(tmp_path: Path) -> None:
 
 
 def test_wild_records_are_problems_and_no_crash(root: Path) -> None:
-    wild: list[Any] = [None, True, -1, 1e400, "x", [], {}, [None] * 51, [1e308] * 51, "9" * 999, 10**400]
+    wild: list[Any] = [None, True, -1, 1e400, "x", [], {}, [None] * 51, [1e308] * 51, "9" * 999, 10**400, "\ud800"]
     with edited(root) as content:
         for value in wild:
             content["images"] += [{key: value} for key in ("id", "file_name", "width", "height")]

@@ -79,7 +79,7 @@ def test_the_least_squared_error_is_found(backend: str, tmp_path: Path) -> None:
     assert found["mse"] == pytest.approx(best, rel=0.1)
 
 
-@pytest.mark.parametrize("scheme", ["percentile", "mse"])
+@pytest.mark.parametrize("scheme", [pytest.param("percentile", marks=pytest.mark.long), "mse"])
 @pytest.mark.parametrize("granularity", ["per_channel", pytest.param("per_tensor", marks=pytest.mark.long)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_simulation_is_rebuilt_bit_for_bit(backend: str, granularity: str, scheme: str, tmp_path: Path) -> None:

@@ -135,7 +135,9 @@ def test_what_adaround_chose_outlives_the_grid(
     [
         pytest.param({"rounding": "seq_mse"}, id="seq-mse"),
         pytest.param(TECHNIQUES["adaround"], id="adaround", marks=pytest.mark.long),
-        pytest.param({"rounding": "seq_mse", "granularity": "per_tensor"}, id="seq-mse-per-tensor"),
+        pytest.param(
+            {"rounding": "seq_mse", "granularity": "per_tensor"}, id="seq-mse-per-tensor", marks=pytest.mark.long
+        ),
         pytest.param(
             {**TECHNIQUES["adaround"], "saturation_free": False}, id="adaround-full-range", marks=pytest.mark.long
         ),

@@ -291,7 +291,10 @@ def test_one_line_of_log_with_metrics_for_each_invocation(tmp_path: Path, capsys
     assert (line["function"], line["function_version"], line["model"]) == ("poses", "7", "tiny")
     assert (line["form"], line["method"], line["status"], line["people"]) == ("2.0", "POST", 200, 1)
     assert (line["width"], line["height"], line["image_bytes"]) == (80, 60, len(JPEG))
-    assert line["mean_score"] == document["people"][0]["score"]
+    assert line["mean_score"] == line["top_score"] == document["people"][0]["score"]
+    pixels = photo() / 255
+    assert line["image_mean"] == pytest.approx(pixels.mean(axis=(0, 1)).tolist(), abs=0.01)
+    assert line["image_contrast"] == pytest.approx((pixels @ [0.299, 0.587, 0.114]).std(), abs=0.01)
     for stage in STAGES[:-1]:
         assert line[f"{stage}_ms"] == document["timings_ms"][stage]
     assert line["total_ms"] >= document["timings_ms"]["total"]

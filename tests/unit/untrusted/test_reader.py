@@ -97,7 +97,10 @@ def test_the_process_ends_with_the_one_that_started_it(file: Path) -> None:
 
 
 def _state(pid: str) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):  # its end came in between
+        return "Z"
 
 
 def _wait_for(found: Callable[[], Any]) -> Any:
