@@ -120,7 +120,9 @@ def _start(home: Path, store: Server) -> AirflowServer:
         *("--conn-extra", json.dumps(s3)),
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environment = inherited | airflow_home.environment(home)
+    # DAG files do not change: they are read once, not all the time beside what is tested.
+    read_once = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600"}
+    environment = inherited | airflow_home.environment(home) | read_once
     process = subprocess.Popen(
         [sys.executable, airflow_home.REPOSITORY / "tools/ui.py", "--port", "0", "--timeout", str(START_S)],
         env=environment,
