@@ -20,6 +20,8 @@ from hpe_tasks.datasets import KINDS
 from hpe_tasks.datasets.kind import named
 from hpe_tasks.pose.codecs import CODECS
 
+Fp32Runtime = Literal["torch", "onnxruntime"]
+
 
 class EvaluationConfig(Frozen):
     """How accuracy is measured."""
@@ -50,7 +52,7 @@ class EvaluationConfig(Frozen):
         description="Parts that several workers measure beside each other, before the figures are counted. The figures "
         "are the same whatever their number.",
     )
-    fp32_runtime: Literal["torch", "onnxruntime"] = Field(
+    fp32_runtime: Fp32Runtime = Field(
         default="torch",
         description="What runs the checkpoint on a CPU: `onnxruntime` is faster, and compared with torch first; the "
         "figures may differ in their last digits. A GPU runs torch.",

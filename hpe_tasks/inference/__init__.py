@@ -24,7 +24,7 @@ from hpe_tasks.inference.crops import (
     mpii_batches,
     person_batches,
 )
-from hpe_tasks.inference.fp32_onnx import fp32_onnx_predictor
+from hpe_tasks.inference.fp32_onnx import fp32_onnx_predictor, measured_fp32
 from hpe_tasks.inference.images import OnUnreadable, Unreadable, wrong_size
 from hpe_tasks.inference.predictors import Predict, fp32_predictor, onnx_predictor
 from hpe_tasks.inference.whole_images import (
@@ -57,6 +57,7 @@ __all__ = [
     "find_poses",
     "fp32_onnx_predictor",
     "fp32_predictor",
+    "measured_fp32",
     "missing_inputs",
     "mpii_batches",
     "onnx_predictor",

@@ -1,4 +1,4 @@
-"""A checkpoint in onnxruntime before it is quantized: on a CPU faster than in torch, and compared with it first."""
+"""What runs a checkpoint before it is quantized: torch, or on a CPU onnxruntime, which is compared with torch first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from hpe_tasks.config.model import ModelConfig
+from hpe_tasks.config.run import Fp32Runtime
 from hpe_tasks.errors import CheckpointError
 from hpe_tasks.inference.predictors import Predict, fp32_predictor
 from hpe_tasks.models.interface import input_sizes
@@ -21,6 +22,23 @@ LARGEST_DIFFERENCE = 1e-5
 _IMAGES = 2
 
 log = logging.getLogger(__name__)
+
+
+def measured_fp32(config: ModelConfig, checkpoint: Path, device: str, runtime: Fp32Runtime) -> Predict:
+    """A checkpoint as it is measured.
+
+    Args:
+        config: The architecture.
+        checkpoint: Weights, or the ONNX file.
+        device: Torch's name of the device that is at hand.
+        runtime: What is to run it on a CPU; on other devices torch does.
+
+    Raises:
+        CheckpointError: The file cannot be read or does not fit the architecture.
+    """
+    if device == "cpu" and runtime == "onnxruntime":
+        return fp32_onnx_predictor(config, checkpoint)
+    return fp32_predictor(config, checkpoint, device)
 
 
 def fp32_onnx_predictor(config: ModelConfig, checkpoint: Path) -> Predict:

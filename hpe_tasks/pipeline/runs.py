@@ -306,14 +306,19 @@ def _folder(name: str) -> str:
     return encoded[: _LONGEST_NAME_BYTES - len(digest) - 1].decode(errors="ignore") + f"-{digest}"
 
 
+_LATER_SETTINGS = {
+    ("dataset", "allow_private_addresses"): False,
+    ("evaluation", "shards"): 1,
+    ("evaluation", "fp32_runtime"): "torch",
+}
+"""Settings that were added when there were runs already, with what went before: those runs keep their folders."""
+
+
 def _asked_digest(config: RunConfig, pipeline: str) -> str:
     asked = _identities(config.model_dump(mode="json"))
-    if not config.dataset.allow_private_addresses:
-        del asked["dataset"]["allow_private_addresses"]  # Runs from before it was a setting keep their folders.
-    if config.evaluation.shards == 1:
-        del asked["evaluation"]["shards"]
-    if config.evaluation.fp32_runtime == "torch":
-        del asked["evaluation"]["fp32_runtime"]
+    for (section, key), before in _LATER_SETTINGS.items():
+        if asked[section][key] == before:
+            del asked[section][key]
     return digest_of(asked if pipeline == FIRST_PIPELINE else [pipeline, asked])
 
 

@@ -79,16 +79,14 @@ def evaluate_file(
     from hpe_tasks.data.fetch import fetch_dataset as fetch
     from hpe_tasks.data.splits import load_split
     from hpe_tasks.evaluation import evaluate
-    from hpe_tasks.inference import fp32_onnx_predictor, fp32_predictor
+    from hpe_tasks.inference import measured_fp32
     from hpe_tasks.quantization import best_device
 
     # Nothing is calibrated here: the split that is measured is all that the data set must hold.
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
     checkpoint, model = read_model(config, cache, s3, asked=asked, usual=usual)
-    device = best_device()
-    in_onnxruntime = device == "cpu" and config.evaluation.fp32_runtime == "onnxruntime"
-    predict = fp32_onnx_predictor(model, checkpoint) if in_onnxruntime else fp32_predictor(model, checkpoint, device)
+    predict = measured_fp32(model, checkpoint, best_device(), config.evaluation.fp32_runtime)
     kept = cache / "predictions"
     with storage_errors(kept):
         kept.mkdir(parents=True, exist_ok=True)

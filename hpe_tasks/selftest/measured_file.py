@@ -12,7 +12,7 @@ from hpe_tasks.onnx_runtime.placement import audit_placement
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
-from hpe_tasks.pipeline.steps.measuring import evaluate_on_split
+from hpe_tasks.pipeline.steps.measuring import evaluate_on_split, fp32_of
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.records.gate import GateDecision
@@ -47,11 +47,7 @@ def measured(bench: Bench, run: Run, file: Path) -> EvaluationReport:
 
 def measured_fp32(bench: Bench, run: Run, checkpoint: Path) -> EvaluationReport:
     """The accuracy of a checkpoint on the run's evaluation split, in float."""
-    from hpe_tasks.inference import fp32_predictor
-    from hpe_tasks.quantization import best_device
-
-    predict = fp32_predictor(run.config.model, checkpoint, best_device())
-    return evaluate_on_split(run, bench.scratch("measured"), "fp32", predict)
+    return evaluate_on_split(run, bench.scratch("measured"), "fp32", fp32_of(run, run.config.model, checkpoint))
 
 
 def judged(

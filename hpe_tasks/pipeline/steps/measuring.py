@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.gate.floor import check_floor, refuse_below_floor
 from hpe_tasks.pipeline.runs import Run
@@ -111,14 +112,16 @@ def _evaluate(
 
 
 def fp32_network(run: Run) -> Predict:
-    """The checkpoint as it is measured: in torch, or on a CPU in onnxruntime where that is asked for."""
-    from hpe_tasks.inference import fp32_onnx_predictor, fp32_predictor
+    """The checkpoint of the run, as it is measured."""
+    return fp32_of(run, run.config.model, run.workspace.local(run.result(fetch_checkpoint).file))
+
+
+def fp32_of(run: Run, model: ModelConfig, checkpoint: Path) -> Predict:
+    """A checkpoint as a run measures it: in torch, or on a CPU in onnxruntime where that is asked for."""
+    from hpe_tasks.inference import measured_fp32
     from hpe_tasks.quantization import best_device
 
-    checkpoint, device = run.workspace.local(run.result(fetch_checkpoint).file), best_device()
-    if device == "cpu" and run.config.evaluation.fp32_runtime == "onnxruntime":
-        return fp32_onnx_predictor(run.config.model, checkpoint)
-    return fp32_predictor(run.config.model, checkpoint, device)
+    return measured_fp32(model, checkpoint, best_device(), run.config.evaluation.fp32_runtime)
 
 
 def _fp32_shard(run: Run, number: int) -> StoredShard:

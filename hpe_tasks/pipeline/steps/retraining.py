@@ -15,7 +15,7 @@ from hpe_tasks.errors import MissingInputError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, step
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file, dataset_of, fetch_dataset, split_of, validate_dataset
-from hpe_tasks.pipeline.steps.measuring import evaluate_on_split, measurement_settings, network_settings
+from hpe_tasks.pipeline.steps.measuring import evaluate_on_split, fp32_of, measurement_settings, network_settings
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.records.retraining import CheckpointComparison, LiveCheckpoint, StartingWeights, TrainedCheckpoint
 from hpe_tasks.storage.devices import devices_held
@@ -175,11 +175,8 @@ def unfinished(run: Run) -> str:
 )
 def evaluate_checkpoint(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the new checkpoint, as the pipeline that quantizes it will."""
-    from hpe_tasks.inference import fp32_predictor
-    from hpe_tasks.quantization import best_device
-
     checkpoint = run.workspace.local(run.result(train).checkpoint)
-    return evaluate_on_split(run, scratch, "fp32", fp32_predictor(run.config.model, checkpoint, best_device()))
+    return evaluate_on_split(run, scratch, "fp32", fp32_of(run, run.config.model, checkpoint))
 
 
 def _live_digest(run: Run) -> str:
@@ -228,9 +225,6 @@ def _no_live_version(results: Results) -> str:
 )
 def evaluate_parent(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the checkpoint that the live version came from, on the same persons in the same way."""
-    from hpe_tasks.inference import fp32_predictor
-    from hpe_tasks.quantization import best_device
-
     live = run.result(find_live)
     if live.checkpoint is None:
         raise MissingInputError(
@@ -240,7 +234,7 @@ def evaluate_parent(run: Run, scratch: Scratch) -> EvaluationReport:
     model = ModelConfig.model_validate({**live.model, "checkpoint": live.checkpoint.uri, "checkpoint_sha256": None})
     # Everything else is as it is for the new one.
     as_live = replace(run, asked=run.config.model_copy(update={"model": model}))
-    return evaluate_on_split(as_live, scratch, "fp32", fp32_predictor(model, file, best_device()))
+    return evaluate_on_split(as_live, scratch, "fp32", fp32_of(run, model, file))
 
 
 def _comparison_settings(config: RunConfig) -> list[Any]:

@@ -146,9 +146,17 @@ def measured(case: Case, folder: Path, count: int | None) -> tuple[EvaluationRep
     def refused(images: np.ndarray) -> dict[str, np.ndarray]:
         raise AssertionError("the network is asked again")
 
-    report = evaluate(
+    report = evaluated(case, case.predict if shards is None else refused, folder, shards)
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    return report.model_copy(update={"images_per_second": 0.0}), files
+
+
+def evaluated(
+    case: Case, predict: Callable[[np.ndarray], dict[str, np.ndarray]], folder: Path, shards: list[StoredShard] | None
+) -> EvaluationReport:
+    return evaluate(
         case.dataset,
-        case.predict if shards is None else refused,
+        predict,
         case.model,
         case.config(),
         runtime="fp32",
@@ -159,8 +167,6 @@ def measured(case: Case, folder: Path, count: int | None) -> tuple[EvaluationRep
         shards=shards,
         **case.arguments,
     )
-    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
-    return report.model_copy(update={"images_per_second": 0.0}), files
 
 
 def made(case: Case, folder: Path, shard: Shard) -> StoredShard:
@@ -241,24 +247,11 @@ def test_parts_that_are_not_those_of_one_whole_are_refused(tmp_path: Path) -> No
     (tmp_path / "other").mkdir()
     other = made(replace(case, evaluation={"num_images": 2}), tmp_path / "other", Shard(1, 3))
 
-    def count(shards: list[StoredShard]) -> EvaluationReport:
-        return evaluate(
-            case.dataset,
-            case.predict,
-            case.model,
-            case.config(),
-            runtime="fp32",
-            dataset_digest="d" * 64,
-            seed=0,
-            predictions_file=tmp_path / "predictions.json",
-            artifact=describe,
-            shards=shards,
-        )
-
     for wrong in (parts[:2], [parts[0], parts[0], parts[2]], [parts[0], other, parts[2]]):
         with pytest.raises(StorageError, match="they are not its parts"):
-            count(wrong)
-    assert count(parts).images_per_second == pytest.approx(5 / sum(part.record.seconds for part in parts))
+            evaluated(case, case.predict, tmp_path, wrong)
+    report = evaluated(case, case.predict, tmp_path, parts)
+    assert report.images_per_second == pytest.approx(5 / sum(part.record.seconds for part in parts))
 
 
 def test_what_differs_between_processors_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -269,18 +262,7 @@ def test_what_differs_between_processors_is_told(tmp_path: Path, caplog: pytest.
         replace(part, record=part.record.model_copy(update={"cpu_features": of}))
         for part, of in zip(parts, features, strict=True)
     ]
-    report = evaluate(
-        case.dataset,
-        case.predict,
-        case.model,
-        case.config(),
-        runtime="fp32",
-        dataset_digest="d" * 64,
-        seed=0,
-        predictions_file=tmp_path / "predictions.json",
-        artifact=describe,
-        shards=parts,
-    )
+    report = evaluated(case, case.predict, tmp_path, parts)
     assert report.cpu_features == ("avx2",)
     assert "different processors" in caplog.text
 

@@ -14,7 +14,6 @@ from torch import nn
 from torchvision.models import resnet18
 
 from hpe_tasks.data.coco import load_coco
-from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_common_layers
@@ -27,13 +26,6 @@ from hpe_tasks.training.starting import initial_model
 from support.training_factory import metadata, top_down
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    make_sample(folder, SampleSpec(train=8, calibration=1, val=2, width=200, height=150, seed=2))
-    return folder
 
 
 @pytest.fixture(scope="module")

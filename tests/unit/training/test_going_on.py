@@ -65,13 +65,6 @@ def killed(
     return told
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    make_sample(folder, SampleSpec(train=8, calibration=1, val=2, width=200, height=150, seed=2))
-    return folder
-
-
 def test_a_killed_training_ends_as_an_undisturbed_one(dataset: Path, tmp_path: Path) -> None:
     """Killed in the second stage, in the middle of an epoch, with nothing left out that a step depends on."""
     fields: dict[str, Any] = {"batch_size": 4, "learning_rate": 0.01, "ema_decay": 0.9, "gradient_clip_norm": 1.0}

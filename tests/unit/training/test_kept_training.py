@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from torch import nn
 
-from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import AccessError
 from hpe_tasks.storage.workspace import Workspace
 from hpe_tasks.training.kept_training import KeptTraining
@@ -44,13 +43,6 @@ class _Kill(KeptTraining):
 def workspace(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workspace]:
     with new_workspace(request.param, tmp_path, monkeypatch) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    make_sample(folder, SampleSpec(train=8, calibration=1, val=2, width=200, height=150, seed=2))
-    return folder
 
 
 @pytest.fixture(scope="module")

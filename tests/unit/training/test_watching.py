@@ -15,20 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hpe_tasks.data.coco import load_coco
-from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.errors import TrainingError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.training.regression import train
 from hpe_tasks.training.watching import StepWatch
 from support.training_factory import top_down
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    make_sample(folder, SampleSpec(train=8, calibration=1, val=2, width=200, height=150, seed=2))
-    return folder
 
 
 class Spoils:
