@@ -19,4 +19,5 @@ Slug = Annotated[str, StringConstraints(pattern=f"^{SLUG}$")]
 class Frozen(BaseModel):
     """Immutable record that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built at their first use: a DAG file imports all of them at each parse, and uses few.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hpe_tasks.config.addresses import without_credentials
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.rungs import RUNGS
+from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.pipelines import pipeline_of
 from hpe_tasks.pipeline.provenance import git_commit
 from hpe_tasks.pipeline.runs import CHOICE, Run
@@ -24,9 +25,12 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
     Args:
         run: The run.
         looking_back: Show what is recorded, also when inputs or code have changed since.
+
+    Raises:
+        ValueError: A step of the run's pipeline is shown as what is no field of the records.
     """
     pipeline, load = pipeline_of(run), run.recorded if looking_back else run.find
-    shown: Mapping[str, Any] = {step.shown_as: load(step) for step in pipeline.steps if step.shown_as}
+    shown: Mapping[str, Any] = {step.shown_as: load(step) for step in _shown_steps(pipeline)}
     failures, collected = pipeline.failures(run), _CollectedRun(run.asked, run.config, load)
     return RunRecords(
         config=without_credentials(run.config),
@@ -39,6 +43,16 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         steps=pipeline.outcomes(collected, failures),
         **shown,
     )
+
+
+def _shown_steps(pipeline: Pipeline) -> Iterator[Step[Any]]:
+    known = {field.name for field in fields(RunRecords)}
+    for step in pipeline.steps:
+        if step.shown_as and step.shown_as not in known:
+            wrong = f"{step.shown_as!r}, which is no field of RunRecords"
+            raise ValueError(f"in {pipeline.name} the step {step.name} is shown as {wrong}")
+        if step.shown_as:
+            yield step
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The command line, the DAG, the collected records and the report are made from th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,6 @@ from hpe_tasks.errors import BelowFloorError, HpeError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, Step, never_skipped
 from hpe_tasks.records.run import RunReport, StepFailure, StepOutcome, StepState
-from hpe_tasks.report.records import RunRecords
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Pipeline:
     steps: tuple[Step[Any], ...]
 
     def __post_init__(self) -> None:
-        """Refuse steps that could not run in this order, and records that could not be collected."""
+        """Refuse steps that could not run in this order."""
         earlier: list[Step[Any]] = []
         for step in self.steps:
             if any(step.name == other.name for other in earlier):
@@ -45,11 +44,6 @@ class Pipeline:
                 if other not in earlier:
                     raise ValueError(f"in {self.name} the step {step.name} stands before {other.name}")
             earlier.append(step)
-        collected = {field.name for field in fields(RunRecords)}
-        for step in self.steps:
-            if step.shown_as and step.shown_as not in collected:
-                wrong = f"{step.shown_as!r}, which is no field of RunRecords"
-                raise ValueError(f"in {self.name} the step {step.name} is shown as {wrong}")
 
     @cached_property
     def by_name(self) -> Mapping[str, Step[Any]]:

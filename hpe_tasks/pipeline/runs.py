@@ -28,7 +28,6 @@ from hpe_tasks.errors import BadInputError, ConfigError, HpeError, MissingInputE
 from hpe_tasks.records.base import Record
 from hpe_tasks.records.run import StepFailure
 from hpe_tasks.storage.files import digest_of
-from hpe_tasks.storage.opening import open_workspace
 from hpe_tasks.storage.workspace import RESULT, Workspace
 
 if TYPE_CHECKING:
@@ -265,6 +264,8 @@ def open_run(
         signing_key: Gives the private key for manifests in PEM, when the run publishes.
         pipeline: Name of its pipeline.
     """
+    from hpe_tasks.storage.opening import open_workspace
+
     if not name:
         raise ConfigError("The run's name is empty.", hint="Give it one, such as --run local.")
     run = Run(
@@ -337,6 +338,8 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
     Raises:
         MissingInputError: There is no such run.
     """
+    from hpe_tasks.storage.opening import open_workspace
+
     place = open_workspace(workspace, s3=s3, cache=cache)
     if name is None:
         latest = place.read(LATEST)
