@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import dag
+from hpe_airflow.alerts import FailedTask, PromotedVersion, RefusedModel, late_alert
 from hpe_airflow.assets import PUBLISHED_MODEL, REGISTERED_CHECKPOINT
 from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.gpu import gpu_arguments
@@ -72,6 +73,9 @@ again by themselves. After mending anything else, clear the failed task: finishe
 **Signatures:** with a private Ed25519 key in the connection `hpe_signing` (or in the file that `HPE_SIGNING_KEY` names)
 manifests are signed; `destination.require_signature` refuses to publish without.
 
+**Being told:** with a connection `hpe_alerts_webhook` (type `http`) or `hpe_alerts_email` (type `smtp`) people hear of
+refused models, failures, promotions and, with `HPE_ALERT_LATE_HOURS`, of late runs: one sentence and a link.
+
 **Weekly:** set `HPE_REQUANTIZE_SCHEDULE=@weekly` for the DAG processor and unpause the DAG; `HPE_REQUANTIZE_PARAMS`
 holds the settings of such runs as JSON, for example `{"preset": "pose_resnet_50", "dataset.source": "s3://…"}`.
 
@@ -96,12 +100,12 @@ RULES: dict[Step[Any], TaskRules] = {
     steps.publish: TaskRules(ONE_HOUR, links=PUBLICATION),
     steps.smoke_test_lambda: TaskRules(ONE_HOUR, links=PUBLICATION),
     steps.promote: TaskRules(
-        ONE_HOUR,
+        {**ONE_HOUR, "on_success_callback": [PromotedVersion()]},
         links=PUBLICATION,
         asset=PUBLISHED_MODEL,
         event=frozenset({"name", "version", "channel", "registry"}),
     ),
-    steps.report: TaskRules(ONE_HOUR, links=(ReportLink(),)),
+    steps.report: TaskRules({**ONE_HOUR, "on_success_callback": [RefusedModel()]}, links=(ReportLink(),)),
 }
 """Where a task is not as all others."""
 
@@ -114,9 +118,10 @@ RULES: dict[Step[Any], TaskRules] = {
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "on_failure_callback": [log_reason], "execution_timeout": timedelta(hours=6)},
+    default_args={**RETRIES, "on_failure_callback": [log_reason, FailedTask()], "execution_timeout": timedelta(hours=6)},
     tags=["pose", "quantization"],
     doc_md=DOC,
+    deadline=late_alert(),
     dag_display_name="Requantize a pose model",
 )
 def hpe_requantize() -> None:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.sdk import dag
+from hpe_airflow.alerts import FailedTask, late_alert
 from hpe_airflow.assets import DATASET, REGISTERED_CHECKPOINT
 from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.gpu import gpu_arguments
@@ -84,9 +85,10 @@ RULES: dict[Step[Any], TaskRules] = {
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "on_failure_callback": log_reason, "execution_timeout": timedelta(hours=6)},
+    default_args={**RETRIES, "on_failure_callback": [log_reason, FailedTask()], "execution_timeout": timedelta(hours=6)},
     tags=["pose", "training"],
     doc_md=DOC,
+    deadline=late_alert(),
     dag_display_name="Retrain a pose model",
 )
 def hpe_retrain() -> None:

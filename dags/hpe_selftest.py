@@ -9,6 +9,7 @@ import os
 from datetime import datetime, timedelta
 
 from airflow.sdk import dag, task
+from hpe_airflow.alerts import FailedTask, late_alert
 from hpe_airflow.failures import RETRIES
 from hpe_airflow.selftest import try_guards
 
@@ -40,9 +41,10 @@ fault.
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=1)},
+    default_args={**RETRIES, "on_failure_callback": [FailedTask()], "execution_timeout": timedelta(hours=1)},
     tags=["pose", "quantization"],
     doc_md=DOC,
+    deadline=late_alert(),
     dag_display_name="Try the pipeline's guards",
 )
 def hpe_selftest() -> None:

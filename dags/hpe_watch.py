@@ -10,6 +10,7 @@ import os
 from datetime import datetime, timedelta
 
 from airflow.sdk import dag, task
+from hpe_airflow.alerts import DriftedRequests, FailedTask, late_alert
 from hpe_airflow.failures import RETRIES
 from hpe_airflow.links import with_links
 from hpe_airflow.params_form import form_params
@@ -46,14 +47,17 @@ look on the command line.
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "execution_timeout": timedelta(hours=3)},
+    default_args={**RETRIES, "on_failure_callback": [FailedTask()], "execution_timeout": timedelta(hours=3)},
     tags=["pose", "quantization"],
     doc_md=DOC,
+    deadline=late_alert(),
     dag_display_name="Watch for a reason to quantize again",
 )
 def hpe_watch() -> None:
     """Look for a reason, and start a run for it."""
-    look = task(task_id="evaluate_triggers", doc_md="Say which triggers fire.")(evaluate_triggers)()
+    look = task(
+        task_id="evaluate_triggers", doc_md="Say which triggers fire.", on_success_callback=[DriftedRequests()]
+    )(evaluate_triggers)()
     start = task(task_id="start_requantize", doc_md="Start one run of hpe_requantize for what fired.")(
         start_requantize
     )()

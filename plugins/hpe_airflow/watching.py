@@ -81,6 +81,14 @@ def evaluate_triggers() -> str:
     return report.note
 
 
+def report_of(context: Mapping[str, Any] | Context) -> WatchReport | None:
+    """What the look of this run has found, where there was something to do; None otherwise."""
+    from hpe_tasks.records.watch import WatchReport
+
+    data = _workspace().read(_kept(context))
+    return None if data is None else WatchReport.model_validate_json(data)
+
+
 def start_requantize() -> None:
     """Start one run of the pipeline for what the task before has found, with the reasons in the run's note.
 
@@ -88,16 +96,14 @@ def start_requantize() -> None:
     """
     from airflow.sdk import get_current_context
 
-    from hpe_tasks.records.watch import WatchReport
     from hpe_tasks.watching.claims import claim_start
 
     context, workspace = get_current_context(), _workspace()
-    data = workspace.read(_kept(context))
-    if data is None:
+    report = report_of(context)
+    if report is None:
         raise MissingInputError(
             "No reason to quantize again was found by this run.", hint="Run evaluate_triggers before."
         )
-    report = WatchReport.model_validate_json(data)
     if claim_start(workspace, report, _claimant(context), datetime.now(UTC)) is None:
         raise AirflowSkipException(f"Somebody else has started {report.run_id} for this.")
     # What TriggerDagRunOperator does, without its import, which takes as long as all else in the DAG's file. The run's

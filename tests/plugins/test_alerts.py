@@ -1,0 +1,187 @@
+"""People are told in one sentence with a link, over real servers; nothing that goes wrong with it concerns a task."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hpe_airflow import alert_channels
+from hpe_airflow.alerts import DriftedRequests, FailedTask, LateRun, late_alert
+
+from hpe_tasks.errors import CheckpointError, SupersededError
+from support.receivers import Receiver, http_receiver, mail_receiver
+
+pytestmark = pytest.mark.usefixtures("airflow_database", "workspace")
+
+BASE = "https://airflow.example/team"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_WORKSPACE", tmp_path.as_uri())
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", f"{BASE}/")
+
+
+def webhook(monkeypatch: pytest.MonkeyPatch, address: str, **fields: Any) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps({"conn_type": "http", "host": address, **fields}))
+
+
+def mail(monkeypatch: pytest.MonkeyPatch, server: Receiver, **extra: Any) -> None:
+    said = {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@example.com", **extra}
+    fields = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.port, "extra": said}
+    monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_EMAIL", json.dumps(fields))
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    with http_receiver() as server:
+        webhook(monkeypatch, f"{server.address}/services", password="T0/B0/se-cret")
+        yield server
+
+
+def failed(error: Any, task: str = "quantize") -> dict[str, Any]:
+    instance = SimpleNamespace(task_id=task, dag_id="hpe_requantize", run_id="manual__2026-03-01T00:00:00+00:00")
+    return {"ti": instance, "exception": error, "params": {"preset": "sample"}, "run_id": instance.run_id}
+
+
+TASK = f"{BASE}/dags/hpe_requantize/runs/manual__2026-03-01T00%3A00%3A00%2B00%3A00/tasks/quantize"
+
+
+def test_a_failure_is_one_sentence_with_a_link(hook: Receiver) -> None:
+    FailedTask()(failed(CheckpointError("w.pth is no checkpoint:\n  <!channel> & {{ 1/0 }}.", hint="Take another.")))
+    [post] = hook.posts
+    assert post.path == "/services/T0/B0/se-cret"
+    # What a file says is neither rendered nor a mention.
+    said = "w.pth is no checkpoint: &lt;!channel&gt; &amp; {{ 1/0 }}. Take another."
+    assert post.json == {"text": f"hpe_requantize: quantize failed: {said} {TASK}"}
+
+
+def test_an_attempt_that_was_given_up_is_no_failure(hook: Receiver) -> None:
+    FailedTask()(failed(SupersededError("Another attempt goes on.")))
+    assert hook.posts == []
+
+
+def test_an_e_mail_has_the_sentence_and_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mail_receiver() as server:
+        mail(monkeypatch, server, to="a@example.com, b@example.com")
+        FailedTask()(failed(CheckpointError("<b>w.pth</b>\nis no checkpoint.")))
+    [(to, message)] = server.mails
+    assert to == ["a@example.com", "b@example.com"]
+    assert message["From"] == "airflow@example.com"
+    assert message["Subject"] == "hpe_requantize: quantize failed: <b>w.pth</b> is no checkpoint."
+    body = message.get_body(("html",))
+    assert body is not None
+    text = body.get_content()
+    assert "quantize failed: &lt;b&gt;w.pth&lt;/b&gt; is no checkpoint." in text
+    assert f'<a href="{TASK}">' in text
+
+
+def test_without_a_connection_nothing_is_asked_or_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        FailedTask()(failed(CheckpointError("Broken.")))
+    assert [record for record in caplog.records if record.name.startswith("hpe_airflow")] == []
+
+
+def test_both_channels_are_told_when_one_is_broken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with http_receiver(404) as broken, mail_receiver() as server:
+        webhook(monkeypatch, broken.address, password="services/se-cret")
+        mail(monkeypatch, server, to="a@example.com")
+        with caplog.at_level(logging.INFO, logger="hpe_airflow"):
+            FailedTask()(failed(CheckpointError("Broken.")))
+    assert len(broken.posts) == 1
+    assert len(server.mails) == 1
+    lost, told = [record.getMessage() for record in caplog.records if record.name.startswith("hpe_airflow")]
+    assert lost.startswith("The alert did not get through hpe_alerts_webhook: ")
+    assert "404" in lost
+    assert told.startswith("Told through hpe_alerts_email: hpe_requantize: quantize failed")
+    assert "se-cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("connection", "said"),
+    [
+        pytest.param({"conn_type": "http", "host": "http://127.0.0.1:9"}, "refused", id="nobody there"),
+        pytest.param({"conn_type": "http", "host": "http://no.invalid", "password": "se-cret"}, "no.invalid", id="no such host"),
+        pytest.param({"conn_type": "http", "host": "ftp://x"}, "ftp://x", id="no web address"),
+    ],
+)  # fmt: skip
+def test_a_server_that_is_not_there_is_a_warning(
+    connection: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps(connection))
+    FailedTask()(failed(CheckpointError("Broken.")))
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "hpe_airflow.alert_channels"]
+    assert "did not get through hpe_alerts_webhook" in warning
+    assert said in warning
+    assert "se-cret" not in caplog.text
+
+
+def test_mail_to_nobody_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with mail_receiver() as server:
+        mail(monkeypatch, server)
+        FailedTask()(failed(CheckpointError("Broken.")))
+    assert 'Put the addresses into its extra: {"to": "team@example.com"' in caplog.text
+
+
+def test_a_server_that_never_ends_its_answer_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(alert_channels, "LONGEST_S", 1.0)
+    with http_receiver(seconds_a_byte=0.1) as server:
+        webhook(monkeypatch, server.address)
+        begin = time.monotonic()
+        FailedTask()(failed(CheckpointError("Broken.")))
+        assert time.monotonic() - begin < 4
+        assert len(server.posts) == 1
+    assert "may not have got through hpe_alerts_webhook: its server took more than 1 s" in caplog.text
+
+
+def test_a_late_run_is_told_with_the_outlines_that_a_deadline_gives(hook: Receiver) -> None:
+    run = {"dag_id": "hpe_retrain", "dag_run_id": "scheduled__1", "state": "running"}
+    due = datetime(2026, 3, 1, 13, 30, tzinfo=UTC)
+    for given in (due, due.isoformat()):
+        LateRun()({"dag_run": run, "deadline": {"id": "1", "deadline_time": given}})
+    text = "hpe_retrain: the run scheduled__1 is late: it is running, and should have ended by 2026-03-01 13:30 UTC."
+    assert [post.json["text"] for post in hook.posts] == [f"{text} {BASE}/dags/hpe_retrain/runs/scheduled__1"] * 2
+
+
+def test_lateness_is_asked_for_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert late_alert() is None
+    monkeypatch.setenv("HPE_ALERT_LATE_HOURS", "0.5")
+    alert = late_alert()
+    assert alert is not None
+    assert (alert.interval, alert.callback.path) == (timedelta(minutes=30), "hpe_airflow.alerts.LateRun")
+    for wrong in ("soon", "0", "-1", "nan", "1e9"):
+        monkeypatch.setenv("HPE_ALERT_LATE_HOURS", wrong)
+        with pytest.raises(ValueError, match=f"HPE_ALERT_LATE_HOURS='{wrong}' is not a number of hours"):
+            late_alert()
+
+
+def test_drift_is_told_and_other_reasons_are_not(hook: Receiver, tmp_path: Path) -> None:
+    from hpe_tasks.records.watch import MadeOf, Trigger, WatchReport
+    from hpe_tasks.storage.files import digest_of
+
+    made = MadeOf(checkpoint_sha256="0" * 64, dataset_digest="1" * 64, settings={}, tools={})
+    drift = Trigger(kind="drift", reason="brightness: PSI 0.61")
+    report = WatchReport(
+        name="pose", channel="staging", registry="s3://m/r", looked_at=datetime.now(UTC), version="a" * 16,
+        manifest_sha256="2" * 64, made_of=made, triggers=(Trigger(kind="tools", reason="torch 1 → 2"), drift),
+    )  # fmt: skip
+    context = failed(None, "evaluate_triggers")
+    kept = tmp_path / "watching" / "looks" / f"{digest_of(context['run_id'])[:16]}.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(report.model_dump_json())
+    DriftedRequests()(context)
+    kept.write_text(report.model_copy(update={"triggers": report.triggers[:1]}).model_dump_json())
+    DriftedRequests()(context)
+    [post] = hook.posts
+    assert post.json["text"].startswith("pose: what the function sees has drifted: brightness: PSI 0.61. https://")
