@@ -43,6 +43,9 @@ CONFIG = "run.json"
 RUNS = "runs"
 LATEST = "latest.json"
 
+UNFINISHED = "unfinished_training"
+"""Folder of a run for what its training goes on from, until it has ended."""
+
 CHOICE = "choose_recipe"
 """The step whose record holds the `recipe` that a search has come to."""
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from hpe_tasks.config.base import Frozen
-from hpe_tasks.pipeline.runs import LATEST, RUNS
+from hpe_tasks.pipeline.runs import LATEST, RUNS, UNFINISHED
 from hpe_tasks.progress import track
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.claims import CLAIMS, COLLECTING, claim_file, collecting
@@ -29,7 +29,9 @@ from hpe_tasks.upkeep.contents import (
 _SETTLED = timedelta(days=2)
 """What was written or claimed since may belong to a step that has not told its run yet; no step takes as long."""
 
-Kind = Literal["result", "files of an old run", "old run", "leftover", "unfinished upload", "scratch"]
+Kind = Literal[
+    "result", "files of an old run", "old run", "leftover", "unfinished upload", "scratch", "unfinished training"
+]
 
 
 class Dropped(Frozen):
@@ -156,12 +158,16 @@ class _Look:
                 yield _Doomed(_told("leftover", folder, files), names=_names(files))
 
     def runs(self, whole: bool) -> Iterator[_Doomed]:
-        """Runs that are not recent: all of them, or the files beside their records whose results are gone."""
+        """Runs that are not recent: all of them, or what is left of trainings and files whose results are gone."""
         for home in sorted(self.all_runs.keys() - self.recent):
             run = self.all_runs[home]
             if whole:
                 yield _Doomed(_told("old run", home, run.files), folder=home)
-            elif run.others:
+                continue
+            if run.unfinished:
+                folder = f"{home}/{UNFINISHED}"
+                yield _Doomed(_told("unfinished training", folder, run.unfinished), folder=folder)
+            if run.others:
                 yield from self._shown_in(run)
 
     def _shown_in(self, run: RunFiles) -> Iterator[_Doomed]:

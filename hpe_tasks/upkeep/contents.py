@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from hpe_tasks.pipeline.runs import CONFIG, FAILURE, RUNS
+from hpe_tasks.pipeline.runs import CONFIG, FAILURE, RUNS, UNFINISHED
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.workspace import RESULT, STORE, StoredFile, Workspace, artifacts_stored, stored_under
 
@@ -66,9 +66,14 @@ class RunFiles:
         return [file for file in self.files if base_name(file.name) not in RUN_RECORDS]
 
     @property
+    def unfinished(self) -> list[StoredFile]:
+        """What a training that has not ended goes on from."""
+        return [file for file in self.files if file.name.startswith(f"{self.home}/{UNFINISHED}/")]
+
+    @property
     def last_written(self) -> datetime | None:
-        """When one of its records was written last."""
-        return max((file.modified for file in self.records), default=None)
+        """When one of its records was written last, or its training went on."""
+        return max((file.modified for file in (*self.records, *self.unfinished)), default=None)
 
 
 def runs_in(workspace: Workspace) -> dict[str, RunFiles]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
-from hpe_tasks.pipeline.runs import Run
+from hpe_tasks.pipeline.runs import UNFINISHED, Run
 from hpe_tasks.pipeline.step import Results, step
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file, dataset_of, fetch_dataset, split_of, validate_dataset
 from hpe_tasks.pipeline.steps.measuring import evaluate_on_split, fp32_of, measurement_settings, network_settings
@@ -162,7 +162,7 @@ def unfinished(run: Run) -> str:
 
     Of other data, weights or code it is another training, which begins anew.
     """
-    return f"{run.prefix}/unfinished_training/{run.key(train)}"
+    return f"{run.prefix}/{UNFINISHED}/{run.key(train)}"
 
 
 @step(

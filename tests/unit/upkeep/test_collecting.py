@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hpe_tasks.errors import AccessError, HpeError
+from hpe_tasks.pipeline.runs import UNFINISHED
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.run import RunReport
 from hpe_tasks.storage import claims
@@ -97,6 +98,24 @@ def test_leftovers_of_killed_processes_go_once_they_are_old(workspace: Workspace
     assert {one.kind for one in gone.dropped} == {"leftover"}
     assert names(workspace) == {name for name in names(workspace) if name.startswith(("runs/r", "store/"))} - {half}
     assert workspace.local(run.result(make_model).html).read_text() == "weights of 1"
+
+
+def test_a_training_that_nobody_went_on_with_goes(workspace: Workspace) -> None:
+    for name in ("given up", "goes on"):
+        run = model_run(workspace, name, seed=len(name))
+        workspace.write(f"{run.prefix}/{UNFINISHED}/{'0' * 64}/state.safetensors", name.encode())
+    age(workspace, days=40)
+    # Its epochs take long, and nothing else of the run is written meanwhile.
+    workspace.write(f"{run.prefix}/{UNFINISHED}/{'0' * 64}/state.safetensors", b"one epoch more")
+    gone = collect(workspace, 30, delete=True)
+    dropped = [one for one in gone.dropped if one.kind == "unfinished training"]
+    assert [(one.name, one.files, one.size_bytes) for one in dropped] == [
+        (f"runs/given up-12345678/{UNFINISHED}", 1, 8)
+    ]
+    assert {name for name in names(workspace) if UNFINISHED in name} == {
+        f"{run.prefix}/{UNFINISHED}/{'0' * 64}/state.safetensors"
+    }
+    assert workspace.local(run.result(make_model).html).read_text() == "weights of 7"
 
 
 @pytest.mark.parametrize("workspace", ["s3"], indirect=True)
