@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hpe_tasks.records.layers import LayerDiagnosis, LayerError
+from hpe_tasks.gate.checks.base import Advice
 from hpe_tasks.report.charts import Tick
+from hpe_tasks.report.layer_advice import layer_advice
 
-_NAMED = 8
+_NAMED = 10
 """Layers that are named in the table, by what they lose of themselves."""
 
 _STEP_DB = 10
@@ -38,6 +40,8 @@ class LayerRow:
         rank: As on the chart; 0 for none.
         clipped: Share of FP32's values beyond the range.
         parted: In how far QuantSim and file differ there; empty where they do not.
+        ranges: The range and FP32's values on one line: begin and width of each in percent; None without a range.
+        advice: What to try; None where the layer is not among those that lose most.
     """
 
     rank: int
@@ -51,6 +55,8 @@ class LayerRow:
     quantsim_db: str
     file_db: str
     parted: str
+    ranges: tuple[float, float, float, float] | None
+    advice: Advice | None
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,13 @@ class LayerChart:
     parted: str
 
 
-def layer_chart(diagnosis: LayerDiagnosis | None) -> LayerChart | None:
-    """Lay out a diagnosis; None where no layer was compared."""
+def layer_chart(diagnosis: LayerDiagnosis | None, *, from_file: bool = False) -> LayerChart | None:
+    """Lay out a diagnosis; None where no layer was compared.
+
+    Args:
+        diagnosis: Of the run.
+        from_file: Whether the network came as an ONNX file, for which other settings can be tried.
+    """
     if diagnosis is None or not diagnosis.layers:
         return None
     layers = diagnosis.layers
@@ -110,7 +121,9 @@ def layer_chart(diagnosis: LayerDiagnosis | None) -> LayerChart | None:
         clipped=tuple(_bars(layers, most)) if most >= _LEAST_CLIPPED else (),
         most_clipped=_percent(most) if most >= _LEAST_CLIPPED else "",
         parted_x=None if parted is None else across(layers.index(parted)),
-        rows=tuple(_row(layer, rank(layer)) for layer in worst),
+        rows=tuple(
+            _row(layer, rank(layer), layer_advice(layer, diagnosis.recipe, from_file=from_file)) for layer in worst
+        ),
         every=tuple(_row(layer, rank(layer)) for layer in layers),
         lead=_lead(diagnosis),
         parted=_parted(diagnosis),
@@ -132,7 +145,7 @@ def _bars(layers: Sequence[LayerError], most: float) -> Iterator[tuple[float, fl
             yield round(place * width, 3), round(width, 3), round(100 * layer.clipped / most, 2)
 
 
-def _row(layer: LayerError, rank: int) -> LayerRow:
+def _row(layer: LayerError, rank: int, advice: Advice | None = None) -> LayerRow:
     held = "float" if layer.low is None or layer.high is None else f"{_number(layer.low)} to {_number(layer.high)}"
     parted = ""
     if layer.parted:
@@ -149,7 +162,24 @@ def _row(layer: LayerError, rank: int) -> LayerRow:
         quantsim_db=f"{layer.quantsim_db:.1f}",
         file_db=f"{layer.file_db:.1f}",
         parted=parted,
+        ranges=_ranges(layer),
+        advice=advice,
     )
+
+
+def _ranges(layer: LayerError) -> tuple[float, float, float, float] | None:
+    """The range and FP32's values, as long as the longer of both."""
+    if layer.low is None or layer.high is None:
+        return None
+    begin, end = min(layer.low, layer.float_low), max(layer.high, layer.float_high)
+    if not end > begin:
+        return None
+
+    def percent(value: float) -> float:
+        return round(100 * (value - begin) / (end - begin), 2)
+
+    held, seen = percent(layer.high) - percent(layer.low), percent(layer.float_high) - percent(layer.float_low)
+    return percent(layer.low), round(held, 2), percent(layer.float_low), round(seen, 2)
 
 
 def _lead(diagnosis: LayerDiagnosis) -> str:
@@ -178,7 +208,7 @@ def _parted(diagnosis: LayerDiagnosis) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")
+    return f"{value + 0.0:.3g}".replace("-", "−")
 
 
 def _percent(share: float) -> str:

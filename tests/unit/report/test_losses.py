@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from hpe_tasks.config.recipe import QuantizationRecipe
 from hpe_tasks.records.comparison import PixelParity
 from hpe_tasks.records.layers import LayerDiagnosis
 from hpe_tasks.report.files import ReportFiles
+from hpe_tasks.report.layer_advice import layer_advice
 from hpe_tasks.report.layer_chart import layer_chart
 from hpe_tasks.report.page import render_report
 from hpe_tasks.report.parity_chart import parity_chart
@@ -42,6 +45,10 @@ def test_the_page_tells_where_accuracy_is_lost(tmp_path: Path) -> None:
     assert "1 up Mul 0 to 6 0 to 9.5 4 % 12.0 its range 40.0 25.0 24.0" in text
     assert "All 5 layers" in text
     assert "maps output float" in text
+    assert "Its range leaves out many values" not in text
+    assert "Even out its weights with those of the layers around it. Try recipe.cross_layer_equalization=true" in text
+    assert "The file computes here what QuantSim does not" in text
+    assert "Little is lost here." in text
 
 
 def test_what_was_not_compared_is_left_out_or_said(tmp_path: Path) -> None:
@@ -82,3 +89,58 @@ def test_joints_lie_between_the_least_share_and_all() -> None:
     assert chart.rows[0].line[0][:2] == (0.0, 80.0)
     assert chart.rows[0].line[-1][2:] == (100.0, 0.0)
     assert parity_chart(()) is None
+
+
+def test_the_ten_layers_that_lose_most_are_named_with_their_ranges() -> None:
+    many = LAYERS.model_copy(update={"layers": tuple(layer(f"l{i}", 10.0 + i) for i in range(14))})
+    chart = layer_chart(many)
+    assert chart is not None
+    assert [row.name for row in chart.rows] == [f"l{i}" for i in range(10)]
+    assert all(row.advice for row in chart.rows)
+    # Codes up to 6 of values up to 9.5.
+    assert chart.rows[0].ranges == (0.0, 63.16, 0.0, 100.0)
+    assert [row.advice for row in chart.every] == [None] * 14
+
+
+FOR_RANGES = {"range_db": 13.0}
+USED = {
+    "cross_layer_equalization": True, "rounding": "seq_mse", "bias_correction": True, "joint_ranges": True,
+    "channel_equalization": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "recipe", "from_file", "setting"),
+    [
+        pytest.param({"clipped": 0.04, **FOR_RANGES}, {}, False, "recipe.scheme=min_max", id="cut off"),
+        pytest.param(
+            {"clipped": 0.04, **FOR_RANGES}, {"scheme": "min_max"}, False, "recipe.joint_ranges=true", id="not by it"
+        ),
+        pytest.param(FOR_RANGES, {"scheme": "min_max"}, False, "recipe.scheme=tf_enhanced", id="stretched"),
+        pytest.param(FOR_RANGES, {}, True, "recipe.channel_equalization=true", id="a file's channels"),
+        pytest.param(FOR_RANGES, {}, False, "recipe.joint_ranges=true", id="its range"),
+        pytest.param(FOR_RANGES, USED, True, "recipe.mixed_precision=true", id="its range, all used"),
+        pytest.param({}, {"granularity": "per_tensor"}, False, "recipe.granularity=per_channel", id="one scale"),
+        pytest.param({}, {}, False, "recipe.cross_layer_equalization=true", id="weights"),
+        pytest.param({}, {}, True, "recipe.rounding=seq_mse", id="weights of a file"),
+        pytest.param({}, {"rounding": "adaround"}, True, "recipe.bias_correction=true", id="rounded well"),
+        pytest.param(
+            {}, {**USED, "mixed_precision": True}, True, "recipe.distillation_steps=300", id="all but learning"
+        ),
+        pytest.param({}, {**USED, "mixed_precision": True, "distillation_steps": 9}, True, "", id="all used"),
+        pytest.param({"parted_codes": 9}, {"saturation_free": False}, True, "recipe.saturation_free=true", id="clips"),
+        pytest.param({"parted_codes": 9}, {}, True, "", id="parts"),
+        pytest.param({"alone_db": 30.0}, {}, True, "", id="good"),
+    ],
+)
+def test_what_to_try_follows_from_where_the_noise_comes_from(
+    fields: dict[str, Any], recipe: dict[str, Any], from_file: bool, setting: str
+) -> None:
+    lossy = layer("up", fields.pop("alone_db", 12.0), **fields)
+    advice = layer_advice(lossy, QuantizationRecipe(**recipe), from_file=from_file)
+    assert advice.setting == setting
+    if setting:
+        # A setting that there is, and that the run has not used.
+        key, value = setting.removeprefix("recipe.").split("=")
+        used = QuantizationRecipe(**recipe)
+        assert used.changed(**{key: yaml.safe_load(value)}) != used
