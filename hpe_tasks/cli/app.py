@@ -25,6 +25,7 @@ from hpe_tasks.cli.options import (
     EXIT_OTHER,
     ConfigOption,
     JsonOption,
+    JunitOption,
     PresetOption,
     RegistryOption,
     SetOption,
@@ -121,6 +122,7 @@ def check(
 def show(
     name: Annotated[str | None, typer.Option("--run", help="Name or folder of the run; by default the last.")] = None,
     as_json: JsonOption = False,
+    junit: JunitOption = None,
 ) -> None:
     """Print what a run has come to; exits with 1 unless it passed its gate, or is done where nothing is judged."""
     from hpe_tasks.config.environment import Settings
@@ -129,7 +131,7 @@ def show(
 
     places = Settings.from_environment()
     run = find_run(name, workspace=places.workspace, cache=places.cache, s3=make_client)
-    if not print_summary(run, as_json=as_json, looking_back=True):
+    if not print_summary(run, as_json=as_json, looking_back=True, junit=junit):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 

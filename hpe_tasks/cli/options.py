@@ -32,6 +32,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as gate.min_ap=0.6. Repeatable."),
 ]
 RunOption = Annotated[str, typer.Option("--run", help="Name of the run: its steps find each other under it.")]
+JunitOption = Annotated[
+    Path | None,
+    typer.Option("--junit", help="Write the gate's checks and the steps to this file, as JUnit XML.", dir_okay=False),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Say what is done and what is reused.")]
 
 

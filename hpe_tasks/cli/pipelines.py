@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from hpe_tasks.cli.options import (
     EXIT_GATE_FAILED,
     ConfigOption,
     JsonOption,
+    JunitOption,
     PresetOption,
     RunOption,
     SetOption,
@@ -23,7 +25,7 @@ from hpe_tasks.cli.run_summary import StderrWatch, print_summary
 from hpe_tasks.pipeline.listing import ListedPipeline, listed_pipelines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from hpe_tasks.pipeline.pipeline import Pipeline
@@ -70,13 +72,15 @@ def _add_run(app: typer.Typer, listed: ListedPipeline) -> None:
         settings: SetOption = None,
         name: RunOption = "local",
         as_json: JsonOption = False,
+        junit: JunitOption = None,
         verbose: VerboseOption = False,
     ) -> None:
         _be_verbose(verbose)
         pipeline = _pipeline(listed)
-        run = _open(pipeline, preset, config, settings, name)
+        with _told_of_bad_input(junit):
+            run = _open(pipeline, preset, config, settings, name)
         try:
-            _run_all(pipeline, run, as_json=as_json)
+            _run_all(pipeline, run, as_json=as_json, junit=junit)
         finally:
             _trim_cache(run)
 
@@ -154,12 +158,30 @@ def _open(pipeline: Pipeline, preset: str | None, file: Path | None, settings: l
     )
 
 
+@contextmanager
+def _told_of_bad_input(junit: Path | None) -> Iterator[None]:
+    """Begins a JUnit file, which says so where no run can be opened."""
+    if junit is None:
+        yield
+        return
+    from hpe_tasks.errors import HpeError
+    from hpe_tasks.report.junit import junit_of_error, start_junit
+    from hpe_tasks.storage.files import write_atomically
+
+    start_junit(junit)
+    try:
+        yield
+    except HpeError as error:
+        write_atomically(junit, junit_of_error(error))
+        raise
+
+
 def _be_verbose(verbose: bool) -> None:
     if verbose:
         logging.getLogger("hpe_tasks").setLevel(logging.INFO)
 
 
-def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
+def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool, junit: Path | None) -> None:
     from hpe_tasks.errors import HpeError
     from hpe_tasks.pipeline.running import end_run, run_steps
 
@@ -168,7 +190,7 @@ def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
     except BaseException as error:
         try:
             end_run(pipeline, run)
-            print_summary(run, as_json=as_json)
+            print_summary(run, as_json=as_json, junit=junit)
         except HpeError as second:
             logging.getLogger(__name__).warning("There is no report: %s", second)
             raise error from None
@@ -178,7 +200,7 @@ def _run_all(pipeline: Pipeline, run: Run, *, as_json: bool) -> None:
         # The table has said it.
         raise typer.Exit(exit_code(error)) from error
     end_run(pipeline, run)
-    if not print_summary(run, as_json=as_json):
+    if not print_summary(run, as_json=as_json, junit=junit):
         raise typer.Exit(EXIT_GATE_FAILED)
 
 

@@ -6,6 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hpe_tasks.pipeline.running import StepEnd
     from hpe_tasks.pipeline.runs import Run
     from hpe_tasks.pipeline.step import Step
@@ -32,7 +34,14 @@ class StderrWatch:
         print(f"{again}  {end_line(step, end, seconds)}", flush=True, file=sys.stderr)
 
 
-def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False, launcher: Launcher = "hpe") -> bool:
+def print_summary(
+    run: Run,
+    *,
+    as_json: bool = False,
+    looking_back: bool = False,
+    launcher: Launcher = "hpe",
+    junit: Path | None = None,
+) -> bool:
     """Print what the run has come to; returns whether that is good: its gate passed, or nothing is judged and all done.
 
     Args:
@@ -40,6 +49,7 @@ def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False
         as_json: As JSON: all records of the run, its verdict, and what to try next.
         looking_back: Show what is recorded, also when inputs or code have changed since.
         launcher: What starts runs here, for the command to try next.
+        junit: A file that gets the same as JUnit XML.
     """
     from hpe_tasks.pipeline.collected import records_of
     from hpe_tasks.pipeline.pipelines import pipeline_of
@@ -47,6 +57,11 @@ def print_summary(run: Run, *, as_json: bool = False, looking_back: bool = False
 
     records = records_of(run, looking_back=looking_back)
     report = pipeline_of(run).report_uri(run)
+    if junit is not None:
+        from hpe_tasks.report.junit import junit_xml
+        from hpe_tasks.storage.files import write_atomically
+
+        write_atomically(junit, junit_xml(records, report=report))
     if as_json:
         from hpe_tasks.report.as_json import summary_json
 
