@@ -103,7 +103,7 @@ def _trees(rng: Rng, canvas: Canvas, horizon: float) -> None:
 def _room(rng: Rng, canvas: Canvas, horizon: float) -> None:
     for _ in range(int(rng.integers(1, 4))):
         x, y = rng.uniform(0, canvas.width - 60), rng.uniform(5, horizon * 0.5)
-        width, height = rng.uniform(40, 120), rng.uniform(35, horizon * 0.6)
+        width, height = rng.uniform(40, 120), rng.uniform(35, max(35.0, horizon * 0.6))
         canvas.fill(_box(x - 4, y - 4, width + 8, height + 8), _colour(rng, (0.0, 0.4)))
         canvas.fill(_box(x, y, width, height), _colour(rng, (0.1, 0.5), (0.5, 1.0)))
         canvas.line(np.array([[x + width / 2, y], [x + width / 2, y + height]]), _colour(rng), 3)

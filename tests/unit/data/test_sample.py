@@ -182,6 +182,13 @@ def test_splits_hold_hidden_joints_and_several_people() -> None:
     assert max(len(group) for group in persons) >= 3
 
 
+def test_the_smallest_pictures_can_be_drawn_with_every_scenery() -> None:
+    spec = SampleSpec(width=96, height=96)
+    drawn = [draw_picture(spec, "train", number) for number in range(40)]
+    assert {picture.scenery for picture in drawn} == set(SCENERIES)
+    assert all(picture.image.shape == (96, 96, 3) for picture in drawn)
+
+
 @pytest.mark.parametrize(
     ("build", "names"),
     [
