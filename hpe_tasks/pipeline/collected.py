@@ -19,12 +19,13 @@ from hpe_tasks.records.run import StepFailure
 from hpe_tasks.report.records import RunRecords
 
 
-def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
+def records_of(run: Run, *, looking_back: bool = False, with_commit: bool = True) -> RunRecords:
     """What the run's steps have produced so far.
 
     Args:
         run: The run.
         looking_back: Show what is recorded, also when inputs or code have changed since.
+        with_commit: Say which code this is, for which git is asked.
 
     Raises:
         ValueError: A step of the run's pipeline is shown as what is no field of the records.
@@ -37,7 +38,7 @@ def records_of(run: Run, *, looking_back: bool = False) -> RunRecords:
         asked=None if run.asked == run.config else without_credentials(run.asked),
         run=run.name,
         started=run.started,
-        git_commit=git_commit(),
+        git_commit=git_commit() if with_commit else None,
         failures=failures,
         rungs=tuple(_rungs(collected, pipeline.by_name, failures)),
         steps=pipeline.outcomes(collected, failures),

@@ -97,6 +97,7 @@ class Run:
         signing_key: Gives the private key that manifests are signed with, in PEM; None without one.
         pipeline: Name of the pipeline whose steps make up the run.
         part: Folder within the run's own, where it is a part of a run; see `within`.
+        listed: Names of its files, where they have been listed: the workspace is not asked for others.
         at_hand: What steps have fetched to this machine, for the steps after them in the same process.
     """
 
@@ -108,6 +109,7 @@ class Run:
     signing_key: Callable[[], bytes | None] = _no_key
     pipeline: str = FIRST_PIPELINE
     part: str = ""
+    listed: frozenset[str] | None = None
     at_hand: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _pointers: dict[str, Pointer | None] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keys: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -223,6 +225,8 @@ class Run:
 
     def _read(self, name: str, kind: type[F]) -> F | None:
         """A small file of the run; one that is broken is none, and said in the log."""
+        if self.listed is not None and f"{self.prefix}/{name}" not in self.listed:
+            return None
         data = self.workspace.read(f"{self.prefix}/{name}")
         try:
             return None if data is None else kind.model_validate_json(data)
@@ -358,16 +362,36 @@ def find_run(name: str | None, *, workspace: str, cache: Path, s3: Callable[[], 
             raise MissingInputError(f"{len(folders) or 'No'} runs are called {name!r} in {workspace}.", hint=hint)
         name = folders[0]
         asked = place.read(f"runs/{name}/{CONFIG}") or b""
+    return run_asked(asked, place, name, cache=cache, s3=s3)
+
+
+def run_asked(
+    asked: bytes,
+    workspace: Workspace,
+    name: str,
+    *,
+    cache: Path,
+    s3: Callable[[], S3Client],
+    listed: frozenset[str] | None = None,
+) -> Run:
+    """A run that is there, by its `run.json` and its folder; `listed` as of `Run`.
+
+    Raises:
+        BadInputError: Another version of the code wrote it, which this one cannot read.
+    """
     try:
         file = RunFile.model_validate_json(asked)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
         raise BadInputError(
-            f"The run {name} in {workspace} was made by another version of this project: {where}: {problem['msg']}.",
+            f"The run {name} in {workspace.uri} was made by another version of this project: {where}: "
+            f"{problem['msg']}.",
             hint="Use that version to look at it, or start the run again.",
         ) from error
-    return Run(asked=file.config, workspace=place, name=name, cache=cache, s3=s3, pipeline=file.pipeline)
+    return Run(
+        asked=file.config, workspace=workspace, name=name, cache=cache, s3=s3, pipeline=file.pipeline, listed=listed
+    )
 
 
 def _latest_in(data: bytes, workspace: str) -> str:
