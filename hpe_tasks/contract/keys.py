@@ -23,6 +23,11 @@ def pointer_key(name: str, channel: str) -> str:
     return f"{channels_key(name)}/{channel}{POINTER_SUFFIX}"
 
 
+def log_key(name: str) -> str:
+    """What the records of the registry's log lie below."""
+    return f"{MODELS}/{name}/log"
+
+
 def versions_key(name: str) -> str:
     """What the versions of a model lie below."""
     return f"{MODELS}/{name}/versions"

@@ -7,10 +7,16 @@ from hpe_tasks.records.base import Artifact, Record
 
 
 class ServedBefore(Frozen):
-    """What a channel served when a version was stored; `version` is None for a channel that did not exist."""
+    """What a channel served when a version was stored.
+
+    Attributes:
+        version: None for a channel that did not exist.
+        pinned: By whom, when and why the channel was pinned to it; empty where it was not.
+    """
 
     channel: str
     version: str | None
+    pinned: str = ""
 
 
 class PublishedModel(Record):
@@ -29,6 +35,17 @@ class PublishedModel(Record):
     created: bool
     signed_by: str | None = None
     before: ServedBefore | None = None
+
+    @property
+    def kept_by_pin(self) -> str:
+        """Why the channel stays with another version; empty where it may be moved to this one."""
+        before = self.before
+        if before is None or not before.pinned or before.version == self.version:
+            return ""
+        return (
+            f"Channel {before.channel!r} of {self.name!r} is pinned to version {before.version} ({before.pinned}): it "
+            f"stays as it is. Unpin it, and promote version {self.version}, if that is to be served."
+        )
 
 
 class SmokedImage(Frozen):

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from hpe_tasks.config.base import Slug
-from hpe_tasks.contract.keys import MODELS, channels_key, manifest_key, pointer_key, signature_key, versions_key
+from hpe_tasks.contract.keys import (
+    MODELS,
+    channels_key,
+    log_key,
+    manifest_key,
+    pointer_key,
+    signature_key,
+    versions_key,
+)
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
@@ -38,6 +46,10 @@ class RegistryLayout:
     def versions(self, name: str) -> S3Location:
         """The versions of a model."""
         return self.root / versions_key(_name(name))
+
+    def log(self, name: str) -> S3Location:
+        """The records of what was done to a model's versions and channels."""
+        return self.root / log_key(_name(name))
 
     def pointer(self, name: str, channel: str) -> S3Location:
         """What a channel serves."""

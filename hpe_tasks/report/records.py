@@ -192,6 +192,7 @@ def verdict_of(records: RunRecords) -> Verdict:
     if records.published is not None:
         yet = "" if finished else " yet"
         title = f"Published {records.published.name} {records.published.version}, no channel serves it{yet}"
+        detail = records.published.kept_by_pin or detail
         return Verdict("passed", title, detail)
     if records.decision is not None:
         return Verdict("passed", "Passed the gate" if finished else "Passed the gate, not published yet", detail)

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -138,6 +139,18 @@ def no_conditional_writes(location: S3Location) -> AccessError:
         f"The S3 server of {location} does not offer conditional writes.",
         hint="Use one that has If-Match and If-None-Match for PutObject, as AWS does.",
     )
+
+
+def list_keys(client: S3Client, prefix: S3Location) -> dict[str, datetime]:
+    """Keys below a prefix, relative to it, with the time of their last change."""
+    root = f"{prefix.key}/"
+    with s3_errors(prefix, "listing"):
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=root)
+        return {
+            entry["Key"].removeprefix(root): entry["LastModified"]
+            for page in pages
+            for entry in page.get("Contents", ())
+        }
 
 
 def is_stored(client: S3Client, location: S3Location, sha256: str, size_bytes: int) -> bool:

@@ -25,9 +25,9 @@ from hpe_tasks.storage.scratch import sweep
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 DIFFER = {
-    "when": {"started", "finished_at", "created_at", "moved_at", "startedOn", "finishedOn", "counter"},
+    "when": {"started", "finished_at", "created_at", "moved_at", "recorded_at", "startedOn", "finishedOn", "counter"},
     "what was measured of time": {"images_per_second", "latency", "cold_start_ms", "duration_ms", "mtime_ns"},
-    "names that were drawn": {"moves", "attempt"},
+    "names that were drawn": {"moves", "attempt", "entry"},
     "whether this attempt or the one before did it": {"reused", "created", "previous_version"},
     "digests of files that hold one of these": {"manifest_sha256", "package_sha256", "zipped_bytes", "unzipped_bytes"},
 }
@@ -40,6 +40,7 @@ _ALSO_NONE = {"previous_version"}
 _HOLD_THEM = (".html", "/manifest.json")
 """Ends of the addresses of files that hold one of these fields: their digests differ as well."""
 
+_LOGGED = re.compile(r"(?<=/log/)[0-9TZ.]+(_.*_)[0-9a-f]{32}(?=\.json$)")
 _TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{8,32}(\.part)?$|\.(tmp|part|making|extracting)(\.json)?$|/scratch/.")
 
 
@@ -193,8 +194,11 @@ class Scene:
                 else:
                     tree[name] = _comparable(name, path.read_bytes())
         if self.bucket is not None:
-            objects = self._objects().items()
-            tree |= {f"bucket/{key}": _comparable(key, self._judged(key, data)) for key, data in objects}
+            for key, data in self._objects().items():
+                # A record of the registry's log is called by when it was written, and by a name that was drawn.
+                name = _LOGGED.sub(r"…\1…", key)
+                assert f"bucket/{name}" not in tree, f"two records of one act: {name}"
+                tree[f"bucket/{name}"] = _comparable(key, self._judged(key, data))
         return tree
 
     def _judged(self, key: str, data: bytes) -> bytes:

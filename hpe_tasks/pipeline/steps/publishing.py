@@ -216,12 +216,19 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
         )
 
 
+def _channel_pinned(results: Results) -> str:
+    """A channel that was pinned to another version stays as it is."""
+    published = results.find(publish)
+    return "" if published is None else published.kept_by_pin
+
+
 @step(
     PromotedModel,
     "Promotion",
     needs=(publish,),
     follows=(smoke_test_lambda,),
     settings=lambda c: c.destination.model_dump(),
+    skip=_channel_pinned,
     reuse=False,
     tell=lambda record: record.version,
     shown_as="promoted",
@@ -229,7 +236,10 @@ def smoke_test_lambda(run: Run, _: Scratch) -> SmokeTest:
 def promote(run: Run, _: Scratch) -> PromotedModel:
     """Point the channel to the published version, and sign the pointer as the version is signed.
 
+    A channel that is pinned to another version when this one is published is left alone.
+
     Raises:
+        BadInputError: The channel was pinned since, or the version is retired.
         ConfigError: The version or the channel is signed, or a signature is required, and there is no key.
         MissingInputError: A smoke test was asked for, and the published version has not passed it.
         ChannelConflictError: Another publisher moved the channel since the version was published.

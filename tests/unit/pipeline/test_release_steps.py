@@ -16,7 +16,14 @@ from typing_extensions import override
 
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.data.coco import CocoDataset
-from hpe_tasks.errors import ChannelConflictError, ConfigError, DigestError, MissingInputError, SupersededError
+from hpe_tasks.errors import (
+    BadInputError,
+    ChannelConflictError,
+    ConfigError,
+    DigestError,
+    MissingInputError,
+    SupersededError,
+)
 from hpe_tasks.gate.floor import check_floor
 from hpe_tasks.packaging import PackagedModel
 from hpe_tasks.pipeline import steps
@@ -32,9 +39,11 @@ from hpe_tasks.records.inputs import DatasetValidation
 from hpe_tasks.records.network import QuantizedModel
 from hpe_tasks.records.release import SmokeTest
 from hpe_tasks.registry.manifest import ModelManifest
+from hpe_tasks.registry.operations import Operations
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.release.golden import is_clear
 from hpe_tasks.release.smoke_test import SmokeTestError
+from hpe_tasks.report.records import verdict_of
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
@@ -370,3 +379,29 @@ def test_a_file_that_is_not_the_one_measured_is_not_published(
     assert client.list_objects_v2(Bucket="models")["KeyCount"] == 0
     # The gate, run again, judges anew.
     assert run.workspace.read(f"store/gate/{run.key(steps.gate)}/result.json") is None
+
+
+def test_a_run_leaves_a_pinned_channel_as_it_is_and_says_so(at_publish: OpenAtPublish, client: Any) -> None:
+    before, run = at_publish("before"), at_publish("run", content="two")
+    steps.publish(before)
+    steps.promote(before)
+    served, operations = serves(client), Operations(client, REGISTRY, actor="grace")
+    operations.pin("pose", "staging", note="until the release")
+    published = steps.publish(run)
+    reason = REQUANTIZE.skip_reason(steps.promote, run)
+    assert f"pinned to version {served} (by grace at" in reason
+    assert f"until the release): it stays as it is. Unpin it, and promote version {published.version}" in reason
+    records = records_of(run)
+    assert f"{published.version}, no channel serves it" in verdict_of(records).title
+    assert verdict_of(records).detail == reason
+    # Pinned only after this run has published: the step itself refuses.
+    operations.unpin("pose", "staging")
+    steps.publish(run)
+    assert REQUANTIZE.skip_reason(steps.promote, run) == ""
+    operations.pin("pose", "staging")
+    with pytest.raises(BadInputError, match=f"is pinned to version {served}"):
+        steps.promote(run)
+    # What it serves already is no move.
+    assert REQUANTIZE.skip_reason(steps.promote, before) == ""
+    steps.publish(before)
+    assert steps.promote(before).version == serves(client) == served

@@ -1,0 +1,148 @@
+"""What is done to versions and channels without moving a pointer: retire, pin, annotate, and taking it back.
+
+Each is a record of the log, and nothing else: see `hpe_tasks.registry.log`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError, ConfigError
+from hpe_tasks.registry.layout import RegistryLayout
+from hpe_tasks.registry.log import LogRecord, RegistryLog, checked_note
+from hpe_tasks.registry.publishing import ModelRegistry
+from hpe_tasks.storage.s3_objects import get_bytes
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.storage.s3 import S3Location
+
+
+class Operations:
+    """Acts on the versions and channels of a registry.
+
+    Args:
+        client: Must stay usable for as long as this is.
+        location: Bucket and prefix.
+        actor: Who acts, as the log will say.
+    """
+
+    def __init__(self, client: S3Client, location: S3Location, *, actor: str) -> None:
+        self._client = client
+        self._layout = RegistryLayout(location)
+        self._registry = ModelRegistry(client, location, actor=actor)
+        self._log = RegistryLog(client, self._layout)
+        self._actor = actor
+
+    def retire(self, name: str, version: str, *, note: str = "") -> LogRecord:
+        """Let no channel serve a version any more: nobody can promote it, or roll back to it.
+
+        Its files stay. A version that is retired stays so, with the record that has retired it.
+
+        Raises:
+            AccessError: There is no such version.
+            BadInputError: A channel serves it.
+            ChannelConflictError: A channel was moved to it meanwhile: it is not retired.
+        """
+        note = checked_note(note)
+        self._require(name, version)
+        if (retired := self._log.state(name).retired.get(version)) is not None:
+            return self._log.read(name, retired)
+        if serving := self._serving(name, version):
+            raise BadInputError(
+                f"Version {version} of {name!r} cannot be retired: {_channels(serving)} it.",
+                hint="Promote another version there, or roll back, and retire this one then.",
+            )
+        record = self._log.add("retire", name, version, by=self._actor, note=note)
+        if serving := self._serving(name, version):
+            why = f"{_channels(serving)} it since it was being retired."
+            self._log.add("unretire", name, version, by=self._actor, note=why)
+            raise ChannelConflictError(
+                f"Version {version} of {name!r} is not retired: {_channels(serving)} it by now.",
+                hint="Look at the channel, and decide anew.",
+            )
+        return record
+
+    def unretire(self, name: str, version: str, *, note: str = "") -> LogRecord:
+        """Let channels serve a version again.
+
+        Raises:
+            AccessError: There is no such version.
+            BadInputError: It is not retired.
+        """
+        note = checked_note(note)
+        self._require(name, version)
+        if version not in self._log.state(name).retired:
+            raise BadInputError(f"Version {version} of {name!r} is not retired.", hint="There is nothing to take back.")
+        return self._log.add("unretire", name, version, by=self._actor, note=note)
+
+    def pin(self, name: str, channel: str, *, note: str = "") -> LogRecord:
+        """Let a channel stay with what it serves until it is unpinned: runs leave it alone, people are refused.
+
+        A channel that is pinned stays so, with the record that has pinned it.
+
+        Raises:
+            AccessError: There is no such channel.
+            ChannelConflictError: It was moved meanwhile: it is not pinned.
+        """
+        note = checked_note(note)
+        before = self._registry.show(name, channel)
+        if (pinned := self._log.state(name).pinned.get(channel)) is not None:
+            return self._log.read(name, pinned)
+        record = self._log.add("pin", name, before.version, channel=channel, by=self._actor, note=note)
+        now = self._registry.show(name, channel)
+        if now.version != before.version:
+            why = f"It was moved to version {now.version} while it was being pinned."
+            self._log.add("unpin", name, now.version, channel=channel, by=self._actor, note=why)
+            raise ChannelConflictError(
+                f"Channel {channel!r} of {name!r} is not pinned: it serves version {now.version} by now, not "
+                f"{before.version}.",
+                hint="Look at it, and decide anew.",
+            )
+        return record
+
+    def unpin(self, name: str, channel: str, *, note: str = "") -> LogRecord:
+        """Let a channel be moved again.
+
+        Raises:
+            AccessError: There is no such channel.
+            BadInputError: It is not pinned.
+        """
+        note = checked_note(note)
+        pointer = self._registry.show(name, channel)
+        if channel not in self._log.state(name).pinned:
+            raise BadInputError(
+                f"Channel {channel!r} of {name!r} is not pinned.", hint="There is nothing to take back."
+            )
+        return self._log.add("unpin", name, pointer.version, channel=channel, by=self._actor, note=note)
+
+    def annotate(self, name: str, version: str, *, note: str) -> LogRecord:
+        """Keep a remark about a version; each stays, and none changes an earlier one.
+
+        Raises:
+            AccessError: There is no such version.
+            ConfigError: The remark is empty, or too long.
+        """
+        note = checked_note(note)
+        if not note:
+            raise ConfigError("The note is empty.", hint="Say what is to be remembered of the version.")
+        self._require(name, version)
+        return self._log.add("annotate", name, version, by=self._actor, note=note)
+
+    def _require(self, name: str, version: str) -> None:
+        """Raise where there is no such version; one whose manifest is damaged is there."""
+        if get_bytes(self._client, self._layout.manifest(name, version), "reading the manifest") is None:
+            raise AccessError(
+                f"Model {name!r} has no version {version!r} in {self._layout.root}.",
+                hint="List its versions with `hpe channel versions`.",
+            )
+
+    def _serving(self, name: str, version: str) -> tuple[str, ...]:
+        """Channels that serve a version now."""
+        states = ((channel, self._registry.state(name, channel).pointer) for channel in self._registry.channels(name))
+        return tuple(channel for channel, pointer in states if pointer is not None and pointer.version == version)
+
+
+def _channels(names: tuple[str, ...]) -> str:
+    return f"channel {names[0]} serves" if len(names) == 1 else f"channels {', '.join(names)} serve"
