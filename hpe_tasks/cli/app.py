@@ -18,6 +18,7 @@ import typer
 
 from hpe_tasks.cli.channels import channel_app
 from hpe_tasks.cli.lambda_function import lambda_app
+from hpe_tasks.cli.model_exports import add_export_commands
 from hpe_tasks.cli.options import (
     DEFAULT_CHANNEL,
     DEFAULT_REGISTRY,
@@ -77,6 +78,9 @@ def _options(
 app.add_typer(channel_app, name="channel")
 app.add_typer(lambda_app, name="lambda")
 app.add_typer(workspace_app, name="workspace")
+models_app = typer.Typer(help="See published versions, and take them elsewhere.", no_args_is_help=True)
+add_export_commands(models_app)
+app.add_typer(models_app, name="models")
 add_pipeline_commands(app)
 
 

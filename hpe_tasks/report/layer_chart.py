@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hpe_tasks.records.layers import LayerDiagnosis, LayerError
 from hpe_tasks.gate.checks.base import Advice
+from hpe_tasks.records.layers import LayerDiagnosis, LayerError
 from hpe_tasks.report.charts import Tick
 from hpe_tasks.report.layer_advice import layer_advice
 
