@@ -1,6 +1,6 @@
-"""Pages that Airflow's API server shows: a run's report and the version that it published.
+"""Pages that Airflow's API server shows: a run's report, the version that it published, and all models.
 
-Both need a login and the right to see the DAG's runs: an app of a plugin is open to everyone unless it asks.
+Each needs a login and the right to see the DAG's runs: an app of a plugin is open to everyone unless it asks.
 """
 
 # No `from __future__ import annotations` here: FastAPI must see the annotations as they are.
@@ -17,8 +17,18 @@ from pydantic import AfterValidator
 
 from hpe_airflow.connections import s3_client
 from hpe_airflow.lazy_app import Receive, Scope, Send
+from hpe_airflow.model_pages import actions, routes
+from hpe_airflow.model_pages.rendering import problem_page
+from hpe_airflow.model_pages.trying import LARGEST_BYTES
 from hpe_tasks.config.environment import Settings
-from hpe_tasks.errors import AccessError, HpeError, MissingInputError
+from hpe_tasks.errors import (
+    AccessError,
+    BadInputError,
+    ChannelConflictError,
+    ConfigError,
+    HpeError,
+    MissingInputError,
+)
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import FIRST_PIPELINE, Run, find_run, is_run_name
 from hpe_tasks.pipeline.step import Step
@@ -33,6 +43,13 @@ _GUARDS = {
     b"x-content-type-options": b"nosniff",
     b"content-security-policy": b"default-src 'none'; base-uri 'none'; form-action 'none'",
 }
+
+
+_LARGEST_FORM, _LARGEST_PICTURE = 100_000, LARGEST_BYTES + 100_000
+"""Bytes of a request; larger ones are refused before they are read."""
+
+
+_TOO_LARGE = Response("The form is too large, or does not say how large it is.", 413, media_type="text/plain")
 
 
 def run_name(name: str) -> str:
@@ -58,6 +75,9 @@ class Pages(FastAPI):
                 message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and not _short(scope):
+            await _TOO_LARGE(scope, receive, guarded)
+            return
         await super().__call__(scope, receive, guarded)
 
 
@@ -68,18 +88,19 @@ def build_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        dependencies=[Depends(_allowed)],
     )
     app.add_exception_handler(HpeError, _explain)
+    app.include_router(actions.router)
+    app.include_router(routes.router)
 
     # Plain functions: FastAPI runs them in threads, so reading files and S3 does not hold up the API server.
-    @app.get("/runs/{name}/report")
+    @app.get("/runs/{name}/report", dependencies=[Depends(_allowed)])
     def report(name: RunName) -> FileResponse:
         """The run's HTML report."""
         run = _run(name)
         return _page(run.workspace.local(_record(run, steps.report).html))
 
-    @app.get("/runs/{name}/version")
+    @app.get("/runs/{name}/version", dependencies=[Depends(_allowed)])
     def version(name: RunName) -> Response:
         """The manifest of the version that the run published."""
         return Response(_manifest(_record(_run(name), steps.publish)), media_type="application/json")
@@ -128,6 +149,19 @@ def _manifest(published: PublishedModel) -> bytes:
         return s3_client().get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
 
 
-def _explain(_: Request, error: Exception) -> HTMLResponse:
+def _short(scope: Scope) -> bool:
+    """Whether a request says how long its body is, and that is no longer than it may be."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    most = _LARGEST_PICTURE if scope["path"].endswith("/try") else _LARGEST_FORM
+    return length.isdigit() and int(length[:12]) <= most
+
+
+def _explain(request: Request, error: Exception) -> HTMLResponse:
     missing = isinstance(error, (MissingInputError, AccessError))
+    if isinstance(error, HpeError) and not request.scope["path"].startswith(
+        f"{request.scope.get('root_path', '')}/runs/"
+    ):
+        refused = type(error) in (BadInputError, ConfigError)
+        status = 404 if missing else 409 if isinstance(error, ChannelConflictError) else 400 if refused else 502
+        return problem_page(request, error, status)
     return HTMLResponse(f"<!doctype html><title>hpe</title><p>{html.escape(str(error))}</p>", 404 if missing else 502)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,17 @@ def test_the_layout_is_the_documented_one_and_written_in_order(client: Any, one:
     published = registry.store(manifest, one.files, key)
     stored = list(recorder.written)
     promoted = registry.promote("pose", published.version, "staging", published=published)
-    assert recorder.written == [
+    *written, logged = recorder.written
+    assert written == [
         *(f"team/registry/blobs/sha256/{file.sha256}" for file in manifest.files),
         f"team/registry/models/pose/versions/{manifest.version}/manifest.json",
         f"team/registry/models/pose/versions/{manifest.version}/manifest.json.sig",
         POINTER,
     ]
-    assert stored == recorder.written[:-1]
+    assert re.fullmatch(
+        rf"team/registry/models/pose/log/[0-9TZ.]+_publish_staging_{manifest.version}_\w+\.json", logged
+    )
+    assert stored == written[:-1]
     assert set(keys(client)) == set(recorder.written)
     pointer = json.loads(client.get_object(Bucket="models", Key=POINTER)["Body"].read())
     assert pointer["version"] == manifest.version == published.version
@@ -144,7 +149,8 @@ def test_a_second_channel_shares_the_version(client: Any, registry: ModelRegistr
     publish(registry, one)
     recorder = Recorder(client)
     published = publish(ModelRegistry(recorder, LOCATION), one, "production")  # type: ignore[arg-type]
-    assert recorder.written == ["team/registry/models/pose/channels/production.json"]
+    assert recorder.written[0] == "team/registry/models/pose/channels/production.json"
+    assert ["/log/" in key for key in recorder.written] == [False, True]
     assert not published.created
     assert registry.channels("pose") == ("production", "staging")
 

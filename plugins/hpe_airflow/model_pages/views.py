@@ -1,0 +1,237 @@
+"""What the pages show, put together from the catalogue, a manifest and the registry's log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hpe_tasks.catalogue.comparing import flat
+from hpe_tasks.catalogue.summaries import VersionSummary
+from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named, metric_of
+from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.registry.manifest import GoldenImage, ModelManifest
+from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
+from hpe_tasks.report.records import milliseconds_text, quantities_of, speed_rows
+from hpe_tasks.report.templating import signed
+
+_NONE = "–"
+_LABELS = {"passed": "✓ passed", "refused": "✕ refused", "inconclusive": "? inconclusive"}
+_TONES = {"passed": "pass", "refused": "fail", "inconclusive": "differs"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of a row: as text, and as what it is sorted by; None sorts last."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A version in the table of all."""
+
+    version: VersionSummary
+    retired: bool
+    fp32: Cell
+    int8: Cell
+    drop: Cell
+    size: Cell
+    speed: Cell
+    share: Cell
+    verdict: str
+    tone: str
+    data: str
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """A check of the gate as the report's table shows it."""
+
+    check: GateCheck
+    observed: str
+    limit: str
+    margin: str
+    chart: Bullet
+
+
+@dataclass(frozen=True)
+class JointRow:
+    """A joint's figures as text."""
+
+    joint: str
+    before: str
+    after: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A person of a golden image: limbs as lines, joints as points, in pixels of the image."""
+
+    limbs: tuple[tuple[float, float, float, float], ...]
+    joints: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A golden image with what the exported file found in it when it was measured."""
+
+    role: str
+    sha256: str
+    width: int
+    height: int
+    stroke: float
+    people: tuple[Skeleton, ...]
+
+
+def version_row(row: VersionSummary, *, retired: bool) -> VersionRow:
+    """A version's figures as text."""
+    metric = None if row.metric is None else metric_named(row.metric)
+    ratio = "" if row.speed is None else f" ({UNITS['times'].text(row.speed.ratio)})"
+    people = "" if row.persons is None else f", {row.persons:,} persons"
+    return VersionRow(
+        version=row,
+        retired=retired,
+        fp32=_accuracy(metric, row.fp32),
+        int8=_accuracy(metric, row.int8),
+        drop=Cell(_NONE if metric is None or row.drop is None else _lost(row.drop, metric), row.drop),
+        size=Cell(_NONE if row.size_bytes is None else megabytes_text(row.size_bytes), row.size_bytes),
+        speed=Cell(_NONE, None)
+        if row.speed is None
+        else Cell(milliseconds_text(row.speed.int8_ms) + ratio, row.speed.int8_ms),
+        share=Cell(UNITS["share"].text(row.int8_share), row.int8_share),
+        verdict=_LABELS.get(row.verdict or "", "damaged" if row.problem else _NONE),
+        tone=_TONES.get(row.verdict or "", "fail" if row.problem else "differs"),
+        data=_NONE if row.dataset is None else f"{row.dataset}, {row.split}{people}",
+    )
+
+
+def _lost(drop: float, metric: Metric) -> str:
+    return metric.text(drop) if drop >= 0 else signed(drop, metric.text)
+
+
+def _accuracy(metric: Metric | None, value: float | None) -> Cell:
+    return Cell(_NONE if metric is None or value is None else f"{metric.text(value)} {metric.name}", value)
+
+
+def gate_rows(decision: GateDecision) -> tuple[GateRow, ...]:
+    """The checks, those first that did not pass."""
+    ordered = sorted(decision.checks, key=lambda check: check.passed)
+    return tuple(GateRow(check, *quantities_of(check), bullet(check)) for check in ordered)
+
+
+def joint_plot(manifest: ModelManifest) -> DotPlot | None:
+    """FP32 and int8 of each group of joints, or of each joint where there are no groups."""
+    before, after = manifest.fp32, manifest.onnx
+    grouped = bool(before.by_group or after.by_group)
+    metric = metric_of(after.stats)
+    if grouped:
+        return dot_plot(before.by_group, after.by_group, metric)
+    return dot_plot(before.by_joint, after.by_joint, metric)
+
+
+def joint_rows(manifest: ModelManifest) -> tuple[JointRow, ...]:
+    """Every joint's figure before and after."""
+    metric, before, after = metric_of(manifest.onnx.stats), manifest.fp32.by_joint, manifest.onnx.by_joint
+    rows = []
+    for joint in dict.fromkeys((*before, *after)):
+        old, new = before.get(joint), after.get(joint)
+        change = None if old is None or new is None else new - old
+        rows.append(JointRow(joint.replace("_", " "), metric.text(old), metric.text(new), signed(change, metric.text)))
+    return tuple(rows)
+
+
+def pictures(manifest: ModelManifest) -> tuple[Picture, ...]:
+    """The version's golden images, drawn upon."""
+    return tuple(drawn(manifest, golden, manifest.file(golden.file).sha256) for golden in manifest.golden)
+
+
+def drawn(manifest: ModelManifest, golden: GoldenImage, sha256: str = "") -> Picture:
+    """The people in an image, with the limbs and joints of a version."""
+    names, people = manifest.serving.joints, []
+    for person in golden.people:
+        points = [joint if joint is not None and joint[2] > 0 else None for joint in person.joints]
+        limbs = [
+            (points[a][0], points[a][1], points[b][0], points[b][1])  # type: ignore[index]
+            for a, b in manifest.serving.limbs
+            if points[a] is not None and points[b] is not None
+        ]
+        joints = [(point[0], point[1], name) for point, name in zip(points, names, strict=True) if point is not None]
+        people.append(Skeleton(tuple(limbs), tuple(joints)))
+    return Picture(
+        role=golden.file,
+        sha256=sha256,
+        width=golden.width,
+        height=golden.height,
+        stroke=max(golden.width, golden.height) / 160,
+        people=tuple(people),
+    )
+
+
+def shared_pictures(manifests: Sequence[ModelManifest]) -> tuple[tuple[Picture | None, ...], ...]:
+    """Golden images that at least two of the versions hold: in each row the same image, by its digest."""
+    by_digest: list[Mapping[str, Picture]] = [{one.sha256: one for one in pictures(m)} for m in manifests]
+    digests = dict.fromkeys(digest for held in by_digest for digest in held)
+    rows = (tuple(held.get(digest) for held in by_digest) for digest in digests)
+    return tuple(row for row in rows if sum(one is not None for one in row) > 1)
+
+
+def card(manifest: ModelManifest) -> Iterator[tuple[str, str]]:
+    """(label, text) of what a user of the version wants to know first."""
+    serving, origin, protocol = manifest.serving, manifest.provenance, manifest.onnx.fingerprint
+    metric = metric_of(manifest.onnx.stats)
+    yield "Network", f"{serving.architecture}, codec {serving.codec}, decoder {serving.decoder}"
+    yield "Input", ", ".join(f"{w}×{h}" for w, h in serving.input_sizes) + f" pixels, {serving.channel_order}"
+    yield "Joints", f"{len(serving.joints)} ({serving.skeleton})"
+    yield "Recipe", manifest.recipe.name + (f": {origin.recipe_found}" if origin.recipe_found else "")
+    yield "Trained on", origin.trained_on or _NONE
+    yield (
+        "Measured on",
+        f"{protocol.num_persons:,} persons in {protocol.num_images:,} images of {origin.dataset_source}, "
+        f"{protocol.split}" + (" (a seeded subset)" if protocol.subset else ""),
+    )
+    yield (
+        metric.name,
+        " → ".join(
+            f"{form} {metric.text(getattr(stats.stats, metric.columns[0].field))}"
+            for form, stats in (("FP32", manifest.fp32), ("QuantSim", manifest.quantsim), ("int8 file", manifest.onnx))
+        ),
+    )
+    size = manifest.file("model").size_bytes
+    yield "Size", f"{megabytes_text(size)} (FP32 {megabytes_text(manifest.fp32_size_bytes)})"
+    yield "int8", f"{UNITS['share'].text(manifest.placement.int8_mac_share)} of the multiply-accumulates"
+    yield from speed_rows(manifest.latency)
+    yield "May be served on", serving.processors or "not said"
+
+
+def fingerprints(manifest: ModelManifest) -> Iterator[tuple[str, str]]:
+    """(label, text) of what the version is made of and was measured by."""
+    origin, calibration, protocol = manifest.provenance, manifest.provenance.calibration, manifest.onnx.fingerprint
+    drawn = f"{calibration.num_images:,} images ({calibration.num_persons:,} persons) of {calibration.split}"
+    yield "Calibration", f"{drawn}, seed {calibration.seed}"
+    yield "Calibration images", calibration.image_ids_digest
+    yield "Data set", origin.dataset_digest
+    yield "Evaluation images", protocol.image_ids_digest
+    yield "Boxes", protocol.box_source.replace("_", " ")
+    yield "Checkpoint", origin.checkpoint_sha256
+    yield "Code", origin.git_commit or _NONE
+    yield "Tools", ", ".join(f"{name} {version}" for name, version in origin.tool_versions.items())
+
+
+def settings(manifest: ModelManifest) -> tuple[tuple[str, str], ...]:
+    """What the run was asked, by dotted keys; empty where the manifest does not say it."""
+    if manifest.build is None:
+        return ()
+    asked = manifest.build.build_definition.external_parameters
+    return tuple((key, _NONE if value is None else str(value)) for key, value in flat(asked))
+
+
+def proof_text(manifest: ModelManifest) -> str:
+    """On which processors the file is proved to compute the same."""
+    if manifest.proof is None:
+        return "nothing was examined: the version is older than the proof"
+    proved = [name for name, family in manifest.proof.families.items() if family.proved]
+    if not proved:
+        return "not proved: on some processors an int8 kernel may clip a sum"
+    return f"proved from its weights that no int8 kernel clips a sum on {' or '.join(proved)}"

@@ -1,0 +1,387 @@
+"""The pages about models in Airflow's own application, with its logins and roles, on a bucket with versions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from fastapi.testclient import TestClient
+from hpe_airflow import access, pages
+from hpe_airflow.model_pages import store
+from hpe_airflow.model_pages.actions import ACTIONS
+
+from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
+from hpe_tasks.registry.publishing import ModelRegistry
+from hpe_tasks.storage.s3 import S3Location
+from support import airflow_home
+from support import sample_records as records
+from support.played_s3 import client, moto_client
+
+__all__ = ["client", "moto_client"]
+
+LOCATION = S3Location("models", "registry")
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
+COOKIE = "_token"
+
+
+@pytest.fixture(scope="module")
+def airflow(airflow_database: Any) -> Iterator[Any]:
+    """Airflow's API application with this project's plugin, as its API server serves it."""
+    from airflow.api_fastapi.app import create_app
+
+    app = create_app(apps="core")
+    with TestClient(app, base_url="http://airflow.local", raise_server_exceptions=False) as browser:
+        yield browser
+
+
+class World:
+    """Versions of one model: `old` and `new`, of which a channel serves the old one, and a browser for each role."""
+
+    def __init__(self, airflow: TestClient, s3: Any, folder: Path) -> None:
+        self.airflow, self.s3 = airflow, s3
+        self.registry = ModelRegistry(s3, LOCATION, actor="ada")
+        self.old, self.new = (self.publish(folder / word, word) for word in ("old", "new"))
+        self.registry.promote("pose", self.old, "staging")
+
+    def publish(self, folder: Path, word: str, name: str = "pose") -> str:
+        files = records.write_files(folder, word)
+        files["golden-1"] = folder / "golden-1"
+        files["golden-1"].write_bytes(PNG)
+        joints = tuple((10.0 + number, 20.0, 0.9) for number in range(17))
+        person = GoldenPerson(box=(0, 0, 50, 50), joints=joints)
+        made = records.manifest(
+            files, run="<b>run</b>", created_by='ada"><script>alert(1)</script>', speed=records.latency(),
+            created_at=datetime(2026, 1, 1 if word == "old" else 2, tzinfo=UTC),
+        )  # fmt: skip
+        golden = GoldenImage(file="golden-1", width=64, height=48, people=(person,))
+        return self.registry.store(made.model_copy(update={"golden": (golden,)}), files).version
+
+    def token(self, role: str | None) -> str:
+        from airflow.api_fastapi.app import get_auth_manager
+
+        return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=f"{role}-person", role=role))
+
+    def ask(self, method: str, path: str, role: str | None = "viewer", **more: Any) -> Any:
+        """A request of a browser that this role is logged in with; None is nobody."""
+        self.airflow.cookies.clear()
+        if role is not None:
+            self.airflow.cookies.set(COOKIE, self.token(role))
+        return self.airflow.request(method, f"/hpe{path}", follow_redirects=False, **more)
+
+    def form(self, action: str, **subjects: str) -> dict[str, str]:
+        """The fields of the page that asks whether an action is meant."""
+        asked = self.ask("GET", f"/models/pose/actions/{action}", "admin", params=subjects)
+        assert asked.status_code == 200, asked.text[-2000:]
+        return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked.text.replace("&#34;", "'")))
+
+    def act(self, action: str, form: dict[str, str], role: str | None = "admin", **more: Any) -> Any:
+        fields = {key: value.replace("'", '"') for key, value in form.items()}
+        return self.ask("POST", f"/models/pose/actions/{action}", role, data=fields, **more)
+
+    def serves(self) -> str:
+        return self.registry.show("pose", "staging").version
+
+
+@pytest.fixture
+def world(airflow: TestClient, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("HPE_REGISTRY", str(LOCATION))
+    monkeypatch.setenv("HPE_WORKSPACE", (tmp_path / "w").as_uri())
+    monkeypatch.setenv("HPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "s3_client", lambda: client)
+    monkeypatch.setattr(store, "signing_key", lambda: None)
+    return World(airflow, client, tmp_path)
+
+
+def reading(world: World) -> dict[str, str]:
+    """Every page that is read, by a word for it."""
+    version = f"/models/pose/{world.new}"
+    return {
+        "models": "/models",
+        "one model": "/models?model=pose",
+        "version": version,
+        "manifest": f"{version}/manifest",
+        "file": f"{version}/files/model",
+        "picture": f"{version}/pictures/golden-1",
+        "compare": f"/compare?version=pose@{world.old}&version=pose@{world.new}",
+    }
+
+
+def test_every_page_is_for_those_who_may_see_runs(world: World) -> None:
+    """Nobody, a forged login, a viewer, an operator: all of this project's addresses are looked at."""
+    for word, path in reading(world).items():
+        assert world.ask("GET", path, None).status_code == 401, word
+        world.airflow.cookies.clear()
+        forged = world.airflow.get(f"/hpe{path}", headers={"Authorization": "Bearer forged"})
+        assert forged.status_code == 403, word
+        answer = world.ask("GET", path)
+        assert answer.status_code == 200, (word, answer.text[-2000:])
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'"), word
+        assert "unsafe" not in policy
+    app = pages.build_app()
+    known = {route.path for route in app.routes}  # type: ignore[attr-defined]
+    tried = {
+        "/models", "/models/{name}/{version}", "/models/{name}/{version}/manifest", "/compare",
+        "/models/{name}/{version}/files/{role}", "/models/{name}/{version}/pictures/{role}",
+        "/models/{name}/{version}/try", "/models/{name}/actions/{action}", "/runs/{name}/report", "/runs/{name}/version",
+    }  # fmt: skip
+    assert known == tried, "a new address needs a test of its logins"
+
+
+def test_trying_a_picture_needs_a_login_and_a_form_of_ones_own(world: World) -> None:
+    path = f"/models/pose/{world.new}/try"
+    file = {"picture": ("a.png", PNG, "image/png")}
+    assert world.ask("POST", path, None, files=file).status_code == 401
+    assert world.ask("POST", path, "viewer", files=file).status_code == 403, "no form of this person"
+    page = world.ask("GET", f"/models/pose/{world.new}").text
+    token = re.search('name="form_token" value="([^"]+)"', page)
+    assert token is not None
+    form = {"form_token": token[1]}
+    for data, status, told in (
+        (b"<svg onload=alert(1)>", 400, "no picture that can be shown"),
+        (b"\xff\xd8\xff" + bytes(4_000_001), 400, "4,000,001 bytes"),
+        (b"\xff\xd8\xff" + bytes(5_000_000), 413, "too large"),
+    ):
+        if status == 400 and len(data) > 1000:
+            data = data[:4_000_001]
+        answer = world.ask("POST", path, "viewer", files={"picture": ("a", data, "image/png")}, data=form)
+        assert (answer.status_code, told in answer.text) == (status, True), answer.text[-500:]
+    # What the process finds is no model of onnxruntime: it is told, and nothing else happens.
+    refused = world.ask("POST", path, "viewer", files=file, data=form)
+    assert refused.status_code == 200, refused.text[-500:]
+    assert "this version" in refused.text
+    assert "served by staging" in refused.text
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_acting_is_for_those_who_may_edit(world: World, action: str) -> None:
+    subjects = {"version": world.new, "channel": "staging"}
+    for role, status in ((None, 401), ("viewer", 403)):
+        assert world.ask("GET", f"/models/pose/actions/{action}", role, params=subjects).status_code == status
+        assert world.act(action, subjects | {"note": "x"}, role).status_code == status
+    assert world.serves() == world.old
+    assert [record.action for record in world.registry.log.records("pose")] == ["promote"]
+
+
+def test_a_viewer_is_offered_no_action(world: World) -> None:
+    for path in ("/models", f"/models/pose/{world.new}"):
+        assert "/actions/" not in world.ask("GET", path, "viewer").text
+        assert "/actions/" in world.ask("GET", path, "user").text
+
+
+def test_promote_and_roll_back_by_the_form(world: World) -> None:
+    done = world.act("promote", world.form("promote", version=world.new, channel="staging") | {"note": "better"})
+    assert (done.status_code, done.headers["location"]) == (303, f"/hpe/models/pose/{world.new}")
+    assert world.serves() == world.new
+    pointer = world.registry.show("pose", "staging")
+    assert (pointer.moved_by, pointer.reason) == ("admin-person", "promote")
+    shown = world.ask("GET", f"/models/pose/{world.new}").text
+    assert "served by staging" in shown
+    assert "better" in shown
+    done = world.act("rollback", world.form("rollback", channel="staging"))
+    assert (done.status_code, done.headers["location"]) == (303, "/hpe/models?model=pose")
+    assert world.serves() == world.old
+    told = [(one.action, one.by, one.note) for one in world.registry.log.records("pose")]
+    assert told[:2] == [("rollback", "admin-person", ""), ("promote", "admin-person", "better")]
+
+
+def test_a_new_channel_is_made_by_a_promotion(world: World) -> None:
+    form = world.form("promote", version=world.new, channel="production")
+    assert form["seen"] == "new"
+    assert world.act("promote", form).status_code == 303
+    assert world.registry.show("pose", "production").version == world.new
+    # The same page once more: the channel is there by now.
+    again = world.act("promote", form)
+    assert again.status_code == 409
+    assert "was moved since it was looked at" in again.text
+
+
+def test_retire_pin_and_annotate_by_the_form(world: World) -> None:
+    assert world.act("retire", world.form("retire", version=world.new) | {"note": "wrong joints"}).status_code == 303
+    shown = world.ask("GET", f"/models/pose/{world.new}", "user").text
+    assert "Retired by admin-person" in shown
+    assert "Take retirement back" in shown
+    refused = world.act("promote", world.form("promote", version=world.new, channel="staging"))
+    assert refused.status_code == 400
+    assert "is retired" in refused.text
+    served = world.act("retire", world.form("retire", version=world.old))
+    assert (served.status_code, "cannot be retired" in served.text) == (400, True)
+    assert world.act("unretire", world.form("unretire", version=world.new)).status_code == 303
+    assert world.act("pin", world.form("pin", channel="staging")).status_code == 303
+    assert "pinned" in world.ask("GET", "/models").text
+    assert world.act("promote", world.form("promote", version=world.new, channel="staging")).status_code == 400
+    assert world.act("unpin", world.form("unpin", channel="staging")).status_code == 303
+    note = "<img src=x onerror=alert(1)>"
+    assert world.act("annotate", world.form("annotate", version=world.new) | {"note": note}).status_code == 303
+    page = world.ask("GET", f"/models/pose/{world.new}").text
+    assert note not in page
+    assert "&lt;img src=x" in page
+    assert world.act("annotate", world.form("annotate", version=world.new)).status_code == 400, "without a note"
+
+
+def test_a_channel_that_moved_since_the_page_was_shown_stays(world: World, tmp_path: Path) -> None:
+    third = world.publish(tmp_path / "third", "third")
+    form = world.form("promote", version=world.new, channel="staging")
+    world.registry.promote("pose", third, "staging")
+    answer = world.act("promote", form)
+    assert answer.status_code == 409
+    assert f"serves version {third}" in answer.text
+    assert world.act("rollback", world.form("rollback", channel="staging") | {"seen": form["seen"]}).status_code == 409
+    assert world.serves() == third
+
+
+@pytest.mark.parametrize(
+    ("changed", "headers"),
+    [
+        ({"form_token": ""}, {}),
+        ({"form_token": "1.0"}, {}),
+        ({"form_token": "²." + "0" * 64}, {}),
+        ({}, {"Origin": "https://elsewhere.example"}),
+        ({}, {"Origin": "null"}),
+        ({}, {"Sec-Fetch-Site": "cross-site"}),
+        ({}, {"Sec-Fetch-Site": "same-site"}),
+    ],
+    ids=["no token", "made up", "no number", "other origin", "no origin", "cross-site", "another port of this host"],
+)
+def test_a_form_of_another_site_does_nothing(world: World, changed: dict[str, str], headers: dict[str, str]) -> None:
+    form = world.form("promote", version=world.new, channel="staging")
+    answer = world.act("promote", form | changed, headers=headers)
+    assert answer.status_code == 403, answer.text
+    assert world.serves() == world.old
+    assert world.act("promote", form, headers={"Origin": "http://airflow.local"}).status_code == 303
+
+
+def test_a_forms_token_is_of_one_person_and_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = world.form("promote", version=world.new, channel="staging")
+    assert world.act("promote", form, "op").status_code == 403, "of another person"
+    now = access.time.time()
+    monkeypatch.setattr(access.time, "time", lambda: now + 9 * 3600)
+    monkeypatch.setattr(access, "_TOKEN_LIVES_S", 3600)
+    answer = world.act("promote", form)
+    assert (answer.status_code, "too old" in answer.text) == (403, True) or answer.status_code == 401
+
+
+def test_a_program_with_a_token_needs_no_form(world: World) -> None:
+    world.airflow.cookies.clear()
+    login = {"Authorization": f"Bearer {world.token('op')}"}
+    done = world.airflow.post(
+        "/hpe/models/pose/actions/promote",
+        data={"version": world.new, "channel": "staging"},
+        headers=login,
+        follow_redirects=False,
+    )
+    assert done.status_code == 303
+    assert world.serves() == world.new
+
+
+NAMES = ["..", ".hidden", "a/b", "../../etc/passwd", "x" * 300, "a\0b", "Ä", "-", "a b", "%2e%2e"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:20])
+def test_a_forged_name_leads_nowhere(world: World, name: str) -> None:
+    place = quote(name, safe="").replace(".", "%2E")
+    for path in (
+        f"/models/{place}/{world.new}",
+        f"/models/pose/{place}",
+        f"/models/pose/{world.new}/files/{place}",
+        f"/models/pose/{world.new}/pictures/{place}",
+        f"/models?model={place}",
+        f"/compare?version={place}&version=pose@{world.new}",
+        f"/models/{place}/actions/pin?channel=staging",
+        f"/models/pose/actions/{place}?channel=staging",
+        f"/models/pose/actions/pin?channel={place}",
+    ):
+        answer = world.ask("GET", path, "admin")
+        assert answer.status_code in (400, 404, 422), (path, answer.status_code, answer.text[:300])
+        assert "<script>alert" not in answer.text
+
+
+def test_what_is_not_there_is_said_with_what_is(world: World) -> None:
+    missing = world.ask("GET", f"/models/pose/{'0' * 16}")
+    assert (missing.status_code, "has no version" in missing.text) == (404, True)
+    assert world.ask("GET", f"/models/pose/{world.new}/files/nothing").status_code == 404
+    assert world.ask("GET", f"/models/pose/{world.new}/pictures/model").status_code == 404, "no picture"
+    assert world.ask("GET", f"/compare?version=pose@{world.new}").status_code == 400
+
+
+def test_too_much_is_refused_before_it_is_read(world: World) -> None:
+    large = world.act("annotate", {"version": world.new, "note": "x" * 200_000})
+    assert large.status_code == 413
+    assert large.headers["content-security-policy"].startswith("default-src 'none'")
+    unmeasured = world.ask("POST", "/models/pose/actions/pin", None, content=iter([b"channel=staging"]))
+    assert unmeasured.status_code == 413
+
+
+def test_files_come_whole_or_not_at_all(world: World) -> None:
+    path = f"/models/pose/{world.new}/files/model"
+    whole = world.ask("GET", path)
+    assert whole.content == b"onnx new " * 1000
+    assert whole.headers["content-disposition"].endswith(f'filename="pose-{world.new}-model.onnx"')
+    file = world.registry.stored("pose", world.new).manifest.file("model")
+    world.s3.put_object(Bucket="models", Key=f"registry/{file.blob}", Body=b"x" * file.size_bytes)
+    with pytest.raises(Exception, match="damaged"):
+        TestClient(world.airflow.app, base_url="http://airflow.local", cookies={COOKIE: world.token("viewer")}).get(
+            f"/hpe{path}"
+        )
+
+
+def test_what_others_wrote_is_escaped_and_the_plots_show_what_is_served(world: World) -> None:
+    for path in (*reading(world).values(), "/models"):
+        assert "<script>alert" not in world.ask("GET", path).text or path.endswith("/manifest")
+    page = world.ask("GET", "/models?model=pose").text
+    assert page.count('<svg class="xy"') == 3
+    assert len(re.findall('class="ring"', page)) == 3, "the served version stands out in each"
+    for version in (world.old, world.new):
+        assert f"/hpe/models/pose/{version}" in page
+    nonce = re.search("script-src 'nonce-([^']+)'", world.ask("GET", "/models").headers["content-security-policy"])
+    assert nonce is not None
+    assert " style=" not in page
+    assert " onclick=" not in page
+
+
+def test_compare_shows_what_differs_and_the_same_people(world: World) -> None:
+    page = world.ask("GET", f"/compare?version=pose@{world.old}&version=pose@{world.new}").text
+    assert "2 versions beside each other" in page
+    assert page.count("<image href=") == 2
+    assert "settings are alike" in page
+    by_channel = world.ask("GET", f"/compare?version=pose&version=pose@{world.new}")
+    assert by_channel.status_code == 200, "a model alone is what its channel serves"
+
+
+def test_a_registry_that_is_not_there_yet_is_empty(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_REGISTRY", "s3://not-there/registry")
+    answer = world.ask("GET", "/models")
+    assert (answer.status_code, "Nothing is published yet" in answer.text) == (200, True)
+
+
+def test_the_plugin_brings_nothing_heavy_into_a_scheduler() -> None:
+    """Processes that load plugins and serve no page: counted by modules, not by time."""
+    code = """
+import sys
+from airflow import plugins_manager
+before = set(sys.modules)
+import hpe_plugin
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+heavy = {"torch", "numpy", "PIL", "onnx", "onnxruntime", "jinja2", "boto3", "botocore", "fastapi", "cv2", "scipy",
+         "pandas", "cryptography"}
+print(sorted(new & heavy), len(set(sys.modules) - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**__import__("os").environ, "PYTHONPATH": f"{airflow_home.REPOSITORY}:{airflow_home.REPOSITORY}/plugins"},
+    )
+    heavy, _, count = done.stdout.strip().splitlines()[-1].rpartition(" ")
+    assert heavy == "[]"
+    assert int(count) < 12, "modules"
