@@ -21,7 +21,7 @@ from hpe_airflow.links import report_path, version_path
 from hpe_tasks.errors import HpeError, SupersededError, shortened
 
 if TYPE_CHECKING:
-    from airflow.sdk import DeadlineAlert
+    from airflow.sdk.definitions.deadline import DeadlineAlert
 
 LATE_VARIABLE = "HPE_ALERT_LATE_HOURS"
 
@@ -65,7 +65,7 @@ class AlertNotifier(BaseNotifier):
             HpeError: The run's records cannot be read.
         """
 
-    def notify(self, context: Mapping[str, Any]) -> None:  # type: ignore[override]
+    def notify(self, context: Mapping[str, Any]) -> None:
         """Tell it. What keeps it from being told is in the log: no task fails or is tried again for it."""
         from hpe_airflow.alert_channels import channels, tell
 
@@ -107,7 +107,7 @@ class RefusedModel(AlertNotifier):
         from hpe_tasks.pipeline import steps
 
         run = open_run_from_context(context)
-        decision = run.recorded(steps.gate) if run.pointer(steps.gate.name) is not None else None
+        decision = run.recorded(steps.gate)
         if decision is None or decision.passed:
             return None
         failed = [check for check in decision.checks if not check.passed]
@@ -172,7 +172,8 @@ def late_alert() -> DeadlineAlert | None:
     text = (os.environ.get(LATE_VARIABLE) or "").strip()
     if not text:
         return None
-    from airflow.sdk import DeadlineAlert, DeadlineReference, SyncCallback
+    from airflow.sdk.definitions.callback import SyncCallback
+    from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 
     try:
         hours = float(text)

@@ -7,6 +7,7 @@ DAG.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
 
 from hpe_airflow.failures import SHARDS
 from hpe_airflow.links import with_links
+from hpe_airflow.metrics import emit_metrics
 from hpe_airflow.orphans import end_with_supervisor
 from hpe_airflow.runs import open_run_from_context
 from hpe_tasks.config.environment import Settings
@@ -100,7 +102,9 @@ def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
         if reason:
             ti.xcom_push("reason", reason)
             raise AirflowSkipException(f"{step.name} is left out: {reason}")
+        began = time.monotonic()
         record = step(run)
+        emit_metrics(step, run, record, time.monotonic() - began)
         if step.whatever_came:
             trim_after_run(run.cache, Settings.from_environment().cache_max_gb)
         if rules.asset is not None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from support.otlp import Sample, gauges, matching, selectors
+from support.otlp import Sample, gauges, matching
 from support.receivers import Receiver, http_receiver
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture
@@ -51,7 +51,6 @@ def run(dag_bag: Any, day: int, settings: dict[str, Any]) -> str:
 def test_runs_tell_of_their_verdict_and_their_figures(
     dag_bag: Any,
     small_run: dict[str, Any],
-    repository: Path,
     collector: Receiver,
     webhook: Receiver,
     tmp_path: Path,
@@ -66,7 +65,7 @@ def test_runs_tell_of_their_verdict_and_their_figures(
     assert run(dag_bag, 3, {**settings, "dataset.min_persons": 999}) == "failed"
 
     promoted, refused, failed = [post.json["text"] for post in webhook.posts]
-    page = r"http://localhost:8080/hpe/runs/2026-05-0\dT000000"
+    page = r"http://localhost:8080/hpe/runs/2026-05-0\dT000000-[0-9a-f]{8}"
     assert re.fullmatch(rf"told: channel staging now serves [0-9a-f]{{16}}\. {page}/version", promoted)
     assert re.fullmatch(
         rf"told was not published, it failed its gate: .* MB is above 0\.001 MB\. {page}/report", refused
@@ -78,7 +77,6 @@ def test_runs_tell_of_their_verdict_and_their_figures(
     samples = [sample for sample in gauges(collector.posts) if sample.name.startswith("airflow_hpe_")]
     assert {sample.label["model"] for sample in samples} == {"told"}
     _check_figures(samples, tmp_path)
-    _check_dashboard(samples, repository)
 
 
 def _check_figures(samples: list[Sample], folder: Path) -> None:
@@ -109,26 +107,3 @@ def _check_figures(samples: list[Sample], folder: Path) -> None:
     stages = {sample.label["stage"] for sample in samples if sample.name == "airflow_hpe_stage_seconds"}
     assert {"fetch_dataset", "evaluate_fp32", "quantize", "gate", "publish", "promote", "report"} <= stages
     assert last("stage_seconds", stage="quantize", pipeline="hpe_requantize") > 0.05
-
-
-def _check_dashboard(samples: list[Sample], repository: Path) -> None:
-    """Every panel has something to show, everything is shown, and legends name labels that there are."""
-    dashboard = json.loads((repository / "docker/monitoring/dashboards/hpe.json").read_text())
-    variables = {"model": ".*", "keep": "30d"}
-    shown = set()
-    for panel in dashboard["panels"]:
-        for target in panel["targets"]:
-            [(name, matchers)] = selectors(target["expr"], variables)
-            found = matching(samples, name, matchers)
-            if matchers.get("metric") == ("=", "pckh"):
-                # The sample is judged by AP.
-                found = matching(samples, name, {**matchers, "metric": ("=", "ap")})
-            assert found, f"{panel['title']}: nothing answers {target['expr']}"
-            shown |= set(found)
-            named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
-            apart = {key for sample in found for key in sample.label if len({s.label.get(key) for s in found}) > 1}
-            assert apart <= named <= found[0].label.keys() | {"model"}, panel["title"]
-    assert {sample.name for sample in samples} == {sample.name for sample in shown}
-    (model, keep) = dashboard["templating"]["list"]
-    assert matching(samples, *re.fullmatch(r"label_values\((\w+), model\)", model["query"]["query"]).groups(), {})
-    assert variables["keep"] in keep["query"].split(",")

@@ -64,6 +64,24 @@ def test_the_compose_file_is_valid(repository: Path, validator: Any) -> None:
     assert [error.message for error in validator.iter_errors(content(repository))] == []
 
 
+def test_the_monitoring_is_valid_and_stands_beside_what_there_is(repository: Path, validator: Any) -> None:
+    added = yaml.safe_load((repository / "docker/monitoring/compose.yaml").read_text())
+    assert [error.message for error in validator.iter_errors(added)] == []
+    services = content(repository)["services"]
+    new = {name: service for name, service in added["services"].items() if name not in services}
+    assert new.keys() == {"prometheus", "grafana"}
+    # All that run Airflow's tasks tell of them.
+    told = {
+        name
+        for name, service in added["services"].items()
+        if "AIRFLOW__METRICS__OTEL_ON" in service.get("environment", {})
+    }
+    assert told >= {name for name, service in services.items() if service.get("image") == "hpe-worker"}
+    # Paths are those of the first file, in docker/.
+    mounted = [volume.split(":")[0] for service in new.values() for volume in service["volumes"]]
+    assert all((repository / "docker" / path).exists() for path in mounted if path.startswith("./"))
+
+
 def _service(name: str, key: str, value: Any) -> Callable[[Any], None]:
     return lambda made: made["services"][name].update({key: value})
 

@@ -13,9 +13,14 @@ from typing import Any
 
 import pytest
 from hpe_airflow import alert_channels
-from hpe_airflow.alerts import DriftedRequests, FailedTask, LateRun, late_alert
+from hpe_airflow.alerts import DriftedRequests, FailedTask, LateRun, PromotedVersion, RefusedModel, late_alert
+from hpe_airflow.runs import open_run_from_context
 
 from hpe_tasks.errors import CheckpointError, SupersededError
+from hpe_tasks.pipeline.runs import Pointer
+from hpe_tasks.records.base import Record
+from hpe_tasks.records.release import PromotedModel
+from support import run_cases
 from support.receivers import Receiver, http_receiver, mail_receiver
 
 pytestmark = pytest.mark.usefixtures("airflow_database", "workspace")
@@ -110,7 +115,7 @@ def test_both_channels_are_told_when_one_is_broken(
     ("connection", "said"),
     [
         pytest.param({"conn_type": "http", "host": "http://127.0.0.1:9"}, "refused", id="nobody there"),
-        pytest.param({"conn_type": "http", "host": "http://no.invalid", "password": "se-cret"}, "no.invalid", id="no such host"),
+        pytest.param({"conn_type": "http", "host": "http://no.invalid", "password": "se-cret"}, "no.inv", id="no host"),
         pytest.param({"conn_type": "http", "host": "ftp://x"}, "ftp://x", id="no web address"),
     ],
 )  # fmt: skip
@@ -185,3 +190,57 @@ def test_drift_is_told_and_other_reasons_are_not(hook: Receiver, tmp_path: Path)
     DriftedRequests()(context)
     [post] = hook.posts
     assert post.json["text"].startswith("pose: what the function sees has drifted: brightness: PSI 0.61. https://")
+
+
+def of_run(task: str, record: Record | None) -> tuple[dict[str, Any], str]:
+    """The context of a task of a run that has left a record, and the run's page."""
+    context = failed(None, task)
+    run = open_run_from_context(context)
+    if record is not None:
+        at, kept = datetime.now(UTC), record.model_dump(mode="json")
+        run.keep(Pointer(step=task, key="k", reused=False, finished_at=at, record=kept))
+    return context, f"{BASE}/hpe/runs/{run.name.replace(':', '%3A').replace('+', '%2B')}"
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        pytest.param(run_cases.gate_failed, "sample-pose was not published, it failed its gate: ", id="refused"),
+        pytest.param(run_cases.inconclusive, "sample-pose was not published, its gate is inconclusive: ", id="unsure"),
+    ],
+)
+def test_a_refused_model_is_told_with_the_first_failed_check(hook: Receiver, case: Any, said: str) -> None:
+    decision = case().decision
+    failed_checks = [check for check in decision.checks if not check.passed]
+    context, page = of_run("gate", decision)
+    RefusedModel()(context)
+    [post] = hook.posts
+    more = f", and {len(failed_checks) - 1} more of its checks failed" if len(failed_checks) > 1 else ""
+    assert post.json["text"] == f"{said}{failed_checks[0].reason}{more}. {page}/report"
+
+
+def test_a_model_that_passed_or_was_not_judged_is_no_refusal(hook: Receiver) -> None:
+    RefusedModel()(of_run("gate", None)[0])
+    RefusedModel()(of_run("gate", run_cases.judged(run_cases.complete()).decision)[0])
+    assert hook.posts == []
+
+
+def test_a_promotion_is_told_unless_the_channel_served_it_already(hook: Receiver) -> None:
+    moved = PromotedModel(
+        registry="s3://m/r", name="pose", version="b" * 16, channel="production", previous_version="a" * 16
+    )
+    context, page = of_run("promote", moved)
+    PromotedVersion()(context)
+    PromotedVersion()(of_run("promote", moved.model_copy(update={"previous_version": None}))[0])
+    PromotedVersion()(of_run("promote", moved.model_copy(update={"previous_version": moved.version}))[0])
+    said = f"pose: channel production now serves {moved.version}"
+    texts = [f"{said}, in place of {'a' * 16}. {page}/version", f"{said}. {page}/version"]
+    assert [post.json["text"] for post in hook.posts] == texts
+
+
+def test_a_run_that_cannot_be_read_is_a_warning(hook: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    context = {**failed(None, "gate"), "params": {"preset": "nowhere"}}
+    RefusedModel()(context)
+    assert hook.posts == []
+    assert "Nobody was alerted: " in caplog.text
+    assert "nowhere" in caplog.text

@@ -14,11 +14,16 @@ from support.receivers import Post
 
 @dataclass(frozen=True)
 class Sample:
-    """A value of a gauge, by the name and labels that it has in Prometheus."""
+    """A value of a gauge, by the name and labels that it has in Prometheus.
+
+    Attributes:
+        source: The job and the instance that Prometheus adds: the service and its instance.
+    """
 
     name: str
     labels: tuple[tuple[str, str], ...]
     value: float
+    source: tuple[str, str] = ("", "")
 
     @property
     def label(self) -> dict[str, str]:
@@ -41,12 +46,14 @@ def gauges(posts: Iterable[Post]) -> list[Sample]:
     for post in posts:
         body = gzip.decompress(post.body) if post.headers.get("content-encoding") == "gzip" else post.body
         for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+            told = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+            source = (told.get("service.name", ""), told.get("service.instance.id", ""))
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
                 assert not (metric.HasField("gauge") and metric.unit), metric
                 for point in metric.gauge.data_points:
                     labels = sorted((pair.key, pair.value.string_value) for pair in point.attributes)
                     name = re.sub(r"\W", "_", metric.name, flags=re.ASCII)
-                    found.append(Sample(name, tuple(labels), point.as_double or float(point.as_int)))
+                    found.append(Sample(name, tuple(labels), point.as_double or float(point.as_int), source))
     return found
 
 

@@ -1,0 +1,126 @@
+"""What runs tell by Airflow's OpenTelemetry client, as a server receives it; the dashboard asks for that alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hpe_airflow.metrics import emit_metrics
+from hpe_airflow.runs import open_run_from_context
+
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.runs import Pointer, Run
+from hpe_tasks.records.base import Record
+from hpe_tasks.report.records import RunRecords
+from support import run_cases
+from support.airflow_home import REPOSITORY
+from support.otlp import Sample, gauges, matching, selectors
+from support.receivers import Receiver, http_receiver
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A server that takes OpenTelemetry's metrics, and Airflow's client of it, as each task's process makes it."""
+    from airflow.sdk.observability import stats
+    from airflow.sdk.observability.metrics import stats_utils
+
+    with http_receiver() as server:
+        compose = yaml.safe_load((REPOSITORY / "docker/monitoring/compose.yaml").read_text())
+        for name, value in compose["services"]["cpu-worker"]["environment"].items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{server.address}/v1/metrics")
+        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
+        yield server
+        monkeypatch.setenv("AIRFLOW__METRICS__OTEL_ON", "False")
+        stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
+
+
+def received(collector: Receiver) -> list[Sample]:
+    from opentelemetry.metrics import get_meter_provider
+
+    get_meter_provider().force_flush()  # type: ignore[attr-defined]
+    return [sample for sample in gauges(collector.posts) if sample.name.startswith("airflow_hpe_")]
+
+
+def run_with(records: RunRecords, name: str, *, reused: bool = False, **params: Any) -> tuple[Run, Record]:
+    """A run that has left these records, and what its gate said."""
+    run = open_run_from_context({"run_id": name, "params": {"preset": "sample", "destination.name": name, **params}})
+    at = datetime.now(UTC)
+    for step in REQUANTIZE.steps:
+        record = getattr(records, step.shown_as) if step.shown_as else None
+        if record is not None:
+            kept = record.model_dump(mode="json")
+            run.keep(Pointer(step=step.name, key="k", reused=reused, finished_at=at, record=kept))
+    assert records.decision is not None
+    return run, records.decision
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_WORKSPACE", tmp_path.as_uri())
+
+
+PCKH = {"dataset.kind": "mpii", "model.skeleton": "mpii16", "dataset.source": "/nowhere"}
+
+
+def test_the_dashboard_asks_for_what_is_told(collector: Receiver, repository: Path) -> None:
+    passed, mpii = run_cases.judged(run_cases.complete()), run_cases.judged(run_cases.mpii())
+    for case, name, params in ((passed, "ap", {}), (mpii, "pckh", PCKH), (run_cases.gate_failed(), "refused", {})):
+        run, decision = run_with(case, name, **params)
+        emit_metrics(steps.quantize, run, decision.model_copy(), 12.5)
+        emit_metrics(steps.gate, run, decision, 0.25)
+    samples = received(collector)
+    assert {sample.label["model"] for sample in samples} == {"ap", "pckh", "refused"}
+    # Whichever process tells it.
+    assert {sample.source for sample in samples} == {("airflow", "airflow")}
+
+    def only(name: str, **labels: str) -> float:
+        found = matching(samples, f"airflow_hpe_{name}", {key: ("=", value) for key, value in labels.items()})
+        return {sample.value for sample in found}.pop()
+
+    assert only("accuracy", model="ap", form="int8", metric="ap") == passed.onnx.accuracy
+    assert only("accuracy", model="pckh", form="fp32", metric="pckh") == mpii.fp32.accuracy
+    assert only("accuracy_drop", model="ap") == passed.drop
+    assert only("size_bytes", model="ap", form="int8") == passed.exported.model.size_bytes
+    assert (only("gate_passed", model="ap"), only("gate_passed", model="refused")) == (1, 0)
+    assert only("stage_seconds", model="ap", stage="gate", pipeline="hpe_requantize") == 0.25
+
+    dashboard = json.loads((repository / "docker/monitoring/dashboards/hpe.json").read_text())
+    model, keep = dashboard["templating"]["list"]
+    shown = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            [(name, matchers)] = selectors(target["expr"], {"model": ".*", "keep": "30d"})
+            found = matching(samples, name, matchers)
+            assert found, f"{panel['title']}: nothing answers {target['expr']}"
+            shown |= set(found)
+            # Lines that lie apart have names that tell them apart.
+            named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            apart = {key for sample in found for key in sample.label if len({one.label.get(key) for one in found}) > 1}
+            assert apart <= named, panel["title"]
+            assert named <= {key for sample in found for key in sample.label}, panel["title"]
+    assert set(samples) == shown
+    listed = re.fullmatch(r"label_values\((\w+), model\)", model["query"]["query"])
+    assert listed is not None
+    assert matching(samples, listed[1], {})
+    assert "30d" in keep["query"].split(",")
+
+
+def test_what_was_reused_took_no_time_and_metrics_may_be_off(
+    collector: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, decision = run_with(run_cases.judged(run_cases.complete()), "again", reused=True)
+    emit_metrics(steps.gate, run, decision, 0.25)
+    names = {sample.name for sample in received(collector)}
+    assert "airflow_hpe_gate_passed" in names
+    assert "airflow_hpe_stage_seconds" not in names
+    monkeypatch.setenv("AIRFLOW__METRICS__OTEL_ON", "False")
+    emit_metrics(steps.gate, run_with(run_cases.judged(run_cases.complete()), "off")[0], decision, 0.25)
+    assert "off" not in {sample.label["model"] for sample in received(collector)}
