@@ -118,7 +118,11 @@ RULES: dict[Step[Any], TaskRules] = {
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "on_failure_callback": [log_reason, FailedTask()], "execution_timeout": timedelta(hours=6)},
+    default_args={
+        **RETRIES,
+        "on_failure_callback": [log_reason, FailedTask()],
+        "execution_timeout": timedelta(hours=6),
+    },
     tags=["pose", "quantization"],
     doc_md=DOC,
     deadline=late_alert(),
