@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,42 @@ def test_two_times_are_refused(repository: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HPE_RETRAIN_SCHEDULE", "@weekly or @daily")
     (error,) = DagBag(repository / "dags").import_errors.values()
     assert "HPE_RETRAIN_SCHEDULE='@weekly or @daily' holds 2 times" in error
+
+
+def test_people_are_told_of_what_the_dags_come_to(dag_bag: Any) -> None:
+    def told(dag_id: str, task_id: str, when: str) -> list[str]:
+        callbacks = getattr(dag_bag.dags[dag_id].get_task(task_id), f"on_{when}_callback") or ()
+        return [type(one).__name__ for one in callbacks]
+
+    for dag_id, dag in dag_bag.dags.items():
+        assert dag.deadline in (None, []), dag_id
+        for task in dag.tasks:
+            assert "FailedTask" in told(dag_id, task.task_id, "failure"), f"{dag_id}.{task.task_id}"
+    hooked = {
+        (dag_id, task.task_id): names
+        for dag_id, dag in dag_bag.dags.items()
+        for task in dag.tasks
+        if (names := told(dag_id, task.task_id, "success"))
+    }
+    assert hooked == {
+        ("hpe_requantize", "promote"): ["PromotedVersion"],
+        ("hpe_requantize", "report"): ["RefusedModel"],
+        ("hpe_watch", "evaluate_triggers"): ["DriftedRequests"],
+    }
+
+
+def test_a_run_has_so_many_hours(repository: Path, monkeypatch: pytest.MonkeyPatch, dag_bag: Any) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    monkeypatch.setenv("HPE_ALERT_LATE_HOURS", "0.5")
+    bag = DagBag(repository / "dags")
+    assert bag.import_errors == {}
+    for dag in bag.dags.values():
+        (alert,) = dag.deadline
+        assert (alert.name, alert.interval) == ("late", timedelta(minutes=30))
+        assert DagSerialization.to_dict(dag)
+    monkeypatch.setenv("HPE_ALERT_LATE_HOURS", "soon")
+    errors = DagBag(repository / "dags").import_errors
+    assert len(errors) == len(dag_bag.dags)
+    assert all("HPE_ALERT_LATE_HOURS='soon' is not a number of hours" in error for error in errors.values())

@@ -49,9 +49,11 @@ def received(collector: Receiver) -> list[Sample]:
     return [sample for sample in gauges(collector.posts) if sample.name.startswith("airflow_hpe_")]
 
 
-def run_with(records: RunRecords, name: str, *, reused: bool = False, **params: Any) -> tuple[Run, Record]:
+def run_with(records: RunRecords, name: str, *, reused: bool = False, params: Any = None) -> tuple[Run, Record]:
     """A run that has left these records, and what its gate said."""
-    run = open_run_from_context({"run_id": name, "params": {"preset": "sample", "destination.name": name, **params}})
+    run = open_run_from_context(
+        {"run_id": name, "params": {"preset": "sample", "destination.name": name, **(params or {})}}
+    )
     at = datetime.now(UTC)
     for step in REQUANTIZE.steps:
         record = getattr(records, step.shown_as) if step.shown_as else None
@@ -73,7 +75,7 @@ PCKH = {"dataset.kind": "mpii", "model.skeleton": "mpii16", "dataset.source": "/
 def test_the_dashboard_asks_for_what_is_told(collector: Receiver, repository: Path) -> None:
     passed, mpii = run_cases.judged(run_cases.complete()), run_cases.judged(run_cases.mpii())
     for case, name, params in ((passed, "ap", {}), (mpii, "pckh", PCKH), (run_cases.gate_failed(), "refused", {})):
-        run, decision = run_with(case, name, **params)
+        run, decision = run_with(case, name, params=params)
         emit_metrics(steps.quantize, run, decision.model_copy(), 12.5)
         emit_metrics(steps.gate, run, decision, 0.25)
     samples = received(collector)
@@ -85,6 +87,9 @@ def test_the_dashboard_asks_for_what_is_told(collector: Receiver, repository: Pa
         found = matching(samples, f"airflow_hpe_{name}", {key: ("=", value) for key, value in labels.items()})
         return {sample.value for sample in found}.pop()
 
+    assert passed.onnx is not None
+    assert passed.exported is not None
+    assert mpii.fp32 is not None
     assert only("accuracy", model="ap", form="int8", metric="ap") == passed.onnx.accuracy
     assert only("accuracy", model="pckh", form="fp32", metric="pckh") == mpii.fp32.accuracy
     assert only("accuracy_drop", model="ap") == passed.drop
