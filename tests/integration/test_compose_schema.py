@@ -80,6 +80,14 @@ def test_the_monitoring_is_valid_and_stands_beside_what_there_is(repository: Pat
     # Paths are those of the first file, in docker/.
     mounted = [volume.split(":")[0] for service in new.values() for volume in service["volumes"]]
     assert all((repository / "docker" / path).exists() for path in mounted if path.startswith("./"))
+    # Grafana finds the dashboard, and the dashboard its source.
+    provisioning = repository / "docker/monitoring/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/hpe.yaml").read_text())["providers"]
+    dashboard = (repository / "docker/monitoring/dashboards/hpe.json").read_text()
+    assert set(re.findall(r'"uid": "([^"]+)"', dashboard)) == {source["uid"], "hpe-models"}
+    assert any(volume.split(":")[1] == provider["options"]["path"] for volume in new["grafana"]["volumes"])
+    assert source["url"] == "http://prometheus:9090"
 
 
 def _service(name: str, key: str, value: Any) -> Callable[[Any], None]:
