@@ -132,7 +132,8 @@ def test_a_run_has_so_many_hours(repository: Path, monkeypatch: pytest.MonkeyPat
     bag = DagBag(repository / "dags")
     assert bag.import_errors == {}
     for dag in bag.dags.values():
-        (alert,) = dag.deadline
+        deadlines: Any = dag.deadline
+        (alert,) = deadlines
         assert (alert.name, alert.interval) == ("late", timedelta(minutes=30))
         assert DagSerialization.to_dict(dag)
     monkeypatch.setenv("HPE_ALERT_LATE_HOURS", "soon")
