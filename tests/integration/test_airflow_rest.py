@@ -84,6 +84,27 @@ def test_the_version_page_is_the_published_manifest(airflow_server: AirflowServe
     assert manifest.json()["name"] == "tiny"
 
 
+def test_the_pages_of_models_show_what_was_published_and_act_on_it(
+    airflow_server: AirflowServer, operator: requests.Session, finished: str
+) -> None:
+    """Each address with each role: tests/plugins/test_model_pages.py."""
+    viewer, models = airflow_server.session("viewer"), f"{airflow_server.url}/hpe/models"
+    manifest = viewer.get(airflow_server.url + links(airflow_server, viewer, finished, "publish")["Published version"])
+    version = manifest.json()["version"]
+    shown = viewer.get(models, timeout=60)
+    assert shown.status_code == 200, shown.text
+    assert f"/hpe/models/tiny/{version}" in shown.text
+    page = viewer.get(f"{models}/tiny/{version}", timeout=60)
+    assert (page.status_code, "Model card" in page.text) == (200, True)
+    assert "publish, channel staging" in page.text, "the log tells of the run's promotion"
+    note = {"version": version, "note": "tried on a real server"}
+    assert requests.post(f"{models}/tiny/actions/annotate", data=note, timeout=30).status_code == 401
+    assert viewer.post(f"{models}/tiny/actions/annotate", data=note, timeout=30).status_code == 403
+    done = operator.post(f"{models}/tiny/actions/annotate", data=note, timeout=30, allow_redirects=False)
+    assert done.status_code == 303, done.text
+    assert "tried on a real server" in viewer.get(f"{models}/tiny/{version}", timeout=60).text
+
+
 @pytest.mark.parametrize("page", ["report", "version"])
 def test_nobody_reads_a_page_without_a_login(
     airflow_server: AirflowServer, operator: requests.Session, finished: str, page: str
