@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from hpe_tasks.catalogue.subjects import Subject
+from hpe_tasks.catalogue.subjects import ComparedModel
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_of
@@ -48,7 +48,7 @@ class ComparedSection(Frozen):
     alike: int = 0
 
 
-class Comparison(Record):
+class ModelComparison(Record):
     """Versions or runs beside each other.
 
     Attributes:
@@ -62,7 +62,7 @@ class Comparison(Record):
     sections: tuple[ComparedSection, ...]
 
 
-def compare(subjects: Sequence[Subject], *, everything: bool = False) -> Comparison:
+def compare(subjects: Sequence[ComparedModel], *, everything: bool = False) -> ModelComparison:
     """Put versions or runs beside each other.
 
     Args:
@@ -88,14 +88,14 @@ def compare(subjects: Sequence[Subject], *, everything: bool = False) -> Compari
         _settings("protocol", "How accuracy was measured", [subject.protocol for subject in subjects], everything),
         _settings("origin", "Origin", [subject.origin for subject in subjects], everything),
     )
-    return Comparison(
+    return ModelComparison(
         columns=tuple(names),
         notes=tuple(_notes(subjects, comparable)),
         sections=tuple(section for section in sections if section.rows or section.alike),
     )
 
 
-def _notes(subjects: Sequence[Subject], comparable: bool) -> Iterator[str]:
+def _notes(subjects: Sequence[ComparedModel], comparable: bool) -> Iterator[str]:
     if not comparable:
         protocols = [subject.protocol for subject in subjects if subject.protocol]
         differ = sorted({key for one in protocols for key in one if len({_text(p.get(key)) for p in protocols}) > 1})
@@ -108,7 +108,7 @@ def _notes(subjects: Sequence[Subject], comparable: bool) -> Iterator[str]:
             yield f"{subject.name} does not say what it was asked: it was published before that was recorded."
 
 
-def _figures(subjects: Sequence[Subject], comparable: bool) -> Iterator[ComparedRow]:
+def _figures(subjects: Sequence[ComparedModel], comparable: bool) -> Iterator[ComparedRow]:
     metrics = [metric_of(stats) for stats in (subject.onnx or subject.fp32 for subject in subjects) if stats]
     if metrics and all(metric == metrics[0] for metric in metrics):
         yield from _accuracies(subjects, metrics[0], comparable)
@@ -125,7 +125,7 @@ def _figures(subjects: Sequence[Subject], comparable: bool) -> Iterator[Compared
         yield _row(label, numbers, text, better=better, fair=fair)  # type: ignore[arg-type]
 
 
-def _accuracies(subjects: Sequence[Subject], metric: Metric, comparable: bool) -> Iterator[ComparedRow]:
+def _accuracies(subjects: Sequence[ComparedModel], metric: Metric, comparable: bool) -> Iterator[ComparedRow]:
     judged = metric.columns[0]
 
     def of(stats: Stats | None, field: str) -> float | None:
@@ -143,7 +143,7 @@ def _accuracies(subjects: Sequence[Subject], metric: Metric, comparable: bool) -
             yield _row(f"{metric.name} lost", drops, _signed(metric.text), better="lower", fair=comparable)
 
 
-def _joints(subjects: Sequence[Subject], comparable: bool) -> tuple[ComparedRow, ...]:
+def _joints(subjects: Sequence[ComparedModel], comparable: bool) -> tuple[ComparedRow, ...]:
     metrics = {metric_of(subject.onnx) for subject in subjects if subject.onnx}
     if len(metrics) != 1:
         return ()
@@ -156,7 +156,7 @@ def _joints(subjects: Sequence[Subject], comparable: bool) -> tuple[ComparedRow,
     return tuple(rows)
 
 
-def _checks(subjects: Sequence[Subject]) -> Iterator[ComparedRow]:
+def _checks(subjects: Sequence[ComparedModel]) -> Iterator[ComparedRow]:
     by_subject = [{check.name: check for check in subject.checks} for subject in subjects]
     titles = {check.name: check.title for subject in subjects for check in subject.checks}
     for name, title in titles.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -26,6 +26,7 @@ from hpe_tasks.errors import DigestError
 from hpe_tasks.records.base import Record
 from hpe_tasks.registry.channels import ChannelPointer
 from hpe_tasks.registry.layout import RegistryLayout
+from hpe_tasks.registry.log import LogEntry, LogState, parsed_entry
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 from hpe_tasks.storage.s3_objects import get_bytes
@@ -93,49 +94,81 @@ def list_versions(client: S3Client, root: S3Location, cache_folder: Path) -> Cat
         TransientError: The server cannot be reached, or failed.
     """
     layout = RegistryLayout(root)
-    manifests, pointers, signed = _listing(client, layout)
+    listing = _listing(client, layout)
     which = f"{client.meta.endpoint_url} {root}"
-    reading = _Reading(client, layout.models)
-    versions = reading.rows(manifests, KeptRows(cache_folder, which, VersionSummary, _FORMAT), _Manifests())
-    channels = reading.rows(pointers, KeptRows(cache_folder, which, ChannelSummary, _FORMAT), _Pointers())
+    reading = _RowReading(client, layout.models)
+    versions = reading.rows(listing.manifests, KeptRows(cache_folder, which, VersionSummary, _FORMAT), _Manifests())
+    channels = reading.rows(listing.pointers, KeptRows(cache_folder, which, ChannelSummary, _FORMAT), _Pointers())
     served: dict[tuple[str, str], list[str]] = {}
     for pointer in sorted(channels.values(), key=lambda row: row.channel):
         if pointer.version is not None:
             served.setdefault((pointer.name, pointer.version), []).append(pointer.channel)
+    log = {name: LogState.after(sorted(entries, key=_by_file)) for name, entries in listing.log.items()}
+    nothing = LogState({}, {})
     rows = (
         row.model_copy(
-            update={"signed": key in signed, "channels": tuple(served.get((row.name, row.version), ()))},
+            update={
+                "signed": key in listing.signed,
+                "channels": tuple(served.get((row.name, row.version), ())),
+                "retired": row.version in log.get(row.name, nothing).retired,
+            },
         )
         for key, row in versions.items()
+    )
+    moved = (
+        row.model_copy(update={"pinned": row.channel in log.get(row.name, nothing).pinned}) for row in channels.values()
     )
     return Catalogue(
         registry=str(root),
         versions=tuple(sorted(rows, key=lambda row: (row.published_at, row.version), reverse=True)),
-        channels=tuple(sorted(channels.values(), key=lambda row: (row.name, row.channel))),
+        channels=tuple(sorted(moved, key=lambda row: (row.name, row.channel))),
         read_anew=reading.read,
     )
 
 
-def _listing(client: S3Client, layout: RegistryLayout) -> tuple[dict[str, _Listed], dict[str, _Listed], set[str]]:
-    """Manifests and pointers by their keys below `models/`, and the manifests that have a signature beside them."""
-    manifests: dict[str, _Listed] = {}
-    pointers: dict[str, _Listed] = {}
-    signed: set[str] = set()
-    models = layout.models
+@dataclass(frozen=True)
+class _Listing:
+    """What lies below `models/`.
+
+    Attributes:
+        manifests: By their keys there.
+        pointers: The same of channels.
+        signed: Manifests that have a signature beside them.
+        log: What the keys of the registry's log tell, by model.
+    """
+
+    manifests: dict[str, _Listed] = field(default_factory=dict)
+    pointers: dict[str, _Listed] = field(default_factory=dict)
+    signed: set[str] = field(default_factory=set)
+    log: dict[str, list[LogEntry]] = field(default_factory=dict)
+
+    def take(self, key: str, etag: str, modified: datetime) -> None:
+        """Sort an object in; one that is none of these is passed over."""
+        for pattern, found in ((_MANIFEST_KEY, self.manifests), (_POINTER_KEY, self.pointers)):
+            if match := pattern.fullmatch(key):
+                found[key] = _Listed(match["name"], match["item"], etag, modified)
+        if _SIGNATURE_KEY.fullmatch(key):
+            self.signed.add(f"{key.rpartition('/')[0]}/{MANIFEST}")
+        name, _, item = key.partition("/log/")
+        if item and (entry := parsed_entry(item)) is not None:
+            self.log.setdefault(name, []).append(entry)
+
+
+def _by_file(entry: LogEntry) -> str:
+    return entry.file
+
+
+def _listing(client: S3Client, layout: RegistryLayout) -> _Listing:
+    found, models = _Listing(), layout.models
     with s3_errors(models, "listing"):
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=models.bucket, Prefix=f"{models.key}/")
         for page in pages:
             for entry in page.get("Contents", ()):
-                key = entry["Key"].removeprefix(f"{models.key}/")
-                for pattern, found in ((_MANIFEST_KEY, manifests), (_POINTER_KEY, pointers)):
-                    if match := pattern.fullmatch(key):
-                        found[key] = _Listed(match["name"], match["item"], entry["ETag"], entry["LastModified"])
-                if _SIGNATURE_KEY.fullmatch(key):
-                    signed.add(f"{key.rpartition('/')[0]}/{MANIFEST}")
-    return manifests, pointers, signed
+                found.take(entry["Key"].removeprefix(f"{models.key}/"), entry["ETag"], entry["LastModified"])
+    return found
 
 
-class _Reading:
+class _RowReading:
     """Rows of listed objects: those that are known by their ETags, and the others read in threads."""
 
     def __init__(self, client: S3Client, models: S3Location) -> None:

@@ -19,7 +19,7 @@ from hpe_tasks.report.records import RunRecords
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedModel:
     """One column of a comparison; what it does not say is None or empty.
 
     Attributes:
@@ -57,11 +57,11 @@ class Subject:
         return self.size_bytes / self.fp32_size_bytes if self.size_bytes and self.fp32_size_bytes else None
 
 
-def subject_of_version(manifest: ModelManifest, *, name: str = "") -> Subject:
+def subject_of_version(manifest: ModelManifest, *, name: str = "") -> ComparedModel:
     """A published version; by default called `MODEL@VERSION`."""
     origin = manifest.provenance
     asked = None if manifest.build is None else manifest.build.build_definition.external_parameters
-    return Subject(
+    return ComparedModel(
         name=name or f"{manifest.name}@{manifest.version}",
         fp32=manifest.fp32.stats,
         onnx=manifest.onnx.stats,
@@ -93,12 +93,12 @@ def subject_of_version(manifest: ModelManifest, *, name: str = "") -> Subject:
     )
 
 
-def subject_of_run(records: RunRecords) -> Subject:
+def subject_of_run(records: RunRecords) -> ComparedModel:
     """A run, as far as it has come; called by its folder."""
     exported, checkpoint, dataset = records.exported, records.checkpoint, records.dataset
     onnx, protocol = records.onnx, records.onnx or records.fp32
     placement = None if exported is None else exported.placement
-    return Subject(
+    return ComparedModel(
         name=records.run,
         fp32=None if records.fp32 is None else records.fp32.stats,
         onnx=None if onnx is None else onnx.stats,

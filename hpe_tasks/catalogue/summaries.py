@@ -44,6 +44,7 @@ class VersionSummary(Record):
         problem: What is wrong with its manifest, in a sentence; empty where nothing is.
         channels: Channels that serve it now, sorted.
         signed: Whether a signature lies beside the manifest; `hpe verify` says whose, and whether it fits.
+        retired: Whether the registry's log says that no channel is to serve it any more.
         input_size: (W, H) of the network's input in pixels, of the largest where there are several.
         recipe: Its name, which tells the techniques.
         recipe_found: How a search has found it, in a sentence; None where it was given.
@@ -67,6 +68,7 @@ class VersionSummary(Record):
     problem: str = ""
     channels: tuple[str, ...] = ()
     signed: bool = False
+    retired: bool = False
     published_by: str | None = None
     run: str | None = None
     preset: str | None = None
@@ -108,6 +110,7 @@ class ChannelSummary(Record):
         moved_at: Of a damaged pointer, when the registry stored it.
         reason: How it was moved; with "sign" it was signed, and stayed.
         signed: Whether the pointer has a signature; `hpe verify` says whether it fits.
+        pinned: Whether the registry's log says that it stays with what it serves.
         served_before: Versions, latest first: where a rollback goes.
         problem: What is wrong with its pointer, in a sentence; empty where nothing is.
     """
@@ -119,6 +122,7 @@ class ChannelSummary(Record):
     moved_by: str = ""
     reason: str = ""
     signed: bool = False
+    pinned: bool = False
     served_before: tuple[str, ...] = ()
     problem: str = ""
 

@@ -19,6 +19,7 @@ import typer
 from hpe_tasks.cli.channels import channel_app
 from hpe_tasks.cli.lambda_function import lambda_app
 from hpe_tasks.cli.model_exports import add_export_commands
+from hpe_tasks.cli.models import models_app
 from hpe_tasks.cli.options import (
     DEFAULT_CHANNEL,
     DEFAULT_REGISTRY,
@@ -37,6 +38,7 @@ from hpe_tasks.cli.options import (
 )
 from hpe_tasks.cli.pipelines import add_pipeline_commands
 from hpe_tasks.cli.run_summary import print_summary
+from hpe_tasks.cli.runs import runs_app
 from hpe_tasks.cli.selftest import selftest
 from hpe_tasks.cli.serve import serve
 from hpe_tasks.cli.verify import verify
@@ -52,7 +54,6 @@ _LONGEST_TRACE = 50_000
 app = typer.Typer(
     help="Turn a pose checkpoint into an int8 ONNX model that has proved itself.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -77,10 +78,10 @@ def _options(
 
 app.add_typer(channel_app, name="channel")
 app.add_typer(lambda_app, name="lambda")
-app.add_typer(workspace_app, name="workspace")
-models_app = typer.Typer(help="See published versions, and take them elsewhere.", no_args_is_help=True)
 add_export_commands(models_app)
 app.add_typer(models_app, name="models")
+app.add_typer(runs_app, name="runs")
+app.add_typer(workspace_app, name="workspace")
 add_pipeline_commands(app)
 
 

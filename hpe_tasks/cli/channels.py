@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 channel_app = typer.Typer(help="See and move what a channel of the registry points to.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model in the registry.")]
+NoteOption = Annotated[str, typer.Option("--note", help="Why, for the registry's log.")]
 ChannelOption = Annotated[str, typer.Option("--channel", help="Channel of the model.")]
 
 
-def _keys() -> ChannelKeys:
+def channel_keys() -> ChannelKeys:
+    """The keys that channels are moved with here."""
     from hpe_tasks.config.environment import Settings
     from hpe_tasks.registry.channel_keys import keys_at_hand
 
@@ -28,7 +30,8 @@ def _keys() -> ChannelKeys:
     return keys_at_hand(places.read_signing_key(), places.public_key)
 
 
-def _registry(uri: str) -> ModelRegistry:
+def open_registry(uri: str) -> ModelRegistry:
+    """The registry, in which this user acts."""
     from hpe_tasks.pipeline.provenance import user
     from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location, make_client
@@ -36,7 +39,8 @@ def _registry(uri: str) -> ModelRegistry:
     return ModelRegistry(make_client(), S3Location.parse(uri), actor=user())
 
 
-def _print_channel(pointer: ChannelPointer, as_json: bool) -> None:
+def print_channel(pointer: ChannelPointer, as_json: bool) -> None:
+    """Print what a channel serves, and served before."""
     if as_json:
         typer.echo(pointer.model_dump_json(indent=1))
         return
@@ -61,7 +65,7 @@ def channel_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show which version a channel serves, and what it served before."""
-    _print_channel(_registry(registry).show(name, channel), as_json)
+    print_channel(open_registry(registry).show(name, channel), as_json)
 
 
 @channel_app.command("versions")
@@ -71,7 +75,7 @@ def channel_versions(
     """List the versions of a model, and the channels that serve them."""
     from hpe_tasks.errors import AccessError
 
-    stored = _registry(registry).versions(name)
+    stored = open_registry(registry).versions(name)
     if not stored:
         raise AccessError(f"There is no model {name!r} in {registry}.", hint="Check the name and --registry.")
     if as_json:
@@ -94,24 +98,26 @@ def channel_promote(
     name: NameArgument,
     version: Annotated[str, typer.Argument(metavar="VERSION", help="Version to serve.")],
     channel: ChannelOption = DEFAULT_CHANNEL,
+    note: NoteOption = "",
     registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,
 ) -> None:
     """Let a channel serve a version that is in the registry; signed, if HPE_SIGNING_KEY is set."""
-    stored = _registry(registry)
-    stored.promote(name, version, channel, keys=_keys())
-    _print_channel(stored.show(name, channel), as_json)
+    stored = open_registry(registry)
+    stored.promote(name, version, channel, keys=channel_keys(), note=note)
+    print_channel(stored.show(name, channel), as_json)
 
 
 @channel_app.command("rollback")
 def channel_rollback(
     name: NameArgument,
     channel: ChannelOption = DEFAULT_CHANNEL,
+    note: NoteOption = "",
     registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,
 ) -> None:
     """Let a channel serve what it served before; signed, if HPE_SIGNING_KEY is set."""
-    _print_channel(_registry(registry).rollback(name, channel, keys=_keys()), as_json)
+    print_channel(open_registry(registry).rollback(name, channel, keys=channel_keys(), note=note), as_json)
 
 
 @channel_app.command("sign")
@@ -125,4 +131,4 @@ def channel_sign(
 
     For channels from before they were signed, and when the key is changed.
     """
-    _print_channel(_registry(registry).sign(name, channel, _keys()), as_json)
+    print_channel(open_registry(registry).sign(name, channel, channel_keys()), as_json)

@@ -149,7 +149,7 @@ class RegistryLog:
     def entries(self, name: str) -> tuple[LogEntry, ...]:
         """What the keys of a model's records tell, earliest first; what is no record is passed over."""
         keys = list_keys(self._client, self._layout.log(name))
-        return tuple(entry for key in sorted(keys) if (entry := _parsed(key)) is not None)
+        return tuple(entry for key in sorted(keys) if (entry := parsed_entry(key)) is not None)
 
     def state(self, name: str) -> LogState:
         """Which versions of a model are retired, and which of its channels pinned."""
@@ -261,7 +261,8 @@ def checked_note(note: str) -> str:
     return note.replace("\r\n", "\n")
 
 
-def _parsed(file: str) -> LogEntry | None:
+def parsed_entry(file: str) -> LogEntry | None:
+    """What the last part of a record's key tells; None for what is no record."""
     found = _KEY.fullmatch(file)
     if found is None:
         return None
