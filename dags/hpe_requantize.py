@@ -12,12 +12,14 @@ from typing import Any
 
 from airflow.sdk import dag
 from hpe_airflow.alerts import FailedTask, PromotedVersion, RefusedModel, late_alert
+from hpe_airflow.approval import channel_approval
 from hpe_airflow.assets import PUBLISHED_MODEL, REGISTERED_CHECKPOINT
 from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.gpu import gpu_arguments
 from hpe_airflow.links import ReportLink, VersionLink
 from hpe_airflow.params_form import form_params
 from hpe_airflow.schedules import schedule_of
+from hpe_airflow.task_links import DataDocsLink, ServedComparisonLink, VersionPageLink
 from hpe_airflow.tasks import TaskRules, add_tasks
 
 from hpe_tasks.pipeline import steps
@@ -50,10 +52,10 @@ BGR, other pixel values, joints in another order) with the setting that mends it
 up to the first that passes the gate; with `auto_best` all of them. `choose_recipe` says which one the rest of the run
 takes, and why.
 
-**Where the result is:** `check_fp32` and the tasks from `gate` on have a button *Report* on their *Details* tab, and
-`publish`, `smoke_test_lambda` and `promote` have *Published version*, which opens the manifest. A run whose gate failed
-is green with `publish` and what follows skipped: the reason is the XCom `reason` of `publish`, and in its log and the
-report.
+**Where the result is:** on the run's tab *Pose model*: the verdict, the stages and the report. The verdict is in the
+run's note as well: a run whose gate failed is green, with `publish` and what follows skipped. Tasks have buttons on
+their *Details* tab: *Report*, *Data Docs*, *Published version* (the manifest), *Version page* and *Compare with
+served*.
 
 **Before a channel serves it:** `publish` stores the version and moves nothing. With `destination.smoke_test` the task
 `smoke_test_lambda` then runs the built Lambda package in AWS's Runtime Interface Emulator, and compares what it finds
@@ -85,12 +87,13 @@ starts a run that quantizes it; its gate, its data and its channel are those of 
 """
 
 
-PUBLICATION = (ReportLink(), VersionLink())
+PUBLICATION = (ReportLink(), VersionLink(), VersionPageLink(), ServedComparisonLink())
 ONE_HOUR = {"execution_timeout": timedelta(hours=1)}
 GPU = gpu_arguments()
 
 RULES: dict[Step[Any], TaskRules] = {
     steps.preflight: TaskRules({"execution_timeout": timedelta(minutes=30)}),
+    steps.validate_dataset: TaskRules(links=(DataDocsLink(),)),
     steps.check_fp32: TaskRules(links=(ReportLink(),)),
     # With `recipe=auto` or `auto_best` each rung quantizes, and measures what came of it.
     **dict.fromkeys(TRY_RUNGS, TaskRules(GPU, group="ladder")),
@@ -130,7 +133,7 @@ RULES: dict[Step[Any], TaskRules] = {
 )
 def hpe_requantize() -> None:
     """From a checkpoint to a published version."""
-    add_tasks(REQUANTIZE, RULES)
+    add_tasks(REQUANTIZE, RULES, channel_approval())
 
 
 # After its tasks: made inside of the DAG, each task would copy all of them four times, which took half of the import.

@@ -82,7 +82,7 @@ class MissingInputError(BadInputError):
 
 
 class NotApprovedError(BadInputError):
-    """A model was to be published although its gate did not pass."""
+    """A model was to be published although its gate did not pass, or to be served and nobody who has to approved it."""
 
 
 class BelowFloorError(BadInputError):

@@ -21,6 +21,7 @@ class Settings:
         signing_key: File with the private key that published manifests and channels are signed with.
         public_key: Public keys that are accepted beside that of this key, as `read_public_keys` reads them.
         cache_max_gb: What the cache may hold at the end of a run, in GB of 10⁹ bytes; None for all that there is.
+        approve_channels: Channels that move only when a person has approved it; `*` stands for all.
     """
 
     workspace: str
@@ -28,10 +29,11 @@ class Settings:
     signing_key: Path | None = None
     public_key: str | None = None
     cache_max_gb: float | None = None
+    approve_channels: frozenset[str] = frozenset()
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read HPE_WORKSPACE, HPE_CACHE, HPE_CACHE_MAX_GB, HPE_SIGNING_KEY and HPE_PUBLIC_KEY.
+        """Read HPE_WORKSPACE, HPE_CACHE, HPE_CACHE_MAX_GB, HPE_SIGNING_KEY, HPE_PUBLIC_KEY and HPE_APPROVE_CHANNELS.
 
         The first two are by default in `.hpe/` in AIRFLOW_HOME, or else in the working directory.
         """
@@ -51,6 +53,7 @@ class Settings:
             signing_key=Path(key) if key else None,
             public_key=os.environ.get("HPE_PUBLIC_KEY"),
             cache_max_gb=_gigabytes(os.environ.get("HPE_CACHE_MAX_GB")),
+            approve_channels=frozenset(os.environ.get("HPE_APPROVE_CHANNELS", "").replace(",", " ").split()),
         )
 
     def read_signing_key(self) -> bytes | None:

@@ -38,7 +38,7 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Address of the report; Airflow asks when the task ends and keeps the answer."""
-        return report_path(_run_of(ti_key))
+        return report_path(run_of(ti_key))
 
 
 class VersionLink(BaseOperatorLink):
@@ -48,10 +48,10 @@ class VersionLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Address of the manifest; Airflow asks when the task ends and keeps the answer."""
-        return version_path(_run_of(ti_key))
+        return version_path(run_of(ti_key))
 
 
-def _run_of(instance: Any) -> str:
+def run_of(instance: Any) -> str:
     """Name of the pipeline's run; `instance` is the task instance that has just ended."""
     from hpe_airflow.runs import open_run_from_context
 

@@ -14,10 +14,15 @@ from hpe_tasks.local.processes import end_with_parent
 
 def end_with_supervisor() -> None:
     """Have a task's process killed when its supervisor ends; does nothing where a command runs the task itself."""
+    if is_supervised():
+        # SIGKILL, as the machine's end would be: SIGTERM lets Airflow tell the supervisor first, which is not there.
+        end_with_parent(signal.SIGKILL, os.getppid())
+
+
+def is_supervised() -> bool:
+    """Whether Airflow runs this process for a task; not in `dags test` and `tasks test`, which run tasks themselves."""
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.comms import CommsDecoder
 
-    # `dags test` and `tasks test` run tasks in the process that a person has started, whose parent is a shell.
-    if isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), CommsDecoder):
-        # SIGKILL, as the machine's end would be: SIGTERM lets Airflow tell the supervisor first, which is not there.
-        end_with_parent(signal.SIGKILL, os.getppid())
+    # Their process has a shell for its parent.
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), CommsDecoder)

@@ -23,6 +23,34 @@ from hpe_tasks.errors import ConfigError
 
 DEFAULT_PRESET = "sample"
 
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+_AS_IN_THE_PRESET = "as in the preset"
+
+_WORDS = {
+    "ap": "AP",
+    "ar": "AR",
+    "aimet": "AIMET",
+    "bw": "bits",
+    "db": "dB",
+    "ema": "EMA",
+    "fp32": "FP32",
+    "int8": "int8",
+    "mac": "MAC",
+    "mb": "MB",
+    "nms": "NMS",
+    "num": "number of",
+    "oks": "OKS",
+    "param": "parameter",
+    "pckh": "PCKh",
+    "quantsim": "QuantSim",
+    "s": "seconds",
+    "sha256": "SHA-256",
+    "sqnr": "SQNR",
+    "url": "URL",
+}
+"""How words of keys are written in labels."""
+
 _SECTIONS = {
     "model": "Model",
     "dataset": "Data set",
@@ -36,7 +64,9 @@ _SECTIONS = {
 
 
 def form_params(defaults: str | None = None, *, without: Collection[str] = ("training",)) -> dict[str, Param]:
-    """The DAG's parameters: the preset, a named recipe, then one for each setting of RunConfig, in its order.
+    """The DAG's parameters: the preset, what presets need, a named recipe, then RunConfig's settings in its order.
+
+    All of the form's sections but the first, which holds what presets need, are folded.
 
     Args:
         defaults: What fields hold at first, and scheduled runs use, as a JSON object by key; nothing by default.
@@ -45,10 +75,13 @@ def form_params(defaults: str | None = None, *, without: Collection[str] = ("tra
     Raises:
         ConfigError: The defaults are not a JSON object, or do not make a valid configuration.
     """
+    needed = dict.fromkeys(key for preset in PRESETS.values() for key in preset.needs)
+    settings = [key for key in config_keys() if not {key, key.partition(".")[0]} & {*without}]
     params = {
         "preset": _preset_param(),
+        **{key: _setting_param(key, first=True) for key in needed if key in settings},
         **({} if "recipe" in without else {"recipe": _recipe_param()}),
-        **{key: _setting_param(key) for key in config_keys() if not {key, key.partition(".")[0]} & {*without}},
+        **{key: _setting_param(key) for key in settings if key not in needed},
     }
     for key, value in _checked(defaults).items():
         if key not in params:
@@ -103,18 +136,30 @@ def typed_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _preset_param() -> Param:
-    listed = "\n".join(f"- `{name}`: {preset.description}{_needs(preset.needs)}" for name, preset in PRESETS.items())
+    needs = dict.fromkeys(preset.needs for preset in PRESETS.values())
+    listed = "\n".join(f"- {_needed(keys)}: {', '.join(_presets_that_need(keys))}" for keys in sorted(needs, key=len))
     start = "Where the run starts from. Every setting below that stays empty is as the preset has it."
     return Param(
         DEFAULT_PRESET,
         type="string",
         enum=list(PRESETS),
+        values_display={name: f"{name}: {_line(preset.description)}" for name, preset in PRESETS.items()},
+        title="Preset",
         description_md=_markdown(f"{start}\n\n{listed}"),
     )
 
 
-def _needs(keys: tuple[str, ...]) -> str:
-    return f" Needs {' and '.join(f'`{key}`' for key in keys)}." if keys else ""
+def _line(description: str) -> str:
+    """What a choice list has room for: the description up to its first full stop, colon or semicolon."""
+    return re.split(r"[.:;](?:\s|$)", description, maxsplit=1)[0].replace("`", "")
+
+
+def _presets_that_need(keys: tuple[str, ...]) -> list[str]:
+    return [f"`{name}`" for name, preset in PRESETS.items() if preset.needs == keys]
+
+
+def _needed(keys: tuple[str, ...]) -> str:
+    return f"Needs {' and '.join(f'`{key}`' for key in keys)}" if keys else "Needs nothing"
 
 
 def _recipe_param() -> Param:
@@ -122,20 +167,31 @@ def _recipe_param() -> Param:
         None,
         type=["string", "null"],
         enum=[None, *RECIPES],
-        values_display={"null": "as in the preset"},
+        values_display={"null": _AS_IN_THE_PRESET},
+        title="Recipe",
         description_md="How to quantize, by name: **auto** looks for the cheapest recipe that passes the gate, "
         "**auto_best** for the best of all. Single settings of the recipe are further down.",
     )
 
 
-def _setting_param(key: str) -> Param:
+def _setting_param(key: str, *, first: bool = False) -> Param:
+    section, _, name = key.rpartition(".")
     return Param(
         None,
         **_value_schema(setting_schema(key)),
-        section=_SECTIONS[key.partition(".")[0]],
+        # The first section has no name here: Airflow's form gives it one, and opens it.
+        **({} if first else {"section": _SECTIONS[key.partition(".")[0]]}),
+        # A key has no place where a narrow column could break it; the words of it do.
+        title=_words(f"{section} {name}" if first else name),
         # Airflow's form shows neither bounds nor defaults by itself.
-        description_md=_markdown(describe_setting(key)),
+        description_md=_markdown(f"`{key}`: {describe_setting(key)}"),
     )
+
+
+def _words(name: str) -> str:
+    """A key's name as a label, such as "Min AP" of `min_ap`."""
+    words = " ".join(_WORDS.get(word, word) for word in name.replace("_", " ").split())
+    return words[:1].upper() + words[1:]
 
 
 def _markdown(text: str) -> str:
@@ -160,7 +216,8 @@ def _value_schema(field: Mapping[str, Any]) -> dict[str, Any]:
         "number": {"pattern": NUMBER},
         "array": {"pattern": JSON_ARRAY},
     }
-    values = {"type": ["boolean", "null"]} if kind == "boolean" else form
+    # The form would change a number that is out of bounds to the next one within, and not say so: bounds are refused.
+    values = {"type": ["boolean", "null"]} if kind == "boolean" else form | {k: field[k] for k in _BOUNDS if k in field}
     if kind == "array":
         items = form["items"]
         values = form | {"items": items if items["type"] == "string" else _either(items, texts[items["type"]])}
@@ -186,12 +243,12 @@ def _form_schema(field: Mapping[str, Any]) -> dict[str, Any]:
         return _choice(kind, field["enum"])
     if kind == "array":
         return {"type": ["array", "null"], **_array(field)}
-    kept = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern")
+    kept = ("minLength", "maxLength", "pattern")
     return {"type": [kind, "null"], **{key: field[key] for key in kept if key in field}}
 
 
 def _choice(kind: str, values: list[Any]) -> dict[str, Any]:
-    return {"type": [kind, "null"], "enum": [None, *values], "values_display": {"null": "as in the preset"}}
+    return {"type": [kind, "null"], "enum": [None, *values], "values_display": {"null": _AS_IN_THE_PRESET}}
 
 
 def _array(field: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from airflow.sdk import Asset, BaseOperatorLink, TaskGroup, task
@@ -21,14 +22,17 @@ from hpe_airflow.failures import SHARDS
 from hpe_airflow.links import with_links
 from hpe_airflow.metrics import emit_metrics
 from hpe_airflow.orphans import end_with_supervisor
+from hpe_airflow.run_names import RUN_KEY, VERDICT_KEY
 from hpe_airflow.runs import open_run_from_context
+from hpe_airflow.task_log import quiet_others, reason_first, tell_result
+from hpe_airflow.verdicts import verdict_text
 from hpe_tasks.config.environment import Settings
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.upkeep.cache import trim_after_run
 
-_AFTER_WHAT_MAY_BE_SKIPPED = "none_failed_min_one_success"
+AFTER_WHAT_MAY_BE_SKIPPED = "none_failed_min_one_success"
 
 SHARD_TASKS = int(os.environ.get("HPE_SHARD_TASKS") or 8)
 """How many tasks of a step make its parts beside each other, at most; with more parts each makes several in turn.
@@ -56,7 +60,24 @@ class TaskRules:
     event: frozenset[str] = frozenset()
 
 
-def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
+@dataclass(frozen=True)
+class Approvals:
+    """A task in which a person is asked before a step, and which the first task leaves out of runs that do not ask.
+
+    Attributes:
+        before: The step.
+        task_id: Of the task.
+        ask: Makes the task.
+        wanted: Whether a run asks.
+    """
+
+    before: Step[Any]
+    task_id: str
+    ask: Callable[[], Any]
+    wanted: Callable[[Run], bool]
+
+
+def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules], approval: Approvals | None = None) -> None:
     """Add a task for each step of a pipeline to the DAG that is being made, in the order that the steps ask for.
 
     A step that runs whatever came becomes a teardown: it leaves the run's state to the others. (With
@@ -65,6 +86,7 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
     Args:
         pipeline: The steps.
         rules: For steps whose tasks are not as all others.
+        approval: The task in which a person is asked, and the step that waits for the answer.
     """
     outputs, shards, groups = {}, {}, dict[str, TaskGroup]()
     for step in pipeline.steps:
@@ -75,43 +97,52 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules]) -> None:
         with groups[said.group] if said.group else nullcontext():
             if step.sharding is not None:
                 shards[step] = _shard_tasks(step, said)
-            outputs[step] = _task(pipeline, step, said)
+            outputs[step] = _task(pipeline, step, said, approval)
     for step, output in outputs.items():
         upstream = [outputs[other] for other in pipeline.upstream(step)]
         if step in shards:
             if upstream:
                 upstream >> shards[step]
             upstream = [*upstream, shards[step]]
+        if approval is not None and step is approval.before:
+            asked = approval.ask()
+            upstream >> asked
+            upstream = [*upstream, asked]
         if upstream:
             upstream >> (output.as_teardown() if step.whatever_came else output)
 
 
-def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
+def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules, approval: Approvals | None) -> Any:
     arguments = {"doc_md": step.summary, **rules.arguments}
     # A step that is left out is no reason to leave out what only follows it, or works without it.
     if step.sharding or any(map(pipeline.may_skip, (*step.follows, *step.after, *step.needs_unless_skipped))):
-        arguments["trigger_rule"] = _AFTER_WHAT_MAY_BE_SKIPPED
+        arguments["trigger_rule"] = AFTER_WHAT_MAY_BE_SKIPPED
     if rules.asset is not None:
         arguments["outlets"] = [rules.asset]
 
     @task(task_id=step.name, **arguments)
     def run_step(*, ti: Any = None, outlet_events: Any = None) -> str:
         end_with_supervisor()
-        run = open_run_from_context()
+        quiet_others()
+        run = reason_first(step.name, open_run_from_context)
+        ti.xcom_push(RUN_KEY, run.name)
         reason = pipeline.skip_reason(step, run)
         if reason:
             ti.xcom_push("reason", reason)
             raise AirflowSkipException(f"{step.name} is left out: {reason}")
         began = time.monotonic()
-        record = step(run)
+        record = reason_first(step.name, partial(step, run))
         emit_metrics(step, run, record, time.monotonic() - began)
+        tell_result(run, step, record)
         if step.whatever_came:
+            ti.xcom_push(VERDICT_KEY, verdict_text(run))
             trim_after_run(run.cache, Settings.from_environment().cache_max_gb)
         if rules.asset is not None:
             outlet_events[rules.asset].extra = record.model_dump(include=set(rules.event))
         left_out: list[Any] = [other.name for other in pipeline.left_out_behind(step, run)]
         if step is pipeline.steps[0]:
             left_out += _idle_shard_tasks(pipeline, run)
+            left_out += [approval.task_id] if approval is not None and not approval.wanted(run) else []
         if left_out:
             # A process for each of them would take longer than the quickest of the other steps.
             ti.xcom_push(BaseXCom.XCOM_RETURN_KEY, step.tell(record))
@@ -131,8 +162,9 @@ def _shard_tasks(step: Step[Any], rules: TaskRules) -> Any:
         numbers = range(lane, _shards_of(step, run), SHARD_TASKS)
         if not numbers:
             raise AirflowSkipException(f"{step.name} has no part for this task.")
+        quiet_others()
         for number in numbers:
-            step.make_shard(run, number)
+            reason_first(f"{step.name}{SHARDS}", partial(step.make_shard, run, number))
         return f"{', '.join(map(str, numbers))} of {_shards_of(step, run)}"
 
     return make_shards.expand(lane=list(range(SHARD_TASKS)))

@@ -2,17 +2,28 @@
 
 Airflow checks each parameter against its own schema, and answers with that schema. Whether they make a valid RunConfig
 together, and whether a key is known at all, only RunConfig can say; and it says in one sentence what a setting takes.
+Refused as well is what names a bucket, an object or a path that is not there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpe_airflow.lazy_app import Asgi, Receive, Scope, Send
 
+if TYPE_CHECKING:
+    from hpe_tasks.config.run import RunConfig
+
 _LARGEST_BODY = 1_000_000
+
+_PATIENCE_S = 10.0
+"""How long a person who triggers waits for a server to say that something is not there."""
+
+log = logging.getLogger(__name__)
 
 
 class TriggerCheck:
@@ -31,7 +42,7 @@ class TriggerCheck:
             await self._app(scope, receive, send)
             return
         messages = await _read(receive)
-        problem = _problem(b"".join(message.get("body", b"") for message in messages))
+        problem = await _problem(b"".join(message.get("body", b"") for message in messages))
         if problem is None:
             await self._app(scope, _replay(messages, receive), send)
         else:
@@ -69,7 +80,7 @@ def _replay(messages: list[MutableMapping[str, Any]], receive: Receive) -> Recei
     return again
 
 
-def _problem(body: bytes) -> str | None:
+async def _problem(body: bytes) -> str | None:
     """What is wrong with the configuration in a trigger's body; None where only Airflow can judge."""
     from hpe_airflow.params_form import config_from_params
     from hpe_tasks.errors import ConfigError
@@ -80,10 +91,43 @@ def _problem(body: bytes) -> str | None:
     except (ValueError, TypeError, AttributeError):
         return None  # not a trigger as Airflow knows it: its own answer is the better one
     try:
-        config_from_params(given)
+        config = config_from_params(given)
     except ConfigError as error:
         return str(error)
-    return None
+    try:
+        # In a thread: it asks servers, and the API server answers others meanwhile.
+        missing = await asyncio.wait_for(asyncio.to_thread(_missing, config, frozenset(given)), _PATIENCE_S)
+    except TimeoutError:
+        log.warning("Nothing said within %g s whether the places of a trigger exist: its preflight will.", _PATIENCE_S)
+        return None
+    return " ".join(missing) or None
+
+
+def _missing(config: RunConfig, given: frozenset[str]) -> tuple[str, ...]:
+    from hpe_airflow.connections import s3_client
+    from hpe_tasks.preflight.named_places import missing_places
+
+    return missing_places(config, given, s3=s3_client, files_are_here=tasks_run_here)
+
+
+def tasks_run_here() -> bool:
+    """Whether this process sees the files that tasks will see: they run on this machine, beside their scheduler.
+
+    Under other executors than LocalExecutor, and where a scheduler runs on another host or in another container, a
+    path is of a machine that cannot be asked.
+    """
+    from airflow.configuration import conf
+    from airflow.jobs.job import Job, JobState
+    from airflow.utils.net import get_hostname
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    if str(conf.get("core", "executor")) != "LocalExecutor":
+        return False
+    running = select(Job).where(Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING)
+    with create_session() as session:
+        hosts = {job.hostname for job in session.scalars(running) if job.is_alive()}
+    return hosts == {get_hostname()}
 
 
 async def _refuse(send: Send, problem: str) -> None:

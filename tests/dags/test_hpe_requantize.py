@@ -19,7 +19,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "aimet_torch", "aimet_onnx", "great_exp
 RUNGS = [rung.step for rung in config_rungs]
 LADDER = {*RUNGS, "choose_recipe"}
 SHARDS = {"evaluate_fp32_shards", "evaluate_quantized_shards"}
-UNASKED = dict.fromkeys(LADDER | SHARDS, "skipped")
+UNASKED = dict.fromkeys(LADDER | SHARDS | {"approve"}, "skipped")
 TASKS = {
     "preflight",
     "fetch_dataset",
@@ -116,7 +116,9 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "gate": {"compare_accuracy"},
         "publish": {"gate"},
         "smoke_test_lambda": {"publish"},
-        "promote": {"publish", "smoke_test_lambda"},
+        # Airflow's own: a person is asked before the channel moves.
+        "approve": {"publish", "smoke_test_lambda"},
+        "promote": {"publish", "smoke_test_lambda", "approve"},
         "diagnose_layers": {"export_onnx", "gate"},
         "report": {"validate_dataset", "fetch_checkpoint", "promote", "diagnose_layers"},
     }
@@ -154,7 +156,8 @@ def test_heavy_work_goes_to_the_gpu_worker_and_every_task_ends_some_time(dag: An
     for quantizes in ("quantize", *RUNGS):
         task = dag.get_task(quantizes)
         assert (task.queue, task.pool) == ("gpu", "gpu_pool")
-    assert all(task.execution_timeout for task in dag.tasks)
+    assert all(task.execution_timeout for task in dag.tasks if task.task_id != "approve")
+    assert dag.get_task("approve").response_timeout
 
 
 def test_the_ladder_is_a_group_whose_tasks_are_called_as_their_steps(dag: Any) -> None:
@@ -167,12 +170,12 @@ def test_the_ladder_is_a_group_whose_tasks_are_called_as_their_steps(dag: Any) -
 
 def test_the_buttons_are_on_the_tasks_that_have_something_to_show(dag: Any) -> None:
     links = {task.task_id: sorted(link.name for link in task.operator_extra_links) for task in dag.tasks}
+    published = ["Compare with served", "Published version", "Report", "Version page"]
     assert {task: names for task, names in links.items() if names} == {
+        "validate_dataset": ["Data Docs"],
         "check_fp32": ["Report"],
         "gate": ["Report"],
-        "publish": ["Published version", "Report"],
-        "smoke_test_lambda": ["Published version", "Report"],
-        "promote": ["Published version", "Report"],
+        **dict.fromkeys(("publish", "smoke_test_lambda", "promote"), published),
         "report": ["Report"],
     }
 
@@ -224,6 +227,15 @@ def lanes(date: datetime, task: str) -> list[str]:
         found = session.query(TaskInstance).filter(TaskInstance.task_id == task)
         ours = [one for one in found if one.dag_run.logical_date == date]
         return [str(one.state) for one in sorted(ours, key=lambda one: one.map_index)]
+
+
+def note(date: datetime) -> str:
+    """The note of a run, as its page in Airflow shows it."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return str(session.query(DagRun).filter(DagRun.logical_date == date).one().note)
 
 
 @pytest.mark.long
@@ -323,6 +335,9 @@ class TestOutcomes:
                 .first()
             )
         assert "MB is above" in str(reason)
+        told = note(date)
+        assert told.startswith("**Verdict:** Not published: the gate failed. 1 of ")
+        assert "MB is above" in told
 
     def test_a_checkpoint_below_the_floor_stops_before_quantization(self, dag: Any, small_run: dict[str, Any]) -> None:
         state, tasks, date = run(dag, {**small_run, "gate.min_ap": 0.5})
@@ -330,7 +345,7 @@ class TestOutcomes:
         done = ("preflight", "fetch_dataset", "fetch_checkpoint", "validate_dataset", "evaluate_fp32", "report")
         assert tasks == {
             **dict.fromkeys(TASKS | LADDER, "upstream_failed"),
-            **dict.fromkeys(SHARDS, "skipped"),
+            **dict.fromkeys(SHARDS | {"approve"}, "skipped"),
             **dict.fromkeys(done, "success"),
             "check_fp32": "failed",
         }
@@ -366,7 +381,7 @@ class TestOutcomes:
         wrong = {"model.checkpoint": "/nowhere/model.safetensors", "destination.registry": "s3://nowhere/registry"}
         state, tasks, date = run(dag, {**small_run, **wrong})
         assert state == "failed"
-        stopped = dict.fromkeys(TASKS | LADDER | SHARDS, "upstream_failed")
+        stopped = dict.fromkeys(TASKS | LADDER | SHARDS | {"approve"}, "upstream_failed")
         assert tasks == {**stopped, "preflight": "failed", "report": "success"}
         html = (folder_of(date) / "report/report.html").read_text()
         assert "/nowhere/model.safetensors does not exist" in html
@@ -377,7 +392,7 @@ class TestOutcomes:
         assert state == "failed"
         assert tasks == {
             **dict.fromkeys(TASKS | LADDER, "upstream_failed"),
-            **dict.fromkeys(SHARDS, "skipped"),
+            **dict.fromkeys(SHARDS | {"approve"}, "skipped"),
             **dict.fromkeys(("preflight", "fetch_dataset", "fetch_checkpoint", "report"), "success"),
             "validate_dataset": "failed",
         }

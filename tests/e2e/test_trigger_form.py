@@ -66,7 +66,12 @@ def test_the_form_has_a_section_for_each_part_of_the_configuration(form: Page, t
         expect(form.get_by_role("button", name=section, exact=True)).to_be_visible()
     # The first section is open: the preset, and what each preset is for.
     expect(form.get_by_text("Every setting below that stays empty is as the preset has it.")).to_be_visible()
-    expect(form.get_by_text("needs no download")).to_be_visible()
+    expect(form.locator("#element_model\\.checkpoint")).to_be_visible()
+    form.locator("#element_preset").click()
+    expect(form.get_by_role("option").first).to_have_text(
+        "sample: The project's own drawn people and the small network trained on them"
+    )
+    form.keyboard.press("Escape")
     form.screenshot(path=tmp_path / "form.png")
 
 
@@ -81,8 +86,19 @@ def test_a_choice_offers_the_values_and_starts_as_in_the_preset(form: Page) -> N
 
 def test_a_number_shows_its_description_bounds_and_default(form: Page) -> None:
     open_section(form, "Gate")
+    expect(form.get_by_text("Min AP", exact=True)).to_be_visible()
     expect(form.get_by_text("gate.min_ap", exact=True)).to_be_visible()
     expect(form.get_by_text("Lowest AP of the exported file.")).to_contain_text("at least 0, at most 1, default 0.5")
+
+
+def test_a_number_out_of_bounds_is_refused_and_not_changed(form: Page) -> None:
+    open_section(form, "Gate")
+    field = form.locator("input[name='element_gate.min_ap']")
+    field.fill("5")
+    field.blur()
+    expect(field).to_have_value("5")
+    form.get_by_role("button", name="Trigger", exact=True).last.click()
+    expect(form.get_by_text(re.compile("gate.min_ap: Input should be less than or equal to 1")).first).to_be_visible()
 
 
 def test_settings_that_do_not_go_together_are_explained_on_the_form(form: Page) -> None:
@@ -113,7 +129,7 @@ def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tm
     editor.click()
     settings = {
         "preset": "sample",
-        "model.checkpoint": "/nowhere/model.safetensors",
+        "model.checkpoint": str(airflow_server.no_checkpoint),
         "recipe.cross_layer_equalization": True,
         "gate.min_ap": 0.25,
         "seed": "7",
@@ -141,8 +157,7 @@ def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tm
 
 def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, form: Page) -> None:
     # A run that fails at once: what counts here is what it was asked.
-    open_section(form, "Model")
-    form.locator("#element_model\\.checkpoint").fill("/nowhere/model.safetensors")
+    form.locator("#element_model\\.checkpoint").fill(str(airflow_server.no_checkpoint))
     open_section(form, "Gate")
     form.locator("input[name='element_gate.min_ap']").fill("0.25")
     open_section(form, "Quantization recipe")
@@ -156,7 +171,7 @@ def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, for
     given = {key: value for key, value in run["conf"].items() if value is not None}
     assert given == {
         "preset": "sample",
-        "model.checkpoint": "/nowhere/model.safetensors",
+        "model.checkpoint": str(airflow_server.no_checkpoint),
         "gate.min_ap": 0.25,
         "recipe.fold_batch_norms": "false",
     }

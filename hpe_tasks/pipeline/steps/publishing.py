@@ -154,12 +154,13 @@ def _golden(run: Run, model: Path) -> tuple[ChosenImage, ...]:
     return choose_golden(dataset, predict, config.model, config.evaluation, seed=config.seed)
 
 
-def _registry(run: Run) -> ModelRegistry:
+def _registry(run: Run, approved_by: str | None = None) -> ModelRegistry:
     from hpe_tasks.pipeline.provenance import user
     from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.storage.s3 import S3Location
 
-    return ModelRegistry(run.s3(), S3Location.parse(run.config.destination.registry), actor=user())
+    actor = user() if approved_by is None else f"{user()}, approved by {approved_by}"
+    return ModelRegistry(run.s3(), S3Location.parse(run.config.destination.registry), actor=actor)
 
 
 def _not_asked_for(results: Results) -> str:
@@ -242,10 +243,12 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
         BadInputError: The channel was pinned since, or the version is retired.
         ConfigError: The version or the channel is signed, or a signature is required, and there is no key.
         MissingInputError: A smoke test was asked for, and the published version has not passed it.
+        NotApprovedError: The channel moves only when a person has approved it, and nobody has.
         ChannelConflictError: Another publisher moved the channel since the version was published.
         SupersededError: Another attempt at it has begun.
     """
     from hpe_tasks.config.environment import Settings
+    from hpe_tasks.pipeline.approvals import approver_of
     from hpe_tasks.registry.channel_keys import keys_at_hand
 
     require_last = begin_attempt(run.workspace, f"{run.prefix}/promote")
@@ -255,10 +258,11 @@ def promote(run: Run, _: Scratch) -> PromotedModel:
             f"Version {published.version} of {published.name!r} has not passed the smoke test.",
             hint="Run smoke_test_lambda, or set destination.smoke_test=false.",
         )
+    approved_by = approver_of(run, published)
     signed = f"version {published.version} of {published.name!r} is signed" if published.signed_by else None
     required = signature_required_by(run.config) or signed
     keys = keys_at_hand(run.signing_key(), Settings.from_environment().public_key, required_because=required)
-    registry = _registry(run)
+    registry = _registry(run, approved_by)
     require_last()
     return registry.promote(published.name, published.version, destination.channel, published=published, keys=keys)
 
