@@ -404,3 +404,32 @@ class TestOutcomes:
         state, tasks, _ = run(dag, {**small_run, "dataset.calibration_split": "val"})
         assert state == "failed"
         assert (tasks["preflight"], tasks["fetch_dataset"]) == ("failed", "upstream_failed")
+
+    def test_who_is_asked_sees_the_gate_and_what_is_served_and_the_answer_moves_the_channel(
+        self, dag: Any, small_run: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`dags test` asks nobody, and says so; what Airflow's operator does with an answer is done to its run."""
+        from hpe_airflow.approval import ChannelApproval, channel_approval
+        from hpe_airflow.approval_text import question
+        from hpe_airflow.runs import open_run_from_context
+
+        from hpe_tasks.errors import ConfigError, NotApprovedError
+        from hpe_tasks.pipeline import steps
+
+        settings = {**small_run, "destination.smoke_test": False, "destination.name": "asked"}
+        _, _, first = run(dag, settings)
+        monkeypatch.setenv("HPE_APPROVE_CHANNELS", "staging")
+        context = {"dag": dag, "logical_date": first, "params": settings}
+        opened = open_run_from_context(context)
+        published = opened.result(steps.publish)
+        subject, body = question(opened, published)
+        assert subject == f"May staging serve asked {published.version}?"
+        assert "| Check | Observed | Limit | Margin | Result |" in body
+        assert "The same version." in body
+        with pytest.raises(ConfigError, match="nobody can be asked here"):
+            ChannelApproval.execute(channel_approval().ask(), context)
+        with pytest.raises(NotApprovedError, match="Nobody has approved"):
+            steps.promote(opened)
+        answer = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": {"id": "1", "name": "ada"}}
+        channel_approval().ask().execute_complete(context, {**answer, "responded_at": datetime.now(UTC)})
+        assert steps.promote(opened).version == published.version

@@ -15,10 +15,7 @@ from hpe_tasks.errors import ConfigError, DatasetError, TransientError
 def nested(error: Exception, depth: int = 6) -> None:
     if depth:
         nested(error, depth - 1)
-    try:
-        raise KeyError("inner")
-    except KeyError as inner:
-        raise error from inner
+    raise error from KeyError("inner")
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ class Answers:
         self.otherwise = otherwise
         self.asked: list[str] = []
 
-    def head_bucket(self, *, Bucket: str) -> None:  # noqa: N803 - as boto3 has it
+    def head_bucket(self, *, Bucket: str) -> None:
         self._answer(Bucket, Bucket == "there")
 
-    def head_object(self, *, Bucket: str, Key: str) -> None:  # noqa: N803
+    def head_object(self, *, Bucket: str, Key: str) -> None:
         self._answer(f"{Bucket}/{Key}", Key == "model.onnx")
 
     def _answer(self, what: str, found: bool) -> None:
