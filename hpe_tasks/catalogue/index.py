@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pydantic import ValidationError
 
 from hpe_tasks.catalogue.kept_rows import KeptRow, KeptRows
+from hpe_tasks.catalogue.reading import ManySmallObjects
 from hpe_tasks.catalogue.summaries import ChannelSummary, VersionSummary, channel_summary, summary_of
 from hpe_tasks.contract.keys import POINTER_SUFFIX
 from hpe_tasks.contract.names import MANIFEST, SIGNATURE, SLUG, VERSION
@@ -29,7 +30,6 @@ from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.log import LogEntry, LogState, parsed_entry
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.storage.s3 import S3Location, s3_errors
-from hpe_tasks.storage.s3_objects import get_bytes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -38,7 +38,6 @@ _FORMAT = 1
 """Higher with each change of what a row says of the same manifest; new fields count by themselves."""
 
 _THREADS = 8
-"""Fewer than a client keeps connections."""
 
 _MANIFEST_KEY = re.compile(rf"(?P<name>{SLUG})/versions/(?P<item>{VERSION})/{re.escape(MANIFEST)}")
 _SIGNATURE_KEY = re.compile(rf"(?P<name>{SLUG})/versions/(?P<item>{VERSION})/{re.escape(SIGNATURE)}")
@@ -172,7 +171,7 @@ class _RowReading:
     """Rows of listed objects: those that are known by their ETags, and the others read in threads."""
 
     def __init__(self, client: S3Client, models: S3Location) -> None:
-        self._client = client
+        self._objects = ManySmallObjects(client, _THREADS)
         self._models = models
         self.read = 0
 
@@ -192,7 +191,7 @@ class _RowReading:
 
     def _row(self, key: str, listed: _Listed, kind: _Kind[R]) -> KeptRow[R] | None:
         try:
-            found = get_bytes(self._client, self._models / key, "reading")
+            found = self._objects.read(self._models / key)
         except DigestError:
             # Row_co from nothing that is known: the next time it may arrive whole.
             row = kind.damaged(listed, "it does not have the checksum that it was stored with")

@@ -21,9 +21,20 @@ EXIT_GATE_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_OTHER = 3
 
+
+def _presets() -> list[tuple[str, str]]:
+    """Names of the presets with what they are, for the shell to complete."""
+    from hpe_tasks.config.presets import PRESETS
+
+    return [(name, preset.description) for name, preset in PRESETS.items()]
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RegistryOption = Annotated[str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")]
-PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset; `hpe presets` lists them.")]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", help="A preset; `hpe presets` lists them.", autocompletion=_presets),
+]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML or JSON file with the run's settings.", dir_okay=False)
 ]

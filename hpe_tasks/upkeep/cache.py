@@ -21,8 +21,8 @@ _FOLDERS = ("archives", "converted", "files", "joined", "s3", "samples", "select
 _BY_ADDRESS = ("checkpoints", "downloads")
 """A folder for each address, with a file and what is known of it."""
 
-_FILES = ("lambda", "predictions", "taken_in")
-"""Single files: the function's libraries, predictions of `hpe evaluate`, and which files were read once."""
+_FILES = ("catalogue", "lambda", "predictions", "taken_in")
+"""Single files: rows of versions and runs, the function's libraries, predictions of `hpe evaluate`, what was read."""
 
 _POOL = "images"
 """Images by their address, with other names in `selections`."""
