@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _FORMAT = 1
 """Higher with each change of what a row says of the same manifest; new fields count by themselves."""
 
-_THREADS = 8
-
 _MANIFEST_KEY = re.compile(rf"(?P<name>{SLUG})/versions/(?P<item>{VERSION})/{re.escape(MANIFEST)}")
 _SIGNATURE_KEY = re.compile(rf"(?P<name>{SLUG})/versions/(?P<item>{VERSION})/{re.escape(SIGNATURE)}")
 _POINTER_KEY = re.compile(rf"(?P<name>{SLUG})/channels/(?P<item>{SLUG}){re.escape(POINTER_SUFFIX)}")
@@ -171,7 +169,7 @@ class _RowReading:
     """Rows of listed objects: those that are known by their ETags, and the others read in threads."""
 
     def __init__(self, client: S3Client, models: S3Location) -> None:
-        self._objects = ManySmallObjects(client, _THREADS)
+        self._objects = ManySmallObjects(client)
         self._models = models
         self.read = 0
 
@@ -182,7 +180,7 @@ class _RowReading:
         missing = {key: one for key, one in listed.items() if key not in rows}
         self.read += len(missing)
         if missing:
-            with ThreadPoolExecutor(min(_THREADS, len(missing))) as pool:
+            with ThreadPoolExecutor(min(self._objects.threads, len(missing))) as pool:
                 found = pool.map(lambda key: self._row(key, missing[key], kind), missing)
                 rows.update({key: row for key, row in zip(missing, found, strict=True) if row is not None})
         if missing or rows.keys() != known.keys():

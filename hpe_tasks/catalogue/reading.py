@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+_NEAR_THREADS = 3
+"""More wait for one another: little is waited for, and what is read is parsed in the same process."""
+_AWS_THREADS = 10
+"""As many as a client keeps connections."""
+
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=30.0)
 
 log = logging.getLogger(__name__)
@@ -32,13 +37,16 @@ class ManySmallObjects:
 
     Args:
         client: Signs addresses, and reads what cannot be read by them.
-        threads: How many read at once.
+
+    Attributes:
+        threads: How many should read at once.
     """
 
-    def __init__(self, client: S3Client, threads: int) -> None:
+    def __init__(self, client: S3Client) -> None:
         self._client = client
-        self._http = urllib3.PoolManager(maxsize=threads, timeout=_TIMEOUT, retries=False)
         self._addresses_work = not (urlsplit(client.meta.endpoint_url).hostname or "").endswith(_OF_AWS)
+        self.threads = _NEAR_THREADS if self._addresses_work else _AWS_THREADS
+        self._http = urllib3.PoolManager(maxsize=self.threads, timeout=_TIMEOUT, retries=False)
 
     def read(self, location: S3Location) -> StoredBytes | None:
         """An object whole; None when there is none. Raises as `get_bytes`."""

@@ -134,5 +134,5 @@ def test_aws_itself_is_asked_by_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "generate_presigned_url", pytest.fail)
     asked: list[str] = []
     monkeypatch.setattr("hpe_tasks.catalogue.reading.get_bytes", lambda _, where, __: asked.append(str(where)))
-    assert ManySmallObjects(client, 2).read(S3Location("bucket", "key")) is None
+    assert ManySmallObjects(client).read(S3Location("bucket", "key")) is None
     assert asked == ["s3://bucket/key"]
