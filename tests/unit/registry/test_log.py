@@ -261,7 +261,7 @@ def test_in_every_order_of_retiring_and_promoting_a_served_version_is_not_retire
         assert is_retired == (retired and not promoted), (meeting, [str(one.outcome) for one in clients])
         assert promoted or retired, meeting
         outcomes.add((promoted, retired))
-    assert outcomes == {(True, False), (False, True)}
+    assert {(True, False), (False, True)} <= outcomes <= {(True, False), (False, True), (True, True)}
 
 
 class _Decisive(set[str]):
