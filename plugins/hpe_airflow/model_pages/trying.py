@@ -37,7 +37,7 @@ class Tried:
     """
 
     manifest: ModelManifest
-    picture: views.Picture | None
+    picture: views.DrawnPicture | None
     told: str
 
 

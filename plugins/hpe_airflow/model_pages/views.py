@@ -28,7 +28,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class VersionRow:
+class ListedRow:
     """A version in the table of all."""
 
     version: VersionSummary
@@ -45,7 +45,7 @@ class VersionRow:
 
 
 @dataclass(frozen=True)
-class GateRow:
+class ShownCheck:
     """A check of the gate as the report's table shows it."""
 
     check: GateCheck
@@ -56,7 +56,7 @@ class GateRow:
 
 
 @dataclass(frozen=True)
-class JointRow:
+class JointChange:
     """A joint's figures as text."""
 
     joint: str
@@ -66,7 +66,7 @@ class JointRow:
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class DrawnPerson:
     """A person of a golden image: limbs as lines, joints as points, in pixels of the image."""
 
     limbs: tuple[tuple[float, float, float, float], ...]
@@ -74,7 +74,7 @@ class Skeleton:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DrawnPicture:
     """A golden image with what the exported file found in it when it was measured."""
 
     role: str
@@ -82,15 +82,15 @@ class Picture:
     width: int
     height: int
     stroke: float
-    people: tuple[Skeleton, ...]
+    people: tuple[DrawnPerson, ...]
 
 
-def version_row(row: VersionSummary, *, retired: bool) -> VersionRow:
+def version_row(row: VersionSummary, *, retired: bool) -> ListedRow:
     """A version's figures as text."""
     metric = None if row.metric is None else metric_named(row.metric)
     ratio = "" if row.speed is None else f" ({UNITS['times'].text(row.speed.ratio)})"
     people = "" if row.persons is None else f", {row.persons:,} persons"
-    return VersionRow(
+    return ListedRow(
         version=row,
         retired=retired,
         fp32=_accuracy(metric, row.fp32),
@@ -115,10 +115,10 @@ def _accuracy(metric: Metric | None, value: float | None) -> Cell:
     return Cell(_NONE if metric is None or value is None else f"{metric.text(value)} {metric.name}", value)
 
 
-def gate_rows(decision: GateDecision) -> tuple[GateRow, ...]:
+def gate_rows(decision: GateDecision) -> tuple[ShownCheck, ...]:
     """The checks, those first that did not pass."""
     ordered = sorted(decision.checks, key=lambda check: check.passed)
-    return tuple(GateRow(check, *quantities_of(check), bullet(check)) for check in ordered)
+    return tuple(ShownCheck(check, *quantities_of(check), bullet(check)) for check in ordered)
 
 
 def joint_plot(manifest: ModelManifest) -> DotPlot | None:
@@ -131,23 +131,25 @@ def joint_plot(manifest: ModelManifest) -> DotPlot | None:
     return dot_plot(before.by_joint, after.by_joint, metric)
 
 
-def joint_rows(manifest: ModelManifest) -> tuple[JointRow, ...]:
+def joint_rows(manifest: ModelManifest) -> tuple[JointChange, ...]:
     """Every joint's figure before and after."""
     metric, before, after = metric_of(manifest.onnx.stats), manifest.fp32.by_joint, manifest.onnx.by_joint
     rows = []
     for joint in dict.fromkeys((*before, *after)):
         old, new = before.get(joint), after.get(joint)
         change = None if old is None or new is None else new - old
-        rows.append(JointRow(joint.replace("_", " "), metric.text(old), metric.text(new), signed(change, metric.text)))
+        rows.append(
+            JointChange(joint.replace("_", " "), metric.text(old), metric.text(new), signed(change, metric.text))
+        )
     return tuple(rows)
 
 
-def pictures(manifest: ModelManifest) -> tuple[Picture, ...]:
+def pictures(manifest: ModelManifest) -> tuple[DrawnPicture, ...]:
     """The version's golden images, drawn upon."""
     return tuple(drawn(manifest, golden, manifest.file(golden.file).sha256) for golden in manifest.golden)
 
 
-def drawn(manifest: ModelManifest, golden: GoldenImage, sha256: str = "") -> Picture:
+def drawn(manifest: ModelManifest, golden: GoldenImage, sha256: str = "") -> DrawnPicture:
     """The people in an image, with the limbs and joints of a version."""
     names, people = manifest.serving.joints, []
     for person in golden.people:
@@ -158,8 +160,8 @@ def drawn(manifest: ModelManifest, golden: GoldenImage, sha256: str = "") -> Pic
             if points[a] is not None and points[b] is not None
         ]
         joints = [(point[0], point[1], name) for point, name in zip(points, names, strict=True) if point is not None]
-        people.append(Skeleton(tuple(limbs), tuple(joints)))
-    return Picture(
+        people.append(DrawnPerson(tuple(limbs), tuple(joints)))
+    return DrawnPicture(
         role=golden.file,
         sha256=sha256,
         width=golden.width,
@@ -169,9 +171,9 @@ def drawn(manifest: ModelManifest, golden: GoldenImage, sha256: str = "") -> Pic
     )
 
 
-def shared_pictures(manifests: Sequence[ModelManifest]) -> tuple[tuple[Picture | None, ...], ...]:
+def shared_pictures(manifests: Sequence[ModelManifest]) -> tuple[tuple[DrawnPicture | None, ...], ...]:
     """Golden images that at least two of the versions hold: in each row the same image, by its digest."""
-    by_digest: list[Mapping[str, Picture]] = [{one.sha256: one for one in pictures(m)} for m in manifests]
+    by_digest: list[Mapping[str, DrawnPicture]] = [{one.sha256: one for one in pictures(m)} for m in manifests]
     digests = dict.fromkeys(digest for held in by_digest for digest in held)
     rows = (tuple(held.get(digest) for held in by_digest) for digest in digests)
     return tuple(row for row in rows if sum(one is not None for one in row) > 1)
