@@ -159,6 +159,28 @@ def test_a_late_run_is_told_with_the_outlines_that_a_deadline_gives(hook: Receiv
     assert [post.json["text"] for post in hook.posts] == [f"{text} {BASE}/dags/hpe_retrain/runs/scheduled__1"] * 2
 
 
+def test_airflow_calls_the_alert_of_a_deadline_by_its_name(hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an executor's worker does it: the class is imported by its path, made, and called with the context."""
+    import structlog
+    from airflow.api_fastapi.core_api.datamodels.dag_run import DAGRunResponse
+    from airflow.sdk.execution_time.callback_supervisor import execute_callback
+
+    monkeypatch.setenv("HPE_ALERT_LATE_HOURS", "12")
+    alert = late_alert()
+    assert alert is not None
+    # The scheduler gives a run's response, as JSON.
+    assert {"dag_id", "dag_run_id", "state"} <= DAGRunResponse.model_json_schema(mode="serialization")[
+        "properties"
+    ].keys()
+    run = {"dag_id": "hpe_requantize", "dag_run_id": "manual__1", "state": "running", "conf": {}, "note": None}
+    context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-03-01T13:30:00Z"}}
+    kwargs = {**alert.callback.kwargs, "context": context}
+    done = execute_callback(alert.callback.path, kwargs, Path("hpe_requantize.py"), None, structlog.get_logger())
+    assert done == (True, None)
+    [post] = hook.posts
+    assert post.json["text"].startswith("hpe_requantize: the run manual__1 is late: it is running, and should have")
+
+
 def test_lateness_is_asked_for_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert late_alert() is None
     monkeypatch.setenv("HPE_ALERT_LATE_HOURS", "0.5")
