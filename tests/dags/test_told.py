@@ -14,7 +14,7 @@ import pytest
 from support.otlp import Sample, gauges, matching
 from support.receivers import Receiver, http_receiver
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

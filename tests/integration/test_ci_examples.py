@@ -18,7 +18,7 @@ from hpe_tasks.local.object_store import Server
 from support.ci_examples import ci_example, github_lines, gitlab_lines
 from support.tiny_inputs import tiny_settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1800)]
 
 Lines = Callable[[Any], list[tuple[str, bool]]]
 

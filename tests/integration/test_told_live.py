@@ -17,7 +17,7 @@ from support.receivers import Receiver, http_receiver, mail_receiver, wait_for
 
 __all__ = ["airflow_server"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.long]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(1800)]
 
 RUNS = "/api/v2/dags/hpe_requantize/dagRuns"
 
