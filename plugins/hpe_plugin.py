@@ -24,6 +24,9 @@ class HpePlugin(AirflowPlugin):
         {"name": "hpe runs", "url_prefix": RUNS_PREFIX, "app": LazyApp("hpe_airflow.run_tab:build_app")},
         {"name": "hpe", "url_prefix": PAGES_PREFIX, "app": LazyApp("hpe_airflow.pages:build_app")},
     ]
+    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
+        {"name": "hpe trigger check", "middleware": TriggerCheck}
+    ]
     external_views: list[Any] = [  # noqa: RUF012
         {
             "name": "Models",
@@ -31,12 +34,7 @@ class HpePlugin(AirflowPlugin):
             "destination": "nav",
             "url_route": "hpe-models",
             "nav_top_level": True,
-        }
-    ]
-    fastapi_root_middlewares: list[Any] = [  # noqa: RUF012
-        {"name": "hpe trigger check", "middleware": TriggerCheck}
-    ]
-    external_views: list[Any] = [  # noqa: RUF012
+        },
         {
             "name": "Pose model",
             "href": f"{RUNS_PREFIX}/{{DAG_ID}}/runs/{{RUN_ID}}",

@@ -127,7 +127,7 @@ def tasks_run_here() -> bool:
     running = select(Job).where(Job.job_type == "SchedulerJob", Job.state == JobState.RUNNING)
     with create_session() as session:
         hosts = {job.hostname for job in session.scalars(running) if job.is_alive()}
-    return hosts == {get_hostname()}
+    return hosts == {get_hostname()}  # type: ignore[no-untyped-call]
 
 
 async def _refuse(send: Send, problem: str) -> None:

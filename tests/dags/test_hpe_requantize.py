@@ -419,7 +419,7 @@ class TestOutcomes:
         settings = {**small_run, "destination.smoke_test": False, "destination.name": "asked"}
         _, _, first = run(dag, settings)
         monkeypatch.setenv("HPE_APPROVE_CHANNELS", "staging")
-        context = {"dag": dag, "logical_date": first, "params": settings}
+        context: Any = {"dag": dag, "logical_date": first, "params": settings}
         opened = open_run_from_context(context)
         published = opened.result(steps.publish)
         subject, body = question(opened, published)

@@ -172,7 +172,13 @@ def test_airflow_calls_the_alert_of_a_deadline_by_its_name(hook: Receiver, monke
     assert {"dag_id", "dag_run_id", "state"} <= DAGRunResponse.model_json_schema(mode="serialization")[
         "properties"
     ].keys()
-    run = {"dag_id": "hpe_requantize", "dag_run_id": "manual__1", "state": "running", "conf": {}, "note": None}
+    run: dict[str, Any] = {
+        "dag_id": "hpe_requantize",
+        "dag_run_id": "manual__1",
+        "state": "running",
+        "conf": {},
+        "note": None,
+    }
     context = {"dag_run": run, "deadline": {"id": "1", "deadline_time": "2026-03-01T13:30:00Z"}}
     kwargs = {**alert.callback.kwargs, "context": context}
     done = execute_callback(alert.callback.path, kwargs, Path("hpe_requantize.py"), None, structlog.get_logger())
