@@ -14,11 +14,9 @@ from hpe_tasks.config.environment import Settings
 from hpe_tasks.config.run import DestinationConfig
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.registry.channel_keys import ChannelKeys, keys_at_hand
-from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.operations import Operations
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location, s3_errors
-from hpe_tasks.storage.s3_objects import get_bytes
 
 if TYPE_CHECKING:
     from hpe_tasks.registry.manifest import ManifestFile
@@ -67,12 +65,6 @@ def operations(actor: str) -> Operations:
 def keys() -> ChannelKeys:
     """The keys that channels are moved with."""
     return keys_at_hand(signing_key(), Settings.from_environment().public_key)
-
-
-def signature_of(name: str, version: str) -> bool:
-    """Whether a signature lies beside a version's manifest."""
-    location = RegistryLayout(registry_address()).signature(name, version)
-    return get_bytes(s3_client(), location, "reading the signature") is not None
 
 
 def streamed(file: ManifestFile) -> Iterator[bytes]:
