@@ -177,11 +177,11 @@ def _recipe_param() -> Param:
 def _setting_param(key: str, *, first: bool = False) -> Param:
     section, _, name = key.rpartition(".")
     # The first section has no name here: Airflow's form gives it one, and opens it.
-    place: dict[str, Any] = {} if first else {"section": _SECTIONS[key.partition(".")[0]]}
+    placed: dict[str, Any] = {} if first else {"section": _SECTIONS[key.partition(".")[0]]}
     return Param(
         None,
         **_value_schema(setting_schema(key)),
-        **place,
+        **placed,
         # A key has no place where a narrow column could break it; the words of it do.
         title=_words(f"{section} {name}" if first else name),
         # Airflow's form shows neither bounds nor defaults by itself.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from airflow.sdk import BaseOperatorLink
 
-from hpe_airflow.links import PAGES_PREFIX, run_of
+from hpe_airflow.links import PAGES_PREFIX
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
+    from hpe_tasks.pipeline.runs import Run
     from hpe_tasks.records.release import PromotedModel, PublishedModel
 
 RUNS_PREFIX = f"{PAGES_PREFIX}/dags"
@@ -62,7 +63,7 @@ class VersionPageLink(BaseOperatorLink):
         """Address of the page; empty where nothing was published."""
         from hpe_tasks.pipeline import steps
 
-        published = run_of(ti_key).recorded(steps.publish)
+        published = _run_of(ti_key).recorded(steps.publish)
         return model_version_path(published.name, published.version) if published else ""
 
 
@@ -75,7 +76,14 @@ class ServedComparisonLink(BaseOperatorLink):
         """Address of the comparison; empty where there is no other version to compare with."""
         from hpe_tasks.pipeline import steps
 
-        run = run_of(ti_key)
+        run = _run_of(ti_key)
         published = run.recorded(steps.publish)
         served = served_before(published, run.recorded(steps.promote))
         return comparison_path(published.name, published.version, served) if published and served else ""
+
+
+def _run_of(instance: Any) -> Run:
+    """The pipeline's run; `instance` is the task instance that has just ended."""
+    from hpe_airflow.runs import open_run_from_context
+
+    return open_run_from_context(instance.get_template_context())

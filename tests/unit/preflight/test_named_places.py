@@ -37,8 +37,8 @@ class Answers:
 
 def missing(settings: dict[str, Any], client: Any = None, *, here: bool = True) -> tuple[str, ...]:
     config = load_config("sample", overrides=settings)
-    asked: Any = client or Answers()
-    return missing_places(config, settings, s3=lambda: asked, files_are_here=lambda: here)
+    answers: Any = client or Answers()
+    return missing_places(config, settings, s3=lambda: answers, files_are_here=lambda: here)
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
