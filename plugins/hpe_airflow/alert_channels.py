@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Channel:
+class AlertChannel:
     """One way to tell people something.
 
     Attributes:
@@ -41,7 +41,7 @@ class Channel:
     send: Callable[[Connection, str, str], None]
 
 
-def channels() -> tuple[Channel, ...]:
+def channels() -> tuple[AlertChannel, ...]:
     """Those that Airflow has a connection for: none, unless somebody has made one."""
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -49,13 +49,13 @@ def channels() -> tuple[Channel, ...]:
     found = []
     for name, send in ((WEBHOOK_CONNECTION, send_to_webhook), (EMAIL_CONNECTION, send_mail)):
         try:
-            found.append(Channel(Connection.get(name), send))
+            found.append(AlertChannel(Connection.get(name), send))
         except AirflowNotFoundException:
             continue
     return tuple(found)
 
 
-def tell(channel: Channel, text: str, link: str) -> None:
+def tell(channel: AlertChannel, text: str, link: str) -> None:
     """Send a sentence; what keeps it from arriving is a warning in the log, without the connection's secrets."""
     name, failures = channel.connection.conn_id, list[Exception]()
 

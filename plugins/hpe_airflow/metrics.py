@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Figure:
+class EmittedFigure:
     """One number.
 
     Attributes:
@@ -56,7 +56,7 @@ def emit_metrics(step: Step[Any], run: Run, record: Record, seconds: float) -> N
     try:
         pointer = run.pointer(step.name)
         if pointer is None or not pointer.reused:
-            figures.append(Figure("stage_seconds", seconds, {"pipeline": run.pipeline, "stage": step.name}))
+            figures.append(EmittedFigure("stage_seconds", seconds, {"pipeline": run.pipeline, "stage": step.name}))
         if isinstance(record, GateDecision):
             from hpe_tasks.pipeline.collected import records_of
 
@@ -66,26 +66,26 @@ def emit_metrics(step: Step[Any], run: Run, record: Record, seconds: float) -> N
     _emit(run.config.destination.name, figures)
 
 
-def figures_of(records: RunRecords) -> Iterator[Figure]:
+def figures_of(records: RunRecords) -> Iterator[EmittedFigure]:
     """What a run's model came to, as far as it was measured."""
     metric = records.metric.key
     forms = ("fp32", "quantsim", "int8")
     for form, (_, report) in zip(forms, records.measurements, strict=False):
         if report is not None and report.accuracy is not None:
-            yield Figure("accuracy", report.accuracy, {"metric": metric, "form": form})
+            yield EmittedFigure("accuracy", report.accuracy, {"metric": metric, "form": form})
     if records.drop is not None:
-        yield Figure("accuracy_drop", records.drop, {"metric": metric})
+        yield EmittedFigure("accuracy_drop", records.drop, {"metric": metric})
     if (exported := records.exported) is not None:
-        yield Figure("size_bytes", exported.fp32_size_bytes, {"form": "fp32"})
-        yield Figure("size_bytes", exported.model.size_bytes, {"form": "int8"})
-        yield Figure("int8_share", exported.placement.int8_mac_share)
+        yield EmittedFigure("size_bytes", exported.fp32_size_bytes, {"form": "fp32"})
+        yield EmittedFigure("size_bytes", exported.model.size_bytes, {"form": "int8"})
+        yield EmittedFigure("int8_share", exported.placement.int8_mac_share)
     for one in records.latency.speed_ups if records.latency is not None else ():
         threads = {"threads": str(one.threads)}
-        yield Figure("latency_ms", one.fp32.median_ms, {"form": "fp32", **threads})
-        yield Figure("latency_ms", one.onnx.median_ms, {"form": "int8", **threads})
-        yield Figure("speed_up", one.ratio, threads)
+        yield EmittedFigure("latency_ms", one.fp32.median_ms, {"form": "fp32", **threads})
+        yield EmittedFigure("latency_ms", one.onnx.median_ms, {"form": "int8", **threads})
+        yield EmittedFigure("speed_up", one.ratio, threads)
     if records.decision is not None:
-        yield Figure("gate_passed", float(records.decision.passed))
+        yield EmittedFigure("gate_passed", float(records.decision.passed))
 
 
 def _on() -> bool:
@@ -95,7 +95,7 @@ def _on() -> bool:
     return any(conf.getboolean("metrics", client, fallback=False) for client in clients)
 
 
-def _emit(model: str, figures: list[Figure]) -> None:
+def _emit(model: str, figures: list[EmittedFigure]) -> None:
     from airflow.sdk.observability import stats
 
     for figure in figures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -62,11 +61,14 @@ OPENERS = {"InferenceSession": "contract/onnx_session.py", "OrtInferenceSession"
 
 @pytest.mark.parametrize(("opener", "place"), OPENERS.items())
 def test_sessions_are_opened_in_one_place(repository: Path, opener: str, place: str) -> None:
-    package = repository / "hpe_tasks"
-    found = {
-        path: len(re.findall(rf"\b{opener}\(", path.read_text(encoding="utf-8"))) for path in package.rglob("*.py")
-    }
-    assert {path: count for path, count in found.items() if count} == {package / place: 1}
+    found = [
+        path
+        for path, tree in modules(repository).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")) == opener
+    ]
+    assert found == [Path("hpe_tasks") / place]
 
 
 def test_what_ships_in_the_function_knows_no_room_that_does_not(repository: Path) -> None:
