@@ -121,7 +121,7 @@ class PromotedVersion(AlertNotifier):
     """Tells that a channel serves another version; follows the task `promote`."""
 
     def alert(self, context: Mapping[str, Any]) -> Alert | None:
-        """AlertChannel, version, and what it served before; the version's page."""
+        """Channel, version, and what it served before; the version's page."""
         from hpe_airflow.runs import open_run_from_context
         from hpe_tasks.pipeline import steps
 
