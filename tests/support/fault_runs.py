@@ -26,7 +26,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 DIFFER = {
     "when": {"started", "finished_at", "created_at", "moved_at", "recorded_at", "startedOn", "finishedOn", "counter"},
-    "what was measured of time": {"images_per_second", "latency", "cold_start_ms", "duration_ms", "mtime_ns"},
+    "what was measured of time": {
+        "images_per_second",
+        "latency",
+        "cold_start_ms",
+        "duration_ms",
+        "seconds",
+        "mtime_ns",
+    },
     "names that were drawn": {"moves", "attempt", "entry"},
     "whether this attempt or the one before did it": {"reused", "created", "previous_version"},
     "digests of files that hold one of these": {"manifest_sha256", "package_sha256", "zipped_bytes", "unzipped_bytes"},
