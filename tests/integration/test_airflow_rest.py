@@ -99,7 +99,8 @@ def test_the_runs_tab_and_note_say_what_the_run_has_come_to(
     assert note.startswith("**Verdict:** Published tiny ")
     views = operator.get(f"{airflow_server.url}/api/v2/plugins", timeout=30).json()["plugins"]
     (ours,) = [plugin for plugin in views if plugin["name"] == "hpe"]
-    assert {view["destination"]: view["href"] for view in ours["external_views"]} >= {
+    assert {view["destination"]: view["href"] for view in ours["external_views"]} == {
+        "nav": "/hpe/models",
         "dag_run": "/hpe/dags/{DAG_ID}/runs/{RUN_ID}",
         "dag": "/hpe/dags/{DAG_ID}/values",
     }
