@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from hpe_tasks.catalogue.kept_rows import KeptRow, KeptRows
 from hpe_tasks.catalogue.reading import ManySmallObjects
 from hpe_tasks.catalogue.summaries import ChannelSummary, VersionSummary, channel_summary, summary_of
-from hpe_tasks.contract.keys import POINTER_SUFFIX
-from hpe_tasks.contract.names import MANIFEST, SIGNATURE, SLUG, VERSION
+from hpe_tasks.contract.keys import MODELS, manifest_key, pointer_key, signature_key
+from hpe_tasks.contract.names import MANIFEST, SLUG, VERSION
 from hpe_tasks.errors import DigestError
 from hpe_tasks.records.base import Record
 from hpe_tasks.registry.channels import ChannelPointer
@@ -37,9 +37,16 @@ if TYPE_CHECKING:
 _FORMAT = 1
 """Higher with each change of what a row says of the same manifest; new fields count by themselves."""
 
-_MANIFEST_KEY = re.compile(rf"(?P<name>{SLUG})/versions/(?P<item>{VERSION})/{re.escape(MANIFEST)}")
-_SIGNATURE_KEY = re.compile(rf"(?P<name>{SLUG})/versions/(?P<item>{VERSION})/{re.escape(SIGNATURE)}")
-_POINTER_KEY = re.compile(rf"(?P<name>{SLUG})/channels/(?P<item>{SLUG}){re.escape(POINTER_SUFFIX)}")
+
+def _pattern(key: str, item: str) -> re.Pattern[str]:
+    """What keys below `models/` match that are made as this one, of the model "NAME" and the item "ITEM"."""
+    below = re.escape(key.removeprefix(f"{MODELS}/"))
+    return re.compile(below.replace("NAME", f"(?P<name>{SLUG})").replace("ITEM", f"(?P<item>{item})"))
+
+
+_MANIFEST_KEY = _pattern(manifest_key("NAME", "ITEM"), VERSION)
+_SIGNATURE_KEY = _pattern(signature_key("NAME", "ITEM"), VERSION)
+_POINTER_KEY = _pattern(pointer_key("NAME", "ITEM"), SLUG)
 
 R = TypeVar("R", bound=VersionSummary | ChannelSummary)
 Row_co = TypeVar("Row_co", bound=VersionSummary | ChannelSummary, covariant=True)

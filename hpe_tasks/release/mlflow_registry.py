@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hpe_tasks.config.addresses import redacted, redacted_text
+from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, TransientError, shortened
 from hpe_tasks.gate.accuracy import metric_named
 from hpe_tasks.registry.manifest import CHECKPOINT_ROLE, MODEL_ROLE, ModelManifest
@@ -167,7 +168,7 @@ def _run_with_files(
         with tempfile.TemporaryDirectory(prefix="hpe-mlflow-") as name:
             folder = Path(name)
             (folder / "README.md").write_text(model_card(manifest, channels=channels), encoding="utf-8")
-            (folder / "manifest.json").write_bytes(manifest.to_bytes())
+            (folder / MANIFEST).write_bytes(manifest.to_bytes())
             for file in manifest.files:
                 if file.role != CHECKPOINT_ROLE or checkpoint:
                     registry.download(manifest, file.role, folder / _file_name(file.role))
