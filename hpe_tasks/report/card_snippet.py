@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.crops import BOX_PADDING
 from hpe_tasks.registry.manifest import Serving
 
@@ -59,7 +60,8 @@ def snippet(serving: Serving) -> Iterator[str]:
     Args:
         serving: How the network is fed, and read.
     """
-    heatmaps = serving.codec == "heatmap"
+    codec = CODECS[serving.codec]
+    heatmaps = codec.gives_maps and not codec.whole_images
     width, height = serving.input_sizes[0]
     code = (_CROPPED if heatmaps else _OTHER).format(
         width=width,
