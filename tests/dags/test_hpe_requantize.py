@@ -370,6 +370,7 @@ class TestOutcomes:
         found = "recipe.search=first, min_max: the first of 1 rung tried that passes the gate."
         assert manifest["provenance"]["recipe_found"] == found
 
+    @pytest.mark.long
     def test_a_search_in_which_nothing_passes_publishes_nothing(self, dag: Any, small_run: dict[str, Any]) -> None:
         settings = {key: value for key, value in small_run.items() if key != "recipe.scheme"}
         rungs = {"recipe": "auto", "recipe.search_rungs": ["min_max", "tf_enhanced"]}

@@ -138,6 +138,7 @@ def test_a_tab_of_no_run_shows_nothing(airflow_server: AirflowServer, operator: 
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
+@pytest.mark.long
 def test_a_channel_that_needs_a_person_moves_when_one_has_approved(
     airflow_server: AirflowServer, operator: requests.Session, finished: str
 ) -> None:

@@ -200,7 +200,7 @@ def test_a_data_set_too_small_for_any_conclusion_says_how_many_images_would_deci
     assert told["published"] is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_below_the_floor_is_a_failed_gate_that_says_why(hpe: Hpe, settings: dict[str, Any]) -> None:
     """Exit status 1, as where the exported file stays below: it is known earlier."""
     asked = options(settings, gate__min_ap=0.99, destination__name="below")
@@ -346,6 +346,7 @@ def test_check_names_what_is_wrong(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_run_without_a_bucket_ends_before_anything_is_computed(hpe: Hpe, settings: dict[str, Any]) -> None:
     asked = options(settings, destination__registry="s3://nowhere/registry", model__checkpoint="/no/such.pth")
     done = hpe("run", *asked, "--run", "unfit")

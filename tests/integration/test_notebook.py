@@ -34,7 +34,7 @@ def test_it_is_short_and_holds_no_outputs(notebook: nbformat.NotebookNode) -> No
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_an_onnx_file_to_verdict_and_pictures(
     notebook: nbformat.NotebookNode, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

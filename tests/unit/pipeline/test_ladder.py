@@ -137,6 +137,7 @@ def test_a_run_without_a_search_says_nothing_of_rungs_and_makes_the_same_files(
     ]
 
 
+@pytest.mark.long
 def test_auto_best_climbs_all_and_the_report_shows_them(folder: Path, settings: dict[str, Any]) -> None:
     run = opened(folder, settings, recipe="auto_best")
     ends = climb(run)

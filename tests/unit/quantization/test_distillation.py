@@ -67,7 +67,7 @@ def squared_error(one: np.ndarray, other: np.ndarray) -> float:
 
 
 CASES = [
-    pytest.param("torch", recipe(), 0.8, id="torch, weights of 4 bits"),
+    pytest.param("torch", recipe(), 0.8, id="torch, weights of 4 bits", marks=pytest.mark.long),
     pytest.param("onnx", recipe(distillation_steps=40), 0.5, id="onnx, weights of 4 bits"),
     pytest.param(
         "onnx", recipe(param_bw=8, granularity="per_tensor", distillation_steps=40), 0.9, id="onnx, 8 bits per tensor"

@@ -477,8 +477,15 @@ def test_layers_that_share_a_bias_are_quantized_each_in_its_scale(tmp_path: Path
 
 
 @pytest.mark.parametrize("scheme", ["min_max", "tf_enhanced"])
-@pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
-@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "onnx"])
+@pytest.mark.parametrize(
+    ("backend", "granularity"),
+    [
+        pytest.param("torch", "per_channel", marks=pytest.mark.slow),
+        pytest.param("torch", "per_tensor", marks=pytest.mark.long),
+        ("onnx", "per_channel"),
+        ("onnx", "per_tensor"),
+    ],
+)
 def test_the_file_is_proved_and_the_simulation_has_its_very_weights(
     backend: str, granularity: Any, scheme: Any, checkpoint: Path, users_file: Path, tmp_path: Path
 ) -> None:

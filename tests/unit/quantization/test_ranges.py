@@ -100,7 +100,7 @@ def test_the_simulation_is_rebuilt_bit_for_bit(backend: str, granularity: str, s
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.long), "onnx"])
 def test_weights_alone_may_have_the_least_squared_error(backend: str, tmp_path: Path) -> None:
     config, source = prepare(backend, tmp_path)
     images = tiny.smooth_images(4, config)
