@@ -227,7 +227,7 @@ def test_a_record_is_as_its_key_says_or_refused(registry: ModelRegistry, client:
     assert registry.log.entries("pose") == (entry,)
 
 
-@pytest.mark.parametrize("stopped", ["promote", pytest.param("retire", marks=pytest.mark.long)])
+@pytest.mark.parametrize("stopped", ["promote", "retire"])
 def test_in_every_order_of_retiring_and_promoting_a_served_version_is_not_retired(tmp_path: Path, stopped: str) -> None:
     """Two clients, of which one is stopped at each of its requests while the other goes on."""
     bucket = MemoryBucket("models")
