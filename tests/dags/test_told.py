@@ -67,9 +67,7 @@ def test_runs_tell_of_their_verdict_and_their_figures(
     promoted, refused, failed = [post.json["text"] for post in webhook.posts]
     page = r"http://localhost:8080/hpe/runs/2026-05-0\dT000000-[0-9a-f]{8}"
     assert re.fullmatch(rf"told: channel staging now serves [0-9a-f]{{16}}\. {page}/version", promoted)
-    assert re.fullmatch(
-        rf"told was not published, it failed its gate: .* MB is above 0\.1 MB\. {page}/report", refused
-    )
+    assert re.fullmatch(rf"told was not published, it failed its gate: .* MB is above 0\.1 MB\. {page}/report", refused)
     assert failed.startswith("hpe_requantize: validate_dataset failed: The data set fails 1 of")
     assert failed.endswith("/tasks/validate_dataset")
 
