@@ -17,7 +17,7 @@ from urllib.parse import quote
 from airflow.sdk.bases.notifier import BaseNotifier
 
 from hpe_airflow.failures import SHARDS, reason_of
-from hpe_airflow.links import report_path, version_path
+from hpe_airflow.links import airflow_run_path, report_path, version_path
 from hpe_tasks.errors import HpeError, SupersededError, shortened
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class FailedTask(AlertNotifier):
         if isinstance(error, SupersededError):
             return None  # Another attempt goes on.
         task = instance.task_id.removesuffix(SHARDS)
-        page = f"{_run_path(instance.dag_id, instance.run_id)}/tasks/{quote(instance.task_id, safe='')}"
+        page = f"{airflow_run_path(instance.dag_id, instance.run_id)}/tasks/{quote(instance.task_id, safe='')}"
         return Alert(f"{instance.dag_id}: {task} failed: {reason_of(error)}", page)
 
 
@@ -146,7 +146,7 @@ class DriftedRequests(AlertNotifier):
         if report is None or not drifted:
             return None
         text = f"{report.name}: what the function sees has drifted: {'; '.join(drifted)}."
-        return Alert(text, _run_path(context["ti"].dag_id, context["ti"].run_id))
+        return Alert(text, airflow_run_path(context["ti"].dag_id, context["ti"].run_id))
 
 
 class LateRun(AlertNotifier):
@@ -160,7 +160,7 @@ class LateRun(AlertNotifier):
             f"{run['dag_id']}: the run {run['dag_run_id']} is late: it is {run['state']}, and should have ended by "
             f"{due.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
         )
-        return Alert(text, _run_path(run["dag_id"], run["dag_run_id"]))
+        return Alert(text, airflow_run_path(run["dag_id"], run["dag_run_id"]))
 
 
 def late_alert() -> DeadlineAlert | None:
@@ -187,7 +187,3 @@ def late_alert() -> DeadlineAlert | None:
         callback=SyncCallback(LateRun),
         name="late",
     )
-
-
-def _run_path(dag_id: str, run_id: str) -> str:
-    return f"/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"

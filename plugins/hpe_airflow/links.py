@@ -11,8 +11,15 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
+    from hpe_tasks.pipeline.runs import Run
+
 PAGES_PREFIX = "/hpe"
 """Where Airflow's API server shows the project's own pages."""
+
+
+def airflow_run_path(dag_id: str, run_id: str) -> str:
+    """Address of Airflow's own page of a run."""
+    return f"/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
 
 
 def report_path(run: str) -> str:
@@ -38,7 +45,7 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Address of the report; Airflow asks when the task ends and keeps the answer."""
-        return report_path(_run_of(ti_key))
+        return report_path(run_of(ti_key).name)
 
 
 class VersionLink(BaseOperatorLink):
@@ -48,11 +55,11 @@ class VersionLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Address of the manifest; Airflow asks when the task ends and keeps the answer."""
-        return version_path(_run_of(ti_key))
+        return version_path(run_of(ti_key).name)
 
 
-def _run_of(instance: Any) -> str:
-    """Name of the pipeline's run; `instance` is the task instance that has just ended."""
+def run_of(instance: Any) -> Run:
+    """The pipeline's run; `instance` is the task instance that has just ended."""
     from hpe_airflow.runs import open_run_from_context
 
-    return open_run_from_context(instance.get_template_context()).name
+    return open_run_from_context(instance.get_template_context())

@@ -89,7 +89,7 @@ def build_app() -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.add_exception_handler(HpeError, _explain)
+    app.add_exception_handler(HpeError, explain)
     app.include_router(actions.router)
     app.include_router(routes.router)
 
@@ -98,7 +98,7 @@ def build_app() -> FastAPI:
     def report(name: RunName) -> FileResponse:
         """The run's HTML report."""
         run = _run(name)
-        return _page(run.workspace.local(_record(run, steps.report).html))
+        return report_page(run.workspace.local(_record(run, steps.report).html))
 
     @app.get("/runs/{name}/version", dependencies=[Depends(_allowed)])
     def version(name: RunName) -> Response:
@@ -137,7 +137,8 @@ def _record(run: Run, step: Step[R]) -> R:
     return record
 
 
-def _page(file: FilePath) -> FileResponse:
+def report_page(file: FilePath) -> FileResponse:
+    """A page that a run has left, under a policy of its own."""
     # The report brings its own styles and pictures and talks to no server.
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; sandbox allow-popups"
     return FileResponse(file, media_type="text/html", headers={"Content-Security-Policy": policy})
@@ -156,7 +157,8 @@ def _short(scope: Scope) -> bool:
     return length.isdigit() and int(length[:12]) <= most
 
 
-def _explain(request: Request, error: Exception) -> HTMLResponse:
+def explain(request: Request, error: Exception) -> HTMLResponse:
+    """The page that tells an error."""
     missing = isinstance(error, (MissingInputError, AccessError))
     if isinstance(error, HpeError) and not request.scope["path"].startswith(
         f"{request.scope.get('root_path', '')}/runs/"

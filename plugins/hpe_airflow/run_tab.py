@@ -25,7 +25,7 @@ from sqlalchemy import select
 
 from hpe_airflow.connections import s3_client
 from hpe_airflow.links import report_path, version_path
-from hpe_airflow.pages import Pages, _explain, _page
+from hpe_airflow.pages import Pages, explain, report_page
 from hpe_airflow.run_names import RUN_KEY, VERDICT_KEY, kept_value
 from hpe_airflow.run_notes import verdict_of_note
 from hpe_airflow.runs import run_name
@@ -45,7 +45,7 @@ _ENDED = ("success", "failed")
 def build_app() -> FastAPI:
     """The application that Airflow mounts."""
     app = Pages(title="hpe runs", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(_allowed)])
-    app.add_exception_handler(HpeError, _explain)
+    app.add_exception_handler(HpeError, explain)
 
     # Plain functions: FastAPI runs them in threads, so reading files and S3 does not hold up the API server.
     @app.get("/{dag_id}/runs/{run_id}")
@@ -64,7 +64,7 @@ def build_app() -> FastAPI:
             raise MissingInputError(
                 "This run has no Data Docs.", hint="They appear when the task validate_dataset has looked at the data."
             )
-        return _page(run.workspace.local(validation.data_docs))
+        return report_page(run.workspace.local(validation.data_docs))
 
     @app.get("/{dag_id}/values")
     def values(dag_id: str) -> HTMLResponse:

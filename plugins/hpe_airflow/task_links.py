@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from airflow.sdk import BaseOperatorLink
 
-from hpe_airflow.links import PAGES_PREFIX
+from hpe_airflow.links import PAGES_PREFIX, airflow_run_path, run_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-    from hpe_tasks.pipeline.runs import Run
     from hpe_tasks.records.release import PromotedModel, PublishedModel
 
 RUNS_PREFIX = f"{PAGES_PREFIX}/dags"
@@ -23,7 +22,7 @@ RUNS_PREFIX = f"{PAGES_PREFIX}/dags"
 def run_page(dag_id: str, run_id: str, page: str = "") -> str:
     """Address of the page of an Airflow run, or of one below it such as `data-docs`."""
     below = f"/{page}" if page else ""
-    return f"{RUNS_PREFIX}/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}{below}"
+    return f"{PAGES_PREFIX}{airflow_run_path(dag_id, run_id)}{below}"
 
 
 def model_version_path(name: str, version: str) -> str:
@@ -63,7 +62,7 @@ class VersionPageLink(BaseOperatorLink):
         """Address of the page; empty where nothing was published."""
         from hpe_tasks.pipeline import steps
 
-        published = _run_of(ti_key).recorded(steps.publish)
+        published = run_of(ti_key).recorded(steps.publish)
         return model_version_path(published.name, published.version) if published else ""
 
 
@@ -76,14 +75,7 @@ class ServedComparisonLink(BaseOperatorLink):
         """Address of the comparison; empty where there is no other version to compare with."""
         from hpe_tasks.pipeline import steps
 
-        run = _run_of(ti_key)
+        run = run_of(ti_key)
         published = run.recorded(steps.publish)
         served = served_before(published, run.recorded(steps.promote))
         return comparison_path(published.name, published.version, served) if published and served else ""
-
-
-def _run_of(instance: Any) -> Run:
-    """The pipeline's run; `instance` is the task instance that has just ended."""
-    from hpe_airflow.runs import open_run_from_context
-
-    return open_run_from_context(instance.get_template_context())
