@@ -38,7 +38,7 @@ def test_the_reason_comes_before_the_traceback(
     caplog: pytest.LogCaptureFixture, error: Exception, level: int, said: str, rows: int
 ) -> None:
     """Of an error that was foreseen the traceback is the way to here; of a bug it is whole."""
-    with caplog.at_level(logging.INFO), pytest.raises(type(error)) as raised:
+    with caplog.at_level(logging.INFO, "hpe_airflow.task_log"), pytest.raises(type(error)) as raised:
         reason_first("gate", lambda: nested(error))
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()[: len(said)]) == (level, said)
@@ -52,7 +52,7 @@ def test_what_work_gives_is_passed_on() -> None:
 
 
 def test_where_an_error_was_raised_is_told_to_who_asks_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG), pytest.raises(ConfigError):
+    with caplog.at_level(logging.DEBUG, "hpe_airflow.task_log"), pytest.raises(ConfigError):
         reason_first("gate", lambda: nested(ConfigError("x")))
     assert "KeyError: 'inner'" in caplog.text
 
