@@ -6,6 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import hpe_airflow.failures  # noqa: F401 - Airflow sets logging up as it is imported, and takes pytest's handlers away.
 import pytest
 from hpe_airflow.task_log import reason_first
 
