@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hpe_tasks.data.sample import SampleSpec, make_sample
+from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline.requantize import REQUANTIZE
+from hpe_tasks.pipeline.retrain import RETRAIN
 from support.fault_runs import Point, Scene, Zygote, differences, kill_everywhere, litter
 from support.faulty_server import Site, serve
+from support.retrained import retraining_settings
 from support.signing_keys import key_pem
 from support.tiny_inputs import tiny_settings
 
@@ -129,19 +132,23 @@ def test_a_kill_of_the_process_that_reads_a_checkpoint_first_is_recovered_from(t
             print(told)
 
 
+def scene_on_s3(tmp_path: Path, s3_bucket: S3Bucket, settings: dict[str, Any]) -> Scene:
+    """The registry in a bucket, the workspace in a folder."""
+    destination = {
+        "destination.registry": f"s3://{s3_bucket.bucket}/registry",
+        "destination.require_signature": True,
+    }
+    # The function's libraries are installed once for all attempts.
+    environment = dict(s3_bucket.server.environment) | {"HPE_CACHE": str(tmp_path / "libraries")}
+    bucket = (s3_bucket.client, s3_bucket.bucket, s3_bucket.server.client_settings)
+    return Scene(tmp_path, settings | destination, key_pem(), (tmp_path / "workspace").as_uri(), environment, bucket)
+
+
 @pytest.fixture
 def whole(tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Scene]:
     """All steps, with data set and checkpoint from a web server, and the registry on S3."""
     with served(tmp_path, tiny_settings(tmp_path)) as (_, settings):
-        destination = {
-            "destination.registry": f"s3://{s3_bucket.bucket}/registry",
-            "destination.smoke_test": True,
-            "destination.require_signature": True,
-        }
-        # The function's libraries are installed once for all attempts.
-        environment = dict(s3_bucket.server.environment) | {"HPE_CACHE": str(tmp_path / "libraries")}
-        bucket = (s3_bucket.client, s3_bucket.bucket, s3_bucket.server.client_settings)
-        yield Scene(tmp_path, settings | destination, key_pem(), (tmp_path / "workspace").as_uri(), environment, bucket)
+        yield scene_on_s3(tmp_path, s3_bucket, settings | {"destination.smoke_test": True})
 
 
 @pytest.mark.long
@@ -162,13 +169,37 @@ def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene) -> None
 @pytest.mark.timeout(3 * 3600)
 def test_a_kill_at_any_point_of_the_search_for_a_recipe_is_recovered_from(whole: Scene) -> None:
     whole.settings |= {"recipe": "auto", "recipe.search_rungs": ["min_max", "tf_enhanced"]}
-    searching = STEPS[: STEPS.index("choose_recipe") + 1]
-    killed = {"try_min_max", "choose_recipe"}
-    whole.keep("nothing")
-    with whole.zygote() as zygote:
-        zygote.learn(searching)
-        whole.restore("nothing")
-        under_way = iter(searching)
-        told = recovered(whole, zygote, searching, lambda points: points if next(under_way) in killed else [])
+    kill_in(whole, STEPS[: STEPS.index("choose_recipe") + 1], {"try_min_max", "choose_recipe"})
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("killed", ["fetch_dataset", "evaluate_fp32", "gate", "publish", "report"])
+def test_a_kill_at_any_point_is_recovered_from_in_a_workspace_on_s3(whole: Scene, killed: str) -> None:
+    """Steps of each kind: they download, compute, judge, publish and draw."""
+    assert whole.bucket is not None
+    whole.workspace = f"s3://{whole.bucket[1]}/workspace"
+    whole.settings |= {"destination.smoke_test": False}
+    kill_in(whole, STEPS[: STEPS.index(killed) + 1], {killed})
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+def test_a_kill_at_any_point_of_a_retraining_is_recovered_from(tmp_path: Path, s3_bucket: S3Bucket) -> None:
+    settings = retraining_settings(tmp_path)
+    with served(tmp_path, settings | {"model.checkpoint": str(sample_checkpoint())}) as (_, asked):
+        scene = scene_on_s3(tmp_path, s3_bucket, asked)
+        scene.pipeline = RETRAIN.name
+        kill_in(scene, [step.name for step in RETRAIN.steps], {step.name for step in RETRAIN.steps})
+
+
+def kill_in(scene: Scene, steps: list[str], killed: set[str]) -> None:
+    """Run these steps, and kill some of them at each of their points."""
+    scene.keep("nothing")
+    with scene.zygote() as zygote:
+        zygote.learn(steps)
+        scene.restore("nothing")
+        under_way = iter(steps)
+        told = recovered(scene, zygote, steps, lambda points: points if next(under_way) in killed else [])
         assert " 0 kills" not in told
     print(told)

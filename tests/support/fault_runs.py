@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.registry.channel_keys import signed_pointer
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.scratch import sweep
@@ -89,6 +90,7 @@ class Scene:
         workspace: Its address.
         environment: What processes are given beside that of the test.
         bucket: Client, name, and what `make_client` takes; None for a scene without S3.
+        pipeline: Name of the one whose steps are killed.
     """
 
     folder: Path
@@ -97,6 +99,7 @@ class Scene:
     workspace: str
     environment: dict[str, str] = field(default_factory=dict)
     bucket: tuple[Any, str, dict[str, str]] | None = None
+    pipeline: str = REQUANTIZE.name
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -120,6 +123,7 @@ class Scene:
             "log": str(self.log),
             "signing_key": self.signing_key.decode(),
             "s3": {} if self.bucket is None else self.bucket[2],
+            "pipeline": self.pipeline,
         }
         paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)}

@@ -12,7 +12,10 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpe_tasks.pipeline.pipeline import Pipeline
 
 
 def main(scene: dict[str, Any]) -> None:
@@ -24,7 +27,7 @@ def main(scene: dict[str, Any]) -> None:
         os.dup2(log.fileno(), 2)
     for line in sys.stdin:
         order = json.loads(line)
-        warm_up(order["modules"], order["code of"])
+        warm_up(scene["pipeline"], order["modules"], order["code of"])
         pid = os.fork()
         if pid == 0:
             os._exit(attempt(scene, order))
@@ -32,17 +35,22 @@ def main(scene: dict[str, Any]) -> None:
         print(json.dumps(status), file=answers, flush=True)
 
 
-def warm_up(modules: list[str], steps: list[str]) -> None:
+def pipeline_called(name: str) -> Pipeline:
+    from hpe_tasks.pipeline.pipelines import PIPELINES
+
+    return next(pipeline for pipeline in PIPELINES if pipeline.name == name)
+
+
+def warm_up(pipeline: str, modules: list[str], steps: list[str]) -> None:
     """Import modules and read the code that steps depend on: what each attempt would begin with."""
     for module in modules:
         with contextlib.suppress(Exception):  # only so that attempts are quick
             importlib.import_module(module)
     if steps:
         from hpe_tasks.pipeline.reach import code_version
-        from hpe_tasks.pipeline.requantize import REQUANTIZE
 
         for step in steps:
-            code_version(REQUANTIZE.by_name[step].body)
+            code_version(pipeline_called(pipeline).by_name[step].body)
 
 
 def attempt(scene: dict[str, Any], order: dict[str, Any]) -> int:
@@ -65,13 +73,13 @@ def attempt(scene: dict[str, Any], order: dict[str, Any]) -> int:
 
 def run_steps(scene: dict[str, Any], names: list[str]) -> None:
     from hpe_tasks.config.loading import load_config
-    from hpe_tasks.pipeline.requantize import REQUANTIZE
     from hpe_tasks.pipeline.runs import open_run
     from hpe_tasks.storage.s3 import make_client
 
     settings = dict(scene["settings"])
     config = load_config(settings.pop("preset"), overrides=settings)
     key = scene["signing_key"].encode()
+    pipeline = pipeline_called(scene["pipeline"])
     for name in names:
         run = open_run(
             config,
@@ -80,9 +88,10 @@ def run_steps(scene: dict[str, Any], names: list[str]) -> None:
             name="killed",
             s3=lambda: make_client(**scene["s3"]),
             signing_key=lambda: key,
+            pipeline=pipeline.name,
         )
-        step = REQUANTIZE.by_name[name]
-        if not REQUANTIZE.skip_reason(step, run):
+        step = pipeline.by_name[name]
+        if not pipeline.skip_reason(step, run):
             step(run)
 
 
