@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, FrameLocator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FrameLocator, Page, expect
 
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
 from support.airflow_server import AirflowServer, airflow_server
+from support.chromium import chromium_browser
 
 __all__ = ["airflow_server"]
 
@@ -56,11 +56,8 @@ def versions(airflow_server: AirflowServer, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+    with chromium_browser(chromium) as browser:
         yield browser
-        browser.close()
 
 
 def logged_in(server: AirflowServer, browser: Browser, user: str) -> Page:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from hpe_tasks.report.fragments import evaluation_html, run_html
+from support.chromium import chromium_browser
 from support.run_cases import complete, gate_failed
 
 pytestmark = pytest.mark.e2e
@@ -26,10 +27,8 @@ STYLES = "e => JSON.stringify([...getComputedStyle(e)].map(name => getComputedSt
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with chromium_browser(chromium, "--disable-gpu") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from hpe_tasks.local.object_store import DEFAULT_BUCKET, ObjectStore, Server
+from support.chromium import chromium_browser
 
 pytestmark = pytest.mark.e2e
 
@@ -52,16 +52,15 @@ def page(chromium: str) -> Iterator[Page]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as foreign, sync_playwright() as playwright:
+    rebinding = f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as foreign,
+        chromium_browser(chromium, rebinding) as browser,
+    ):
         threading.Thread(target=foreign.serve_forever, daemon=True).start()
-        arguments = [f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
-        # As root, as in a container, Chromium has no sandbox.
-        arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{foreign.server_port}/")
         yield page
-        browser.close()
         foreign.shutdown()
 
 

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from hpe_tasks.report.page import render_report
+from support.chromium import chromium_browser
 from support.run_cases import STATES
 from support.run_files import files_of_states
 
 pytestmark = pytest.mark.e2e
 
 _QUIET = (
-    "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -27,10 +27,8 @@ _QUIET = (
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(_QUIET))
+    with chromium_browser(chromium, *_QUIET) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from support.airflow_server import AirflowServer, airflow_server
+from support.chromium import chromium_browser
 
 __all__ = ["airflow_server"]
 
@@ -32,10 +32,7 @@ SECTIONS = (
 @pytest.fixture(scope="module")
 def browser_page(airflow_server: AirflowServer, chromium: str) -> Iterator[Page]:
     """A page of the UI with the operator logged in."""
-    with sync_playwright() as playwright:
-        # As root, as in a container, Chromium has no sandbox.
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+    with chromium_browser(chromium) as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 1600})
         page.set_default_timeout(60_000)
         expect.set_options(timeout=60_000)
@@ -45,7 +42,6 @@ def browser_page(airflow_server: AirflowServer, chromium: str) -> Iterator[Page]
         page.click("button[type=submit]")
         expect(page.get_by_role("link", name="Dags", exact=True)).to_be_visible()
         yield page
-        browser.close()
 
 
 @pytest.fixture

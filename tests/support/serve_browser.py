@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from hpe_tasks.local.processes import end_with_parent
+from support.chromium import chromium_browser
 
 
 class Service:
@@ -56,12 +57,9 @@ class Service:
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
-        expect.set_options(timeout=30_000)
+    expect.set_options(timeout=30_000)
+    with chromium_browser(chromium) as browser:
         yield browser
-        browser.close()
 
 
 OpenPage = Callable[..., Page]
