@@ -58,10 +58,12 @@ def page(chromium: str) -> Iterator[Page]:
         chromium_browser(chromium, rebinding) as browser,
     ):
         threading.Thread(target=foreign.serve_forever, daemon=True).start()
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{foreign.server_port}/")
-        yield page
-        foreign.shutdown()
+        try:
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{foreign.server_port}/")
+            yield page
+        finally:
+            foreign.shutdown()
 
 
 FETCH = """async ([url, options]) => {
