@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support import airflow_home
 from support.requirements import folder_named_by, missing
 
 # Test processes share the machine: threads that wait by spinning would slow each other down tenfold.
@@ -91,7 +92,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker of pytest-xdist tells the controller where int8 files ran."""
+    """A worker of pytest-xdist tells the controller where int8 files ran; Airflow's home of this process is removed."""
+    airflow_home.remove()
     told = getattr(session.config, "workeroutput", None)
     if told is not None:
         from support import processors

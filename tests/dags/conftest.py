@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support import airflow_home
-from support.airflow_home import pytest_sessionfinish
 
 if TYPE_CHECKING:
     from hpe_tasks.local.object_store import Server
-
-__all__ = ["pytest_sessionfinish"]
 
 HOME = airflow_home.prepare()
 

@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 
 from support import airflow_home
-from support.airflow_home import pytest_sessionfinish
-
-__all__ = ["pytest_sessionfinish"]
 
 HOME = airflow_home.prepare()
 

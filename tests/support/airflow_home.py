@@ -12,8 +12,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -39,7 +37,7 @@ def prepare() -> Path:
     return home
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish() -> None:
+def remove() -> None:
     """Remove the home after the last test; pytest-xdist ends its workers without their exit functions."""
-    shutil.rmtree(prepare(), ignore_errors=True)
+    if prepare.cache_info().currsize:
+        shutil.rmtree(prepare(), ignore_errors=True)
