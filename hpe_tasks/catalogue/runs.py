@@ -15,7 +15,6 @@ from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.pipelines import pipeline_of
 from hpe_tasks.pipeline.runs import CONFIG, FAILURE, RUNS, Run, run_asked
 from hpe_tasks.records.base import Record
-from hpe_tasks.records.gate import GateCheck, GateDecision
 from hpe_tasks.report.records import RunRecords, VerdictKind, verdict_of
 from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.opening import open_workspace
@@ -155,7 +154,7 @@ def summary_of_run(run: Run, records: RunRecords | None = None) -> RunSummary:
         verdict=verdict.kind,
         title=verdict.title,
         reason=_reason(records, verdict.detail, good=verdict.good),
-        failed_checks=_failed_checks(records.decision),
+        failed_checks=() if records.decision is None else tuple(check.title for check in records.decision.failed),
         failed_step=None if failed is None else failed.name,
         metric=config.dataset.described.metric,
         fp32=None if before is None else before.accuracy,
@@ -167,24 +166,14 @@ def summary_of_run(run: Run, records: RunRecords | None = None) -> RunSummary:
     )
 
 
-def first_failed(decision: GateDecision) -> GateCheck | None:
-    """The check that a refusal is told by, rather one that failed than an uncertain one; None where all passed."""
-    return min((check for check in decision.checks if not check.passed), key=lambda c: c.inconclusive, default=None)
-
-
 def _reason(records: RunRecords, detail: str, *, good: bool) -> str:
     failed = next((step for step in records.steps if step.state == "failed"), None)
     if good or failed is not None:
         return "" if good else detail
     if records.below_floor is not None:
         return f"{records.below_floor.reason}."
-    check = None if records.decision is None else first_failed(records.decision)
-    return detail if check is None else f"{check.reason}."
-
-
-def _failed_checks(decision: GateDecision | None) -> tuple[str, ...]:
-    checks = () if decision is None else decision.checks
-    return tuple(check.title for check in checks if not check.passed)
+    refused = records.decision is not None and records.decision.failed
+    return f"{refused[0].reason}." if refused else detail
 
 
 def _read(

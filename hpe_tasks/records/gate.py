@@ -45,11 +45,16 @@ class GateDecision(Record):
     comparison: PairedComparison | None = None
 
     @property
+    def failed(self) -> tuple[GateCheck, ...]:
+        """Checks that did not pass, those that say no before those that cannot tell: people are told the first."""
+        return tuple(sorted((check for check in self.checks if not check.passed), key=lambda check: check.inconclusive))
+
+    @property
     def inconclusive(self) -> bool:
         """Whether it did not pass only because too little was measured to tell."""
-        return not self.passed and all(check.passed or check.inconclusive for check in self.checks)
+        return not self.passed and all(check.inconclusive for check in self.failed)
 
     @property
     def reason(self) -> str:
         """The failed checks in one sentence; empty when all passed."""
-        return "; ".join(check.reason for check in self.checks if not check.passed)
+        return "; ".join(check.reason for check in self.failed)

@@ -11,5 +11,4 @@ def next_steps(records: RunRecords) -> tuple[Advice, ...]:
     """What may lift the failed checks, most promising first, each once; empty when the gate passed or has not run."""
     if records.decision is None or records.decision.passed:
         return ()
-    failed = (check for check in records.decision.checks if not check.passed)
-    return tuple(dict.fromkeys(advice for check in failed for advice in advise(check, records)))
+    return tuple(dict.fromkeys(advice for check in records.decision.failed for advice in advise(check, records)))

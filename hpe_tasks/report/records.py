@@ -230,8 +230,7 @@ def _refused(records: RunRecords) -> Verdict | None:
             measured = "" if records.comparison is None else f"{records.comparison.num_images:,} images are "
             detail = f"{measured}too few to tell whether too much accuracy was lost{more}."
             return Verdict("inconclusive", "Not published: the gate is inconclusive", detail)
-        failures = sum(not check.passed for check in records.decision.checks)
-        detail = f"{failures} of {len(records.decision.checks)} checks failed."
+        detail = f"{len(records.decision.failed)} of {len(records.decision.checks)} checks failed."
         return Verdict("gate_failed", "Not published: the gate failed", detail)
     refusing = next((step.name for step in records.steps if step.state == "refused"), None)
     if refusing is not None:

@@ -229,9 +229,8 @@ def _note(check: GateCheck) -> str:
 
 def _reasons(decision: GateDecision) -> Iterator[RenderableType]:
     yield Text("Why the gate could not tell" if decision.inconclusive else "Why the gate failed", style="bold red")
-    for check in decision.checks:
-        if not check.passed:
-            yield _Prose(Text.assemble((f"{check.title}: ", "bold"), f"{check.reason}."))
+    for check in decision.failed:
+        yield _Prose(Text.assemble((f"{check.title}: ", "bold"), f"{check.reason}."))
 
 
 def _next_steps(records: RunRecords, launcher: Launcher) -> Iterator[RenderableType]:

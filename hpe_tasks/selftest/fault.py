@@ -65,7 +65,7 @@ def check_refused(decision: GateDecision, *names: str, inconclusive: bool = Fals
         inconclusive: It is to say that too little was measured to tell, and not that the limit is broken.
     """
     check = next((one for one in decision.checks if one.name in names), None)
-    others = "; ".join(one.reason for one in decision.checks if not one.passed and one is not check)
+    others = "; ".join(one.reason for one in decision.failed if one is not check)
     if check is not None and not check.passed and check.inconclusive == inconclusive:
         return Ruling(True, check.reason)
     said = f"The gate has no check {names[0]}." if check is None else f"The check says: {check.reason}."

@@ -110,7 +110,7 @@ class RefusedModel(AlertNotifier):
         decision = run.recorded(steps.gate)
         if decision is None or decision.passed:
             return None
-        failed = [check for check in decision.checks if not check.passed]
+        failed = decision.failed
         more = f", and {len(failed) - 1} more of its checks failed" if len(failed) > 1 else ""
         judged = "its gate is inconclusive" if decision.inconclusive else "it failed its gate"
         name = run.config.destination.name

@@ -131,14 +131,13 @@ def _run_view(dag_id: str, run_id: str) -> dict[str, Any]:
 
     records = records_of(run, looking_back=True)
     reported = run.pointer(steps.report.name) is not None
-    checks = () if records.decision is None else records.decision.checks
     return view | {
         "run": run.name,
         "preset": run.asked.preset,
         "model": run.asked.destination.name,
         "verdict": verdict_of(records),
         "steps": records.steps,
-        "failed_checks": [check for check in checks if not check.passed],
+        "failed_checks": () if records.decision is None else records.decision.failed,
         "links": list(_links(dag_id, run_id, run, records, reported=reported)),
         "report": report_path(run.name) if reported else None,
     }

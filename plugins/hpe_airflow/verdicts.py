@@ -15,6 +15,6 @@ def verdict_text(run: Run) -> str:
 
     records = records_of(run)
     verdict = verdict_of(records)
-    refused = [] if records.decision is None else [check for check in records.decision.checks if not check.passed]
+    refused = () if records.decision is None else records.decision.failed
     told = " ".join([f"{verdict.title}. {verdict.detail}", *(f"{check.title}: {check.reason}." for check in refused)])
     return shortened(told, longest=_LONGEST)

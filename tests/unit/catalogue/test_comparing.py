@@ -8,7 +8,7 @@ import pytest
 from hpe_tasks.catalogue.comparing import ComparedSection, ModelComparison, compare
 from hpe_tasks.catalogue.orders import RunOrder, Verdict, VersionOrder
 from hpe_tasks.catalogue.rows import RUN_COLUMNS, VERSION_COLUMNS, chosen_versions, run_record, version_record
-from hpe_tasks.catalogue.runs import RunSummary, first_failed
+from hpe_tasks.catalogue.runs import RunSummary
 from hpe_tasks.catalogue.subjects import ComparedModel, subject_of_run, subject_of_version
 from hpe_tasks.catalogue.summaries import VersionSummary, summary_of
 from hpe_tasks.errors import BadInputError
@@ -101,16 +101,6 @@ def test_runs_are_compared_as_far_as_they_have_come() -> None:
 def test_fewer_than_two_are_refused(names: tuple[str, ...]) -> None:
     with pytest.raises(BadInputError, match="nothing to compare"):
         compare([ComparedModel(name=name) for name in names])
-
-
-def test_the_first_failed_check_tells_a_refusal() -> None:
-    refused, passed = run_cases.gate_failed().decision, run_cases.complete().decision
-    assert refused is not None
-    assert passed is not None
-    check = first_failed(refused)
-    assert check is not None
-    assert not check.passed
-    assert first_failed(passed) is None
 
 
 def test_rows_are_chosen_and_sorted_and_those_without_the_figure_come_last(make: Any) -> None:

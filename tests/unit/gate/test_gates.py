@@ -37,7 +37,28 @@ def judge(**changes: Any) -> GateDecision:
 
 
 def failed(decision: GateDecision) -> dict[str, GateCheck]:
-    return {check.name: check for check in decision.checks if not check.passed}
+    return {check.name: check for check in decision.failed}
+
+
+def test_a_check_that_says_no_is_told_before_one_that_cannot_tell() -> None:
+    passed, unsure, broken = (
+        GateCheck(
+            name=name,
+            title=name,
+            passed=name == "passed",
+            observed=1.0,
+            limit=1.0,
+            comparison="at_least",
+            unit="",
+            reason=name,
+            inconclusive=name == "unsure",
+        )
+        for name in ("passed", "unsure", "broken")
+    )
+    decision = GateDecision(passed=False, checks=(passed, unsure, broken))
+    assert (decision.failed, decision.reason, decision.inconclusive) == ((broken, unsure), "broken; unsure", False)
+    assert GateDecision(passed=False, checks=(passed, unsure)).inconclusive
+    assert GateDecision(passed=True, checks=(passed,)).failed == ()
 
 
 def test_a_good_model_passes_and_every_check_says_why() -> None:
