@@ -24,7 +24,7 @@ def rate(step: int, steps_per_epoch: int, config: TrainingConfig) -> float:
     """Factor on the learning rate: a linear rise over the warm-up, then drops, or a cosine down to nearly zero."""
     warm_up = max(1, config.warm_up_epochs * steps_per_epoch)
     if step < warm_up:
-        return float((step + 1) / warm_up)
+        return min(1.0, (step + 1) / warm_up)  # A warm-up may end within a step.
     if config.drop_epochs:
         return float(config.drop_factor ** sum(step >= epoch * steps_per_epoch for epoch in config.drop_epochs))
     done = (step - warm_up) / max(1, config.epochs * steps_per_epoch - warm_up)

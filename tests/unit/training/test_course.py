@@ -47,6 +47,11 @@ def batch(dataset: Path) -> LoadedBatch:
             id="a warm-up before a drop",
         ),
         pytest.param({"epochs": 2}, {0: 1, 1: 1, 10: 0.541, 19: 0.007}, id="cosine"),
+        pytest.param(
+            {"epochs": 5, "drop_epochs": (3,), "warm_up_epochs": 0.15},
+            {0: 0.667, 1: 1, 2: 1},
+            id="a warm-up of 1.5 steps",
+        ),
     ],
 )
 def test_the_learning_rate_follows_its_schedule(fields: dict[str, Any], factors: dict[int, float]) -> None:
