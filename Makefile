@@ -97,6 +97,7 @@ endif
 env: setup ## Print settings for a shell of your own, to be used as: eval "$$(make env)"
 	@printf 'export %s\n' 'AIRFLOW_HOME=$(AIRFLOW_HOME)' 'HPE_WORKSPACE=$(HPE_WORKSPACE)' 'HPE_CACHE=$(HPE_CACHE)' \
 	  'XDG_CACHE_HOME=$(XDG_CACHE_HOME)' 'MPLCONFIGDIR=$(MPLCONFIGDIR)' 'OMP_WAIT_POLICY=$(OMP_WAIT_POLICY)' 'PATH=$(CURDIR)/$(BIN):$$PATH'
+	@echo 'unset PYTHONDONTWRITEBYTECODE'
 	@$(WITH_S3) echo "$${exports-}"
 
 stop: ## Stop the embedded S3 server
