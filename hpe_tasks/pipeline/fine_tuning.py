@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.fine_tuning import fine_tuning_stages
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.errors import AccessError, BadInputError, HpeError
 from hpe_tasks.networks import ARCHITECTURES
+from hpe_tasks.registry.checkpoints import checkpoint_suffix
 from hpe_tasks.registry.manifest import CHECKPOINT_ROLE, ModelManifest
 from hpe_tasks.storage.files import sha256_file
 
@@ -155,7 +155,7 @@ def checkpoint_of(
         DigestError: The one in the registry is damaged.
     """
     source, digest = manifest.provenance.checkpoint_source, manifest.provenance.checkpoint_sha256
-    file = cache / "checkpoints" / "published" / f"{digest}{_suffix(manifest)}"
+    file = cache / "checkpoints" / "published" / f"{digest}{checkpoint_suffix(manifest)}"
     if file.is_file() and sha256_file(file) == digest:
         return file
     if any(one.role == CHECKPOINT_ROLE and one.sha256 == digest for one in manifest.files):
@@ -198,13 +198,3 @@ def _elsewhere(
 
     yield f"the run {run} in {workspace}", in_workspace
     yield "where it came from", at_source
-
-
-def _suffix(manifest: ModelManifest) -> str:
-    """What the checkpoint's name ends with: it says how the file is read."""
-    from hpe_tasks.models.checkpoint import sample_checkpoint
-
-    source = manifest.provenance.checkpoint_source
-    name = sample_checkpoint(manifest.serving.architecture).name if source == SAMPLE else PurePosixPath(source).name
-    name = name.lower()
-    return next((end for end in (".pth.tar", ".tar.gz") if name.endswith(end)), PurePosixPath(name).suffix)

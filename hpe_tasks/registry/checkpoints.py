@@ -13,9 +13,11 @@ lineage.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from hpe_tasks.config.base import SAMPLE
+from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.retraining import CheckpointLineage
 from hpe_tasks.storage.files import digest_of
@@ -24,6 +26,8 @@ from hpe_tasks.storage.s3_objects import get_bytes, is_stored, put_new_bytes, up
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from hpe_tasks.registry.manifest import ModelManifest
 
 _OF_THE_OCCASION = {"run", "created_at", "created_by"}
 
@@ -73,3 +77,12 @@ class CheckpointStore:
             found = get_bytes(self._client, location, "reading the lineage")
             data = data if found is None else found.data
         return Artifact(uri=str(location), sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+
+
+def checkpoint_suffix(manifest: ModelManifest) -> str:
+    """What the name of a version's checkpoint ends with: it says how the file is read."""
+    source = manifest.provenance.checkpoint_source
+    if source == SAMPLE:
+        source = ARCHITECTURES[manifest.serving.architecture].sample_checkpoint or ""
+    name = PurePosixPath(source).name.lower()
+    return next((end for end in (".pth.tar", ".tar.gz") if name.endswith(end)), PurePosixPath(name).suffix)

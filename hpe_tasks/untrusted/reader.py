@@ -30,7 +30,12 @@ _HINT = (
 
 
 def try_reading(
-    read: Callable[..., object], file: Path, arguments: dict[str, Any], *, limits: Limits, kind: type[HpeError]
+    read: Callable[..., object] | tuple[str, str],
+    file: Path,
+    arguments: dict[str, Any],
+    *,
+    limits: Limits,
+    kind: type[HpeError],
 ) -> None:
     """Have a process of its own read a file, from an empty folder, without credentials, within limits.
 
@@ -38,7 +43,8 @@ def try_reading(
 
     Args:
         read: A function of a module, called with the file's path as text and the arguments. What its module imports
-            does not count towards the limits.
+            does not count towards the limits. As the names of module and function where this process is not to import
+            it.
         file: The file.
         arguments: What else it is given, JSON-able.
         limits: What the process may take.
@@ -52,7 +58,7 @@ def try_reading(
         empty, report = Path(folder) / "empty", Path(folder) / "report"
         empty.mkdir()
         request = {
-            "read": [read.__module__, read.__qualname__],
+            "read": read if isinstance(read, tuple) else (read.__module__, read.__qualname__),
             "file": str(file.absolute()),
             "arguments": arguments,
             "memory_bytes": limits.memory_bytes,

@@ -15,8 +15,9 @@ from hpe_tasks.storage.files import megabytes
 from hpe_tasks.storage.folders import unused, use_mark
 from hpe_tasks.storage.scratch import ABANDONED_S, drop, sweep
 
-_FOLDERS = ("archives", "converted", "files", "joined", "s3", "samples", "selections")
-"""What they hold are data sets in some form, and copies of files of a workspace on S3: each a folder."""
+_FOLDERS = ("archives", "converted", "files", "joined", "s3", "samples", "selections", "tried")
+"""What they hold are data sets in some form, copies of files of a workspace on S3, and versions that were tried with a
+picture: each a folder."""
 
 _BY_ADDRESS = ("checkpoints", "downloads")
 """A folder for each address, with a file and what is known of it."""

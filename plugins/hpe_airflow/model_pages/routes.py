@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Path, Query, Request, UploadFile
 from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from hpe_airflow.access import TOKEN_FIELD, Reader, require_own_form
-from hpe_airflow.model_pages import store, trying, views
+from hpe_airflow.model_pages import store, trial_folders, trying, views
 from hpe_airflow.model_pages.plots import accuracy_plot, speed_plot, trade_off
 from hpe_airflow.model_pages.rendering import page
 from hpe_airflow.model_pages.store import PICTURES
@@ -80,6 +80,7 @@ def version(request: Request, user: Reader, name: Name, version: Version) -> HTM
         serving=[channel for channel, served in channels.items() if served == version],
         retired=None if retired is None else registry.log.read(name, retired),
         cannot_try=trying.why_not(),
+        no_fp32=trial_folders.why_no_fp32(manifest),
         token_field=TOKEN_FIELD,
         records=registry.log.records(name, version=version, last=_MOST_RECORDS),
         state=state,
@@ -144,7 +145,7 @@ def tried(
     picture: UploadFile,
     form_token: Annotated[str, Form(max_length=200)] = "",
 ) -> HTMLResponse:
-    """What the version finds in a picture, beside what is served now."""
+    """What the version finds in a picture before and after quantization, beside what is served now."""
     require_own_form(request, user, form_token)
     registry = store.registry()
     manifest = registry.stored(name, version).manifest
@@ -160,7 +161,7 @@ def tried(
         user,
         "tried",
         m=manifest,
-        shown=trying.try_picture(data, (manifest, *beside)),
+        shown=trying.try_picture(data, manifest, tuple(beside)),
         channels=others,
         address=f"data:{kind};base64,{base64.b64encode(data).decode()}",
     )
