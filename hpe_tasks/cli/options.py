@@ -30,7 +30,9 @@ def _presets() -> list[tuple[str, str]]:
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-RegistryOption = Annotated[str, typer.Option("--registry", help="s3://bucket/prefix of the registry.")]
+RegistryOption = Annotated[
+    str, typer.Option("--registry", envvar="HPE_REGISTRY", help="s3://bucket/prefix of the registry.")
+]
 PresetOption = Annotated[
     str | None,
     typer.Option("--preset", help="A preset; `hpe presets` lists them.", autocompletion=_presets),

@@ -8,14 +8,11 @@ from hpe_tasks.evaluation.paired import Question, differences
 from hpe_tasks.gate.accuracy import TOLERANCE, Metric, metric_named
 from hpe_tasks.metrics.image_tables import WHOLE, ImageTable
 from hpe_tasks.records.comparison import PairedComparison, PartDifference
-from hpe_tasks.records.evaluation import EvaluationReport, ProtocolFingerprint
+from hpe_tasks.records.evaluation import OF_THE_NETWORK, EvaluationReport, ProtocolFingerprint
 from hpe_tasks.records.retraining import Comparison
 
 _WITH_INTERVAL = ("all", "size", "group")
 """Kinds of parts that get an interval; single joints are too many."""
-
-_OF_THE_NETWORK = ("decoder", "input_size", "joint_map")
-"""In what two networks may differ that are measured alike: how each is shown a person, and read."""
 
 
 def differing_protocols(parent: ProtocolFingerprint, checkpoint: ProtocolFingerprint) -> tuple[str, ...]:
@@ -24,19 +21,14 @@ def differing_protocols(parent: ProtocolFingerprint, checkpoint: ProtocolFingerp
     Raises:
         MissingInputError: They were not measured on the same persons, or not in the same way.
     """
-    names = [name for name in type(parent).model_fields if getattr(parent, name) != getattr(checkpoint, name)]
-    compared = [tuple((joint, number) for joint, _, number in one.joint_map) for one in (parent, checkpoint)]
-    unlike = [name for name in names if name not in _OF_THE_NETWORK]
-    if compared[0] != compared[1]:
-        unlike.append("joint_map")
-    if unlike:
+    if unlike := parent.unlike(checkpoint):
         raise MissingInputError(
             "The checkpoint and the one that the live version came from were not measured alike: "
             f"{', '.join(unlike)} differ.",
             hint="Run evaluate_parent and evaluate_checkpoint again; two networks that find different joints cannot be "
             "compared: name another destination.channel.",
         )
-    return tuple(name for name in names if name in _OF_THE_NETWORK)
+    return tuple(name for name in OF_THE_NETWORK if getattr(parent, name) != getattr(checkpoint, name))
 
 
 def compare_checkpoints(tables: tuple[ImageTable, ImageTable], limits: GateLimits, *, seed: int) -> PairedComparison:

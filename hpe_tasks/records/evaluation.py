@@ -15,6 +15,10 @@ Runtime = Literal["fp32", "quantsim", "onnxruntime"]
 """What ran a network when it was measured."""
 
 
+OF_THE_NETWORK = ("decoder", "input_size", "joint_map")
+"""In what two networks may differ that are measured alike: how each is shown a person, and read."""
+
+
 class ProtocolFingerprint(Frozen):
     """How a metric was made. Metrics with different fingerprints must not be compared.
 
@@ -43,6 +47,13 @@ class ProtocolFingerprint(Frozen):
     joint_map: tuple[tuple[str, int, int], ...]
     sigmas: tuple[float, ...]
     metric: MetricName = "coco_oks_ap"
+
+    def unlike(self, other: ProtocolFingerprint) -> tuple[str, ...]:
+        """In what measurements differ beside how a network is shown a person and read; empty: they can be paired."""
+        names = [name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)]
+        unlike = [name for name in names if name not in OF_THE_NETWORK]
+        compared = [tuple((joint, number) for joint, _, number in one.joint_map) for one in (self, other)]
+        return tuple(unlike) if compared[0] == compared[1] else (*unlike, "joint_map")
 
 
 class CocoStats(Frozen):

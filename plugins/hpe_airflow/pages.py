@@ -100,6 +100,12 @@ def build_app() -> FastAPI:
         run = _run(name)
         return report_page(run.workspace.local(_record(run, steps.report).html))
 
+    @app.get("/runs/{name}/data-docs", dependencies=[Depends(_allowed)])
+    def data_docs(name: RunName) -> FileResponse:
+        """What the expectations found in the run's data set."""
+        run = _run(name)
+        return report_page(run.workspace.local(_record(run, steps.validate_dataset).data_docs))
+
     @app.get("/runs/{name}/version", dependencies=[Depends(_allowed)])
     def version(name: RunName) -> Response:
         """The manifest of the version that the run published."""

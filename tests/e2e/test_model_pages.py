@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, expect
@@ -156,3 +160,122 @@ def test_pages_fit_and_name_what_they_show(
         page.screenshot(path=tmp_path / f"{path[:6]}.png", full_page=True)
         assert page.evaluate(FAULTS) == [], path
     assert problems == [], "such as a script or style that the policy refuses"
+
+
+def by_the_form(server: AirflowServer, page: Page, settings: dict[str, Any]) -> str:
+    """Trigger a run by the form, its settings pasted into the form's JSON; the id of the run."""
+    page.goto(f"{server.url}/dags/hpe_requantize")
+    page.get_by_role("button", name="Trigger").first.click()
+    page.get_by_role("button", name="Advanced Options").click()
+    editor = page.locator(".monaco-editor").last
+    expect(editor).to_be_visible()
+    editor.click()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate("text => navigator.clipboard.writeText(text)", json.dumps(settings))
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Control+V")
+    page.get_by_role("button", name="Advanced Options").focus()
+    start = page.get_by_role("button", name="Trigger", exact=True).last
+    expect(start).to_be_enabled()
+    with page.expect_response(
+        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
+    ) as got:
+        start.click()
+    assert got.value.status == 200, got.value.text()
+    return str(got.value.json()["dag_run_id"])
+
+
+def run_tab(server: AirflowServer, page: Page, run: str) -> FrameLocator:
+    """The tab of a run, reached from the run's page in Airflow."""
+    page.goto(f"{server.url}/dags/hpe_requantize/runs/{quote(run, safe='')}")
+    page.get_by_role("link", name="Pose model", exact=True).click()
+    return page.frame_locator("iframe").first
+
+
+def published_version(frame: FrameLocator) -> str:
+    """The version that a run's tab says was published."""
+    title = frame.get_by_role("heading", name=re.compile("^Published tiny "))
+    expect(title).to_be_visible()
+    found = re.search("[0-9a-f]{16}", title.inner_text())
+    assert found is not None
+    return found[0]
+
+
+def pictured(page: Page, folder: Path, name: str, address: str) -> None:
+    """Pictures of a page for whoever changes how it looks: wide and narrow, light and dark."""
+    for width in (1280, 390):
+        for scheme in ("light", "dark"):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.goto(address)
+            page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_path: Path) -> None:
+    """Two runs published, the second after a person has approved it; looked at, compared, moved; one run refused."""
+    server, registry = airflow_server, ModelRegistry(airflow_server.store.client(), REGISTRY)
+    page = logged_in(server, browser, "operator")
+    first = by_the_form(server, page, server.settings)
+    session = server.session("operator")
+    assert server.wait(session, quote(first), {"success", "failed"}) == "success"
+    old = published_version(run_tab(server, page, first))
+    # The second waits for a person, who says yes in Airflow.
+    changed = {"recipe.scheme": "tf_enhanced", "destination.channel": "guarded", "destination.smoke_test": False}
+    second = by_the_form(server, page, server.settings | changed)
+    task = f"{quote(second)}/taskInstances/approve"
+    assert server.wait(session, task, {"awaiting_input", "failed", "skipped"}) == "awaiting_input"
+    page.goto(f"{server.url}/required_actions")
+    page.get_by_role("link", name=re.compile("May guarded serve tiny ")).first.click()
+    expect(page.get_by_text("Nothing: the channel is new.")).to_be_visible()
+    page.screenshot(path=tmp_path / "approval.png", full_page=True)
+    page.get_by_role("button", name="Approve").click()
+    assert server.wait(session, quote(second), {"success", "failed"}) == "success"
+    new = published_version(run_tab(server, page, second))
+    assert new != old
+    pointer = registry.show("tiny", "guarded")
+    assert (pointer.version, pointer.moved_by.endswith(", approved by operator")) == (new, True)
+    # One whose gate refuses it: why stands on its tab, and among the models.
+    refused = by_the_form(server, page, server.settings | {"gate.max_size_mb": 0.001})
+    assert server.wait(session, quote(refused), {"success", "failed"}) == "success", "a refusal is a result"
+    tab = run_tab(server, page, refused)
+    expect(tab.get_by_role("heading", name="Not published: the gate failed")).to_be_visible()
+    expect(tab.get_by_text(re.compile("MB is above")).first).to_be_visible()
+    frame = models_frame(page)
+    expect(frame.get_by_role("heading", name="Runs that published nothing")).to_be_visible()
+    expect(frame.get_by_role("row").filter(has_text=re.compile("MB is above"))).to_be_visible()
+    # Both beside each other, on the same persons.
+    frame.get_by_label(f"Compare {old}").check()
+    frame.get_by_label(f"Compare {new}").check()
+    frame.get_by_role("button", name="Compare 2 versions").click()
+    expect(frame.get_by_text(re.compile("gains over"))).to_be_visible()
+    # Promote, and back.
+    frame.get_by_role("link", name=new).first.click()
+    expect(frame.get_by_role("link", name="Data Docs")).to_be_visible()
+    frame.get_by_role("textbox", name="Channel").or_(frame.get_by_role("combobox", name="Channel")).fill("staging")
+    frame.get_by_role("button", name="Promote").click()
+    frame.get_by_label("Why").fill("as accurate, and quicker")
+    frame.get_by_role("button", name="Promote").click()
+    expect(frame.get_by_text("served by staging")).to_be_visible()
+    assert registry.show("tiny", "staging").version == new
+    frame.get_by_role("link", name="Models", exact=True).click()
+    frame.get_by_role("link", name="Roll back staging").click()
+    frame.get_by_role("button", name="Roll back").click()
+    expect(frame.get_by_role("heading", name="Channels")).to_be_visible()
+    assert registry.show("tiny", "staging").version == old
+    # A viewer sees the same, and nothing to press.
+    viewer = logged_in(server, browser, "viewer")
+    seen = models_frame(viewer)
+    seen.get_by_role("row").get_by_role("link", name=new).first.click()
+    expect(seen.get_by_role("heading", name="Model card")).to_be_visible()
+    expect(seen.get_by_role("button", name=re.compile("Promote|Retire|Annotate"))).to_have_count(0)
+    run = quote(second, safe="")
+    for name, address in {
+        "run-tab": f"dags/hpe_requantize/runs/{run}",
+        "refused-tab": f"dags/hpe_requantize/runs/{quote(refused, safe='')}",
+        "models": "models?model=tiny",
+        "version": f"models/tiny/{new}",
+        "compare": f"compare?version=tiny@{old}&version=tiny@{new}",
+    }.items():
+        pictured(page, tmp_path, name, f"{server.url}/hpe/{address}")

@@ -136,3 +136,15 @@ def test_aws_itself_is_asked_by_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpe_tasks.catalogue.reading.get_bytes", lambda _, where, __: asked.append(str(where)))
     assert ManySmallObjects(client).read(S3Location("bucket", "key")) is None
     assert asked == ["s3://bucket/key"]
+
+
+def test_the_registry_is_that_of_the_environment_unless_one_is_named(
+    hpe: Hpe, root: S3Location, versions: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HPE_REGISTRY, as Airflow's pages take it."""
+    monkeypatch.setenv("HPE_REGISTRY", str(root))
+    found = CliRunner().invoke(app, ["models", "list", "--json"])
+    assert found.exit_code == 0, found.output
+    assert {row["version"] for row in json.loads(found.output)} >= set(versions)
+    monkeypatch.setenv("HPE_REGISTRY", "s3://not-there/registry")
+    assert hpe("list", "--json").exit_code == 0, "--registry wins"

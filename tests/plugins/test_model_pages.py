@@ -56,7 +56,7 @@ def test_every_page_is_for_those_who_may_see_runs(world: World) -> None:
         "/models", "/models/{name}/{version}", "/models/{name}/{version}/manifest", "/compare",
         "/models/{name}/{version}/files/{role}", "/models/{name}/{version}/pictures/{role}",
         "/models/{name}/{version}/try", "/models/{name}/actions/{action}",
-        "/runs/{name}/report", "/runs/{name}/version",
+        "/runs/{name}/report", "/runs/{name}/version", "/runs/{name}/data-docs",
     }  # fmt: skip
     assert known == tried, "a new address needs a test of its logins"
 

@@ -10,8 +10,10 @@ from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
 from hpe_airflow.access import TOKEN_FIELD, Reader, require_own_form
 from hpe_airflow.model_pages import store, trial_folders, trying, views
+from hpe_airflow.model_pages.paired import paired
 from hpe_airflow.model_pages.plots import accuracy_plot, speed_plot, trade_off
 from hpe_airflow.model_pages.rendering import page
+from hpe_airflow.model_pages.run_of_version import validation_of
 from hpe_airflow.model_pages.store import PICTURES
 from hpe_tasks.catalogue.comparing import compare
 from hpe_tasks.catalogue.subjects import subject_of_version
@@ -20,6 +22,7 @@ from hpe_tasks.errors import AccessError, BadInputError
 from hpe_tasks.gate.accuracy import metric_of
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.named_versions import find_version
+from hpe_tasks.report.interval_chart import interval_plot
 
 Name = Annotated[str, Path(pattern=f"^{SLUG}$")]
 Version = Annotated[str, Path(pattern=f"^{VERSION}$")]
@@ -69,6 +72,7 @@ def version(request: Request, user: Reader, name: Name, version: Version) -> HTM
     state = registry.log.state(name)
     channels = {channel: registry.show(name, channel).version for channel in registry.channels(name)}
     retired = state.retired.get(version)
+    records = registry.log.records(name, version=version, last=_MOST_RECORDS)
     return page(
         request,
         user,
@@ -82,7 +86,9 @@ def version(request: Request, user: Reader, name: Name, version: Version) -> HTM
         cannot_try=trying.why_not(),
         no_fp32=trial_folders.why_no_fp32(manifest),
         token_field=TOKEN_FIELD,
-        records=registry.log.records(name, version=version, last=_MOST_RECORDS),
+        records=records,
+        took_over=views.first_promotion(records, version),
+        validation=validation_of(manifest.provenance.run),
         state=state,
     )
 
@@ -96,6 +102,7 @@ def _version_shown(manifest: ModelManifest) -> dict[str, Any]:
         "metric": metric,
         "card": tuple(views.card(manifest)),
         "checks": views.gate_rows(manifest.gate),
+        "intervals": interval_plot(manifest.gate.comparison, metric),
         "groups": views.joint_plot(manifest),
         "grouped": grouped,
         "joints": views.joint_rows(manifest) if grouped else (),
@@ -173,11 +180,14 @@ def compared(request: Request, user: Reader, version: NamedVersions, everything:
     registry = store.registry()
     found = [find_version(registry, named, channel="staging").manifest for named in dict.fromkeys(version)]
     comparison = compare([subject_of_version(one) for one in found], everything=everything)
+    intervals, not_paired = paired(found)
     return page(
         request,
         user,
         "compare",
         comparison=comparison,
+        intervals=intervals,
+        not_paired=not_paired,
         manifests=found,
         everything=everything,
         pictures=views.shared_pictures(found),

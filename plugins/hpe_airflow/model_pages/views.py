@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpe_tasks.catalogue.comparing import flat
 from hpe_tasks.catalogue.summaries import VersionSummary
 from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named, metric_of
 from hpe_tasks.records.gate import GateCheck, GateDecision
+from hpe_tasks.registry.log import LogRecord
 from hpe_tasks.registry.manifest import GoldenImage, ModelManifest
 from hpe_tasks.report.charts import Bullet, DotPlot, bullet, dot_plot
 from hpe_tasks.report.records import milliseconds_text, quantities_of, speed_rows
@@ -227,6 +228,12 @@ def settings(manifest: ModelManifest) -> tuple[tuple[str, str], ...]:
         return ()
     asked = manifest.build.build_definition.external_parameters
     return tuple((key, _NONE if value is None else str(value)) for key, value in flat(asked))
+
+
+def first_promotion(records: Iterable[LogRecord], version: str) -> LogRecord | None:
+    """The move by which a channel first served a version in place of another; None where there is none."""
+    moves = (one for one in records if one.action == "promote" and one.previous_version not in (None, version))
+    return min(moves, key=lambda one: one.recorded_at, default=None)
 
 
 def proof_text(manifest: ModelManifest) -> str:
