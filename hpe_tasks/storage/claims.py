@@ -2,8 +2,8 @@
 
 A step first says what it is about to use and then looks whether a collector is at work; a collector first says that it
 is, and then looks what is in use. Whatever the order, one of them sees the other: the step waits, or the collector
-leaves alone what the step uses. This needs no locks, which a workspace on S3 does not have, and no clock but for a
-collector that was killed.
+leaves alone what the step uses. This needs no locks, which a workspace on S3 does not have, and no machine's clock: for
+how long a collector that was killed counts is told by the workspace, which dates what is written there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hpe_tasks.errors import SupersededError
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 CLAIMS = "used"
 COLLECTING = "collecting"
+CLOCK = "clock"
 
 _PROMISED_S = 180.0
 """A collector that has not renewed its announcement for so long was killed."""
 _MARGIN_S = 120.0
-"""It deletes nothing with less of that time left: by so much the clocks of two machines may differ."""
+"""It deletes nothing with less of that time left: so long may what it deletes next take."""
 _POLL_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -85,13 +87,14 @@ def begin_attempt(workspace: Workspace, prefix: str) -> Callable[[], None]:
 def collecting(workspace: Workspace) -> Iterator[Callable[[], None]]:
     """Announce a collector; gives what it calls before each thing that it deletes."""
     name = f"{COLLECTING}/{uuid.uuid4().hex}.json"
-    until = 0.0
+    announced = -_PROMISED_S
 
     def announce() -> None:
-        nonlocal until
-        if until - time.time() < _MARGIN_S:
-            until = time.time() + _PROMISED_S
-            workspace.write(name, json.dumps({"until": until}).encode())
+        nonlocal announced
+        if time.monotonic() - announced > _PROMISED_S - _MARGIN_S:
+            announced = time.monotonic()
+            # Versions before this one go by a time in the file, and by their clock.
+            workspace.write(name, json.dumps({"until": time.time() + _PROMISED_S}).encode())
 
     announce()
     try:
@@ -101,14 +104,18 @@ def collecting(workspace: Workspace) -> Iterator[Callable[[], None]]:
 
 
 def _collectors(workspace: Workspace) -> bool:
-    return any(_until(workspace.read(file.name)) > time.time() for file in workspace.files(COLLECTING))
+    announced = [file.modified for file in workspace.files(COLLECTING)]
+    return bool(announced) and (_now(workspace) - max(announced)).total_seconds() < _PROMISED_S
 
 
-def _until(data: bytes | None) -> float:
+def _now(workspace: Workspace) -> datetime:
+    """The time by the clock that dates what is written to a workspace: the same one for all machines."""
+    name = f"{CLOCK}/{uuid.uuid4().hex}.json"
+    workspace.write(name, b"{}")
     try:
-        return float(str(_field(data, "until") or 0))
-    except (ValueError, TypeError):
-        return 0.0
+        return next(file.modified for file in workspace.files(CLOCK) if file.name == name)
+    finally:
+        workspace.remove(name)
 
 
 def _field(data: bytes | None, name: str) -> object:

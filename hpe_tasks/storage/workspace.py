@@ -8,7 +8,7 @@ Layout, under the workspace's address::
     latest.json                    the run that reported last
     trusted/                       what addresses gave when they were first used
     watching/                      what is remembered of watched channels, and which reasons have started a run
-    used/, collecting/             what is in use, and who is deleting: see `claims`
+    used/, collecting/, clock/     what is in use, who is deleting, and since when: see `claims`
 
 A record is written after the files that it names, and each in one piece, so that whatever can be read is complete.
 """

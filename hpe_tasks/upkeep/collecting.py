@@ -14,7 +14,7 @@ from hpe_tasks.config.base import Frozen
 from hpe_tasks.pipeline.runs import LATEST, RUNS, UNFINISHED
 from hpe_tasks.progress import track
 from hpe_tasks.records.base import Artifact
-from hpe_tasks.storage.claims import CLAIMS, COLLECTING, claim_file, collecting
+from hpe_tasks.storage.claims import CLAIMS, CLOCK, COLLECTING, claim_file, collecting
 from hpe_tasks.storage.workspace import RESULT, StoredFile, Workspace, artifacts_stored
 from hpe_tasks.upkeep.contents import (
     Pointed,
@@ -186,7 +186,8 @@ class _Look:
     def leftovers(self) -> Iterator[_Doomed]:
         """Half-written files of killed processes, and claims and announcements that say nothing any more."""
         old = [file for file in self._claims.values() if file.modified < self._settled]
-        old += [file for file in self._workspace.files(COLLECTING) if file.modified < self._settled]
+        marks = (file for folder in (COLLECTING, CLOCK) for file in self._workspace.files(folder))
+        old += [file for file in marks if file.modified < self._settled]
         runs = (file for run in self.all_runs.values() for file in run.files)
         old += [file for file in runs if base_name(file.name).startswith(".") and file.modified < self._settled]
         if old:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,24 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
+from support.recoveries import Recoveries, table, write_recoveries
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--recoveries", type=Path, metavar="PAGE", help="Markdown page to keep times to recovery in")
+
+
+@pytest.fixture(scope="session")
+def told_recoveries(request: pytest.FixtureRequest) -> Recoveries:
+    """Prints how long faults were felt, and keeps it where `--recoveries` says."""
+    page: Path | None = request.config.getoption("--recoveries", default=None)
+
+    def tell(recoveries: Mapping[str, float]) -> None:
+        print(f"\n\n{table(recoveries)}")
+        if page is not None:
+            write_recoveries(page, recoveries)
+
+    return tell
 
 
 @dataclass(frozen=True)

@@ -1,144 +1,46 @@
 """The DAG on a cluster of processes that share nothing but S3, whose services are killed, restarted and cut off.
 
-The last thing that it prints is a table of how long each fault was felt:
-`pytest tests/integration/test_process_cluster.py -m "" -s`.
+The last thing that it prints is a table of how long each fault was felt, which `--recoveries docs/operations.md` writes
+into the page: `pytest tests/integration/test_process_cluster.py -m "" -s`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from hpe_tasks.local.object_store import ObjectStore, Server
-from support.cut_links import Link, links
-from support.faulty_s3 import Fault, FaultyS3, faulty_s3
-from support.process_cluster import BUCKET, ProcessCluster, free_ports, process_cluster, tiny_inputs_in
+from support.cluster_scene import ENDED, FAILED, LEFT_OUT, PATIENCE_S, SUCCESS, WORKERS, Scene, cluster_scene
+from support.process_cluster import BUCKET
+from support.recoveries import Recoveries
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(2400)]
 
-SUCCESS, FAILED = {"success"}, {"failed"}
-ENDED = SUCCESS | FAILED
-LEFT_OUT = {"skipped", "success"}
-WORKERS = ("cpu-worker", "gpu-worker")
-SERVERS = ("api-server", "redis", "postgres")
 FULL_BYTES = 300_000
-PATIENCE_S = 1800.0
-
-
-@dataclass
-class Scene:
-    """The cluster and what its runs are asked.
-
-    Attributes:
-        proxy: Stands between Airflow's services and S3.
-        settings: Of a run that passes its gate.
-        links: By worker, its connections to API server, Redis and PostgreSQL.
-        recoveries: By fault: seconds from it until what it hit had ended well.
-    """
-
-    cluster: ProcessCluster
-    proxy: FaultyS3
-    store: Server
-    settings: dict[str, Any]
-    links: dict[str, list[Link]]
-    recoveries: dict[str, float] = field(default_factory=dict)
-
-    def wait_for(self, fault: Fault, run: str) -> None:
-        """Wait until a fault has met its first request."""
-        assert fault.seen.wait(PATIENCE_S), self.cluster.states(run)
-
-    def ends_well(self, run: str) -> None:
-        """Wait for the end of a run, which is a success, and for what is served to be verified."""
-        assert self.cluster.wait(run, ENDED, PATIENCE_S) == "success", self.cluster.states(run)
-        self.verified()
-
-    def forget_results_of(self, step: str) -> None:
-        """Let nothing be stored of what a step has made: it has to be made again."""
-        self._empty(f"workspace/store/{step}/")
-
-    def empty_registry(self) -> None:
-        """Let nothing be published: versions and pointers are written again."""
-        self._empty("registry/")
-
-    def _empty(self, prefix: str) -> None:
-        client = self.store.client()
-        for one in client.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ()):
-            client.delete_object(Bucket=BUCKET, Key=one["Key"])
-
-    def task_process(self, worker: str) -> psutil.Process:
-        """The process of the task that a worker has: a child of the one that watches it."""
-        below = psutil.Process(self.cluster.pid(worker)).children(recursive=True)
-        (process,) = [process for process in below if "airflow worker -- " in " ".join(process.cmdline())]
-        return process
-
-    def until_silent(self, run: str, attempt: int, quiet_s: float = 20.0, patience_s: float = 300.0) -> str:
-        """Wait until an attempt at `publish` says nothing any more; what it has said."""
-        deadline = time.monotonic() + patience_s
-        said, since = "", time.monotonic()
-        while time.monotonic() - since < quiet_s and time.monotonic() < deadline:
-            time.sleep(1)
-            now = self.cluster.task_log(run, "publish", attempt)
-            said, since = now, since if now == said else time.monotonic()
-        return said
-
-    def verified(self, channel: str = "staging", *, name: str = "tiny") -> str:
-        """The version that a channel serves, verified from the registry alone."""
-        done = self.cluster.hpe(*("verify", channel, "--name", name, "--registry", f"s3://{BUCKET}/registry", "--json"))
-        assert done.returncode == 0, done.stdout + done.stderr
-        return str(json.loads(done.stdout)["version"])
-
-    @contextmanager
-    def recovery(self, fault: str) -> Iterator[None]:
-        """Note how long it takes from here to the end of the block."""
-        began = time.monotonic()
-        yield
-        self.recoveries[fault] = time.monotonic() - began
-        print(f"\n{fault}: {self.recoveries[fault]:.0f} s", flush=True)
+TRAINING = {
+    "training.epochs": 3,
+    "training.batch_size": 2,
+    "training.state_every_steps": 1,
+    "training.device": "cpu",
+    "gate.resamples": 200,
+    "destination.name": "trained",
+}
 
 
 @pytest.fixture(scope="module")
-def scene(object_store_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with ExitStack() as held:
-        folder = tmp_path_factory.mktemp("s3")
-        store = held.enter_context(ObjectStore(folder, object_store_python, bucket=BUCKET))
-        proxy = held.enter_context(faulty_s3(store.endpoint))
-        ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
-        cut = {worker: held.enter_context(links(ports.values())) for worker in WORKERS}
-        options = ["--s3", "environment"]
-        for worker in WORKERS:
-            for server, link in zip(SERVERS, cut[worker], strict=True):
-                options += ["--detour", worker, server, str(link.port)]
-        # So that what one worker had can go on at the other.
-        options += ["--queues", "gpu-worker", "gpu,default"]
-        cluster = held.enter_context(
-            process_cluster(
-                options=options,
-                ports=ports,
-                environment=store.environment | {"AWS_ENDPOINT_URL_S3": proxy.address},
-                direct=store.environment,
-            )
-        )
-        settings = tiny_inputs_in(store.client(), tmp_path_factory.mktemp("tiny"))
-        scene = Scene(cluster, proxy, store, settings, cut)
+def scene(
+    object_store_python: Path, tmp_path_factory: pytest.TempPathFactory, told_recoveries: Recoveries
+) -> Iterator[Scene]:
+    with cluster_scene(tmp_path_factory.mktemp("cluster"), object_store_python) as scene:
         yield scene
-        print(f"\n\n{table(scene.recoveries)}")
-
-
-def table(recoveries: dict[str, float]) -> str:
-    """Time to recovery, in Markdown."""
-    lines = [f"| {fault} | {took_s:.0f} s |" for fault, took_s in recoveries.items()]
-    return "\n".join(["| fault | until the task that it hit has ended well |", "|---|---|", *lines])
+        told_recoveries(scene.recoveries)
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +94,36 @@ def test_a_worker_is_killed(scene: Scene, finished: str, task: str, at: str) -> 
             scene.cluster.wait(f"{finished}/taskInstances/{task}", SUCCESS)
     assert scene.cluster.tasks(finished)[task]["try_number"] == attempt + 1
     scene.ends_well(finished)
+
+
+def test_a_training_whose_worker_is_killed_goes_on_and_ends_with_the_same_bits(scene: Scene) -> None:
+    cluster, settings = scene.cluster.of("hpe_retrain"), scene.settings | TRAINING
+    run = cluster.trigger(settings)
+    assert cluster.wait(run, ENDED, PATIENCE_S) == "success", cluster.states(run)
+    undisturbed = scene.stored("train", "checkpoint.safetensors")
+    scene.forget_results_of("train")
+    # Its state is saved after each step: two of them are kept, and the third is lost with the worker.
+    with scene.proxy.fault(r"PUT /hpe-models/workspace/runs/\S*/training\.state", "hold", after=2) as fault:
+        attempt = cluster.clear(run, "train")
+        scene.wait_for(fault, run)
+        worker = cluster.worker_of(run, "train", attempt)
+        pid = cluster.pid(worker)
+        with scene.recovery("a worker killed in `train`"):
+            cluster.kill(worker)
+            fault.release(onwards=False)
+            cluster.started_again(worker, pid)
+            cluster.wait(f"{run}/taskInstances/train", SUCCESS)
+    assert cluster.tasks(run)["train"]["try_number"] == attempt + 1
+    said = cluster.task_log(run, "train", attempt + 1)
+    assert "going on with the training that was killed" in said, said[-2000:]
+    assert re.search(r"going on after step [1-9]\d* of", said), said[-2000:]
+    assert scene.stored("train", "checkpoint.safetensors") == undisturbed
+    assert cluster.wait(run, ENDED, PATIENCE_S) == "success", cluster.states(run)
+    # Registered once: what was trained twice is the same checkpoint.
+    registered = scene.store.client().list_objects_v2(Bucket=BUCKET, Prefix="registry/checkpoints/sha256/")
+    assert [one["Key"].rpartition("/")[2] for one in registered["Contents"]] == [
+        f"{hashlib.sha256(undisturbed).hexdigest()}.safetensors"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 _HELD_AT_MOST_S = 600.0
+_SIGNED_AT_MOST_S = 900
+"""S3 refuses requests that were signed longer ago, or so far ahead."""
 
 
 @dataclass
@@ -26,19 +29,23 @@ class Fault:
         does: "refuse" answers 503 SlowDown; "cut" breaks the connection in the middle of the answer; "lose" breaks it
             after the server has answered, with no answer; "slow" waits; "hold" waits for `release`.
         times: How many requests it happens to.
+        after: How many that are alike go through before it happens.
         wait_s: For "slow".
         then: Whether a request that was held goes on to the server.
         seen: Set when the first of them came.
         met: How many it has happened to.
+        passed: How many have gone through before.
     """
 
     what: str
     does: Literal["refuse", "cut", "lose", "slow", "hold"]
     times: int = 1
+    after: int = 0
     wait_s: float = 0.0
     then: bool = False
     seen: threading.Event = field(default_factory=threading.Event)
     met: int = 0
+    passed: int = 0
     _released: threading.Event = field(default_factory=threading.Event)
 
     def release(self, *, onwards: bool) -> None:
@@ -57,12 +64,14 @@ class FaultyS3:
     Attributes:
         address: Where clients find it.
         requests: `METHOD /path` of every request, in the order in which they came.
+        clocks_s: By how many seconds the clocks of those who signed requests were ahead of this machine's.
     """
 
     def __init__(self, address: str, server: str) -> None:
         self.address = address
         self.host = urlsplit(server).netloc
         self.requests: list[str] = []
+        self.clocks_s: set[int] = set()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
 
@@ -84,10 +93,13 @@ class FaultyS3:
         with self._lock:
             self.requests.append(request)
             for fault in self._faults:
-                if fault.met < fault.times and re.search(fault.what, request):
+                if fault.met == fault.times or not re.search(fault.what, request):
+                    continue
+                if fault.passed == fault.after:
                     fault.met += 1
                     fault.seen.set()
                     return fault
+                fault.passed += 1
         return None
 
 
@@ -131,8 +143,11 @@ class _Handler(BaseHTTPRequestHandler):
         does = "" if fault is None else fault.does
         if fault is not None and does == "slow":
             time.sleep(fault.wait_s)
+        if self._signed_too_far_off():
+            self._refuse(403, "RequestTimeTooSkewed")
+            return
         if does == "refuse":
-            self._refuse()
+            self._refuse(503, "SlowDown")
             return
         if fault is not None and does == "hold" and not fault.hold():
             self.close_connection = True
@@ -162,9 +177,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[: len(content) // 2] if cut else content)
         self.close_connection = self.close_connection or cut
 
-    def _refuse(self) -> None:
-        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-        self.send_response(503)
+    def _signed_too_far_off(self) -> bool:
+        """Whether S3 would refuse the time at which a request was signed; the embedded server does not look at it."""
+        if (said := self.headers["X-Amz-Date"]) is None:
+            return False
+        signed = datetime.strptime(said, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        ahead_s = round((signed - datetime.now(UTC)).total_seconds())
+        self.proxy.clocks_s.add(ahead_s)
+        return abs(ahead_s) > _SIGNED_AT_MOST_S
+
+    def _refuse(self, status: int, code: str) -> None:
+        body = f"<Error><Code>{code}</Code><Message>The proxy of a test says so.</Message></Error>".encode()
+        self.send_response(status)
         self.send_header("Content-Type", "application/xml")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,13 @@ class ProcessCluster:
         home: Folder of all services.
         process: `python -m tools.cluster up`.
         direct: AWS variables that lead past whatever stands before the S3 server.
+        dag: Whose runs are meant.
     """
 
     home: Path
     process: subprocess.Popen[str]
     direct: Mapping[str, str] = field(default_factory=dict)
+    dag: str = "hpe_requantize"
     said: list[str] = field(default_factory=list)
     _session: requests.Session | None = None
 
@@ -84,6 +86,14 @@ class ProcessCluster:
 
     # --- Airflow ---
 
+    def of(self, dag: str) -> ProcessCluster:
+        """The same cluster, asked for the runs of another DAG."""
+        return replace(self, dag=dag)
+
+    @property
+    def _dag_url(self) -> str:
+        return f"{self.url}/api/v2/dags/{self.dag}"
+
     def session(self) -> requests.Session:
         """A session that is logged in; one is enough."""
         if self._session is None:
@@ -104,7 +114,7 @@ class ProcessCluster:
         deadline = time.monotonic() + 120
         while True:
             try:
-                answer = self.session().get(f"{self.url}/api/v2/dags/hpe_requantize/dagRuns/{path}", timeout=60)
+                answer = self.session().get(f"{self._dag_url}/dagRuns/{path}", timeout=60)
                 answer.raise_for_status()
                 return answer.json()
             except requests.RequestException:
@@ -116,8 +126,7 @@ class ProcessCluster:
         """Start a run; returns its id."""
         run = run or f"run-{uuid.uuid4().hex[:8]}"
         body = {"logical_date": None, "conf": settings, "dag_run_id": run}
-        runs = f"{self.url}/api/v2/dags/hpe_requantize/dagRuns"
-        self.session().post(runs, json=body, timeout=60).raise_for_status()
+        self.session().post(f"{self._dag_url}/dagRuns", json=body, timeout=60).raise_for_status()
         return run
 
     def wait(self, path: str, until: set[str], patience_s: float = RUN_S) -> str:
@@ -150,21 +159,22 @@ class ProcessCluster:
             "only_failed": False,
             "reset_dag_runs": True,
         }
-        clear = f"{self.url}/api/v2/dags/hpe_requantize/clearTaskInstances"
-        answer = self.session().post(clear, json=asked, timeout=60)
+        answer = self.session().post(f"{self._dag_url}/clearTaskInstances", json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
         return tries + 1
 
     def worker_of(self, run: str, task: str, attempt: int) -> str:
         """The worker that has or had a task, by the log that it writes."""
-        name = f"dag_id=hpe_requantize/run_id={run}/task_id={task}/attempt={attempt}.log"
-        (worker,) = (log.relative_to(self.home).parts[0] for log in self.home.glob(f"*/.airflow/logs/{name}"))
+        (worker,) = (log.relative_to(self.home).parts[0] for log in self._logs(run, task, attempt))
         return worker
 
     def task_log(self, run: str, task: str, attempt: int) -> str:
         """What an attempt at a task has said, on the disk of its worker."""
-        name = f"dag_id=hpe_requantize/run_id={run}/task_id={task}/attempt={attempt}.log"
-        return "".join(log.read_text(errors="replace") for log in self.home.glob(f"*/.airflow/logs/{name}"))
+        return "".join(log.read_text(errors="replace") for log in self._logs(run, task, attempt))
+
+    def _logs(self, run: str, task: str, attempt: int) -> Iterator[Path]:
+        name = f"dag_id={self.dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
+        return self.home.glob(f"*/.airflow/logs/{name}")
 
     # --- processes ---
 
@@ -271,7 +281,7 @@ def process_cluster(
 def _wait_for_dag(cluster: ProcessCluster) -> None:
     session = cluster.session()
     deadline = time.monotonic() + START_S
-    while session.get(f"{cluster.url}/api/v2/dags/hpe_requantize", timeout=60).status_code != 200:
+    while session.get(cluster._dag_url, timeout=60).status_code != 200:
         assert time.monotonic() < deadline, "the DAG did not appear"
         time.sleep(0.5)
 

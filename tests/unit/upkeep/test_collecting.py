@@ -91,6 +91,7 @@ def test_leftovers_of_killed_processes_go_once_they_are_old(workspace: Workspace
     half = f"{run.prefix}/make_model/.result.json.0123456789ab"
     workspace.write(half, b"{")
     workspace.write("collecting/killed.json", b"{}")
+    workspace.write("clock/killed.json", b"{}")
     with collecting(workspace):
         assert not collect(workspace, 30, delete=True).dropped
     assert half in names(workspace)
