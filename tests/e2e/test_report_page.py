@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from hpe_tasks.report.page import render_report
-from support.chromium import chromium_browser
+from support.chromium import chromium_browser, hard_to_use
 from support.run_cases import STATES
 from support.run_files import files_of_states
 
@@ -86,6 +86,12 @@ def test_quiet_offline_and_without_horizontal_scroll(
     assert seen.messages == []
     own = {pages[state].as_uri(), "about:srcdoc"}
     assert [url for url in seen.requests if url not in own and not url.startswith("data:")] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", ["published", "gate_failed"])
+def test_nothing_keeps_people_from_reading_it(state: str, scheme: str, visit: OpenPage) -> None:
+    assert hard_to_use(visit(state, scheme=scheme).page) == []
 
 
 def test_pictures_load_and_data_docs_open_in_their_frame(visit: OpenPage) -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, sync_playwright
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from support.processors import as_processor
+from support.requirements import missing
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's executable."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        missing("no Chromium is installed")
+    return found
 
 
 @contextmanager
@@ -32,3 +44,15 @@ def chromium_browser(executable: str, *arguments: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=executable, args=[*sandbox, *arguments], env=environment)
         yield browser
         browser.close()
+
+
+def hard_to_use(page: Page) -> list[str]:
+    """What axe-core finds on a page that keeps people from using it, with the elements: serious and critical rules."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {', '.join(' '.join(map(str, node['target'])) for node in one['nodes'][:5])}"
+        for one in found
+        if one["impact"] in {"serious", "critical"}
+    ]
