@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from hpe_tasks.untrusted.limits import Limits
 from hpe_tasks.untrusted.reader import try_reading
 
 _ROLE = table_role("onnxruntime")
+_NEEDED = ("numpy", "scipy", "cv2", "onnx", "onnxruntime")
 _COUNTER = ("hpe_tasks.verification.paired_versions", "compare_versions")
 _LIMITS = Limits(memory_bytes=3_000_000_000, cpu_s=180, wall_s=120)
 _ONE_AT_A_TIME = threading.Lock()
@@ -57,7 +59,8 @@ def _why_not(before: ModelManifest, after: ModelManifest) -> str:
     for one in (before, after):
         if not any(file.role == _ROLE for file in one.files):
             return f"{one.version} was published without its table of images."
-    return ""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    return f"{', '.join(missing)} not installed on this API server." if missing else ""
 
 
 def _kept(before: ModelManifest, after: ModelManifest) -> PairedComparison:
