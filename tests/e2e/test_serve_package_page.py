@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.records.evaluation import ScoreSpread
@@ -129,6 +129,21 @@ def test_low_scores_of_several_people_are_told_together(open_page: OpenPage) -> 
     expect(page.locator("#advice")).to_contain_text("All 2 scores are low")
     expect(page.locator("#advice")).to_contain_text("What it was trained on is not recorded")
     expect(page.locator("#advice")).not_to_contain_text("box")
+
+
+@pytest.mark.parametrize("change", [demanding])
+def test_an_answer_waits_for_what_it_is_compared_with(open_page: OpenPage) -> None:
+    page = open_page()
+    held: list[Route] = []
+    page.route("**/model", lambda route: held.append(route))  # noqa: PLW0108 - Playwright looks into it
+    page.reload()
+    upload = {"name": "photo.png", "mimeType": "image/png", "buffer": encoded(photo(), "PNG")}
+    with page.expect_response(lambda answer: answer.request.method == "POST"):
+        page.set_input_files("#file", upload)  # type: ignore[arg-type]
+    expect(page.locator("#people-title")).to_be_hidden()
+    (asked,) = held
+    asked.continue_()
+    expect(page.locator("#advice")).to_contain_text("All 2 scores are low")
 
 
 def without_golden(manifest: ModelManifest) -> ModelManifest:

@@ -33,6 +33,7 @@ DIFFER = {
         "cold_start_ms",
         "duration_ms",
         "seconds",
+        "examples_per_s",
         "mtime_ns",
     },
     "names that were drawn": {"moves", "attempt", "entry"},
@@ -45,10 +46,16 @@ _FIELDS = set().union(*DIFFER.values())
 _ALSO_NONE = {"previous_version"}
 """Of them, those that only one of the two may have."""
 
-_HOLD_THEM = (".html", "/manifest.json")
-"""Ends of the addresses of files that hold one of these fields: their digests differ as well."""
+_HOLD_THEM = re.compile(r"(\.html|/manifest\.json|/curves\.jsonl|/lineage/\w+/\w+\.json)$")
+"""Addresses of what holds one of these fields: their digests differ as well."""
 
 _LOGGED = re.compile(r"(?<=/log/)[0-9TZ.]+(_.*_)[0-9a-f]{32}(?=\.json$)")
+_EVENTS = re.compile(r"(?<=/events\.out\.tfevents\.).*")
+"""What TensorBoard's files are called by: when they were begun, and by which process."""
+
+_OF_THE_COURSE = (".tfevents.…", "/curves.html", "/training.state")
+"""Ends of names of files that tell how fast a training went, and where it was taken up again."""
+
 _TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{8,32}(\.part)?$|\.(tmp|part|making|extracting)(\.json)?$|/scratch/.")
 
 
@@ -194,7 +201,7 @@ class Scene:
         tree: dict[str, Any] = {}
         for place in self.places:
             for path in sorted(place.rglob("*")):
-                name = path.relative_to(self.folder).as_posix()
+                name = _EVENTS.sub("…", path.relative_to(self.folder).as_posix())
                 if name.startswith("cache/digests"):
                     # Remembers files that have not changed for two seconds: the clock decides which.
                     tree |= {name: "a file"} if _TEMPORARY.search(name) else {}
@@ -303,6 +310,12 @@ def _first_difference(one: Any, other: Any, where: str = "") -> str:
 
 
 def _comparable(name: str, data: bytes) -> Any:
+    if name.endswith(_OF_THE_COURSE):
+        return "a file"
+    if name.endswith("/curves.jsonl"):
+        # A training that was taken up again says so, and tells again what it had told after its last state.
+        told = (json.loads(line) for line in data.decode().splitlines())
+        return sorted({json.dumps(_masked(line | {"done": 0})) for line in told})
     if name.endswith(".json"):
         return _masked(json.loads(data))
     if name.endswith(".jsonl"):
@@ -320,7 +333,7 @@ def _masked(value: Any) -> Any:
         return re.sub(r"[\d.,]+ GB (free|available)", r"… \1", value)
     if not isinstance(value, dict):
         return value
-    hidden = _FIELDS | ({"sha256", "size_bytes"} if str(value.get("uri", "")).endswith(_HOLD_THEM) else set())
+    hidden = _FIELDS | ({"sha256", "size_bytes"} if _HOLD_THEM.search(str(value.get("uri", ""))) else set())
     masked = {key for key, inner in value.items() if key in hidden and (inner is not None or key in _ALSO_NONE)}
     return {key: "…" if key in masked else _masked(inner) for key, inner in value.items()}
 

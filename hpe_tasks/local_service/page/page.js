@@ -30,10 +30,13 @@ async function introduce() {
   }
 }
 
-/** Say what the version that answers is; again, when a channel has moved to another one. */
-async function introduceVersion(version) {
-  if (state.described === version) return;
-  state.described = version;
+/** Say what the version that answers is; again, when a channel has moved to another one. Whoever asks waits for it. */
+function introduceVersion(version) {
+  if (state.described !== version) Object.assign(state, { described: version, describing: describeVersion() });
+  return state.describing;
+}
+
+async function describeVersion() {
   try {
     state.version = await describe();
     if (state.version) {
