@@ -38,7 +38,8 @@ class Unit:
         """The number in its unit; a dash for no data."""
         if value is None:
             return "–"
-        return f"{self.factor * value:.{self.decimals if decimals is None else decimals}f}{self.suffix}"
+        # z: what rounds to zero has no sign.
+        return f"{self.factor * value:z.{self.decimals if decimals is None else decimals}f}{self.suffix}"
 
     def decimals_between(self, a: float, b: float) -> int:
         """The decimals that it takes to tell two numbers apart, and their difference from zero."""
