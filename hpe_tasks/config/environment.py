@@ -10,6 +10,8 @@ from pathlib import Path
 from hpe_tasks.config.addresses import redacted
 from hpe_tasks.errors import ConfigError
 
+_MOST_SHARD_TASKS = 1000
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,6 +69,16 @@ class Settings:
                 f"The signing key {self.signing_key} cannot be read: {error.strerror or error}.",
                 hint="Correct HPE_SIGNING_KEY, or unset it to publish without a signature.",
             ) from error
+
+
+def shard_tasks() -> int:
+    """How many tasks of a step make its parts beside each other, at most: HPE_SHARD_TASKS, or 8."""
+    said = os.environ.get("HPE_SHARD_TASKS") or "8"
+    if not said.isascii() or not said.isdigit() or not 0 < int(said) <= _MOST_SHARD_TASKS:
+        raise ConfigError(
+            f"HPE_SHARD_TASKS is {said!r}.", hint=f"Set it to a whole number from 1 to {_MOST_SHARD_TASKS}."
+        )
+    return int(said)
 
 
 def _gigabytes(text: str | None) -> float | None:

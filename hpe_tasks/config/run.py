@@ -47,10 +47,11 @@ class EvaluationConfig(Frozen):
     )
     shards: int = Field(
         default=1,
-        ge=1,
+        ge=0,
         le=1000,
-        description="Parts that several workers measure beside each other, before the figures are counted. The figures "
-        "are the same whatever their number.",
+        description="Parts that several workers measure beside each other, before the figures are counted; 0 for one "
+        "part for each 250 persons, and no more parts than HPE_SHARD_TASKS. The figures are the same whatever their "
+        "number.",
     )
     fp32_runtime: Fp32Runtime = Field(
         default="torch",

@@ -78,12 +78,13 @@ class Sharding:
     The step works without: it makes what is missing itself.
 
     Attributes:
-        count: How many parts a run has; with one there is nothing to do before the step.
+        count: How many parts a run has; with one there is nothing to do before the step. Raises MissingInputError where
+            only a step that has not run yet will tell.
         make: Makes one of them by its number, and keeps it where the step finds it; a part that is kept is not made
             again.
     """
 
-    count: Callable[[RunConfig], int]
+    count: Callable[[Run], int]
     make: Callable[[Run, int], object]
 
 
@@ -168,7 +169,7 @@ class Step(_Rules[R]):
             ConfigError: The step has no such part in this run.
             MissingInputError: An input is not there, or was made from other inputs.
         """
-        count = 1 if self.sharding is None else self.sharding.count(run.config)
+        count = 1 if self.sharding is None else self.sharding.count(run)
         if self.sharding is None or not 0 <= number < count:
             raise ConfigError(
                 f"{self.name} has no part {number} in this run: it has {count}, counted from 0.",

@@ -6,7 +6,6 @@ DAG.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -26,7 +25,8 @@ from hpe_airflow.run_names import RUN_KEY, VERDICT_KEY
 from hpe_airflow.runs import open_run_from_context
 from hpe_airflow.task_log import quiet_others, reason_first, tell_result
 from hpe_airflow.verdicts import verdict_text
-from hpe_tasks.config.environment import Settings
+from hpe_tasks.config.environment import Settings, shard_tasks
+from hpe_tasks.errors import MissingInputError
 from hpe_tasks.pipeline.pipeline import Pipeline
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
@@ -34,7 +34,7 @@ from hpe_tasks.upkeep.cache import trim_after_run
 
 AFTER_WHAT_MAY_BE_SKIPPED = "none_failed_min_one_success"
 
-SHARD_TASKS = int(os.environ.get("HPE_SHARD_TASKS") or 8)
+SHARD_TASKS = shard_tasks()
 """How many tasks of a step make its parts beside each other, at most; with more parts each makes several in turn.
 
 They are known when the file is read, and not made by another task: so each can be tried alone.
@@ -172,15 +172,21 @@ def _shard_tasks(step: Step[Any], rules: TaskRules) -> Any:
 
 def _shards_of(step: Step[Any], run: Run) -> int:
     """How many parts are made before a step: none of a whole."""
-    count = 1 if step.sharding is None else step.sharding.count(run.config)
+    count = 1 if step.sharding is None else step.sharding.count(run)
     return 0 if count == 1 else count
 
 
 def _idle_shard_tasks(pipeline: Pipeline, run: Run) -> list[tuple[str, int]]:
-    """Tasks that have no part to make in a run, by name and number: a process for each would take a second or more."""
-    return [
-        (f"{step.name}{SHARDS}", lane)
-        for step in pipeline.steps
-        if step.sharding is not None
-        for lane in range(_shards_of(step, run), SHARD_TASKS)
-    ]
+    """Tasks that have no part to make in a run, by name and number: a process for each would take a second or more.
+
+    Where only the data set will tell how many parts there are, each looks for itself.
+    """
+    try:
+        return [
+            (f"{step.name}{SHARDS}", lane)
+            for step in pipeline.steps
+            if step.sharding is not None
+            for lane in range(_shards_of(step, run), SHARD_TASKS)
+        ]
+    except MissingInputError:
+        return []

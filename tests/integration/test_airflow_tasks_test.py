@@ -126,3 +126,17 @@ def test_a_rung_of_the_ladder_works_by_itself(home: Path, s3_server: Server, set
 def test_what_was_done_is_not_done_again(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
     said = run_task(home, s3_server, settings, "quantize")
     assert "quantize: reused " in said
+
+
+@pytest.mark.long
+def test_a_part_of_a_measurement_works_by_itself(home: Path, s3_server: Server, settings: dict[str, Any]) -> None:
+    parts = {**settings, "evaluation.shards": 3, "evaluation.batch_size": 2}
+    date, options = "2026-02-02", ["--task-params", json.dumps(parts)]
+    commands = [
+        ["tasks", "test", "hpe_requantize", task, date, *options]
+        for task in ("fetch_dataset", "fetch_checkpoint", "validate_dataset")
+    ]
+    part = ["tasks", "test", "hpe_requantize", "evaluate_fp32_shards", date, "--map-index", "1", *options]
+    said = python(home, "-c", ONE_AFTER_THE_OTHER, json.dumps([*commands, part]), **s3_server.environment)
+    made = (home / ".hpe/workspace/store/evaluate_fp32_shards").glob("*/result.json")
+    assert [json.loads(file.read_text())["number"] for file in made] == [1], said[-3000:]

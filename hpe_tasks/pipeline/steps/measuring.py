@@ -59,10 +59,10 @@ def evaluate_in_shards(
         runtime: What runs the network.
         network: Loads it; not called where all parts are stored.
     """
-    if num_shards(run.config) == 1:
+    if (count := num_shards(run)) == 1:
         return evaluate_on_split(run, scratch, runtime, network())
     loaded = cache(network)
-    shards = [shard_of(run, of, runtime, loaded, number) for number in range(num_shards(run.config))]
+    shards = [shard_of(run, of, runtime, loaded, number) for number in range(count)]
 
     def predict(images: NDArray[np.float32]) -> Arrays:
         return loaded()(images)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hpe_tasks.config.run import RunConfig
+from hpe_tasks.config.environment import shard_tasks
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
-from hpe_tasks.pipeline.steps.inputs import split_of
+from hpe_tasks.pipeline.steps.inputs import split_of, validate_dataset
 from hpe_tasks.records.evaluation import Runtime
 from hpe_tasks.records.shards import PredictedShard
 from hpe_tasks.storage.files import digest_of
@@ -25,9 +25,22 @@ if TYPE_CHECKING:
 POSES = "poses.parquet"
 
 
-def num_shards(config: RunConfig) -> int:
-    """How many parts a run measures its networks in."""
-    return config.evaluation.shards
+_PERSONS = 250
+"""Of a part, where a run leaves the number of parts open: long enough that what a part costs by itself is little."""
+
+
+def num_shards(run: Run) -> int:
+    """How many parts a run measures its networks in.
+
+    Raises:
+        MissingInputError: The run leaves that to the size of its data set, which nobody has looked at yet.
+    """
+    config = run.config
+    if config.evaluation.shards:
+        return config.evaluation.shards
+    counts = run.result(validate_dataset).splits
+    persons = sum(split.persons for split in counts if split.split == config.dataset.evaluation_split)
+    return max(1, min(shard_tasks(), -(-persons // _PERSONS)))
 
 
 def shard_of(run: Run, step: Step[Any], runtime: Runtime, network: Callable[[], Predict], number: int) -> StoredShard:
@@ -42,7 +55,7 @@ def shard_of(run: Run, step: Step[Any], runtime: Runtime, network: Callable[[], 
     """
     from hpe_tasks.evaluation.shards import StoredShard
 
-    count = num_shards(run.config)
+    count = num_shards(run)
     key = digest_of({"of": run.key(step), "runtime": runtime, "part": [number, count]})[:32]
 
     def make(scratch: Scratch) -> PredictedShard:
@@ -67,7 +80,7 @@ def _predict(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict, num
         boxes=fetch_boxes(config.dataset, run.cache, run.s3),
         runtime=runtime,
         seed=config.seed,
-        shard=Shard(number, num_shards(config)),
+        shard=Shard(number, num_shards(run)),
         file=scratch.path / POSES,
         artifact=scratch.artifact,
     )

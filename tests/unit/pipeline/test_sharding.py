@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from hpe_tasks.config.environment import shard_tasks
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.errors import ConfigError, DatasetError, MissingInputError
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.runs import Run, open_run
+from hpe_tasks.pipeline.steps import sharding
+from hpe_tasks.pipeline.steps.sharding import num_shards
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.records.shards import PredictedShard
 from support.no_s3 import no_s3
@@ -34,6 +38,11 @@ def worker(tmp_path: Path, settings: dict[str, Any], name: str = "one", **change
     config = load_config(overrides.pop("preset"), overrides=overrides)
     workspace = (tmp_path / "workspace").as_uri()
     return open_run(config, workspace=workspace, cache=tmp_path / name, name="r", s3=no_s3)
+
+
+def fetched(run: Run) -> Run:
+    steps.fetch_dataset(run)
+    return run
 
 
 def prepared(run: Run) -> Run:
@@ -137,6 +146,31 @@ def test_the_number_of_parts_decides_nothing(tmp_path: Path, settings: dict[str,
     assert pointer is not None
     assert pointer.reused
     assert stored(tmp_path) == {}
+
+
+def test_a_run_may_leave_the_number_of_parts_to_its_data_and_workers(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "_PERSONS", 2)
+    run = worker(tmp_path, settings, evaluation__shards=0)
+    with pytest.raises(MissingInputError, match="validate_dataset"):
+        num_shards(run)
+    (split,) = [one for one in steps.validate_dataset(fetched(run)).splits if one.split == "val"]
+    assert num_shards(run) == math.ceil(split.persons / 2) > 2
+    monkeypatch.setenv("HPE_SHARD_TASKS", "2")
+    assert num_shards(run) == 2
+    steps.fetch_checkpoint(run)
+    steps.evaluate_fp32(run)
+    assert sorted(stored(tmp_path)) == [0, 1]
+    monkeypatch.setattr(sharding, "_PERSONS", 1000)
+    assert num_shards(run) == 1
+
+
+@pytest.mark.parametrize("said", ["none", "0", "-1", "1001", "²"])
+def test_a_number_of_tasks_that_is_none_is_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPE_SHARD_TASKS", said)
+    with pytest.raises(ConfigError, match="HPE_SHARD_TASKS is"):
+        shard_tasks()
 
 
 def test_what_stops_a_part_is_told_as_the_steps_reason(tmp_path: Path, settings: dict[str, Any]) -> None:
