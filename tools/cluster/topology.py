@@ -113,6 +113,6 @@ def read_topology(file: Path = DESCRIPTION) -> Topology:
 def new_secrets(topology: Topology) -> dict[str, str]:
     """A random value for each secret, which may stand in an address as it is."""
     return {
-        name: base64.urlsafe_b64encode(random.token_bytes(32)).decode() if name == _FERNET else random.token_urlsafe(24)
+        name: base64.urlsafe_b64encode(random.token_bytes(32)).decode() if name == _FERNET else random.token_urlsafe(48)
         for name in topology.secrets
     }
