@@ -25,7 +25,7 @@ def told_recoveries(request: pytest.FixtureRequest) -> Recoveries:
 
     def tell(recoveries: Mapping[str, float]) -> None:
         print(f"\n\n{table(recoveries)}")
-        if page is not None:
+        if page is not None and recoveries:
             write_recoveries(page, recoveries)
 
     return tell

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from support.cluster_scene import ENDED, FAILED, LEFT_OUT, PATIENCE_S, SUCCESS, WORKERS, Scene, cluster_scene
-from support.process_cluster import BUCKET
+from support.process_cluster import ANSWER_S, BUCKET
 from support.recoveries import Recoveries
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(2400)]
@@ -255,7 +255,7 @@ def test_one_run_triggered_twice_at_once_is_one_run(scene: Scene, finished: str)
     before = scene.verified()
     body = {"logical_date": None, "conf": scene.settings, "dag_run_id": "twice"}
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: session.post(url, json=body, timeout=60).status_code, range(4)))
+        answers = list(pool.map(lambda _: session.post(url, json=body, timeout=ANSWER_S).status_code, range(4)))
     assert sorted(answers) == [200, 409, 409, 409]
     scene.ends_well("twice")
     assert {state for state, _ in scene.cluster.states("twice").values()} <= LEFT_OUT
