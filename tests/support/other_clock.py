@@ -23,7 +23,8 @@ def _library() -> Path:
     folder = tempfile.TemporaryDirectory(prefix="hpe-other-clock-")
     _folders.append(folder)
     library = Path(folder.name) / "other_clock.so"
-    command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"]
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    command = [compiler, *flags, "-o", str(library), str(SOURCE), "-ldl"]
     subprocess.run(command, check=True)
     return library
 
