@@ -88,7 +88,7 @@ def _network(manifest: ModelManifest) -> ModelConfig:
     missing = [name for name in _BUILT_WITH if importlib.util.find_spec(name) is None]
     if missing:
         raise AccessError(
-            f"Its network cannot be built here: {' and '.join(missing)} not installed on this API server."
+            f"The network cannot be built here: {' and '.join(missing)} not installed on this API server."
         )
     return network_of(manifest)
 
