@@ -84,6 +84,7 @@ def test_fp32_is_shown_first_and_made_once(world: World, tmp_path: Path, monkeyp
     assert trial_folders.before_quantization(made) == kept
 
 
+@pytest.mark.long  # what does not fit is tried where checkpoints are read
 def test_a_checkpoint_of_another_network_is_told_and_int8_goes_on(world: World, tmp_path: Path) -> None:
     other = tmp_path / "other.safetensors"
     save_file(build_model(mobilenet_config()).state_dict(), other)
