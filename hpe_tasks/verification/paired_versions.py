@@ -27,7 +27,7 @@ def compare_versions(before: str, *, after: str, answer: str) -> None:
         answer: File that takes `{"comparison": …}`, or `{"problem": …}` where the tables do not fit together.
     """
     try:
-        told = {"comparison": _compared(Path(before), Path(after)).model_dump(mode="json")}
+        told: dict[str, object] = {"comparison": _compared(Path(before), Path(after)).model_dump(mode="json")}
     except DigestError as error:
         told = {"problem": error.message}
     Path(answer).write_text(json.dumps(told), encoding="utf-8")
