@@ -68,7 +68,7 @@ class _Injection:
         self._number = int(number)
         self._times: Counter[str] = Counter()
         self._torn: tuple[str, int] | None = None
-        self._opened = ""
+        self._opening = threading.local()  # Files that other threads open come between.
         self._lock = threading.RLock()
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -81,14 +81,14 @@ class _Injection:
             there = os.path.lexists(path)
             # What is there already, or gone already, is not changed.
             if path and not (there if event == "os.mkdir" else event in _NEEDS_ONE and not there):
-                self._opened = ""
+                self._opening.path = ""
                 self.reached(_name(event), path)
 
     def _file_opened(self, file: Any, flags: int) -> None:
         path = _path(file)
         # Code that opens a file with rights of its own asks the system a second time.
-        if path and path != self._opened:
-            self._opened = path
+        if path and path != getattr(self._opening, "path", ""):
+            self._opening.path = path
             self.reached(_name("open"), path, kept_bytes=0 if flags & os.O_TRUNC else _size(path))
 
     def reached(self, point: str, path: str = "", *, kept_bytes: int | None = None) -> None:
