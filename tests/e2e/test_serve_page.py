@@ -28,8 +28,8 @@ from support.serve_browser import OpenPage, Service, browser, open_page
 
 __all__ = ["browser", "open_page"]
 
-# The first test waits for a run of the whole DAG.
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1200)]
+# The first test waits for a run of the whole DAG. The page itself is in test_serve_package_page.py, too.
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 _PICTURE = SampleSpec(width=640, height=480)
 _PUBLISHED_S = 900

@@ -95,7 +95,7 @@ def test_each_task_works_by_itself_and_finds_what_the_others_left(
     "given",
     [
         pytest.param({"recipe.fold_batch_norms": True, "gate.min_ap": 0.0}, id="JSON", marks=pytest.mark.long),
-        pytest.param({"recipe.fold_batch_norms": "true", "gate.min_ap": "0.0"}, id="texts"),
+        pytest.param({"recipe.fold_batch_norms": "true", "gate.min_ap": "0.0"}, id="texts", marks=pytest.mark.long),
     ],
 )
 def test_values_may_be_json_or_its_text(

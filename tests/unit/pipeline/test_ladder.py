@@ -156,6 +156,7 @@ def test_auto_best_climbs_all_and_the_report_shows_them(folder: Path, settings: 
     assert page.count('class="rung-name') == len(NAMES) + 1
 
 
+@pytest.mark.long
 def test_where_none_passes_the_closest_is_judged_and_nothing_is_published(
     folder: Path, settings: dict[str, Any]
 ) -> None:

@@ -98,7 +98,7 @@ def codes_of(each: LayerWeights) -> np.ndarray:
 
 
 @pytest.mark.parametrize("granularity", ["per_channel", pytest.param("per_tensor", marks=pytest.mark.long)])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.long), "onnx"])
 def test_what_adaround_chose_outlives_the_grid(
     backend: str, granularity: str, sources: dict[str, tuple[Any, Path]], tmp_path: Path
 ) -> None:
