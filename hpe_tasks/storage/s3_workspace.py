@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from typing_extensions import override
 
@@ -19,6 +19,7 @@ from hpe_tasks.storage.folders import hold
 from hpe_tasks.storage.private import close_to_others, make_private_folder
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 from hpe_tasks.storage.s3_objects import put_new_bytes
+from hpe_tasks.storage.temporary import replacing
 from hpe_tasks.storage.workspace import RESULT, Scratch, StoredFile, Workspace, verified
 
 if TYPE_CHECKING:
@@ -166,22 +167,20 @@ class S3Workspace(Workspace):
         if path.is_file() and sha256_file(path) == artifact.sha256:
             return path
         where = S3Location.parse(artifact.uri)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         with storage_errors(path), s3_errors(where, "reading"):
             make_private_folder(path.parent, self.cache / "files")
-            try:
-                self._download(where, temporary, artifact)
-                close_to_others(temporary)
-                verified(temporary, artifact).replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(path) as file:
+                self._download(where, file, artifact)
+                file.flush()
+                close_to_others(Path(file.name))
+                verified(Path(file.name), artifact)
         return path
 
-    def _download(self, where: S3Location, file: Path, artifact: Artifact) -> None:
+    def _download(self, where: S3Location, file: BinaryIO, artifact: Artifact) -> None:
         from botocore.exceptions import FlexibleChecksumError
 
         try:
-            self.client.download_file(where.bucket, where.key, str(file))
+            self.client.download_fileobj(where.bucket, where.key, file)
         except FlexibleChecksumError as error:
             raise DigestError(
                 f"{artifact.uri} was changed: it does not have the checksum that it was stored with.",

@@ -50,6 +50,9 @@ _HOLD_THEM = re.compile(r"(\.html|/manifest\.json|/curves\.jsonl|/lineage/\w+/\w
 """Addresses of what holds one of these fields: their digests differ as well."""
 
 _LOGGED = re.compile(r"(?<=/log/)[0-9TZ.]+(_.*_)[0-9a-f]{32}(?=\.json$)")
+_ATTEMPT = re.compile(r"(?<=/workspace/store/)(\w+/[0-9a-f]{32}/)[0-9a-f]{12}(?=/)")
+"""Folders of a workspace on S3 that hold what one attempt at a step has made: their names are drawn."""
+
 _EVENTS = re.compile(r"(?<=/events\.out\.tfevents\.).*")
 """What TensorBoard's files are called by: when they were begun, and by which process."""
 
@@ -212,10 +215,15 @@ class Scene:
                 else:
                     tree[name] = _comparable(name, path.read_bytes())
         if self.bucket is not None:
-            for key, data in self._objects().items():
+            objects = self._objects()
+            named = b"".join(data for key, data in objects.items() if key.endswith("/result.json")).decode()
+            for key, data in objects.items():
+                attempt = _ATTEMPT.search(f"/{key}")
+                if attempt is not None and attempt[0] not in named:
+                    continue  # Of a killed attempt: nobody but a collector can tell that it is none under way.
                 # A record of the registry's log is called by when it was written, and by a name that was drawn.
-                name = _LOGGED.sub(r"…\1…", key)
-                assert f"bucket/{name}" not in tree, f"two records of one act: {name}"
+                name = _ATTEMPT.sub(r"\1…", _LOGGED.sub(r"…\1…", f"/{key}"))[1:]
+                assert f"bucket/{name}" not in tree, f"two records of one act, or two attempts' files: {name}"
                 tree[f"bucket/{name}"] = _comparable(key, self._judged(key, data))
         return tree
 
@@ -330,7 +338,7 @@ def _masked(value: Any) -> Any:
     if isinstance(value, list):
         return [_masked(one) for one in value]
     if isinstance(value, str):
-        return re.sub(r"[\d.,]+ GB (free|available)", r"… \1", value)
+        return re.sub(r"[\d.,]+ GB (free|available)", r"… \1", _ATTEMPT.sub(r"\1…", value))
     if not isinstance(value, dict):
         return value
     hidden = _FIELDS | ({"sha256", "size_bytes"} if _HOLD_THEM.search(str(value.get("uri", ""))) else set())
