@@ -1,7 +1,7 @@
 """Files that appear whole under their names, and what killed processes leave of them beside these names.
 
 A file that is being written is locked by who writes it, however that ends: one that is free belongs to nobody any more,
-and the next who writes the same file removes it. As with scratch folders, a lock counts in one boot of one machine.
+and the next who writes a file in its folder removes it. As with scratch folders, a lock counts in one boot of one host.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,7 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
         path: The file, in a folder that exists.
         mode: Its rights, of which the umask may take some.
     """
-    _remove_leftovers(path)
+    _remove_leftovers(path.parent)
     file, temporary = _create(path, mode)
     with file:
         try:
@@ -45,7 +46,7 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 def _create(path: Path, mode: int) -> tuple[BinaryIO, Path]:
     while True:
-        temporary = path.with_name(f"{_prefix(path)}{uuid.uuid4().hex[:_DRAWN_DIGITS]}")
+        temporary = path.with_name(f".{path.name}.{_this_boot()}{uuid.uuid4().hex[:_DRAWN_DIGITS]}")
         try:
             file = open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         except FileExistsError:
@@ -57,19 +58,14 @@ def _create(path: Path, mode: int) -> tuple[BinaryIO, Path]:
         file.close()  # another process has found it before it was locked, and taken it for a leftover
 
 
-def _remove_leftovers(path: Path) -> None:
-    prefix = _prefix(path)
-    digits = len(prefix) + _DRAWN_DIGITS
-    with os.scandir(path.parent) as entries:
-        left = [Path(entry) for entry in entries if entry.name.startswith(prefix) and len(entry.name) == digits]
+def _remove_leftovers(folder: Path) -> None:
+    ending = re.compile(rf"\..*\.{_this_boot()}[0-9a-f]{{{_DRAWN_DIGITS}}}")
+    with os.scandir(folder) as entries:
+        left = [Path(entry) for entry in entries if ending.fullmatch(entry.name)]
     for leftover in left:
         with suppress(OSError), leftover.open("r+b") as file:  # being written, or just gone
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.{_this_boot()}"
 
 
 @cache

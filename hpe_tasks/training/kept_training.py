@@ -33,7 +33,8 @@ class KeptTraining:
 
     def fetch(self) -> None:
         """Bring what a killed training has left into the folder; nothing where it has left nothing."""
-        found = [file.name for file in self._workspace.files(self._prefix)]
+        names = [file.name for file in self._workspace.files(self._prefix)]
+        found = [name for name in names if not PurePosixPath(name).name.startswith(".")]  # that is half a copy
         if f"{self._prefix}/{self._state.name}" not in found:
             return
         for name in found:

@@ -35,11 +35,12 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
         assert len(hidden(tmp_path)) == 1  # it lives
         process.send_signal(signal.SIGKILL)
         process.wait()
+        (tmp_path / "elsewhere").mkdir()
+        write_atomically(tmp_path / "elsewhere/record.json", b"")
+        assert len(hidden(tmp_path)) == 1  # it is in another folder
         write_atomically(tmp_path / "another.json", b"")
-        assert len(hidden(tmp_path)) == 1  # it is of another file
-        write_atomically(path, b"mine again")
     assert hidden(tmp_path) == []
-    assert path.read_bytes() == b"mine again"
+    assert path.read_bytes() == b"mine"
 
 
 def test_another_boot_or_machine_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,10 +59,13 @@ def test_another_machine_goes_on(
     with pytest.raises(_Killed):
         train_stages(STAGES, dataset, first / WEIGHTS, [kept], first / STATE)
 
+    (half := tmp_path / "half").write_bytes(b"what a kill has left of a copy")
+    workspace.put(f"{PREFIX}/.{STATE}.0123456789ab", half)
     (second := tmp_path / "second").mkdir()
     going_on = KeptTraining(workspace, PREFIX, second, STATE)
     going_on.fetch()
     assert (second / STATE).is_file()
+    assert list(second.glob(".*")) == []
     result = train_stages(STAGES, dataset, second / WEIGHTS, [going_on], second / STATE)
     assert result.losses == undisturbed.losses
     assert (second / WEIGHTS).read_bytes() == undisturbed.checkpoint.read_bytes()
