@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpe_tasks.config.addresses import redacted, redacted_text
 from hpe_tasks.contract.s3_errors import error_code
@@ -15,6 +17,13 @@ from hpe_tasks.storage.s3_requests import count_requests
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+READ_ATTEMPTS = 4
+_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,22 @@ def make_client(**overrides: Any) -> S3Client:
         ) from None  # It quotes the endpoint.
     count_requests(client)
     return client
+
+
+def read_whole(read: Callable[[], T]) -> T:
+    """What `read` returns, which asks for an object again where the answer breaks off on its way.
+
+    A client repeats a request until its answer begins, and no further.
+    """
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    for attempt in range(1, READ_ATTEMPTS):
+        try:
+            return read()
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError) as error:
+            log.warning("reading from S3 broke off, and begins again: %s", redacted_text(str(error)))
+            time.sleep(attempt * _PAUSE_S)
+    return read()
 
 
 @contextmanager

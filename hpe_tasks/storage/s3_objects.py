@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,10 +16,11 @@ from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from hpe_tasks.contract.s3_errors import error_code
 from hpe_tasks.errors import AccessError, DigestError, StorageError, TransientError
-from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.storage.s3 import S3Location, read_whole, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -60,10 +61,14 @@ def get_bytes(client: S3Client, location: S3Location, doing: str) -> StoredBytes
     Raises:
         DigestError: The bytes differ from the checksum that the server keeps for them.
     """
+
+    def read() -> tuple[GetObjectOutputTypeDef, bytes]:
+        response = client.get_object(Bucket=location.bucket, Key=location.key, ChecksumMode="ENABLED")
+        return response, response["Body"].read()
+
     with s3_errors(location, doing):
         try:
-            response = client.get_object(Bucket=location.bucket, Key=location.key, ChecksumMode="ENABLED")
-            data = response["Body"].read()
+            response, data = read_whole(read)
         except ClientError as error:
             if error_code(error) == "NoSuchKey":
                 return None
@@ -167,7 +172,7 @@ def is_stored(client: S3Client, location: S3Location, sha256: str, size_bytes: i
     # A checksum of the whole object; that of a multipart upload is a checksum of checksums.
     if "ChecksumSHA256" in head and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
         return head["ChecksumSHA256"] == s3_checksum(sha256)
-    return _read_through(client, location, lambda _: None) == sha256
+    return _read_through(client, location, Path(os.devnull)) == sha256
 
 
 def upload(client: S3Client, path: Path, location: S3Location, sha256: str) -> None:
@@ -207,8 +212,7 @@ def download(client: S3Client, location: S3Location, destination: Path, sha256: 
     partial = destination.with_name(f".{destination.name}.{uuid.uuid4().hex}.part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("xb") as file:
-            actual = _read_through(client, location, file.write)
+        actual = _read_through(client, location, partial)
         if actual != sha256:
             raise _corrupt(location)
         partial.replace(destination)
@@ -221,18 +225,23 @@ def download(client: S3Client, location: S3Location, destination: Path, sha256: 
         partial.unlink(missing_ok=True)
 
 
-def _read_through(client: S3Client, location: S3Location, write: Callable[[bytes], object]) -> str:
-    """Pass an object's bytes on, and return the SHA-256 of them all."""
-    digest = hashlib.sha256()
-    with s3_errors(location, "reading"):
+def _read_through(client: S3Client, location: S3Location, file: Path) -> str:
+    """Write an object's bytes to a file; the SHA-256 of them all."""
+
+    def read() -> str:
+        digest = hashlib.sha256()
         body = client.get_object(Bucket=location.bucket, Key=location.key)["Body"]
-        try:
+        with file.open("wb") as out:
             for chunk in body.iter_chunks(_CHUNK_BYTES):
                 digest.update(chunk)
-                write(chunk)
+                out.write(chunk)
+        return digest.hexdigest()
+
+    with s3_errors(location, "reading"):
+        try:
+            return read_whole(read)
         except FlexibleChecksumError as error:
             raise _corrupt(location) from error
-    return digest.hexdigest()
 
 
 def _corrupt(location: S3Location) -> DigestError:

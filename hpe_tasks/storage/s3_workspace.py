@@ -17,7 +17,7 @@ from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.files import sha256_file, storage_errors
 from hpe_tasks.storage.folders import hold
 from hpe_tasks.storage.private import close_to_others, make_private_folder
-from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.storage.s3 import S3Location, read_whole, s3_errors
 from hpe_tasks.storage.s3_objects import put_new_bytes
 from hpe_tasks.storage.temporary import replacing
 from hpe_tasks.storage.workspace import RESULT, Scratch, StoredFile, Workspace, verified
@@ -51,9 +51,13 @@ class S3Workspace(Workspace):
         from botocore.exceptions import ClientError
 
         where = self.location / name
+
+        def content() -> bytes:
+            return self.client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+
         with s3_errors(where, "reading"):
             try:
-                return self.client.get_object(Bucket=where.bucket, Key=where.key)["Body"].read()
+                return read_whole(content)
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     return None
@@ -121,19 +125,22 @@ class S3Workspace(Workspace):
         from botocore.exceptions import ClientError, FlexibleChecksumError
 
         where = self.location / name
-        found = hashlib.sha256()
+
+        def read() -> str:
+            found = hashlib.sha256()
+            for chunk in self.client.get_object(Bucket=where.bucket, Key=where.key)["Body"].iter_chunks(_CHUNK_BYTES):
+                found.update(chunk)
+            return found.hexdigest()
+
         with s3_errors(where, "reading"):
             try:
-                body = self.client.get_object(Bucket=where.bucket, Key=where.key)["Body"]
-                for chunk in body.iter_chunks(_CHUNK_BYTES):
-                    found.update(chunk)
+                return read_whole(read)
             except FlexibleChecksumError:
                 return ""
             except ClientError as error:
                 if error.response.get("Error", {}).get("Code") == "NoSuchKey":
                     return None
                 raise
-        return found.hexdigest()
 
     @override
     def abandon_uploads(self, before: datetime) -> int:

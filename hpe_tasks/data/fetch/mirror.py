@@ -19,7 +19,7 @@ from hpe_tasks.errors import DatasetError, TransientError
 from hpe_tasks.progress import track
 from hpe_tasks.storage.files import storage_errors
 from hpe_tasks.storage.folders import check_space, hold, locked
-from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.storage.s3 import S3Location, read_whole, s3_errors
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -170,16 +170,22 @@ def _copy(location: S3Location, client: S3Client, wanted: _ListedObject, folder:
     target = folder / wanted.name
     working = target.with_name(f".{target.name}.part")
     where = location / wanted.name
+
+    def read() -> None:
+        body = client.get_object(Bucket=where.bucket, Key=where.key, IfMatch=wanted.etag)["Body"]
+        with body, working.open("wb") as file:
+            for chunk in body.iter_chunks(_CHUNK):
+                if stop.is_set():
+                    return
+                file.write(chunk)
+
     with storage_errors(target, needed_bytes=wanted.size):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with s3_errors(where, "reading"):
-                body = client.get_object(Bucket=where.bucket, Key=where.key, IfMatch=wanted.etag)["Body"]
-                with body, working.open("wb") as file:
-                    for chunk in body.iter_chunks(_CHUNK):
-                        if stop.is_set():
-                            return
-                        file.write(chunk)
+                read_whole(read)
+            if stop.is_set():
+                return
             if working.stat().st_size != wanted.size:
                 raise TransientError(f"{where} was cut off at {working.stat().st_size:,} of {wanted.size:,} bytes.")
             working.replace(target)
