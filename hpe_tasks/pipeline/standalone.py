@@ -14,6 +14,7 @@ from hpe_tasks.config.run import RunConfig
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport
+from hpe_tasks.storage.devices import device_held, devices_held
 from hpe_tasks.storage.files import sha256_file, storage_errors
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 
@@ -86,11 +87,12 @@ def evaluate_file(
     one_split = config.dataset.model_copy(update={"calibration_split": config.dataset.evaluation_split})
     root, fetched = fetch(one_split, cache, s3)
     checkpoint, model = read_model(config, cache, s3, asked=asked, usual=usual)
-    predict = measured_fp32(model, checkpoint, best_device(), config.evaluation.fp32_runtime)
     kept = cache / "predictions"
     with storage_errors(kept):
         kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept) as folder:
+    device = "cpu" if model.network.from_file else best_device()
+    with tempfile.TemporaryDirectory(dir=kept) as folder, device_held(device):
+        predict = measured_fp32(model, checkpoint, device, config.evaluation.fp32_runtime)
         file = predictions or Path(folder) / "predictions.json"
         return evaluate(
             load_split(config.dataset.kind, root, config.dataset.evaluation_split),
@@ -143,6 +145,7 @@ def train_network(
         allow_private_addresses: As `dataset.allow_private_addresses` of a run.
     """
     from hpe_tasks.data.fetch import fetch_dataset as fetch
+    from hpe_tasks.quantization import best_device
     from hpe_tasks.training.observers import observers_for
     from hpe_tasks.training.regression import train_stages
 
@@ -153,4 +156,6 @@ def train_network(
     observers = observers_for(
         curves or out.with_suffix(".curves"), os.environ, go_on=out.with_suffix(".state").exists()
     )
-    return train_stages(stages, root, out, observers)
+    device = "cpu" if first.device == "cpu" else best_device()
+    with devices_held(device, max(stage.devices for stage in stages)):
+        return train_stages(stages, root, out, observers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ def measured(bench: Bench, run: Run, file: Path) -> EvaluationReport:
     """The accuracy of a file on the run's evaluation split, in onnxruntime."""
     from hpe_tasks.inference import onnx_predictor
 
-    predict = onnx_predictor(file, run.config.model)
-    return evaluate_on_split(run, bench.scratch("measured"), "onnxruntime", predict)
+    network = partial(onnx_predictor, file, run.config.model)
+    return evaluate_on_split(run, bench.scratch("measured"), "onnxruntime", network)
 
 
 def measured_fp32(bench: Bench, run: Run, checkpoint: Path) -> EvaluationReport:
     """The accuracy of a checkpoint on the run's evaluation split, in float."""
-    return evaluate_on_split(run, bench.scratch("measured"), "fp32", fp32_of(run, run.config.model, checkpoint))
+    network = partial(fp32_of, run, run.config.model, checkpoint)
+    return evaluate_on_split(run, bench.scratch("measured"), "fp32", network)
 
 
 def judged(

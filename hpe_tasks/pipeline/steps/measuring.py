@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from hpe_tasks.gate.floor import check_floor, refuse_below_floor
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Sharding, Step, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, split_of, validate_dataset
-from hpe_tasks.pipeline.steps.sharding import num_shards, shard_of
+from hpe_tasks.pipeline.steps.sharding import network_held, num_shards, shard_of
 from hpe_tasks.records.diagnosis import Fp32Check
 from hpe_tasks.records.evaluation import EvaluationReport, Runtime
 from hpe_tasks.storage.workspace import Scratch
@@ -42,9 +42,10 @@ def measurement_settings(config: RunConfig) -> list[Any]:
     return [dataset, config.evaluation.deciding, config.seed]
 
 
-def evaluate_on_split(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict) -> EvaluationReport:
-    """Measure a network, as some runtime runs it, on the evaluation split."""
-    return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, predict)
+def evaluate_on_split(run: Run, scratch: Scratch, runtime: Runtime, network: Callable[[], Predict]) -> EvaluationReport:
+    """Measure a network, as some runtime runs it, on the evaluation split; `network` loads it."""
+    with network_held(run, runtime, network) as held:
+        return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, held())
 
 
 def evaluate_in_shards(
@@ -60,24 +61,25 @@ def evaluate_in_shards(
         network: Loads it; not called where all parts are stored.
     """
     if (count := num_shards(run)) == 1:
-        return evaluate_on_split(run, scratch, runtime, network())
-    loaded = cache(network)
-    shards = [shard_of(run, of, runtime, loaded, number) for number in range(count)]
+        return evaluate_on_split(run, scratch, runtime, network)
+    with network_held(run, runtime, network) as held:
+        shards = [shard_of(run, of, runtime, held, number) for number in range(count)]
 
-    def predict(images: NDArray[np.float32]) -> Arrays:
-        return loaded()(images)
+        def predict(images: NDArray[np.float32]) -> Arrays:
+            return held()(images)
 
-    return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, predict, shards=shards)
+        return _evaluate(run, scratch.path / f"predictions_{runtime}.json", scratch, runtime, predict, shards=shards)
 
 
 def further_table(
-    run: Run, scratch: Scratch, runtime: Runtime, predict: Predict, further: tuple[int, int]
+    run: Run, scratch: Scratch, runtime: Runtime, network: Callable[[], Predict], further: tuple[int, int]
 ) -> ImageTable:
-    """Measure a network on images beyond the measured subset, from one number to another."""
+    """Measure a network, which `network` loads, on images beyond the measured subset, from one number to another."""
     from hpe_tasks.metrics.image_tables import read_table, table_file
 
     predictions = scratch.path / f"predictions_{runtime}_{further[0]}.json"
-    _evaluate(run, predictions, scratch, runtime, predict, further)
+    with network_held(run, runtime, network) as held:
+        _evaluate(run, predictions, scratch, runtime, held(), further)
     return read_table(table_file(predictions).read_bytes())
 
 
@@ -179,14 +181,15 @@ def check_fp32(run: Run, _: Scratch) -> Fp32Check:
             log.warning("%s.", check.reason)
         return check
     checkpoint = run.workspace.local(run.result(fetch_checkpoint).file)
-    diagnosis = diagnose(
-        split_of(run, config.dataset.evaluation_split),
-        fp32_predictor(config.model, checkpoint, best_device()),
-        config.model,
-        METRICS[check.metric],
-        batch_size=config.evaluation.batch_size,
-        seed=config.seed,
-    )
+    with network_held(run, "fp32", lambda: fp32_predictor(config.model, checkpoint, best_device())) as network:
+        diagnosis = diagnose(
+            split_of(run, config.dataset.evaluation_split),
+            network(),
+            config.model,
+            METRICS[check.metric],
+            batch_size=config.evaluation.batch_size,
+            seed=config.seed,
+        )
     for tried in diagnosis.tried:
         log.info("%s when %s", METRICS[check.metric].text(tried.accuracy), tried.when)
     return check.model_copy(update={"diagnosis": diagnosis})

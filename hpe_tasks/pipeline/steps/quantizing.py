@@ -129,7 +129,7 @@ def quantize(run: Run, scratch: Scratch) -> QuantizedModel:
     with device_held(device):
         files = quantize_model(config.model, config.recipe, checkpoint, batches, scratch.path, device, lessons)
         ranges = _choose_ranges(config, checkpoint, files, drawn, device) if config.recipe.joint_ranges else None
-    mixed = _leave_float(config, checkpoint, files, drawn) if config.recipe.mixed_precision else None
+        mixed = _leave_float(config, checkpoint, files, drawn) if config.recipe.mixed_precision else None
     return QuantizedModel(
         recipe=config.recipe,
         model=scratch.artifact(files.model),
@@ -326,8 +326,8 @@ def compare_accuracy(run: Run, scratch: Scratch) -> PairedComparison:
 
     def measure_further(begin: int, end: int) -> tuple[ImageTable, ImageTable]:
         more = (
-            further_table(run, scratch, "fp32", fp32_network(run), (begin, end)),
-            further_table(run, scratch, "onnxruntime", _exported(run), (begin, end)),
+            further_table(run, scratch, "fp32", partial(fp32_network, run), (begin, end)),
+            further_table(run, scratch, "onnxruntime", partial(_exported, run), (begin, end)),
         )
         further.append(more)
         return more

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ def unfinished(run: Run) -> str:
 def evaluate_checkpoint(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the new checkpoint, as the pipeline that quantizes it will."""
     checkpoint = run.workspace.local(run.result(train).checkpoint)
-    return evaluate_on_split(run, scratch, "fp32", fp32_of(run, run.config.model, checkpoint))
+    return evaluate_on_split(run, scratch, "fp32", partial(fp32_of, run, run.config.model, checkpoint))
 
 
 def _live_digest(run: Run) -> str:
@@ -234,7 +235,7 @@ def evaluate_parent(run: Run, scratch: Scratch) -> EvaluationReport:
     model = ModelConfig.model_validate({**live.model, "checkpoint": live.checkpoint.uri, "checkpoint_sha256": None})
     # Everything else is as it is for the new one.
     as_live = replace(run, asked=run.config.model_copy(update={"model": model}))
-    return evaluate_on_split(as_live, scratch, "fp32", fp32_of(run, model, file))
+    return evaluate_on_split(as_live, scratch, "fp32", partial(fp32_of, run, model, file))
 
 
 def _comparison_settings(config: RunConfig) -> list[Any]:

@@ -6,7 +6,9 @@ workers have made at the same time the first counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config.environment import shard_tasks
@@ -15,6 +17,7 @@ from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.inputs import split_of, validate_dataset
 from hpe_tasks.records.evaluation import Runtime
 from hpe_tasks.records.shards import PredictedShard
+from hpe_tasks.storage.devices import device_held
 from hpe_tasks.storage.files import digest_of
 from hpe_tasks.storage.workspace import Scratch
 
@@ -50,7 +53,7 @@ def shard_of(run: Run, step: Step[Any], runtime: Runtime, network: Callable[[], 
         run: Whose inputs and settings decide it.
         step: That puts the parts together.
         runtime: What runs the network.
-        network: Loads it; not called where the part is stored.
+        network: Loads it; not called where the part is stored. Whoever has it has its device alone.
         number: Which part.
     """
     from hpe_tasks.evaluation.shards import StoredShard
@@ -59,10 +62,35 @@ def shard_of(run: Run, step: Step[Any], runtime: Runtime, network: Callable[[], 
     key = digest_of({"of": run.key(step), "runtime": runtime, "part": [number, count]})[:32]
 
     def make(scratch: Scratch) -> PredictedShard:
-        return _predict(run, scratch, runtime, network(), number)
+        with network_held(run, runtime, network) as held:
+            return _predict(run, scratch, runtime, held(), number)
 
     record, _ = run.workspace.once(f"{step.name}_shards", key, PredictedShard, make)
     return StoredShard(record, run.workspace.local(record.poses))
+
+
+@contextmanager
+def network_held(run: Run, runtime: Runtime, network: Callable[[], Predict]) -> Iterator[Callable[[], Predict]]:
+    """Give what loads a network once, when it is first asked for, with its device held from then to the block's end.
+
+    An orphan's network is not beside its retry's on one device.
+
+    Args:
+        run: Says whether it is a file, which onnxruntime runs on the processor.
+        runtime: What runs it.
+        network: Loads it.
+    """
+    from hpe_tasks.quantization import best_device
+
+    on_cpu = runtime == "onnxruntime" or (runtime == "fp32" and run.config.model.network.from_file)
+    with ExitStack() as held:
+
+        @cache
+        def load() -> Predict:
+            held.enter_context(device_held("cpu" if on_cpu else best_device()))
+            return network()
+
+        yield load
 
 
 def _predict(run: Run, scratch: Scratch, runtime: Runtime, predict: Predict, number: int) -> PredictedShard:

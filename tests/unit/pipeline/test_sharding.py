@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -20,6 +19,7 @@ from hpe_tasks.pipeline.steps import sharding
 from hpe_tasks.pipeline.steps.sharding import num_shards
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.records.shards import PredictedShard
+from support.figures import figures_of
 from support.no_s3 import no_s3
 from support.tiny_inputs import tiny_settings
 
@@ -51,12 +51,8 @@ def prepared(run: Run) -> Run:
     return run
 
 
-def digests(report: EvaluationReport) -> dict[str, Any]:
-    """All of a report but what tells the time and the place."""
-    told: dict[str, Any] = json.loads(report.model_dump_json(exclude={"images_per_second"}))
-    for name in ("predictions", "image_table", "crop_joints"):
-        told[name] = told[name]["sha256"]
-    return told
+def figures(report: EvaluationReport) -> dict[str, Any]:
+    return figures_of(report.model_dump(mode="json"))
 
 
 def stored(tmp_path: Path) -> dict[int, Path]:
@@ -95,7 +91,7 @@ def test_parts_of_several_workers_come_to_what_one_measures(
 
     monkeypatch.setattr("hpe_tasks.inference.fp32_predictor", None)
     together = steps.evaluate_fp32(worker(tmp_path, settings, "last", evaluation__shards=PARTS))
-    assert digests(together) == digests(alone)
+    assert figures(together) == figures(alone)
     assert numbers == [0, 1, 2]
 
 
@@ -110,7 +106,7 @@ def test_parts_of_the_simulation_and_of_the_file_come_to_what_one_measures(
 
     one = exported(prepared(worker(tmp_path, settings)))
     alone = steps.evaluate_quantized(one)
-    kept = [digests(alone.quantsim), digests(alone.onnx)]
+    kept = [figures(alone.quantsim), figures(alone.onnx)]
     one.workspace.forget("evaluate_quantized", one.key(steps.evaluate_quantized))
     several = exported(prepared(worker(tmp_path, settings, evaluation__shards=PARTS)))
     assert several.key(steps.evaluate_quantized) == one.key(steps.evaluate_quantized)
@@ -119,7 +115,7 @@ def test_parts_of_the_simulation_and_of_the_file_come_to_what_one_measures(
     numbers = made(monkeypatch)
     together = steps.evaluate_quantized(several)
     assert numbers == []
-    assert [digests(together.quantsim), digests(together.onnx)] == kept
+    assert [figures(together.quantsim), figures(together.onnx)] == kept
 
 
 def test_a_part_that_is_lost_is_made_again_alone(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -55,6 +59,22 @@ def test_a_process_may_hold_its_device_within_itself(locks: Path) -> None:
         pass
 
 
+def test_whoever_holds_a_device_longest_keeps_it(locks: Path) -> None:
+    first, second = device_held("cuda", patience_s=0), device_held("cuda", patience_s=0)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    taken = subprocess.Popen([sys.executable, "-c", HOLDS, str(locks)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert taken.stdout is not None
+        assert select.select([taken.stdout], [], [], 3)[0] == []
+        second.__exit__(None, None, None)
+        assert taken.stdout.readline() == "ready\n"
+    finally:
+        taken.kill()
+        taken.communicate()
+
+
 def test_several_devices_are_held_together(locks: Path) -> None:
     with devices_held("cuda", 2):
         assert sorted(file.name for file in locks.iterdir()) == ["cuda-0.lock", "cuda-1.lock"]
@@ -92,4 +112,43 @@ def test_a_device_is_called_the_same_by_all(
     device: str, shown: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    monkeypatch.setenv("PATH", "")  # nobody tells more of the GPUs
+    assert device_name(device) == name
+
+
+A, B = "GPU-8f3c1a77-0000-0000-0000-00000000000a", "GPU-91b20d00-0000-0000-0000-00000000000b"
+ALIKE, UNLIKE = ("NVIDIA H200", "NVIDIA H200"), ("NVIDIA T4, 16 GB", "NVIDIA H200")
+
+
+@pytest.mark.parametrize(
+    ("device", "shown", "order", "models", "name"),
+    [
+        pytest.param("cuda:1", "", "", ALIKE, f"cuda-{B}", id="the second of all"),
+        pytest.param("cuda", "1", "", ALIKE, f"cuda-{B}", id="shown by its number"),
+        pytest.param("cuda", B, "", ALIKE, f"cuda-{B}", id="shown by its UUID"),
+        pytest.param("cuda:1", "0,GPU-91b2", "", ALIKE, f"cuda-{B}", id="shown by the beginning of its UUID"),
+        pytest.param("cuda", "GPU-", "", ALIKE, "cuda-GPU-", id="a beginning that two have"),
+        pytest.param("cuda", "MIG-7", "", ALIKE, "cuda-MIG-7", id="a part of one"),
+        pytest.param("cuda:2", "", "", ALIKE, "cuda-2", id="one that there is not"),
+        pytest.param("cuda:1", "", "", UNLIKE, "cuda-1", id="CUDA's numbers are not nvidia-smi's"),
+        pytest.param("cuda:1", "", "PCI_BUS_ID", UNLIKE, f"cuda-{B}", id="in the order of the slots"),
+        pytest.param("cuda", B, "", UNLIKE, f"cuda-{B}", id="a UUID among unlike ones"),
+    ],
+)
+def test_a_gpu_has_one_name_by_its_number_and_by_its_uuid(
+    device: str,
+    shown: str,
+    order: str,
+    models: tuple[str, str],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    rows = "".join(f'{index}, {uuid}, "{models[index]}"\n' for index, uuid in enumerate((A, B)))
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{rows}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", order)
     assert device_name(device) == name
