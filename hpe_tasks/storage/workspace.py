@@ -126,7 +126,8 @@ class Workspace(ABC):
 
     @contextmanager
     def _scratch_at(self, prefix: str) -> Iterator[Scratch]:
-        with scratch_folder(self._scratch_parent()) as folder:
+        parent = self._scratch_parent()
+        with storage_errors(parent), scratch_folder(parent) as folder:
             yield Scratch(folder, f"{self.uri}/{prefix}")
 
     def _stored(self, prefix: str, kind: type[R]) -> R | None:
