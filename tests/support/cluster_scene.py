@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from hpe_tasks.local.object_store import ObjectStore, Server
+from hpe_tasks.storage.workspace import RESULT
 from support.cut_links import Link, links
 from support.faulty_s3 import Fault, FaultyS3, faulty_s3
 from support.process_cluster import BUCKET, ProcessCluster, free_ports, process_cluster, tiny_inputs_in
@@ -23,6 +24,8 @@ LEFT_OUT = {"skipped", "success"}
 WORKERS = ("cpu-worker", "gpu-worker")
 SERVERS = ("api-server", "redis", "postgres")
 PATIENCE_S = 1800.0
+RUN_KEY = "hpe_run"
+"""Where tasks keep the name of their run's folder; see `hpe_airflow.run_names`."""
 
 
 @dataclass
@@ -52,13 +55,42 @@ class Scene:
         assert self.cluster.wait(run, ENDED, PATIENCE_S) == "success", self.cluster.states(run)
         self.verified()
 
-    def forget_results_of(self, step: str) -> None:
-        """Let nothing be stored of what a step has made: it has to be made again."""
-        self._empty(f"workspace/store/{step}/")
+    def forget_results_of(self, step: str, key: str = "") -> None:
+        """Let nothing be stored of what a step has made, or has made of these inputs: it has to be made again."""
+        self._empty(f"workspace/store/{step}/{key}")
 
     def empty_registry(self) -> None:
         """Let nothing be published: versions and pointers are written again."""
         self._empty("registry/")
+
+    def record_of(self, run: str, step: str) -> tuple[str, dict[str, Any]]:
+        """The key and the record of what a step has left in a run."""
+        folder = self.cluster.xcom(run, step, RUN_KEY)
+        kept = self.store.client().get_object(Bucket=BUCKET, Key=f"workspace/runs/{folder}/{step}/{RESULT}")
+        pointer: dict[str, Any] = json.loads(kept["Body"].read())
+        return pointer["key"], pointer["record"]
+
+    def version_of(self, run: str) -> str:
+        """The version that a run has published."""
+        return str(self.record_of(run, "publish")[1]["version"])
+
+    def promote(self, version: str, channel: str = "staging", *, name: str = "tiny") -> None:
+        """Move a channel by command, past the proxy."""
+        where = ("--channel", channel, "--registry", f"s3://{BUCKET}/registry")
+        done = self.cluster.hpe("channel", "promote", name, version, *where)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def only_part_under_way(self, run: str, task: str, parts: int) -> int:
+        """Wait until all parts of a task have ended but one; its number."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            made = self.cluster.parts(run, task)
+            ended = {number for number in range(parts) if made[number]["state"] == "success"}
+            if len(ended) == parts - 1:
+                (left,) = set(range(parts)) - ended
+                return left
+            time.sleep(0.5)
+        raise AssertionError(self.cluster.states(run))
 
     def stored(self, step: str, file: str) -> bytes:
         """A file that a step has stored; of the only result that there is."""

@@ -32,6 +32,8 @@ class Fault:
         after: How many that are alike go through before it happens.
         wait_s: For "slow".
         then: Whether a request that was held goes on to the server.
+        repeats: Whether it happens to the same request again, sent by a client that has lost its patience, until the
+            release.
         seen: Set when the first of them came.
         met: How many it has happened to.
         passed: How many have gone through before.
@@ -43,15 +45,21 @@ class Fault:
     after: int = 0
     wait_s: float = 0.0
     then: bool = False
+    repeats: bool = False
     seen: threading.Event = field(default_factory=threading.Event)
     met: int = 0
     passed: int = 0
+    _last: str = ""
     _released: threading.Event = field(default_factory=threading.Event)
 
     def release(self, *, onwards: bool) -> None:
         """Let a request that is held go on to the server, or lose it."""
         self.then = onwards
         self._released.set()
+
+    def comes_again(self, request: str) -> bool:
+        """Whether this is the request that it has happened to."""
+        return self.repeats and request == self._last and not self._released.is_set()
 
     def hold(self) -> bool:
         """Wait for the release; whether the request goes on."""
@@ -93,10 +101,13 @@ class FaultyS3:
         with self._lock:
             self.requests.append(request)
             for fault in self._faults:
+                if fault.comes_again(request):
+                    return fault
                 if fault.met == fault.times or not re.search(fault.what, request):
                     continue
                 if fault.passed == fault.after:
                     fault.met += 1
+                    fault._last = request
                     fault.seen.set()
                     return fault
                 fault.passed += 1

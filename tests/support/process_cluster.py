@@ -165,17 +165,27 @@ class ProcessCluster:
         assert answer.status_code == 200, answer.text
         return tries + 1
 
-    def worker_of(self, run: str, task: str, attempt: int) -> str:
-        """The worker that has or had a task, by the log that it writes."""
-        (worker,) = (log.relative_to(self.home).parts[0] for log in self._logs(run, task, attempt))
+    def parts(self, run: str, task: str) -> dict[int, dict[str, Any]]:
+        """The instances of a task that is mapped, by their number."""
+        instances = self.get(f"{run}/taskInstances/{task}/listMapped")["task_instances"]
+        return {int(part["map_index"]): part for part in instances}
+
+    def xcom(self, run: str, task: str, key: str) -> Any:
+        """What a task has pushed."""
+        return self.get(f"{run}/taskInstances/{task}/xcomEntries/{key}")["value"]
+
+    def worker_of(self, run: str, task: str, attempt: int, *, part: int | None = None) -> str:
+        """The worker that has or had a task, or one of its parts, by the log that it writes."""
+        (worker,) = (log.relative_to(self.home).parts[0] for log in self._logs(run, task, attempt, part))
         return worker
 
     def task_log(self, run: str, task: str, attempt: int) -> str:
         """What an attempt at a task has said, on the disk of its worker."""
         return "".join(log.read_text(errors="replace") for log in self._logs(run, task, attempt))
 
-    def _logs(self, run: str, task: str, attempt: int) -> Iterator[Path]:
-        name = f"dag_id={self.dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
+    def _logs(self, run: str, task: str, attempt: int, part: int | None = None) -> Iterator[Path]:
+        mapped = "" if part is None else f"map_index={part}/"
+        name = f"dag_id={self.dag}/run_id={run}/task_id={task}/{mapped}attempt={attempt}.log"
         return self.home.glob(f"*/.airflow/logs/{name}")
 
     # --- processes ---
