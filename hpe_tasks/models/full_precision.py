@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hpe_tasks.models.memory import Portions
 from hpe_tasks.pose.codecs.arrays import Arrays
 
 
@@ -33,13 +34,19 @@ def as_function(
         network: Gives an output for each of the names, in their order; of a network that gives those of several stages
             the last ones count.
         names: As the codec has them.
-        device: Where the network is.
+        device: Where the network is. Where its memory does not suffice for the images, it is shown half of them at a
+            time from then on.
     """
+    portions = Portions()
+
+    def forward(images: NDArray[np.float32]) -> Arrays:
+        output = network(torch.from_numpy(images).to(device))
+        tensors = (output,) if isinstance(output, torch.Tensor) else output[-len(names) :]
+        return {name: tensor.float().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
 
     def run(images: NDArray[np.float32]) -> Arrays:
         with torch.inference_mode(), full_float32():
-            output = network(torch.from_numpy(images).to(device))
-            tensors = (output,) if isinstance(output, torch.Tensor) else output[-len(names) :]
-            return {name: tensor.float().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+            given = portions.run(images, forward)
+        return given[0] if len(given) == 1 else {name: np.concatenate([one[name] for one in given]) for name in names}
 
     return run

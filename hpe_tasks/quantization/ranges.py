@@ -7,6 +7,7 @@ aimet_torch's analyzers are given the values that the graph computes while AIMET
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -47,6 +48,26 @@ def encoding_analyzer(scheme: RangeScheme, recipe: QuantizationRecipe, shape: tu
             return analyzers.PercentileEncodingAnalyzer(shape, percentile=recipe.percentile)
         case "mse":
             return analyzers.SqnrEncodingAnalyzer(shape, gamma=1.0, asymmetric_delta_candidates=_STEPS_TRIED)
+
+
+def statistics(model: torch.nn.Module) -> Callable[[], None]:
+    """What the quantizers of an `aimet_torch` network have seen until now; what is given lets them forget all since.
+
+    Of a pass that ends in the middle only some have seen its images; AIMET would count these twice.
+    """
+    observers = [
+        quantizer.encoding_analyzer.observer
+        for quantizer in model.modules()
+        if hasattr(quantizer, "encoding_analyzer") and hasattr(quantizer.encoding_analyzer, "observer")
+    ]
+    # AIMET replaces what it has counted, and each histogram of a list, by new ones.
+    before = [copy.copy(observer.stats) for observer in observers]
+
+    def take_back() -> None:
+        for observer, stats in zip(observers, before, strict=True):
+            observer.stats = copy.copy(stats)
+
+    return take_back
 
 
 def set_analyzers(sim: Any, recipe: QuantizationRecipe) -> None:

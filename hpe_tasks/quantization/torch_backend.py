@@ -22,6 +22,7 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.models.full_precision import as_function, full_float32
 from hpe_tasks.models.interface import output_shapes
+from hpe_tasks.models.memory import Portions
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.codecs.arrays import Arrays
 from hpe_tasks.quantization.aimet import (
@@ -36,7 +37,7 @@ from hpe_tasks.quantization.bias_correction import add_biases, correct_torch
 from hpe_tasks.quantization.distillation import Exam, Lessons, distil
 from hpe_tasks.quantization.float_activations import Code, code_range, left_float, with_codes, without
 from hpe_tasks.quantization.grid_limit import GridLimit
-from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers
+from hpe_tasks.quantization.ranges import BY_ANALYZER, encoding_analyzer, native_scheme, set_analyzers, statistics
 from hpe_tasks.quantization.rounding import looked_at, release_torch, round_torch
 from hpe_tasks.quantization.torch_student import learnt_tensors
 from hpe_tasks.quantization.weight_grid import Grid, Layer, LayerWeights
@@ -91,9 +92,14 @@ def calibrated_sim(
     images, checked = looked_at(checked_batches(batches, config))
 
     def calibrate(model: nn.Module) -> None:
+        portions = Portions(partial(statistics, model))
+
+        def look(images: np.ndarray) -> None:
+            model(torch.from_numpy(images).to(device))
+
         with torch.no_grad(), full_float32():
             for batch in checked:
-                model(torch.from_numpy(batch).to(device))
+                portions.run(batch, look)
 
     with vendor_warnings_muted(), full_float32():
         prepared = float_network(config, recipe, checkpoint)

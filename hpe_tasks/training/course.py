@@ -12,6 +12,7 @@ from torch import nn
 from hpe_tasks.config.training import TrainingConfig
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models.losses import LOSSES, Tensors
+from hpe_tasks.models.memory import halved
 from hpe_tasks.networks import ARCHITECTURES
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.training.devices import ALONE, Rank, make_fabric
@@ -101,7 +102,7 @@ class Course:
                 self.take_back()
                 if self._rank.processes > 1:  # the others wait for gradients of the parts that they know of
                     raise ConfigError("The GPUs' memory does not suffice.", hint="Set micro_batch.") from error
-                self._micro_batch = _halved(min(self._micro_batch or len(batch), len(batch)), error)
+                self._micro_batch = halved(min(self._micro_batch or len(batch), len(batch)), "example", error)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             log.warning("The memory does not suffice: from here on, %d examples at a time.", self._micro_batch)
@@ -198,14 +199,6 @@ def _freeze(network: nn.Module, config: TrainingConfig) -> list[nn.Module]:
         for name, module in network.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and name.split(".")[0] not in head
     ]
-
-
-def _halved(micro_batch: int, error: Exception) -> int:
-    if micro_batch == 1:
-        raise ConfigError(
-            "The GPU's memory does not suffice for one example.", hint="Choose a smaller input or network."
-        ) from error
-    return (micro_batch + 1) // 2
 
 
 def _parts(batch: LoadedBatch, size: int | None) -> Iterator[tuple[LoadedBatch, float, bool]]:
