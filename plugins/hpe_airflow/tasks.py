@@ -96,7 +96,7 @@ def add_tasks(pipeline: Pipeline, rules: Mapping[Step[Any], TaskRules], approval
             groups[said.group] = TaskGroup(said.group, prefix_group_id=False)
         with groups[said.group] if said.group else nullcontext():
             if step.sharding is not None:
-                shards[step] = _shard_tasks(step, said)
+                shards[step] = _shard_tasks(pipeline, step, said)
             outputs[step] = _task(pipeline, step, said, approval)
     for step, output in outputs.items():
         upstream = [outputs[other] for other in pipeline.upstream(step)]
@@ -152,13 +152,15 @@ def _task(pipeline: Pipeline, step: Step[Any], rules: TaskRules, approval: Appro
     return with_links(run_step(), *rules.links)
 
 
-def _shard_tasks(step: Step[Any], rules: TaskRules) -> Any:
-    """Tasks that make the parts of a step's work before it; those that a run has no part for are left out."""
+def _shard_tasks(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
+    """Tasks that make the parts of a step's work before it; they are left out with it, and where there is no part."""
 
     @task(task_id=f"{step.name}{SHARDS}", doc_md=f"Parts of: {step.summary}", **rules.arguments)
     def make_shards(lane: int) -> str:
         end_with_supervisor()
         run = open_run_from_context()
+        if reason := pipeline.skip_reason(step, run):
+            raise AirflowSkipException(f"{step.name} is left out: {reason}")
         numbers = range(lane, _shards_of(step, run), SHARD_TASKS)
         if not numbers:
             raise AirflowSkipException(f"{step.name} has no part for this task.")

@@ -15,6 +15,7 @@ from support.retrained import config_of, retraining_settings, serve_version
 
 DATES = (datetime(2026, 5, 1, tzinfo=UTC) + timedelta(days=day) for day in count())
 ASSET = "hpe_registered_checkpoint"
+SHARDS = ("evaluate_checkpoint_shards", "evaluate_parent_shards")
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +29,11 @@ def test_the_tasks_are_the_steps_in_their_order(dag: Any) -> None:
         "validate_dataset": {"fetch_dataset"},
         "fetch_start": set(),
         "train": {"validate_dataset", "fetch_start"},
-        "evaluate_checkpoint": {"train"},
+        "evaluate_checkpoint_shards": {"train"},
+        "evaluate_checkpoint": {"train", "evaluate_checkpoint_shards"},
         "find_live": {"evaluate_checkpoint"},
-        "evaluate_parent": {"validate_dataset", "find_live"},
+        "evaluate_parent_shards": {"validate_dataset", "find_live"},
+        "evaluate_parent": {"validate_dataset", "find_live", "evaluate_parent_shards"},
         "compare_checkpoints": {"evaluate_checkpoint", "find_live", "evaluate_parent"},
         "register_checkpoint": {"compare_checkpoints"},
         "announce_checkpoint": {"register_checkpoint"},
@@ -81,7 +84,7 @@ def test_a_better_checkpoint_has_an_event_and_an_equal_one_has_none(dag: Any, tm
     settings = retraining_settings(tmp_path) | {"destination.name": "retrained"}
     state, tasks = run(dag, settings)
     assert state == "success"
-    assert {task for task, how in tasks.items() if how != "success"} == {"evaluate_parent"}
+    assert {task for task, how in tasks.items() if how != "success"} == {"evaluate_parent", *SHARDS}
     (event,) = events()
     assert event["checkpoint"] == f"s3://hpe-models/registry/checkpoints/sha256/{event['sha256']}.safetensors"
     assert event["model"]["architecture"] == "pose_mobilenet"
@@ -91,6 +94,6 @@ def test_a_better_checkpoint_has_an_event_and_an_equal_one_has_none(dag: Any, tm
     serve_version(make_client(), config_of(settings), tmp_path / "served", "sample", sample_checkpoint())
     state, tasks = run(dag, settings)
     assert state == "success"
-    assert {task for task, how in tasks.items() if how != "success"} == {"announce_checkpoint"}
+    assert {task for task, how in tasks.items() if how != "success"} == {"announce_checkpoint", *SHARDS}
     assert tasks["announce_checkpoint"] == "skipped"
     assert len(events()) == 1

@@ -22,11 +22,17 @@ from hpe_tasks.records.retraining import CheckpointLineage
 from hpe_tasks.report.records import verdict_of
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.training.kept_training import KeptTraining
+from support.figures import figures_of
 from support.retrained import config_of, retraining_settings, serve_version
 from support.tiny_networks import write_checkpoint
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
+PARTS = 3
+STEPS = (
+    *(steps.fetch_dataset, steps.validate_dataset, steps.fetch_start, steps.train),
+    *(steps.evaluate_checkpoint, steps.find_live, steps.evaluate_parent),
+)
 SMALL = {"model__input_width": 64, "model__input_height": 64, "model__width_multiplier": 0.25}
 
 
@@ -67,6 +73,32 @@ def report_of(run: Run) -> str:
 
 def states(run: Run) -> dict[str, str]:
     return {step.name: step.state for step in records_of(run).steps}
+
+
+def test_both_checkpoints_are_measured_in_parts_that_come_to_the_same(place: Place, tmp_path: Path) -> None:
+    untaught = tmp_path / "untaught.safetensors"
+    small = {**SMALL, "model__checkpoint": str(untaught), "evaluation__batch_size": 2}
+    write_checkpoint(untaught, config_of(place.settings, **small).model)
+    # The live version's network takes another size of image than the new checkpoint's.
+    place.serve("untaught", str(untaught), untaught, **{**small, "model__input_width": 96})
+    measured = {}
+    for name, shards in (("whole", 1), ("parts", PARTS)):
+        run = place.open(name, **small, evaluation__shards=shards)
+        for step in STEPS:
+            if step.sharding is not None:
+                run.workspace.discard(f"store/{step.name}")
+                for number in range(shards if shards > 1 else 0):
+                    step.make_shard(place.open(name, **small, evaluation__shards=shards), number)
+            step(run)
+        reports = (run.result(steps.evaluate_checkpoint), run.result(steps.evaluate_parent))
+        measured[name] = [figures_of(report.model_dump(mode="json")) for report in reports]
+    assert measured["parts"] == measured["whole"]
+    ours, parents = (report["fingerprint"]["input_size"] for report in measured["parts"])
+    assert ours != parents
+    stored = (place.folder / "workspace" / "store").glob("evaluate_*_shards/*/poses.parquet")
+    assert sorted(file.parts[-3] for file in stored) == [
+        f"{step}_shards" for step in ("evaluate_checkpoint", "evaluate_parent") for _ in range(PARTS)
+    ]
 
 
 @pytest.mark.long

@@ -14,9 +14,11 @@ from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import MissingInputError
 from hpe_tasks.pipeline.runs import UNFINISHED, Run
-from hpe_tasks.pipeline.step import Results, step
+from hpe_tasks.pipeline.step import Results, Sharding, step
 from hpe_tasks.pipeline.steps.inputs import checkpoint_file, dataset_of, fetch_dataset, split_of, validate_dataset
-from hpe_tasks.pipeline.steps.measuring import evaluate_on_split, fp32_of, measurement_settings, network_settings
+from hpe_tasks.pipeline.steps.measuring import evaluate_in_shards, fp32_of, measurement_settings, network_settings
+from hpe_tasks.pipeline.steps.sharding import num_shards, shard_of
+from hpe_tasks.records.base import Artifact
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.records.retraining import CheckpointComparison, LiveCheckpoint, StartingWeights, TrainedCheckpoint
 from hpe_tasks.storage.devices import devices_held
@@ -24,6 +26,8 @@ from hpe_tasks.storage.files import digest_of, sha256_file
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
+    from hpe_tasks.evaluation.shards import StoredShard
+    from hpe_tasks.inference import Predict
     from hpe_tasks.metrics.image_tables import ImageTable
 
 log = logging.getLogger(__name__)
@@ -166,6 +170,16 @@ def unfinished(run: Run) -> str:
     return f"{run.prefix}/{UNFINISHED}/{run.key(train)}"
 
 
+def _trained_network(run: Run) -> Predict:
+    """The new checkpoint, as it is measured."""
+    return fp32_of(run, run.config.model, run.workspace.local(run.result(train).checkpoint))
+
+
+def _checkpoint_shard(run: Run, number: int) -> StoredShard:
+    """A part of the new checkpoint's measurement."""
+    return shard_of(run, evaluate_checkpoint, "fp32", partial(_trained_network, run), number)
+
+
 @step(
     EvaluationReport,
     "Accuracy",
@@ -173,11 +187,11 @@ def unfinished(run: Run) -> str:
     settings=lambda c: [network_settings(c), measurement_settings(c)],
     tell=lambda record: record.predictions.uri,
     shown_as="fp32",
+    sharding=Sharding(num_shards, _checkpoint_shard),
 )
 def evaluate_checkpoint(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the new checkpoint, as the pipeline that quantizes it will."""
-    checkpoint = run.workspace.local(run.result(train).checkpoint)
-    return evaluate_on_split(run, scratch, "fp32", partial(fp32_of, run, run.config.model, checkpoint))
+    return evaluate_in_shards(run, scratch, evaluate_checkpoint, "fp32", partial(_trained_network, run))
 
 
 def _live_digest(run: Run) -> str:
@@ -215,6 +229,34 @@ def _no_live_version(results: Results) -> str:
     return f"Channel {live.channel} of {live.name} serves no version." if live and live.version is None else ""
 
 
+def _checkpoint_of(live: LiveCheckpoint) -> Artifact:
+    if live.checkpoint is None:
+        raise MissingInputError(
+            f"Channel {live.channel} of {live.name} serves no version.", hint="Run find_live again."
+        )
+    return live.checkpoint
+
+
+def _as_live(run: Run) -> Run:
+    """The run, but with the network of the live version: everything else is as it is for the new one."""
+    live = run.result(find_live)
+    settings = {**live.model, "checkpoint": _checkpoint_of(live).uri, "checkpoint_sha256": None}
+    model = ModelConfig.model_validate(settings)
+    return replace(run, asked=run.config.model_copy(update={"model": model}))
+
+
+def _live_network(as_live: Run) -> Predict:
+    """The live version's checkpoint, as it is measured."""
+    file = as_live.workspace.local(_checkpoint_of(as_live.result(find_live)))
+    return fp32_of(as_live, as_live.config.model, file)
+
+
+def _parent_shard(run: Run, number: int) -> StoredShard:
+    """A part of the live checkpoint's measurement."""
+    as_live = _as_live(run)
+    return shard_of(as_live, evaluate_parent, "fp32", partial(_live_network, as_live), number)
+
+
 @step(
     EvaluationReport,
     "Live accuracy",
@@ -223,19 +265,12 @@ def _no_live_version(results: Results) -> str:
     skip=_no_live_version,
     tell=lambda record: record.predictions.uri,
     shown_as="parent",
+    sharding=Sharding(num_shards, _parent_shard),
 )
 def evaluate_parent(run: Run, scratch: Scratch) -> EvaluationReport:
     """Measure the checkpoint that the live version came from, on the same persons in the same way."""
-    live = run.result(find_live)
-    if live.checkpoint is None:
-        raise MissingInputError(
-            f"Channel {live.channel} of {live.name} serves no version.", hint="Run find_live again."
-        )
-    file = run.workspace.local(live.checkpoint)
-    model = ModelConfig.model_validate({**live.model, "checkpoint": live.checkpoint.uri, "checkpoint_sha256": None})
-    # Everything else is as it is for the new one.
-    as_live = replace(run, asked=run.config.model_copy(update={"model": model}))
-    return evaluate_on_split(as_live, scratch, "fp32", partial(fp32_of, run, model, file))
+    as_live = _as_live(run)
+    return evaluate_in_shards(as_live, scratch, evaluate_parent, "fp32", partial(_live_network, as_live))
 
 
 def _comparison_settings(config: RunConfig) -> list[Any]:
