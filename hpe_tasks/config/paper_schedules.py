@@ -47,12 +47,13 @@ HRNET: dict[str, Any] = {
     "scale_range": 0.35,
 }
 """Sun et al., "Deep High-Resolution Representation Learning for Human Pose Estimation" (2019), section 4.1, and
-github.com/leoxiaobin/deep-high-resolution-net.pytorch, experiments/coco/hrnet/w32_256x192_adam_lr1e-3.yaml."""
+github.com/leoxiaobin/deep-high-resolution-net.pytorch, experiments/coco/hrnet/w32_256x192_adam_lr1e-3.yaml and
+w48_384x288_adam_lr1e-3.yaml."""
 
-SIMCC: dict[str, Any] = {**SIMPLE_BASELINES, "codec": "simcc", "sigma": None}
+SIMCC: dict[str, Any] = {**SIMPLE_BASELINES, "architecture": "pose_mobilenet", "codec": "simcc", "sigma": None}
 """Li et al., "SimCC: a Simple Coordinate Classification Perspective for Human Pose Estimation" (2022), which trains as
 Simple Baselines does: github.com/leeyegy/SimCC, experiments/coco/resnet. Targets and their width are RTMPose's, as
-everywhere in the codec `simcc`."""
+everywhere in the codec `simcc`, and the network is `pose_mobilenet`: no other here has a head of two vectors."""
 
 TWO_STAGES: dict[str, Any] = {
     **_COCO_2017,
@@ -88,6 +89,8 @@ PAPER_SCHEDULES: dict[str, dict[str, Any]] = {
         "input_width": 288,
         "input_height": 384,
         "sigma": 3.0,
+        # 24 on each of four GPUs, where smaller inputs have 32.
+        "batch_size": 96,
     },
     "simcc": SIMCC,
     "aimet_pose": TWO_STAGES,

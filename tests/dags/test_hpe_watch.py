@@ -9,6 +9,13 @@ from typing import Any
 
 import pytest
 
+from hpe_tasks.registry.publishing import ModelRegistry
+from hpe_tasks.storage.local_workspace import LocalWorkspace
+from hpe_tasks.storage.s3 import S3Location, make_client
+from hpe_tasks.watching.inputs import made_of_now
+from support.retrained import config_of
+from support.watched_versions import serve, version_made_of
+
 pytestmark = pytest.mark.usefixtures("s3_server")
 
 
@@ -61,3 +68,18 @@ def test_a_reason_starts_one_run_with_the_reason_in_its_note(dag: Any, watched: 
     # The same again does nothing.
     assert states(dag, 2, watched) == {"run": "success", "evaluate_triggers": "skipped", "start_requantize": "skipped"}
     assert len(started()) == 1
+
+
+def test_a_changed_recipe_starts_a_run_that_says_so(dag: Any, watched: dict[str, Any], tmp_path: Path) -> None:
+    config = config_of(watched)
+    registry = ModelRegistry(make_client(), S3Location.parse(config.destination.registry))
+    made = made_of_now(config, LocalWorkspace(tmp_path / "workspace"), tmp_path / "cache", make_client)
+    serve(registry, version_made_of(config, made, tmp_path / "files"))
+    # What is served is what would be made.
+    assert states(dag, 3, watched) == {"run": "success", "evaluate_triggers": "skipped", "start_requantize": "skipped"}
+    assert started() == []
+    changed = {**watched, "recipe.param_bw": 4}
+    assert states(dag, 4, changed) == {"run": "success", "evaluate_triggers": "success", "start_requantize": "success"}
+    ((_, _, note, conf),) = started()
+    assert note == "recipe: recipe.param_bw 8 → 4"
+    assert conf["recipe.param_bw"] == 4

@@ -77,5 +77,5 @@ def version_made_of(config: RunConfig, made: MadeOf, folder: Path) -> tuple[Mode
 def serve(registry: ModelRegistry, version: tuple[ModelManifest, dict[str, Path]]) -> str:
     """Publish a version and let the channel `staging` serve it; returns its name."""
     stored = registry.store(*version)
-    registry.promote("pose", stored.version, "staging")
+    registry.promote(version[0].name, stored.version, "staging")
     return stored.version

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from hpe_tasks.watching.inputs import made_of_now
 from hpe_tasks.watching.looking import look
 from hpe_tasks.watching.settings import WatchSettings
 from support.played_s3 import client, moto_client
+from support.request_logs import IMAGES, answered, as_files, spread
 from support.watched_versions import REGISTRY, serve, version_made_of, watched_config
 
 __all__ = ["client", "moto_client"]
@@ -58,8 +59,7 @@ class Watched:
             workspace=workspace or self.workspace,
             cache=self.folder / "cache",
             s3=lambda: self.client,
-            now=NOW,
-            **options,
+            **{"now": NOW, **options},
         )
 
 
@@ -215,6 +215,31 @@ def test_a_run_is_given_the_new_digest_only_where_new_files_are_trusted(watched:
     assert watched.look().checkpoint_sha256 is None
     trusting = watched.look(settings=WatchSettings(trust=True))
     assert trusting.checkpoint_sha256 == watched.made().checkpoint_sha256
+
+
+def test_requests_that_have_drifted_are_a_reason(watched: Watched, tmp_path: Path) -> None:
+    version = watched.serve()
+    promoted = watched.registry.show("pose", "staging").moved_at
+    now, said = promoted + timedelta(days=20), {"model": "pose", "model_version": version}
+    lines = answered(tmp_path / "usual")
+    good, later = spread(lines, promoted, 1, **said), now - timedelta(days=2)
+
+    def judged(folder: str, since: list[str]) -> WatchReport:
+        settings = WatchSettings(telemetry=as_files(tmp_path / folder, [*good, *since]))
+        return watched.look(settings=settings, now=now)
+
+    same = judged("same", spread(lines, later, 1, **said))
+    assert same.drift is not None
+    assert (same.drift.not_judged, same.drift.images, same.triggers, same.due) == ("", IMAGES, (), False)
+    dark = judged("dark", spread(answered(tmp_path / "dark", 0.5), later, 1, **said))
+    assert {trigger.kind for trigger in dark.triggers} == {"drift"}
+    assert dark.due
+    (brightness,) = (trigger for trigger in dark.triggers if trigger.reason.startswith("brightness of "))
+    assert f"{IMAGES} images since" in brightness.reason
+    assert dark.note.startswith("drift: ")
+    assert brightness.reason in dark.note
+    # Nobody looks where no log is named.
+    assert watched.look().drift is None
 
 
 def test_two_watchers_at_once_start_one_run(watched: Watched) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,32 +23,11 @@ from hpe_tasks.watching.log_lines import read_lines
 from hpe_tasks.watching.requests import STATISTICS, RequestCounter
 from hpe_tasks.watching.settings import GoldenPeriod, WatchSettings
 from support.no_s3 import no_s3
-from support.serving_cases import ask, encoded, http_v2, photo, tiny_service
+from support.request_logs import IMAGES, answered, as_files, spread
 
 PROMOTED = datetime(2026, 11, 1, tzinfo=UTC)
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 VERSION = "0" * 16
-IMAGES = 240
-
-
-def pictures(darker: float = 1.0) -> Iterator[bytes]:
-    """Photographs of one place at changing light, at most as bright as the lamp allows."""
-    rng = np.random.default_rng(5)
-    for _ in range(IMAGES):
-        light = rng.uniform(0.75, 1.0) * darker
-        grain = rng.normal(0, 4, (60, 80, 3))
-        yield encoded(np.clip(photo() * light + grain, 0, 255).astype(np.uint8))
-
-
-def answered(folder: Path, darker: float = 1.0) -> list[dict[str, Any]]:
-    """What the function prints when it is asked about the pictures."""
-    service, printed = tiny_service(folder), io.StringIO()
-    with redirect_stdout(printed):
-        for picture in pictures(darker):
-            assert ask(service, http_v2(picture, query={"draw": "false"}))[0] == 200
-        assert ask(service, http_v2(b"no picture"))[0] == 415
-        assert ask(service, http_v2(method="GET"))[0] == 200
-    return [json.loads(line) for line in printed.getvalue().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +38,6 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def dark(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return answered(tmp_path_factory.mktemp("dark"), 0.5)
-
-
-def spread(lines: list[dict[str, Any]], begin: datetime, days: float, **changes: Any) -> list[str]:
-    """The lines as they would have been logged over so many days."""
-    step = timedelta(days=days) / len(lines)
-    return [
-        json.dumps({**line, "timestamp": (begin + number * step).isoformat(timespec="milliseconds"), **changes})
-        for number, line in enumerate(lines)
-    ]
 
 
 def count(lines: Iterator[dict[str, Any] | None], **options: Any) -> Any:
@@ -88,13 +56,6 @@ def test_every_statistic_is_counted_of_each_answered_image(usual: list[dict[str,
     means = [np.dot(line["image_mean"], [0.299, 0.587, 0.114]) for line in usual if "image_mean" in line]
     assert found.histograms["brightness"].median == pytest.approx(np.median(means), abs=0.02)
     assert found.histograms["aspect"].median == pytest.approx(80 / 60, rel=0.1)
-
-
-def as_files(folder: Path, lines: list[str]) -> str:
-    (folder / "deep").mkdir(parents=True)
-    (folder / "a.jsonl").write_text("START RequestId: 1\n" + "\n".join(lines[::2]) + "\nREPORT RequestId: 1\n")
-    (folder / "deep" / "b.gz").write_bytes(gzip.compress("\n".join(lines[1::2]).encode()))
-    return folder.as_uri()
 
 
 def test_lines_are_read_from_files_and_what_is_no_line_is_counted(usual: list[dict[str, Any]], tmp_path: Path) -> None:
