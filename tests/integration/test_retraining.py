@@ -75,6 +75,7 @@ def states(run: Run) -> dict[str, str]:
     return {step.name: step.state for step in records_of(run).steps}
 
 
+@pytest.mark.long
 def test_both_checkpoints_are_measured_in_parts_that_come_to_the_same(place: Place, tmp_path: Path) -> None:
     untaught = tmp_path / "untaught.safetensors"
     small = {**SMALL, "model__checkpoint": str(untaught), "evaluation__batch_size": 2}
