@@ -55,11 +55,8 @@ def statistics(model: torch.nn.Module) -> Callable[[], None]:
 
     Of a pass that ends in the middle only some have seen its images; AIMET would count these twice.
     """
-    observers = [
-        quantizer.encoding_analyzer.observer
-        for quantizer in model.modules()
-        if hasattr(quantizer, "encoding_analyzer") and hasattr(quantizer.encoding_analyzer, "observer")
-    ]
+    analyzers = (getattr(quantizer, "encoding_analyzer", None) for quantizer in model.modules())
+    observers: list[Any] = [analyzer.observer for analyzer in analyzers if analyzer is not None]
     # AIMET replaces what it has counted, and each histogram of a list, by new ones.
     before = [copy.copy(observer.stats) for observer in observers]
 

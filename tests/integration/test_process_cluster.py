@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.long, pytes
 
 PARTS = 3
 IN_PARTS = {"evaluation.shards": PARTS, "evaluation.batch_size": 2, "destination.name": "in-parts"}
-OTHER = {"recipe.calibration_images": 2, "destination.channel": "candidate"}
+OTHER: dict[str, Any] = {"recipe.calibration_images": 2, "destination.channel": "candidate"}
 TRAINING = {
     "training.epochs": 3,
     "training.batch_size": 2,
