@@ -272,7 +272,7 @@ def test_of_two_publishers_of_two_versions_one_wins_and_the_other_is_told(scene:
     other = scene.cluster.trigger(scene.settings | OTHER)
     assert scene.cluster.wait(other, ENDED, PATIENCE_S) == "success", scene.cluster.states(other)
     theirs = scene.verified(OTHER["destination.channel"])
-    with scene.proxy.fault(r"PUT /hpe-models/registry/\S*/channels/staging", "hold") as fault:
+    with scene.proxy.fault(r"PUT /hpe-models/registry/\S*/channels/staging", "hold", repeats=True) as fault:
         scene.cluster.clear(finished, "publish")
         scene.wait_for(fault, finished)
         attempt = scene.cluster.tasks(finished)["promote"]["try_number"]
@@ -296,7 +296,7 @@ def test_of_two_publishers_of_two_versions_one_wins_and_the_other_is_told(scene:
 
 def test_two_publishers_leave_a_version_that_both_meant(scene: Scene, finished: str) -> None:
     scene.empty_registry()
-    with scene.proxy.fault(r"PUT /hpe-models/registry/\S*/channels/", "hold") as fault:
+    with scene.proxy.fault(r"PUT /hpe-models/registry/\S*/channels/", "hold", repeats=True) as fault:
         scene.cluster.clear(finished, "publish")
         scene.wait_for(fault, finished)
         version = scene.version_of(finished)
