@@ -134,6 +134,7 @@ def test_low_scores_of_several_people_are_told_together(open_page: OpenPage) -> 
 @pytest.mark.parametrize("change", [demanding])
 def test_an_answer_waits_for_what_it_is_compared_with(open_page: OpenPage) -> None:
     page = open_page()
+    expect(page.locator("#trained")).not_to_be_empty()  # this page has asked; the next one is held
     held: list[Route] = []
     page.route("**/model", lambda route: held.append(route))  # noqa: PLW0108 - Playwright looks into it
     page.reload()

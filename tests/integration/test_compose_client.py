@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 import yaml
 
 from support.requirements import missing
-from tools.cluster.__main__ import main as cluster
 
 pytestmark = [pytest.mark.integration]
 
@@ -31,11 +31,12 @@ def description(repository: Path) -> Any:
 
 
 @pytest.fixture
-def secrets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+def secrets(repository: Path, tmp_path: Path) -> Path:
     """The file that `python -m tools.cluster secrets > docker/.env` makes."""
-    cluster(["secrets"])
+    command = [sys.executable, "-m", "tools.cluster", "secrets"]
+    made = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
     file = tmp_path / "secrets.env"
-    file.write_text(capsys.readouterr().out)
+    file.write_text(made.stdout)
     return file
 
 
