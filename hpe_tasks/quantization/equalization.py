@@ -3,12 +3,12 @@
 An activation has one range for all of its channels: those whose values are small get few codes. A factor for each
 channel changes nothing of what the network computes when the layer before multiplies by it and the layers behind divide
 by it, and everything between lets it through: ReLU, PReLU, pooling, resizing, sums and concatenations of what has the
-same factors, splits, channel shuffles, and a product with a gate, whose other operand keeps its values. AIMET's own
-equalization knows chains of two or three layers; here channels that must share a factor are joined over the whole
-graph.
+same factors, splits, channel shuffles, a product with a gate, whose other operand keeps its values, and a swish, whose
+sigmoid gets a constant of its own. AIMET's own equalization knows chains of two or three layers; here channels that
+must share a factor are joined over the whole graph.
 
 Factors are powers of two: float arithmetic gives the same bits, scaled. What lies between two layers that bend or bound
-values at points of their own (ReLU6, sigmoid, swish) keeps its values.
+values at points of their own (ReLU6, sigmoid) keeps its values.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from onnx import numpy_helper
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.models.onnx_graph import attributes_of
 from hpe_tasks.quantization.normal_form import LARGEST_DIFFERENCE, REFUSALS, largest_difference
+from hpe_tasks.quantization.swish_gears import LAYERS, drop_idle_gears, put_gears
 from hpe_tasks.records.network import Equalization
 
 _ALIKE = {
@@ -37,8 +38,9 @@ _ALIKE = {
 """Operators that give each channel from the same channel, multiplied by a positive number when that is."""
 
 _GATES = {"HardSigmoid", "Sigmoid", "Softmax"}
-_LAYERS = {"Conv", "ConvTranspose"}
 _MOST_BITS = 16
+_MOST_GEARED_BITS = 4
+"""Gears have one range for all of their channels: 8 bits tell a sixteenth of the largest to half a percent."""
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +115,16 @@ def equalized(model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]])
     """A copy of the graph with its channels evened out, and how many of its activations' channels are larger now."""
     changed = copy.deepcopy(model)
     graph = changed.graph
-    tensors = _measured(model, feeds)
-    classes = _constrained(graph, tensors)
-    exponents = _exponents(graph, tensors, classes)
+    gears = put_gears(graph)
+    tensors = _measured(changed, feeds)
+    classes = _constrained(graph, tensors, gears)
+    exponents = _exponents(graph, tensors, classes, gears)
     factors = {
         name: np.array([2.0 ** exponents.get(classes.of(channel), 0) for channel in tensor.all()])
         for name, tensor in tensors.items()
     }
-    _rewrite(graph, factors)
+    _rewrite(graph, factors, gears)
+    drop_idle_gears(graph, gears)
     return changed, sum(int((factor > 1).sum()) for factor in factors.values())
 
 
@@ -153,7 +157,7 @@ def _measured(model: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]])
     return tensors
 
 
-def _constrained(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor]) -> _Classes:
+def _constrained(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], gears: set[str]) -> _Classes:
     """Join the channels that each operator ties together, and keep those that it does not let through."""
     classes = _Classes(sum(tensor.channels for tensor in tensors.values()))
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
@@ -168,6 +172,8 @@ def _constrained(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor]) -> _Cla
             if joined is not None:
                 source, target, order = joined
                 classes.join([tensors[source].first + int(c) for c in order], tensors[target].all())
+            continue
+        if node.output[0] in gears:  # the sigmoid behind it keeps what it gives
             continue
         ends = [tensors[name] for name in (*node.input, *node.output) if name in tensors]
         if not _let_through(node, tensors, constants, producers, classes):
@@ -188,7 +194,7 @@ def _let_through(
     if any(name not in tensors for name in (*variable, *node.output) if name):
         return False
     out = tensors[node.output[0]]
-    if node.op_type in _LAYERS:
+    if node.op_type in LAYERS:
         return len(variable) == 1
     if node.op_type == "Mul" and len(variable) == 2:
         return _gate(variable, out, tensors, producers, classes)
@@ -317,7 +323,9 @@ def _order_of(
     return order if (numbers == order[None, :, None, None]).all() else None
 
 
-def _exponents(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], classes: _Classes) -> dict[int, int]:
+def _exponents(
+    graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], classes: _Classes, gears: set[str]
+) -> dict[int, int]:
     """The power of two for each class of channels: until the first of its activations is at its tensor's range.
 
     Half of that way where a layer reads them that sums over channels: its weights have one range for all of them, too,
@@ -336,17 +344,24 @@ def _exponents(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], classes: 
     summed: set[int] = set()
     depths = {t.name: (t.dims[0], t.dims[1]) for t in graph.initializer if len(t.dims) > 1}
     for node in graph.node:
-        if node.op_type in _LAYERS and node.input[0] in tensors:
+        if node.op_type in LAYERS and node.input[0] in tensors:
             group = attributes_of(node).get("group", 1)
             source = tensors[node.input[0]]
             if not (group == source.channels and 1 in depths.get(node.input[1], ())):
                 summed.update(classes.of(channel) for channel in source.all())
     kept = classes.kept()
-    bits = {
-        root: min(_MOST_BITS, math.floor(math.log2(most) * (0.5 if root in summed else 1.0) + 1e-9))
-        for root, most in room.items()
-        if root not in kept
+    geared = {
+        classes.of(channel)
+        for node in graph.node
+        if node.output[0] in gears and node.input[0] in tensors
+        for channel in tensors[node.input[0]].all()
     }
+    bits = {}
+    for root, most in room.items():
+        if root not in kept:
+            share = 0.5 if root in summed else 1.0
+            limit = _MOST_GEARED_BITS if root in geared else _MOST_BITS
+            bits[root] = min(limit, math.floor(math.log2(most) * share + 1e-9))
     return {root: count for root, count in bits.items() if count > 0}
 
 
@@ -354,20 +369,20 @@ def _fused(graph: onnx.GraphProto) -> set[str]:
     """What a layer gives to a ReLU alone: the two are quantized once, behind the ReLU."""
     readers = Counter(name for node in graph.node for name in node.input)
     outputs = {output.name for output in graph.output}
-    produced = {node.output[0] for node in graph.node if node.op_type in _LAYERS | {"Add"}} - outputs
+    produced = {node.output[0] for node in graph.node if node.op_type in LAYERS | {"Add"}} - outputs
     read = (node.input[0] for node in graph.node if node.op_type in {"Relu", "Clip"})
     return {name for name in read if name in produced and readers[name] == 1}
 
 
-def _rewrite(graph: onnx.GraphProto, factors: Mapping[str, NDArray[np.float64]]) -> None:
-    """Multiply what each layer gives, and divide by what it is given; constants of sums follow."""
+def _rewrite(graph: onnx.GraphProto, factors: Mapping[str, NDArray[np.float64]], gears: set[str]) -> None:
+    """Multiply what each layer gives, and divide by what it is given; constants of sums and gears follow."""
     constants = {t.name: t for t in graph.initializer}
     uses = Counter(name for node in graph.node for name in node.input)
     for node in graph.node:
         out = factors.get(node.output[0])
         if out is None:
             continue
-        if node.op_type in _LAYERS and node.input[0] in factors and node.input[1] in constants:
+        if node.op_type in LAYERS and node.input[0] in factors and node.input[1] in constants:
             if (factors[node.input[0]] == 1).all() and (out == 1).all():
                 continue
             weight = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
@@ -375,6 +390,9 @@ def _rewrite(graph: onnx.GraphProto, factors: Mapping[str, NDArray[np.float64]])
             if len(node.input) > 2 and node.input[2] in constants:
                 bias = numpy_helper.to_array(constants[node.input[2]]).astype(np.float64)
                 _put(graph, constants, uses, node, 2, bias * out)
+        elif node.output[0] in gears:
+            gear = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
+            _put(graph, constants, uses, node, 1, gear / factors[node.input[0]][:, None, None])
         elif node.op_type in {"Add", "Sub"}:
             for place, name in enumerate(node.input):
                 if name in constants and (out != 1).any():

@@ -99,7 +99,19 @@ CASES = {
     "a clip that only bounds at zero": Case([_node("Clip", "a zero", "z")], {"zero": np.float32(0)}),
     "ReLU6": Case([_node("Clip", "a zero six", "z")], {"zero": np.float32(0), "six": np.float32(6)}, moves=False),
     "sigmoid": Case([_node("Sigmoid", "a", "z")], {}, moves=False),
-    "swish": Case([_node("Sigmoid", "a", "s"), _node("Mul", "a s", "z")], {}, moves=False),
+    "swish": Case([_node("Sigmoid", "a", "s"), _node("Mul", "a s", "z")], {}),
+    "hard swish": Case([_node("HardSigmoid", "a", "s"), _node("Mul", "s a", "z")], {}),
+    "e-swish": Case(
+        [_node("Mul", "a five", "b"), _node("Sigmoid", "a", "s"), _node("Mul", "b s", "z")], {"five": np.float32(1.25)}
+    ),
+    "a swish whose operand is read elsewhere": Case(
+        [_node("Sigmoid", "a", "s"), _node("Mul", "a s", "m"), _node("Add", "m a", "z")], {}, moves=False
+    ),
+    "a swish behind a pool": Case(
+        [_node("MaxPool", "a", "p", kernel_shape=[2, 2]), _node("Sigmoid", "p", "s"), _node("Mul", "p s", "z")],
+        {},
+        moves=False,
+    ),
     "max pooling": Case([_node("MaxPool", "a", "z", kernel_shape=[2, 2], strides=[2, 2])], {}),
     "average pooling": Case(
         [_node("AveragePool", "a", "z", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)], {}
@@ -222,6 +234,24 @@ def test_channels_before_a_depthwise_layer_get_all_of_the_range() -> None:
     assert 2**-8 * reach.max() < reach.min() < 2**-5 * reach.max()
 
 
+def test_an_e_swish_costs_no_multiplication_more() -> None:
+    model = CASES["e-swish"].model()
+    changed, _ = equalized(model, FEEDS)
+    assert [node.op_type for node in changed.graph.node] == ["Conv", "Mul", "Sigmoid", "Mul", "Conv"]
+    (gear,) = (t for t in changed.graph.initializer if list(t.dims) == [1, C, 1, 1])
+    powers = np.log2(numpy_helper.to_array(gear) * 1.25)
+    np.testing.assert_allclose(powers, np.rint(powers), atol=1e-5)
+
+
+def test_a_swish_whose_channels_are_alike_is_left_alone() -> None:
+    nodes = [STEM, _node("Sigmoid", "a", "s"), _node("Mul", "a s", "z"), _node("Conv", "z w1", "y")]
+    weights = _weights(1, 3, 3, 3).repeat(C, axis=0)
+    model = _model(nodes, {"w0": weights, "b0": np.zeros(C, np.float32), **LAST})
+    changed, moved = equalized(model, FEEDS)
+    assert moved == 0
+    assert changed.SerializeToString() == model.SerializeToString()
+
+
 def test_weights_that_layers_share_are_changed_for_each_alone() -> None:
     nodes = [
         STEM,
@@ -269,7 +299,7 @@ def test_a_graph_that_is_not_proved_equal_is_kept_as_it_was(
 
 
 def test_a_graph_without_such_channels_says_so() -> None:
-    model = CASES["swish"].model()
+    model = CASES["sigmoid"].model()
     kept, said = proved_equalization(model, FEEDS)
     assert kept is model
     assert (said.applied, said.channels) == (False, 0)
