@@ -27,6 +27,7 @@ from onnx import numpy_helper
 
 from hpe_tasks.contract.onnx_session import inference_session
 from hpe_tasks.models.onnx_graph import attributes_of
+from hpe_tasks.quantization.channel_shuffles import channel_shuffles
 from hpe_tasks.quantization.normal_form import LARGEST_DIFFERENCE, REFUSALS, largest_difference
 from hpe_tasks.quantization.swish_gears import LAYERS, drop_idle_gears, put_gears
 from hpe_tasks.records.network import Equalization
@@ -165,7 +166,7 @@ def _constrained(graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], gears: 
         if name in tensors:
             classes.keep(tensors[name])
     producers = {name: node for node in graph.node for name in node.output}
-    shuffles = _shuffles(graph, tensors, constants)
+    shuffles = channel_shuffles(graph, {name: tensor.shape for name, tensor in tensors.items()}, constants)
     for node in graph.node:
         if any(name in shuffles for name in node.output):
             joined = shuffles[node.output[0]]
@@ -274,53 +275,6 @@ def _gate(
     classes.keep(tensors[gates[0]])
     classes.join(tensors[main].all(), out.all())
     return True
-
-
-def _shuffles(
-    graph: onnx.GraphProto, tensors: Mapping[str, _Tensor], constants: Mapping[str, np.ndarray]
-) -> dict[str, tuple[str, str, NDArray[np.int64]] | None]:
-    """Channel shuffles: Reshape, Transpose and Reshape that put whole channels into another order.
-
-    Returns:
-        For the outputs of the first two operators None, for that of the last: what is shuffled, the result, and of
-        which channel each of the result's is made.
-    """
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs = {output.name for output in graph.output}
-    found: dict[str, tuple[str, str, NDArray[np.int64]] | None] = {}
-    for first in graph.node:
-        chain = [first]
-        while len(chain) < 3 and len(behind := readers.get(chain[-1].output[0], [])) == 1:
-            chain.append(behind[0])
-        if [node.op_type for node in chain] != ["Reshape", "Transpose", "Reshape"]:
-            continue
-        source, target = first.input[0], chain[-1].output[0]
-        if source not in tensors or target not in tensors or any(node.output[0] in outputs for node in chain[:2]):
-            continue
-        if any(node.input[1] not in constants for node in (chain[0], chain[2])):
-            continue
-        order = _order_of(chain, tensors[source].shape, constants)
-        if order is not None and tensors[target].channels == len(order):
-            found |= {chain[0].output[0]: None, chain[1].output[0]: None, target: (source, target, order)}
-    return found
-
-
-def _order_of(
-    chain: Sequence[onnx.NodeProto], shape: tuple[int, ...], constants: Mapping[str, np.ndarray]
-) -> NDArray[np.int64] | None:
-    """Of which channel each channel of the result is made; None where one is made of several."""
-    numbers = np.broadcast_to(np.arange(shape[1])[None, :, None, None], shape)
-    for node in chain:
-        if node.op_type == "Transpose":
-            numbers = numbers.transpose([int(axis) for axis in attributes_of(node).get("perm", [])])
-            continue
-        wanted = [int(side) for side in constants[node.input[1]]]
-        numbers = numbers.reshape([numbers.shape[i] if side == 0 else side for i, side in enumerate(wanted)])
-    order: NDArray[np.int64] = numbers[0, :, 0, 0]
-    return order if (numbers == order[None, :, None, None]).all() else None
 
 
 def _exponents(
