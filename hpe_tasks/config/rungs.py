@@ -103,6 +103,11 @@ RUNGS: tuple[Rung, ...] = (
         _with(scheme="mse", weight_scheme="as_scheme", joint_ranges=True),
     ),
     Rung(
+        "even_joint_ranges",
+        "Even out the channels that share one range (ONNX files), then search ranges by what they do to the joints.",
+        _with(scheme="mse", weight_scheme="as_scheme", channel_equalization=True, joint_ranges=True),
+    ),
+    Rung(
         "mixed",
         "Leave the activations in float that 8 bits harm most, as far as the measured time allows.",
         _with(scheme="mse", weight_scheme="as_scheme", mixed_precision=True),
