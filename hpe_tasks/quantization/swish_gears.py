@@ -76,9 +76,12 @@ def _put_gear(graph: onnx.GraphProto, product: onnx.NodeProto, main: int, gate: 
             constants[name].CopyFrom(numpy_helper.from_array((weights * np.float64(scale)).astype(np.float32), name))
         product.input[main] = values
         graph.node.remove(scaled)
-    factor, geared = f"{values}.gear", f"{values}.geared"
-    graph.initializer.append(numpy_helper.from_array(np.full((1, channels, 1, 1), 1 / scale, np.float32), factor))
-    graph.node.insert(list(graph.node).index(bend), helper.make_node("Mul", [values, factor], [geared], name=geared))
+        (factor,) = (name for name in scaled.input if name != values)
+        if readers[factor] == 1:
+            graph.initializer.remove(constants[factor])
+    gear, geared = f"{values}.gear", f"{values}.geared"
+    graph.initializer.append(numpy_helper.from_array(np.full((1, channels, 1, 1), 1 / scale, np.float32), gear))
+    graph.node.insert(list(graph.node).index(bend), helper.make_node("Mul", [values, gear], [geared], name=geared))
     bend.input[0] = geared
     return geared
 

@@ -238,6 +238,7 @@ def test_an_e_swish_costs_no_multiplication_more() -> None:
     model = CASES["e-swish"].model()
     changed, _ = equalized(model, FEEDS)
     assert [node.op_type for node in changed.graph.node] == ["Conv", "Mul", "Sigmoid", "Mul", "Conv"]
+    assert "five" not in {t.name for t in changed.graph.initializer}
     (gear,) = (t for t in changed.graph.initializer if list(t.dims) == [1, C, 1, 1])
     powers = np.log2(numpy_helper.to_array(gear) * 1.25)
     np.testing.assert_allclose(powers, np.rint(powers), atol=1e-5)
