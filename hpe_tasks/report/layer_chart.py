@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hpe_tasks.gate.checks.base import Advice
+from hpe_tasks.gate.accuracy import Metric
+from hpe_tasks.records.ladder import RungOutcome
 from hpe_tasks.records.layers import LayerDiagnosis, LayerError
 from hpe_tasks.report.charts import Tick
-from hpe_tasks.report.layer_advice import layer_advice
+from hpe_tasks.report.layer_advice import Remedy, layer_advice
+from hpe_tasks.report.layer_rungs import AddressingRung, addressing_rungs
 
 _NAMED = 10
 """Layers that are named in the table, by what they lose of themselves."""
@@ -41,7 +43,8 @@ class LayerRow:
         clipped: Share of FP32's values beyond the range.
         parted: In how far QuantSim and file differ there; empty where they do not.
         ranges: The range and FP32's values on one line: begin and width of each in percent; None without a range.
-        advice: What to try; None where the layer is not among those that lose most.
+        saturated: Share of QuantSim's codes at an end of the range, and of the file's; empty where there are none.
+        remedy: What to try; None where the layer is not among those that lose most.
     """
 
     rank: int
@@ -56,7 +59,8 @@ class LayerRow:
     file_db: str
     parted: str
     ranges: tuple[float, float, float, float] | None
-    advice: Advice | None
+    saturated: tuple[str, str]
+    remedy: Remedy | None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class LayerChart:
         quantsim: QuantSim's line, and `file` the exported file's: errors that have gathered.
         clipped: Bars of the shares of values beyond the range: middle, width and height in percent of their strip.
         most_clipped: What a full bar stands for; empty where nothing is clipped.
+        saturated: Bars of the shares of codes at an end of the range, QuantSim's upwards and the file's downwards:
+            left end, width and the two heights, each in percent of half their strip.
+        most_saturated: What a full bar stands for; empty where nothing is saturated.
         parted_x: Where QuantSim and the file part; None where they do not.
     """
 
@@ -77,19 +84,30 @@ class LayerChart:
     ticks: tuple[Tick, ...]
     clipped: tuple[tuple[float, float, float], ...]
     most_clipped: str
+    saturated: tuple[tuple[float, float, float, float], ...]
+    most_saturated: str
     parted_x: float | None
     rows: tuple[LayerRow, ...]
     every: tuple[LayerRow, ...]
     lead: str
     parted: str
+    rungs: tuple[AddressingRung, ...]
 
 
-def layer_chart(diagnosis: LayerDiagnosis | None, *, from_file: bool = False) -> LayerChart | None:
+def layer_chart(
+    diagnosis: LayerDiagnosis | None,
+    *,
+    from_file: bool = False,
+    rungs: Sequence[RungOutcome] = (),
+    metric: Metric | None = None,
+) -> LayerChart | None:
     """Lay out a diagnosis; None where no layer was compared.
 
     Args:
         diagnosis: Of the run.
         from_file: Whether the network came as an ONNX file, for which other settings can be tried.
+        rungs: Of the run's ladder, if it has one.
+        metric: Of their figures.
     """
     if diagnosis is None or not diagnosis.layers:
         return None
@@ -112,6 +130,7 @@ def layer_chart(diagnosis: LayerDiagnosis | None, *, from_file: bool = False) ->
         return ranks.get(layer.name, 0) if layer.low is not None else 0
 
     most = max(layer.clipped for layer in layers)
+    most_saturated = max(max(layer.saturated_quantsim, layer.saturated_file) for layer in layers)
     parted = diagnosis.first_parted
     return LayerChart(
         dots=tuple(LayerDot(across(place), up(layer.alone_db), rank(layer)) for place, layer in enumerate(layers)),
@@ -120,6 +139,8 @@ def layer_chart(diagnosis: LayerDiagnosis | None, *, from_file: bool = False) ->
         ticks=tuple(Tick(f"{value:g} dB", up(value)) for value in range(low, high + 1, _STEP_DB)),
         clipped=tuple(_bars(layers, most)) if most >= _LEAST_CLIPPED else (),
         most_clipped=_percent(most) if most >= _LEAST_CLIPPED else "",
+        saturated=tuple(_saturation(layers, most_saturated)) if most_saturated >= _LEAST_CLIPPED else (),
+        most_saturated=_percent(most_saturated) if most_saturated >= _LEAST_CLIPPED else "",
         parted_x=None if parted is None else across(layers.index(parted)),
         rows=tuple(
             _row(layer, rank(layer), layer_advice(layer, diagnosis.recipe, from_file=from_file)) for layer in worst
@@ -127,6 +148,7 @@ def layer_chart(diagnosis: LayerDiagnosis | None, *, from_file: bool = False) ->
         every=tuple(_row(layer, rank(layer)) for layer in layers),
         lead=_lead(diagnosis),
         parted=_parted(diagnosis),
+        rungs=addressing_rungs(diagnosis, worst, rungs, metric, from_file=from_file),
     )
 
 
@@ -145,7 +167,15 @@ def _bars(layers: Sequence[LayerError], most: float) -> Iterator[tuple[float, fl
             yield round(place * width, 3), round(width, 3), round(100 * layer.clipped / most, 2)
 
 
-def _row(layer: LayerError, rank: int, advice: Advice | None = None) -> LayerRow:
+def _saturation(layers: Sequence[LayerError], most: float) -> Iterator[tuple[float, float, float, float]]:
+    width = 100 / len(layers)
+    for place, layer in enumerate(layers):
+        if layer.saturated_quantsim > 0 or layer.saturated_file > 0:
+            heights = (round(50 * share / most, 2) for share in (layer.saturated_quantsim, layer.saturated_file))
+            yield round(place * width, 3), round(width, 3), *heights
+
+
+def _row(layer: LayerError, rank: int, remedy: Remedy | None = None) -> LayerRow:
     held = "float" if layer.low is None or layer.high is None else f"{_number(layer.low)} to {_number(layer.high)}"
     parted = ""
     if layer.parted:
@@ -163,7 +193,8 @@ def _row(layer: LayerError, rank: int, advice: Advice | None = None) -> LayerRow
         file_db=f"{layer.file_db:.1f}",
         parted=parted,
         ranges=_ranges(layer),
-        advice=advice,
+        saturated=tuple(_percent(s) if s else "" for s in (layer.saturated_quantsim, layer.saturated_file)),
+        remedy=remedy,
     )
 
 

@@ -165,7 +165,12 @@ def view_of(records: RunRecords, files: ReportFiles) -> dict[str, Any]:
         "intervals": interval_plot(records.comparison, records.metric),
         "checkpoints": checkpoint_plot(records.compared_checkpoints, records.metric),
         "parity": parity_chart(records.comparison.parity) if records.comparison else None,
-        "layers": layer_chart(records.layers, from_file=records.config.model.network.from_file),
+        "layers": layer_chart(
+            records.layers,
+            from_file=records.config.model.network.from_file,
+            rungs=records.rungs,
+            metric=records.metric,
+        ),
         "joint_ranges": ranges_view(records.quantized.joint_ranges if records.quantized else None),
         "precision": precision_plot(records.quantized.mixed_precision if records.quantized else None),
         "training_stages": () if files.curves is None else training_view(read_curves(files.curves)),

@@ -33,7 +33,7 @@ LAYERS = LayerDiagnosis(
     num_images=8,
     layers=(
         layer("stem", 40.0),
-        layer("up", 12.0, clipped=0.04, operator="Mul"),
+        layer("up", 12.0, clipped=0.04, operator="Mul", saturated_quantsim=0.02, saturated_file=0.01),
         layer("fuse", 33.0, parted_codes=7, parted_share=0.25),
         layer("late", 36.0, parted_codes=3, parted_share=0.001),
         layer("maps", 30.0, low=None, high=None, range_db=None, parted_codes=None, operator="output"),

@@ -11,7 +11,10 @@ import pytest
 import yaml
 
 from hpe_tasks.config.recipe import QuantizationRecipe
+from hpe_tasks.config.rungs import RUNGS
+from hpe_tasks.gate.accuracy import METRICS
 from hpe_tasks.records.comparison import PixelParity
+from hpe_tasks.records.ladder import RungOutcome, TriedRung
 from hpe_tasks.records.layers import LayerDiagnosis
 from hpe_tasks.report.files import ReportFiles
 from hpe_tasks.report.layer_advice import layer_advice
@@ -42,11 +45,14 @@ def test_the_page_tells_where_accuracy_is_lost(tmp_path: Path) -> None:
     assert "2 quantized activations of the file could not be found in QuantSim" in text
     assert "QuantSim and the file part at fuse (Conv): given the same input, codes differ by up to 7, 25 %" in text
     assert "of them by more than one; 1 more do so" in text
-    assert "1 up Mul 0 to 6 0 to 9.5 4 % 12.0 its range 40.0 25.0 24.0" in text
+    assert "1 up Mul 0 to 6 0 to 9.5 4 % 12.0 its range 40.0 25.0 2 % at an end 24.0 1 % at an end" in text
+    assert "QuantSim's up and the file's down, a full bar 2 %" in text
     assert "All 5 layers" in text
     assert "maps output float" in text
     assert "Its range leaves out many values" not in text
-    assert "Even out its weights with those of the layers around it. Try recipe.cross_layer_equalization=true" in text
+    tried = "Even out its weights with those of the layers around it. Try recipe.cross_layer_equalization=true "
+    assert f"{tried}(rung equalized )" in text
+    assert "equalized weights whose spreads differ from channel to channel 1 not tried in this run" in text
     assert "The file computes here what QuantSim does not" in text
     assert "Little is lost here." in text
 
@@ -70,6 +76,8 @@ def test_layers_lie_on_one_axis_of_decibels() -> None:
     assert chart.quantsim == tuple((10 + 20 * i, 50.0, 30 + 20 * i, 50.0) for i in range(4))
     assert chart.clipped == ((20.0, 20.0, 100.0),)
     assert (chart.most_clipped, chart.parted_x) == ("4 %", 50)
+    # QuantSim's share fills its half, the file's half of its own.
+    assert (chart.saturated, chart.most_saturated) == (((20.0, 20.0, 50.0, 25.0),), "2 %")
     assert [row.name for row in chart.rows] == ["up", "fuse", "late", "stem"]
     assert layer_chart(None) is None
 
@@ -79,6 +87,7 @@ def test_ratios_beyond_the_axis_are_drawn_at_its_edge() -> None:
     assert chart is not None
     assert [dot.y for dot in chart.dots] == [0.0, 100.0]
     assert (chart.clipped, chart.most_clipped) == ((), "")
+    assert (chart.saturated, chart.most_saturated) == ((), "")
 
 
 def test_joints_lie_between_the_least_share_and_all() -> None:
@@ -96,10 +105,45 @@ def test_the_ten_layers_that_lose_most_are_named_with_their_ranges() -> None:
     chart = layer_chart(many)
     assert chart is not None
     assert [row.name for row in chart.rows] == [f"l{i}" for i in range(10)]
-    assert all(row.advice for row in chart.rows)
+    assert all(row.remedy for row in chart.rows)
     # Codes up to 6 of values up to 9.5.
     assert chart.rows[0].ranges == (0.0, 63.16, 0.0, 100.0)
-    assert [row.advice for row in chart.every] == [None] * 14
+    assert [row.remedy for row in chart.every] == [None] * 14
+
+
+def test_rungs_stand_beside_the_layers_that_they_address() -> None:
+    lossy = LAYERS.model_copy(
+        update={
+            "layers": (
+                layer("weights", 12.0),
+                layer("spread", 10.0, range_db=11.0),
+                layer("more", 13.0, range_db=14.0),
+                layer("good", 40.0),
+            )
+        }
+    )
+    lost = TriedRung(
+        rung="even_channels", recipe=QuantizationRecipe(), state="refused", fp32=0.7, onnx=0.669, seconds=1.0
+    )
+    outcomes = [
+        RungOutcome(name="equalized", summary="", state="skipped"),
+        RungOutcome(name="even_channels", summary="", state="refused", tried=lost),
+    ]
+    chart = layer_chart(lossy, from_file=True, rungs=outcomes, metric=METRICS["ap"])
+    assert chart is not None
+    assert [(row.name, row.layers, row.came_to) for row in chart.rungs] == [
+        ("even channels", "1, 3", "refused, AP lost 0.031"),
+        ("bias corrected", "2", "not tried in this run"),
+        ("seq mse", "2", "not tried in this run"),
+        ("joint ranges", "1, 3", "not tried in this run"),
+        ("mixed", "1–3", "not tried in this run"),
+        ("distilled", "1–3", "not tried in this run"),
+    ]
+    used = layer_chart(
+        lossy.model_copy(update={"recipe": QuantizationRecipe(channel_equalization=True)}), from_file=True
+    )
+    assert used is not None
+    assert used.rungs[0].came_to == "this recipe does it"
 
 
 FOR_RANGES = {"range_db": 13.0}
@@ -137,8 +181,13 @@ def test_what_to_try_follows_from_where_the_noise_comes_from(
     fields: dict[str, Any], recipe: dict[str, Any], from_file: bool, setting: str
 ) -> None:
     lossy = layer("up", fields.pop("alone_db", 12.0), **fields)
-    advice = layer_advice(lossy, QuantizationRecipe(**recipe), from_file=from_file)
-    assert advice.setting == setting
+    remedy = layer_advice(lossy, QuantizationRecipe(**recipe), from_file=from_file)
+    assert remedy.advice.setting == setting
+    if remedy.rung:
+        # Its recipe has the setting that is advised.
+        key, value = setting.removeprefix("recipe.").split("=")
+        rung = next(rung for rung in RUNGS if rung.name == remedy.rung)
+        assert getattr(rung.recipe(QuantizationRecipe(**recipe)), key) == yaml.safe_load(value)
     if setting:
         # A setting that there is, and that the run has not used.
         key, value = setting.removeprefix("recipe.").split("=")
