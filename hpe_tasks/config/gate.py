@@ -64,7 +64,8 @@ class GateLimits(Frozen):
         ge=0.5,
         lt=1,
         description="A loss is within its limit when the whole interval of this confidence is, from a paired bootstrap "
-        "over images; where only the measured figure is, the gate is inconclusive. Empty: figures are judged alone.",
+        "over images, and beyond it when the whole interval is; in between the gate is inconclusive. Empty: figures "
+        "are judged alone.",
     )
     resamples: int = Field(default=10_000, ge=200, le=1_000_000, description="Resamples of the images for an interval.")
     max_looks: int = Field(

@@ -1,8 +1,8 @@
 """What a paired comparison says about a limit: kept, broken, or too little measured to tell.
 
 A loss is within its limit when the whole interval is: the rule of non-inferiority trials, where the burden of proof is
-on the new one (ICH E9, section 3.3.2). It is too large when the measured loss itself is: more images could not be
-expected to change that, and stopping there makes nothing pass that should not. In between more images would tell.
+on the new one (ICH E9, section 3.3.2). It is too large when the whole interval is: a few unlucky images are no reason
+to refuse a model, as a few lucky ones are none to publish it. In between more images would tell.
 
 Several limits need no correction: a model passes only when it keeps all of them, so that a model which breaks one
 passes no more often than that one's interval errs (an intersection-union test; Berger, Technometrics 24, 1982).
@@ -23,13 +23,19 @@ _MOST_IMAGES = 10_000_000
 
 
 def outcome_of(part: PartDifference) -> Outcome:
-    """Whether a part keeps its limit; where there is no limit, or no person counts, it does."""
+    """Whether a part keeps its limit; where there is no limit, or no person counts, it does.
+
+    Without an interval the measured loss decides.
+    """
     drop, limit = part.drop, part.limit
     if drop is None or limit is None:
         return "kept"
-    if drop > limit + TOLERANCE:
+    # What was measured lies within the interval, but for few images whose resamples all differ from it.
+    least = drop if part.high is None else min(drop, -part.high)
+    most = drop if part.low is None else max(drop, -part.low)
+    if least > limit + TOLERANCE:
         return "broken"
-    return "inconclusive" if part.low is not None and part.low < -limit - TOLERANCE else "kept"
+    return "inconclusive" if most > limit + TOLERANCE else "kept"
 
 
 def undecided(comparison: PairedComparison) -> tuple[PartDifference, ...]:
@@ -54,13 +60,14 @@ def worst_of(parts: Iterable[PartDifference]) -> PartDifference | None:
 
 
 def images_to_decide(num_images: int, part: PartDifference) -> int | None:
-    """About how many images would have an interval that keeps the limit, if the loss stays as it was measured.
+    """About how many images would have an interval on one side of the limit, if the loss stays as it was measured.
 
-    An interval shrinks with the square root of the images. None where the loss leaves no room, or none was measured.
+    An interval shrinks with the square root of the images. None where the loss is the limit, or none was measured.
     """
-    if part.drop is None or part.limit is None or part.low is None:
+    if part.drop is None or part.limit is None or part.low is None or part.high is None:
         return None
-    room, reach = part.limit - part.drop, -part.drop - part.low
+    room = abs(part.limit - part.drop)
+    reach = -part.drop - part.low if part.drop < part.limit else part.high + part.drop
     if room <= TOLERANCE:
         return None
     images = num_images * (reach / room) ** 2

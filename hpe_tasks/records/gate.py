@@ -13,7 +13,7 @@ class GateCheck(Frozen):
     """One requirement: what was observed, what was asked, and why it passed or failed.
 
     Attributes:
-        inconclusive: It did not pass because too little was measured to tell; what was measured keeps the limit.
+        inconclusive: It did not pass because too little was measured to tell: the limit lies within the interval.
         interval: Ends of the observed number's interval; None without one.
         probability: Share of the resamples in which the limit is kept.
         images_to_decide: About how many images would tell, if the number stays what it is; None where that is unknown.

@@ -169,8 +169,9 @@ def observe_loss(
         return replace(found, probability=judged.probability)
     images = images_to_decide(comparison.num_images, judged)
     more = f"about {images:,} images would tell" if images else "no number of images would tell"
+    other = "at most" if drop > limit else "more than"
     reason = (
-        f"{subject} {unit.text(drop, decimals)} cannot be told from more than {unit.text(limit, decimals)} on "
+        f"{subject} {unit.text(drop, decimals)} cannot be told from {other} {unit.text(limit, decimals)} on "
         f"{comparison.num_images:,} images ({sure}): {more}"
     )
     return replace(

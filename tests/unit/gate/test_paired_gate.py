@@ -48,7 +48,9 @@ def check(decision: GateDecision, name: str) -> GateCheck:
         pytest.param(0.008, 0.012, "kept", id="its-end-at-the-limit"),
         pytest.param(0.008, 0.013, "inconclusive", id="only-the-figure-is-within"),
         pytest.param(0.020, 0.001, "inconclusive", id="the-figure-at-the-limit"),
-        pytest.param(0.021, 0.050, "broken", id="the-figure-is-above"),
+        pytest.param(0.021, 0.050, "inconclusive", id="only-the-figure-is-above"),
+        pytest.param(0.030, 0.010, "inconclusive", id="its-better-end-at-the-limit"),
+        pytest.param(0.030, 0.009, "broken", id="the-whole-interval-is-above"),
         pytest.param(0.021, None, "broken", id="above-without-an-interval"),
         pytest.param(0.019, None, "kept", id="within-without-an-interval"),
         pytest.param(-0.050, 0.010, "kept", id="a-gain"),
@@ -68,6 +70,7 @@ def test_a_part_of_which_nothing_is_asked_is_kept() -> None:
     [
         pytest.param(0.01, 0.02, 400, id="half-the-width-needs-four-times-the-images"),
         pytest.param(0.0, 0.05, 630, id="two-digits"),  # 625
+        pytest.param(0.03, 0.02, 400, id="a-loss-above-the-limit-likewise"),
         pytest.param(0.02, 0.01, None, id="no-room"),
         pytest.param(0.0199999, 0.05, None, id="more-than-there-are"),
         pytest.param(0.01, None, None, id="no-interval"),
@@ -86,7 +89,7 @@ def test_where_one_limit_is_broken_no_image_would_help() -> None:
 def test_the_part_that_decides() -> None:
     kept, close = part("group/a", -0.01, 0.001), part("group/b", 0.01, 0.005)
     doubtful, worse = part("group/c", 0.01, 0.02), part("group/d", 0.0, 0.05)
-    broken, most = part("group/e", 0.03, 0.01), part("group/f", 0.04, 0.0)
+    broken, most = part("group/e", 0.03, 0.005), part("group/f", 0.04, 0.0)
     everything = [kept, close, doubtful, worse, broken, most]
     for expected in (most, broken, worse, doubtful, close, kept):
         assert worst_of(everything) == expected
@@ -114,6 +117,21 @@ def test_too_few_images_are_no_failure_and_no_pass() -> None:
         "AP drop from FP32 to ONNX 0.008 cannot be told from more than 0.020 on 100 images (95 % interval -0.016 to "
         "0.032): about 400 images would tell"
     )
+
+
+def test_few_images_cannot_refuse_a_model_either() -> None:
+    decision = judge(compared(part("all", 0.021, 0.05)))
+    assert (decision.passed, decision.inconclusive) == (False, True)
+    drop = check(decision, "max_ap_drop")
+    assert drop.reason == (
+        "AP drop from FP32 to ONNX 0.021 cannot be told from at most 0.020 on 100 images (95 % interval -0.029 to "
+        "0.071): about 250,000 images would tell"
+    )
+
+
+def test_an_interval_beside_the_figure_is_judged_with_it() -> None:
+    beside = part("all", 0.01, None).model_copy(update={"low": -0.05, "high": -0.03})
+    assert outcome_of(beside) == "inconclusive"
 
 
 def test_a_model_that_is_better_on_average_and_has_lost_its_wrists_does_not_pass() -> None:
