@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from hpe_tasks.data.perceptual_hash import perceptual_hash
+from hpe_tasks.data.perceptual_hash import PictureHash, perceptual_hash
 
 _GIF = b"GIF8"
 _GIF_FAULT = "is a GIF, which may hold many pictures; it must be a JPEG or PNG"
@@ -71,7 +71,7 @@ class ImageFile:
     height: int = 0
     size_bytes: int = 0
     digest: str = ""
-    perceptual_hash: int | None = None
+    perceptual_hash: PictureHash | None = None
 
 
 def look_at(path: Path) -> ImageFile:

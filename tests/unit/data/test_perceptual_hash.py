@@ -8,9 +8,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from hpe_tasks.data.perceptual_hash import MOST_DIFFERENT_BITS, find_alike, perceptual_hash
+from hpe_tasks.data.perceptual_hash import MOST_DIFFERENT_BITS, PictureHash, find_alike, perceptual_hash
 
 
 def picture(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
@@ -19,7 +19,7 @@ def picture(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
-def hash_of(image: Image.Image) -> int | None:
+def hash_of(image: Image.Image) -> PictureHash | None:
     return perceptual_hash(np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX)))
 
 
@@ -33,6 +33,12 @@ def brightened(image: Image.Image) -> Image.Image:
     return image.point(lambda value: min(255, int(1.1 * value + 5)))
 
 
+def edge_cut(image: Image.Image) -> Image.Image:
+    """Two pixels of a hundred off each edge."""
+    x, y = image.width // 50, image.height // 50
+    return image.crop((x, y, image.width - x, image.height - y))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -40,6 +46,9 @@ def brightened(image: Image.Image) -> Image.Image:
         pytest.param(lambda image: image.resize((160, 120)), id="half-as-large"),
         pytest.param(lambda image: image.resize((640, 480)), id="twice-as-large"),
         pytest.param(brightened, id="brightened"),
+        pytest.param(edge_cut, id="edge-cut"),
+        pytest.param(ImageOps.mirror, id="mirrored"),
+        pytest.param(lambda image: encoded_again(ImageOps.mirror(image)), id="mirrored-and-encoded-again"),
     ],
 )
 @pytest.mark.parametrize("seed", range(5))
@@ -48,9 +57,16 @@ def test_a_changed_file_of_the_same_picture_is_found(change: Callable[[Image.Ima
     assert find_alike([hash_of(change(picture(seed)))], others) == [seed]
 
 
+def test_a_mirror_image_of_a_mirror_image_is_the_image() -> None:
+    shown, turned = hash_of(picture(3)), hash_of(ImageOps.mirror(picture(3)))
+    assert shown is not None
+    assert turned == PictureHash(shown.mirrored, shown.bits)
+
+
 def test_other_pictures_are_far_apart() -> None:
     hashes = [hash_of(picture(seed)) for seed in range(60)]
-    apart = [(a ^ b).bit_count() for a, b in combinations(filter(None, hashes), 2)]
+    pairs = list(combinations(filter(None, hashes), 2))
+    apart = [(a.bits ^ bits).bit_count() for a, b in pairs for bits in (b.bits, b.mirrored)]
     assert min(apart) > MOST_DIFFERENT_BITS
     assert find_alike(hashes[:30], hashes[30:]) == [None] * 30
 
@@ -64,6 +80,9 @@ def test_a_picture_of_nothing_is_like_no_other() -> None:
 
 
 def test_a_hash_has_63_bits_and_belongs_to_one_size() -> None:
-    assert 0 < (hash_of(picture(0)) or 0) < 2**63
+    shown = hash_of(picture(0))
+    assert shown is not None
+    assert 0 < shown.bits < 2**63
+    assert 0 < shown.mirrored < 2**63
     with pytest.raises(ValueError, match="32×32, not 8×8"):
         perceptual_hash(np.zeros((8, 8), np.uint8))
