@@ -115,7 +115,12 @@ RUNGS: tuple[Rung, ...] = (
     Rung(
         "distilled",
         "Let the quantized network learn what the float one gives (QAT without labels); long without a GPU.",
-        _with(scheme="mse", weight_scheme="as_scheme", distillation_steps=300),
+        _with(scheme="mse", weight_scheme="as_scheme", distillation_steps=300, distillation_labels=False),
+    ),
+    Rung(
+        "distilled_labels",
+        "Let the quantized network learn from the annotations of `dataset.training_split` as well (QAT with labels).",
+        _with(scheme="mse", weight_scheme="as_scheme", distillation_steps=300, distillation_labels=True),
     ),
 )
 """Cheapest first, the order in which they are tried; of those that cost about the same, that first which won most in

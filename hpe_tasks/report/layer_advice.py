@@ -62,7 +62,7 @@ def remedies(layer: LayerError, recipe: QuantizationRecipe, *, from_file: bool) 
         return
     mostly_range = layer.range_db is not None and layer.range_db - layer.alone_db < _MOSTLY_RANGE_DB
     yield from _ranges(layer, recipe, from_file) if mostly_range else _weights(recipe, from_file)
-    yield from _last(recipe)
+    yield from _last(recipe, from_file)
 
 
 def _agree(recipe: QuantizationRecipe) -> Advice:
@@ -104,9 +104,14 @@ def _weights(recipe: QuantizationRecipe, from_file: bool) -> Iterator[Remedy]:
     yield Remedy("bias_corrected", shift, recipe.bias_correction)
 
 
-def _last(recipe: QuantizationRecipe) -> Iterator[Remedy]:
+def _last(recipe: QuantizationRecipe, from_file: bool) -> Iterator[Remedy]:
     """What helps wherever noise comes from, and costs more."""
     spare = Advice("Leave it in float, where that pays.", "recipe.mixed_precision=true")
     yield Remedy("mixed", spare, recipe.mixed_precision)
     learn = Advice("Let the quantized network learn.", f"recipe.distillation_steps={_STEPS}")
     yield Remedy("distilled", learn, recipe.distillation_steps > 0)
+    if not from_file:
+        labels = Advice(
+            "Let it learn from the annotations of dataset.training_split, too.", "recipe.distillation_labels=true"
+        )
+        yield Remedy("distilled_labels", labels, recipe.distillation_labels)

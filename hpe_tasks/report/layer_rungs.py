@@ -23,6 +23,7 @@ _ADDRESSES: Mapping[str, str] = {
     "bias_corrected": "outputs whose mean has moved",
     "mixed": "activations that 8 bits cannot hold",
     "distilled": "what no choice of ranges or weights mends",
+    "distilled_labels": "the same, with the annotations of dataset.training_split",
 }
 
 

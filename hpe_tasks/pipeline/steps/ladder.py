@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.config.rungs import RUNGS, Rung
-from hpe_tasks.errors import CheckpointError, ConfigError, QuantizationError
+from hpe_tasks.errors import CheckpointError, ConfigError, DatasetError, QuantizationError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Results, Step, step
 from hpe_tasks.pipeline.steps.inputs import fetch_checkpoint, fetch_dataset, validate_dataset
@@ -22,6 +22,7 @@ from hpe_tasks.records.ladder import RecipeChoice, TriedRung, TriedState
 from hpe_tasks.storage.workspace import Scratch
 
 if TYPE_CHECKING:
+    from hpe_tasks.config.recipe import QuantizationRecipe
     from hpe_tasks.records.comparison import PairedComparison
 
 _IN_COMMON = (fetch_dataset, fetch_checkpoint, validate_dataset, evaluate_fp32, check_fp32)
@@ -66,7 +67,10 @@ def _climb(run: Run, rung: Rung) -> TriedRung:
     with spending() as spent:
         try:
             decision = _judge(part)
-        except _UNFIT as error:
+        except (*_UNFIT, DatasetError) as error:
+            # Labels are read by the rung alone that learns from them.
+            if isinstance(error, DatasetError) and not recipe.distillation_labels:
+                raise
             unfit = error
             log.warning("%s cannot be tried: %s", rung.name, error)
     pointers = {step.name: part.pointer(step.name) for step in _judging()}
@@ -115,15 +119,32 @@ def _settings(rung: Rung) -> Callable[[RunConfig], Any]:
     return settings
 
 
+def _not_asked_for(rung: Rung, asked: QuantizationRecipe) -> str:
+    if asked.search_rungs is not None and rung.name not in asked.search_rungs:
+        return "recipe.search_rungs leaves it out."
+    return ""
+
+
+def _without_labels(rung: Rung, config: RunConfig) -> str:
+    """Why a rung that learns from labels cannot; empty of all others."""
+    if not rung.recipe(config.recipe).distillation_labels:
+        return ""
+    if config.dataset.training_split is None:
+        return "dataset.training_split is empty: there are no labels to learn from."
+    if config.model.network.from_file:
+        return "How the network in an ONNX file was taught is not known: labels would teach it something else."
+    return ""
+
+
 def _skip_rule(rung: Rung, below: tuple[Rung, ...], earlier: tuple[Step[TriedRung], ...]) -> Callable[[Results], str]:
-    """Why a rung is left out: nobody asked, it tells nothing new, an earlier one passed, or the time is up."""
+    """Why a rung is left out: not asked for, no labels, nothing new, an earlier one passed, or the time is up."""
 
     def reason(results: Results) -> str:
         asked = results.asked.recipe
         if asked.search == "off":
             return _search_off(results)
-        if asked.search_rungs is not None and rung.name not in asked.search_rungs:
-            return "recipe.search_rungs leaves it out."
+        if left_out := _not_asked_for(rung, asked) or _without_labels(rung, results.asked):
+            return left_out
         recipe = rung.recipe(asked)
         same = next((other for other in below if other.recipe(asked) == recipe), None)
         if same is not None:
@@ -198,7 +219,9 @@ def choose_recipe(run: Run, _: Scratch) -> RecipeChoice:
     best = best_passing(tried, _told_apart_in(run)) if search == "best" else None
     chosen = best or next((rung for rung in tried if rung.passed), None) or closest(tried)
     if chosen is None or search == "off":
-        reasons = "; ".join(f"{rung.rung}: {rung.reason}" for rung in tried) or "recipe.search is off."
+        left_out = [(step.name.removeprefix("try_"), step.skip(run)) for step in TRY_RUNGS]
+        told = [(rung.rung, rung.reason) for rung in tried] or left_out
+        reasons = "recipe.search is off." if search == "off" else "; ".join(f"{name}: {why}" for name, why in told)
         raise QuantizationError(f"Not one rung of the ladder could be tried. {reasons}", hint="Set recipe.search=off.")
     return RecipeChoice(
         search=search, rung=chosen.rung, recipe=chosen.recipe, passed=chosen.passed, reason=_why(tried, search)

@@ -274,10 +274,44 @@ def leftovers(store: Path) -> Iterable[Path]:
 
 @pytest.mark.parametrize("name", [rung.name for rung in RUNGS])
 def test_each_rung_can_be_asked_for_by_itself(name: str) -> None:
-    config = load_config("sample", overrides={"recipe": name})
+    labels = {"dataset.training_split": "train"} if name == "distilled_labels" else {}
+    config = load_config("sample", overrides={"recipe": name, **labels})
     rung = next(rung for rung in RUNGS if rung.name == name)
     assert config.recipe == rung.recipe(config.recipe)
     assert config.recipe.search == "off"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({}, "dataset.training_split is empty: there are no labels to learn from.", id="no-split"),
+        pytest.param(
+            {"dataset.training_split": "train", "model.architecture": "onnx", "model.checkpoint": "a.onnx"},
+            "How the network in an ONNX file was taught is not known: labels would teach it something else.",
+            id="a-file",
+        ),
+        pytest.param({"dataset.training_split": "train"}, "", id="labels"),
+    ],
+)
+def test_labels_are_learnt_from_only_where_there_are_some(folder: Path, changes: dict[str, Any], says: str) -> None:
+    names = ["distilled_labels"]
+    config = load_config("sample", overrides={"recipe": "auto", "recipe.search_rungs": names, **changes})
+    run = open_run(config, workspace=(folder / "labels").as_uri(), cache=folder / "c", name=says[:1] or "-", s3=no_s3)
+    rung = TRY_RUNGS[-1]
+    assert (rung.name, rung.skip(run)) == ("try_distilled_labels", says)
+    if says:
+        with pytest.raises(QuantizationError, match=f"Not one rung .* distilled_labels: {says}"):
+            steps.choose_recipe.body(run, Path())
+
+
+def test_a_rung_learns_from_labels(folder: Path, settings: dict[str, Any]) -> None:
+    labels = {"dataset.training_split": "calibration", "recipe.distillation_batch": 2}
+    brief = Rung("brief", "Two steps only.", lambda base: RUNGS[-1].recipe(base).changed(distillation_steps=2))
+    run = opened(folder, settings | labels, workspace="labels", recipe="auto")
+    climb(run, steps.check_fp32)
+    record = rung_steps((brief,))[0](run)
+    assert record.state in ("passed", "refused", "inconclusive"), record.reason
+    assert record.recipe.name.endswith("qat_labels")
 
 
 def test_a_rung_keeps_what_the_user_has_set(folder: Path, settings: dict[str, Any]) -> None:
