@@ -1,12 +1,12 @@
 """Measures how the accuracy of the sample's int8 file depends on the number of calibration images, and draws it.
 
     python benchmarks/calibration_size.py [--sizes 10 25 50 100 200 500] [--seeds 3] [--val 200]
-        [--set recipe.scheme=mse] [--out FILE.png] [--json]
+        [--alone] [--set recipe.scheme=mse] [--out FILE.png] [--json]
 
 For each number of images and each seed, which draws other images, the preset's recipe makes a file, and onnxruntime
 runs it on the same people. Beside that the same with `recipe.augment_calibration`, filled up to the largest number:
-changed copies against images of their own. FP32 is the line above. The smaller draws of a seed are part of its larger
-ones.
+changed copies against images of their own; --alone leaves these out. FP32 is the line above. The smaller draws of a
+seed are part of its larger ones.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 25, 50, 100, 200, 500])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--val", type=int, default=200, help="images that judge")
+    parser.add_argument("--alone", action="store_true", help="no changed copies beside the images")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, such as recipe.scheme=mse"
     )
@@ -132,7 +133,7 @@ def main() -> None:
         rows = [
             measure(run, data, size, seed, filled)
             for size in options.sizes
-            for filled in ((None, most) if size < most else (None,))
+            for filled in ((None, most) if size < most and not options.alone else (None,))
             for seed in range(options.seeds)
         ]
     title = f"{run.recipe.name}, sample, {judged.num_persons} persons, {options.seeds} draws"

@@ -171,8 +171,8 @@ def _saturation(layers: Sequence[LayerError], most: float) -> Iterator[tuple[flo
     width = 100 / len(layers)
     for place, layer in enumerate(layers):
         if layer.saturated_quantsim > 0 or layer.saturated_file > 0:
-            heights = (round(50 * share / most, 2) for share in (layer.saturated_quantsim, layer.saturated_file))
-            yield round(place * width, 3), round(width, 3), *heights
+            quantsim, file = (round(50 * share / most, 2) for share in (layer.saturated_quantsim, layer.saturated_file))
+            yield round(place * width, 3), round(width, 3), quantsim, file
 
 
 def _row(layer: LayerError, rank: int, remedy: Remedy | None = None) -> LayerRow:
@@ -193,7 +193,7 @@ def _row(layer: LayerError, rank: int, remedy: Remedy | None = None) -> LayerRow
         file_db=f"{layer.file_db:.1f}",
         parted=parted,
         ranges=_ranges(layer),
-        saturated=tuple(_percent(s) if s else "" for s in (layer.saturated_quantsim, layer.saturated_file)),
+        saturated=(_share(layer.saturated_quantsim), _share(layer.saturated_file)),
         remedy=remedy,
     )
 
@@ -240,6 +240,10 @@ def _parted(diagnosis: LayerDiagnosis) -> str:
 
 def _number(value: float) -> str:
     return f"{value + 0.0:.3g}".replace("-", "−")
+
+
+def _share(share: float) -> str:
+    return _percent(share) if share else ""
 
 
 def _percent(share: float) -> str:

@@ -26,6 +26,7 @@ from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.ladder import TRY_RUNGS, rung_steps
 from hpe_tasks.report.records import RunRecords
+from hpe_tasks.storage.workspace import Scratch
 from support.no_s3 import no_s3
 from support.tiny_inputs import tiny_settings
 
@@ -301,7 +302,7 @@ def test_labels_are_learnt_from_only_where_there_are_some(folder: Path, changes:
     assert (rung.name, rung.skip(run)) == ("try_distilled_labels", says)
     if says:
         with pytest.raises(QuantizationError, match=f"Not one rung .* distilled_labels: {says}"):
-            steps.choose_recipe.body(run, Path())
+            steps.choose_recipe.body(run, Scratch(folder, folder.as_uri()))
 
 
 def test_a_rung_learns_from_labels(folder: Path, settings: dict[str, Any]) -> None:
