@@ -3,6 +3,9 @@
 Airflow checks each parameter against its own schema, and answers with that schema. Whether they make a valid RunConfig
 together, and whether a key is known at all, only RunConfig can say; and it says in one sentence what a setting takes.
 Refused as well is what names a bucket, an object or a path that is not there.
+
+Only a trigger by somebody who may trigger is judged: to all others, what is there and what is not is none of their
+business, and the answer is Airflow's own.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from hpe_airflow.lazy_app import Asgi, Receive, Scope, Send
@@ -23,22 +26,45 @@ _LARGEST_BODY = 1_000_000
 _PATIENCE_S = 10.0
 """How long a person who triggers waits for a server to say that something is not there."""
 
+WATCH = "hpe_watch"
+"""A DAG with the pipeline's form that is no pipeline itself."""
+
+MayTrigger = Callable[[Scope, str], Awaitable[bool]]
+
 log = logging.getLogger(__name__)
+
+
+async def may_trigger(scope: Scope, dag_id: str) -> bool:
+    """Whether whoever sends a request may trigger this DAG, as Airflow itself decides it."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+    from airflow.api_fastapi.core_api.security import bearer_scheme, get_user, requires_access_dag
+    from fastapi import HTTPException, Request
+
+    request = Request(scope)
+    try:
+        user = await get_user(request, None, await bearer_scheme(request))
+        # In a thread: it asks the database.
+        await asyncio.to_thread(requires_access_dag("POST", DagAccessEntity.RUN, dag_id), request, user)
+    except HTTPException:
+        return False
+    return True
 
 
 class TriggerCheck:
     """ASGI middleware that answers 400 to a trigger of a pipeline's DAG with an invalid configuration.
 
     Args:
-        app: The application that gets every other request, and this one when it is valid.
+        app: The application that gets every other request, and this one when it is valid or its sender may not trigger.
+        may: Who may trigger a DAG.
     """
 
-    def __init__(self, app: Asgi) -> None:
-        self._app = app
+    def __init__(self, app: Asgi, may: MayTrigger = may_trigger) -> None:
+        self._app, self._may = app, may
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Look at triggers, pass everything else on untouched."""
-        if scope["type"] != "http" or scope["method"] != "POST" or not _is_trigger(scope["path"]):
+        dag_id = _triggered(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if dag_id is None or not await self._may(scope, dag_id):
             await self._app(scope, receive, send)
             return
         messages = await _read(receive)
@@ -49,12 +75,15 @@ class TriggerCheck:
             await _refuse(send, problem)
 
 
-def _is_trigger(path: str) -> bool:
+def _triggered(path: str) -> str | None:
+    """Which of the DAGs with the pipeline's form a path triggers."""
     from hpe_tasks.pipeline.listing import listed_pipelines
 
     # A path before /api is what Airflow's base_url adds.
-    triggers = tuple(f"/api/v2/dags/{pipeline.name}/dagRuns" for pipeline in listed_pipelines())
-    return path.rstrip("/").endswith(triggers)
+    for dag_id in (*(pipeline.name for pipeline in listed_pipelines()), WATCH):
+        if path.rstrip("/").endswith(f"/api/v2/dags/{dag_id}/dagRuns"):
+            return dag_id
+    return None
 
 
 async def _read(receive: Receive) -> list[MutableMapping[str, Any]]:

@@ -231,8 +231,15 @@ def test_a_page_of_no_run_leads_nowhere(
     assert operator.send(request, timeout=30).status_code == status
 
 
-def test_a_viewer_cannot_start_a_run(airflow_server: AirflowServer) -> None:
-    assert trigger(airflow_server, airflow_server.session("viewer"), {}).status_code == 403
+@pytest.mark.parametrize("place", ["/nowhere/m.onnx", "/etc/passwd"])
+def test_who_cannot_start_a_run_learns_nothing_by_trying(airflow_server: AirflowServer, place: str) -> None:
+    """The answer is the same whether a path exists, and whether the settings are right."""
+    for settings in ({}, {"model.checkpoint": place}, {"gate.min_app": 0.5}):
+        for who, status in ((airflow_server.session("viewer"), 403), (requests.Session(), 401)):
+            answer = trigger(airflow_server, who, settings)
+            assert answer.status_code == status, answer.text
+            assert "checkpoint" not in answer.text
+            assert "min_ap" not in answer.text
 
 
 @pytest.mark.parametrize(

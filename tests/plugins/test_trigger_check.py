@@ -6,8 +6,9 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+from hpe_airflow import trigger_check
 from hpe_airflow.lazy_app import LazyApp, Receive, Scope, Send
-from hpe_airflow.trigger_check import TriggerCheck
+from hpe_airflow.trigger_check import MayTrigger, TriggerCheck
 
 TRIGGER = "/api/v2/dags/hpe_requantize/dagRuns"
 
@@ -24,7 +25,13 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def post(path: str, body: bytes, *, method: str = "POST", pieces: int = 1) -> tuple[int, bytes]:
+async def anybody(_: Scope, __: str) -> bool:
+    return True
+
+
+def post(
+    path: str, body: bytes, *, method: str = "POST", pieces: int = 1, may: MayTrigger = anybody
+) -> tuple[int, bytes]:
     size = -(-len(body) // pieces) or 1
     parts = [body[i : i + size] for i in range(0, len(body), size)] or [b""]
     waiting = [{"type": "http.request", "body": p, "more_body": i < len(parts) - 1} for i, p in enumerate(parts)]
@@ -36,7 +43,7 @@ def post(path: str, body: bytes, *, method: str = "POST", pieces: int = 1) -> tu
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    asyncio.run(TriggerCheck(echo)({"type": "http", "method": method, "path": path}, receive, send))
+    asyncio.run(TriggerCheck(echo, may)({"type": "http", "method": method, "path": path}, receive, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -85,6 +92,23 @@ def test_settings_that_do_not_go_together_are_refused_at_the_trigger(body: bytes
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_everything_else_passes_untouched(path: str, body: bytes, pieces: int) -> None:
     assert post(path, body, pieces=pieces) == (200, body)
+
+
+@pytest.mark.parametrize("dag_id", ["hpe_requantize", "hpe_retrain", "hpe_watch"])
+def test_who_may_not_trigger_learns_nothing(dag_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what settings are wrong nor which places exist, and no server is asked with this one's credentials."""
+    body = conf(**{"gate.min_app": 0.5, "model.checkpoint": "/nowhere/m.onnx"})
+    asked: list[str] = []
+
+    async def nobody(_: Scope, dag: str) -> bool:
+        asked.append(dag)
+        return False
+
+    path = f"/api/v2/dags/{dag_id}/dagRuns"
+    assert post(path, body)[0] == 400
+    monkeypatch.setattr(trigger_check, "_problem", lambda _: pytest.fail("nobody may ask"))
+    assert post(path, body, may=nobody) == (200, body)
+    assert asked == [dag_id]
 
 
 def test_other_methods_pass() -> None:
