@@ -3,7 +3,8 @@
 A registry is listed anew each time: one listing tells every manifest and pointer with its ETag. What a manifest says
 is kept in a file of this machine's cache with the ETag that it was read under, and used only where the registry still
 lists that one. So the file can save reading and nothing else: what changed is read anew, what was deleted is gone, and
-a file that is damaged, or that another version of this code wrote, is made again.
+a file that is damaged, or that another version of this code wrote, is made again. A machine that has no such file takes
+the rows that another one left in the registry, under the same ETags (`shared_rows`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from hpe_tasks.catalogue.kept_rows import KeptRow, KeptRows
 from hpe_tasks.catalogue.reading import ManySmallObjects
+from hpe_tasks.catalogue.shared_rows import WORTH, SharedRows
 from hpe_tasks.catalogue.summaries import ChannelSummary, VersionSummary, channel_summary, summary_of
 from hpe_tasks.contract.keys import MODELS, manifest_key, pointer_key, signature_key
 from hpe_tasks.contract.names import MANIFEST, SLUG, VERSION
@@ -101,7 +103,12 @@ def list_versions(client: S3Client, root: S3Location, cache_folder: Path) -> Cat
     listing = _listing(client, layout)
     which = f"{client.meta.endpoint_url} {root}"
     reading = _RowReading(client, layout.models)
-    versions = reading.rows(listing.manifests, KeptRows(cache_folder, which, VersionSummary, _FORMAT), _Manifests())
+    versions = reading.rows(
+        listing.manifests,
+        KeptRows(cache_folder, which, VersionSummary, _FORMAT),
+        _Manifests(),
+        SharedRows(client, root, VersionSummary, _FORMAT),
+    )
     channels = reading.rows(listing.pointers, KeptRows(cache_folder, which, ChannelSummary, _FORMAT), _Pointers())
     served: dict[tuple[str, str], list[str]] = {}
     for pointer in sorted(channels.values(), key=lambda row: row.channel):
@@ -120,7 +127,7 @@ def list_versions(client: S3Client, root: S3Location, cache_folder: Path) -> Cat
         for key, row in versions.items()
     )
     moved = (
-        row.model_copy(update={"pinned": row.channel in log.get(row.name, nothing).pinned}) for row in channels.values()
+        row.model_copy(update=_pin(log.get(row.name, nothing).pinned.get(row.channel))) for row in channels.values()
     )
     return Catalogue(
         registry=str(root),
@@ -158,6 +165,10 @@ class _Listing:
             self.log.setdefault(name, []).append(entry)
 
 
+def _pin(entry: LogEntry | None) -> dict[str, object]:
+    return {"pinned": entry is not None, "pinned_at": None if entry is None else entry.at}
+
+
 def _by_file(entry: LogEntry) -> str:
     return entry.file
 
@@ -180,18 +191,27 @@ class _RowReading:
         self._models = models
         self.read = 0
 
-    def rows(self, listed: Mapping[str, _Listed], kept: KeptRows[R], kind: _Kind[R]) -> dict[str, R]:
+    def rows(
+        self, listed: Mapping[str, _Listed], kept: KeptRows[R], kind: _Kind[R], shared: SharedRows[R] | None = None
+    ) -> dict[str, R]:
         """The rows by key; without objects that were deleted meanwhile."""
         known = kept.read()
         rows = {key: known[key] for key, one in listed.items() if key in known and known[key].made_from == one.etag}
         missing = {key: one for key, one in listed.items() if key not in rows}
-        self.read += len(missing)
-        if missing:
-            with ThreadPoolExecutor(min(self._objects.threads, len(missing))) as pool:
-                found = pool.map(lambda key: self._row(key, missing[key], kind), missing)
-                rows.update({key: row for key, row in zip(missing, found, strict=True) if row is not None})
+        if shared is not None and len(missing) >= WORTH:
+            etags = {key: one.etag for key, one in missing.items()}
+            rows.update(shared.read(etags, lambda key: self._row(key, missing[key], kind)))
+        anew = {key: one for key, one in missing.items() if key not in rows}
+        self.read += len(anew)
+        if anew:
+            with ThreadPoolExecutor(min(self._objects.threads, len(anew))) as pool:
+                found = pool.map(lambda key: self._row(key, anew[key], kind), anew)
+                rows.update({key: row for key, row in zip(anew, found, strict=True) if row is not None})
+        whole = {key: row for key, row in rows.items() if row.made_from}
         if missing or rows.keys() != known.keys():
-            kept.write({key: row for key, row in rows.items() if row.made_from})
+            kept.write(whole)
+        if shared is not None and len(anew) >= WORTH:
+            shared.write(whole)
         return {key: row.row for key, row in rows.items()}
 
     def _row(self, key: str, listed: _Listed, kind: _Kind[R]) -> KeptRow[R] | None:

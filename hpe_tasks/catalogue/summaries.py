@@ -46,6 +46,8 @@ class VersionSummary(Record):
         signed: Whether a signature lies beside the manifest; `hpe verify` says whose, and whether it fits.
         retired: Whether the registry's log says that no channel is to serve it any more.
         input_size: (W, H) of the network's input in pixels, of the largest where there are several.
+        checkpoint_sha256: Of the checkpoint that it was made of.
+        dataset_digest: Of the data that it was calibrated and measured on.
         recipe: Its name, which tells the techniques.
         recipe_found: How a search has found it, in a sentence; None where it was given.
         metric: What accuracy is.
@@ -74,6 +76,8 @@ class VersionSummary(Record):
     preset: str | None = None
     architecture: str | None = None
     input_size: tuple[int, int] | None = None
+    checkpoint_sha256: str | None = None
+    dataset_digest: str | None = None
     recipe: str | None = None
     recipe_found: str | None = None
     dataset: str | None = None
@@ -111,6 +115,7 @@ class ChannelSummary(Record):
         reason: How it was moved; with "sign" it was signed, and stayed.
         signed: Whether the pointer has a signature; `hpe verify` says whether it fits.
         pinned: Whether the registry's log says that it stays with what it serves.
+        pinned_at: Since when it does.
         served_before: Versions, latest first: where a rollback goes.
         problem: What is wrong with its pointer, in a sentence; empty where nothing is.
     """
@@ -123,6 +128,7 @@ class ChannelSummary(Record):
     reason: str = ""
     signed: bool = False
     pinned: bool = False
+    pinned_at: datetime | None = None
     served_before: tuple[str, ...] = ()
     problem: str = ""
 
@@ -147,6 +153,8 @@ def summary_of(manifest: ModelManifest, *, signed: bool = False, channels: tuple
         preset=origin.preset,
         architecture=manifest.serving.architecture,
         input_size=max(manifest.serving.input_sizes, default=None, key=lambda size: size[0] * size[1]),
+        checkpoint_sha256=origin.checkpoint_sha256,
+        dataset_digest=origin.dataset_digest,
         recipe=manifest.recipe.name,
         recipe_found=origin.recipe_found,
         dataset=origin.dataset_source,

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
+from hpe_tasks.catalogue import index
 from hpe_tasks.catalogue.index import Catalogue, list_versions
+from hpe_tasks.catalogue.kept_rows import KeptRow, KeptRows
+from hpe_tasks.catalogue.shared_rows import SharedRows
 from hpe_tasks.catalogue.summaries import VersionSummary
 from hpe_tasks.errors import AccessError
+from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
+from support.catalogued import many_manifests
 from support.played_s3 import client, moto_client
 from support.signing_keys import key_pem
 
@@ -109,19 +116,107 @@ def test_a_deleted_version_vanishes_and_one_that_was_changed_is_read_anew(shelf:
     assert rows[two].published_by == "mallory"
 
 
-def test_an_index_that_says_something_else_is_not_believed_about_another_etag(shelf: Shelf) -> None:
+def test_a_row_that_was_altered_under_its_etag_is_not_believed(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     version = shelf.publish("one")
     shelf.list()
-    kept = json.loads(shelf.index.read_text())
-    (row,) = kept["rows"].values()
-    row["row"]["int8"] = 0.99
-    shelf.index.write_text(json.dumps(kept))
-    # It is a file of this machine: with the registry's ETag it counts,
-    assert shelf.rows()[version].int8 == 0.99
-    row["made_from"] = '"0123456789abcdef0123456789abcdef"'
-    shelf.index.write_text(json.dumps(kept))
-    # and with another it does not.
-    assert shelf.rows()[version].int8 == 0.6
+    whole = shelf.index.read_bytes()
+    assert whole.count(b'"int8":0.6,') == 1
+    shelf.index.write_bytes(whole.replace(b'"int8":0.6,', b'"int8":0.9,'))
+    found = shelf.list()
+    assert (found.versions[0].int8, found.read_anew) == (0.6, 1)
+    assert "is damaged, and is made again" in caplog.text
+    assert shelf.index.read_bytes() == whole
+    assert (shelf.list().read_anew, shelf.rows()[version].int8) == (0, 0.6)
+
+
+def test_a_row_of_another_etag_does_not_count(shelf: Shelf) -> None:
+    version = shelf.publish("one")
+    shelf.list()
+    kept = KeptRows(shelf.cache, f"{shelf.client.meta.endpoint_url} {ROOT}", VersionSummary, 1)
+    ((key, row),) = kept.read().items()
+    for made_from, int8 in ((row.made_from, 0.99), ('"0123456789abcdef0123456789abcdef"', 0.6)):
+        lying = KeptRow(made_from=made_from, row=row.row.model_copy(update={"int8": 0.99}))
+        kept.write({key: lying})
+        # Whoever can write this machine's cache with its digest can say anything under the right ETag.
+        assert shelf.rows()[version].int8 == int8
+
+
+class Registry:
+    """Twelve versions, which are many here, read by machines that each have a cache of their own."""
+
+    def __init__(self, client: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(index, "WORTH", 10)
+        self.client, self.folder, self.machines = client, folder, 0
+        layout = RegistryLayout(ROOT)
+        for stored in many_manifests(folder / "files", 12, 2):
+            where = layout.manifest(stored.manifest.name, stored.manifest.version)
+            client.put_object(Bucket=where.bucket, Key=where.key, Body=stored.data)
+
+    def listed_anew(self) -> Catalogue:
+        self.machines += 1
+        return list_versions(self.client, ROOT, self.folder / f"cache-{self.machines}")
+
+    @property
+    def index(self) -> str:
+        found = self.client.list_objects_v2(Bucket="models", Prefix="team/registry/catalogue/").get("Contents", ())
+        (entry,) = found
+        return str(entry["Key"])
+
+    def rewrite(self, change: Callable[[VersionSummary], VersionSummary]) -> None:
+        shared = SharedRows(self.client, ROOT, VersionSummary, 1)
+        listed = self.client.list_objects_v2(Bucket="models", Prefix=f"{MODELS}/")["Contents"]
+        rows = shared.read({one["Key"].removeprefix(f"{MODELS}/"): one["ETag"] for one in listed}, lambda _: None)
+        assert len(rows) == 12
+        shared.write({key: KeptRow(made_from=kept.made_from, row=change(kept.row)) for key, kept in rows.items()})
+
+
+@pytest.fixture
+def many(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    return Registry(client, tmp_path, monkeypatch)
+
+
+def test_another_machine_takes_the_rows_that_lie_in_the_registry(many: Registry, client: Any) -> None:
+    first, second = many.listed_anew(), many.listed_anew()
+    assert (first.read_anew, second.read_anew) == (12, 0)
+    assert second.versions == first.versions
+    gone, changed = (f"{MODELS}/{row.name}/versions/{row.version}/manifest.json" for row in first.versions[:2])
+    client.delete_object(Bucket="models", Key=gone)
+    client.put_object(Bucket="models", Key=changed, Body=b"{")
+    third = many.listed_anew()
+    assert (len(third.versions), third.read_anew) == (11, 1)
+    assert sum("Invalid JSON" in row.problem for row in third.versions) == 1
+
+
+@pytest.mark.parametrize("kind", ["cut off", "altered", "lying"])
+def test_an_index_in_the_registry_that_is_not_true_is_made_again(
+    many: Registry, client: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = many.listed_anew()
+    whole = client.get_object(Bucket="models", Key=many.index)["Body"].read()
+    if kind == "lying":
+        many.rewrite(lambda row: row.model_copy(update={"int8": 0.99}))
+    else:
+        data = whole[:-9] if kind == "cut off" else whole.replace(b'"int8":0.6', b'"int8":0.9')
+        assert data != whole
+        client.put_object(Bucket="models", Key=many.index, Body=data)
+    second = many.listed_anew()
+    assert (second.read_anew, second.versions) == (12, first.versions)
+    assert ("does not say of" if kind == "lying" else "cannot be used") in caplog.text
+    assert client.get_object(Bucket="models", Key=many.index)["Body"].read() == whole
+    assert many.listed_anew().read_anew == 0
+
+
+def test_whoever_may_only_read_lists_the_same(many: Registry, client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "read only"}}, "PutObject")
+
+    client.meta.events.register("before-call.s3.PutObject", refuse)
+    caplog.set_level("INFO")
+    try:
+        assert [many.listed_anew().read_anew for _ in range(2)] == [12, 12]
+    finally:
+        client.meta.events.unregister("before-call.s3.PutObject", refuse)
+    assert "could not be written" in caplog.text
 
 
 @pytest.mark.parametrize(
