@@ -44,6 +44,7 @@ class RunSummary(Record):
         reason: Why nothing was published, in a sentence: the first check that failed, or the error of a step.
         failed_checks: Checks of the gate that did not pass, by their titles.
         failed_step: The step that failed.
+        size_bytes: Of the exported file.
         version: What was published; None where nothing was.
         channel: What serves it since; None where nothing was promoted.
         report: Address of its HTML report.
@@ -69,6 +70,7 @@ class RunSummary(Record):
     metric: MetricName | None = None
     fp32: float | None = None
     int8: float | None = None
+    size_bytes: int | None = None
     version: str | None = None
     channel: str | None = None
     registry: str | None = None
@@ -159,6 +161,7 @@ def summary_of_run(run: Run, records: RunRecords | None = None) -> RunSummary:
         metric=config.dataset.described.metric,
         fp32=None if before is None else before.accuracy,
         int8=None if after is None or records.trained is not None else after.accuracy,
+        size_bytes=None if records.exported is None else records.exported.model.size_bytes,
         version=None if records.published is None else records.published.version,
         channel=None if records.promoted is None else records.promoted.channel,
         registry=None if records.published is None else records.published.registry,

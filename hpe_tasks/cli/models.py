@@ -9,7 +9,7 @@ import typer
 from hpe_tasks.catalogue.orders import VersionOrder
 from hpe_tasks.cli.channels import ChannelOption, NameArgument, NoteOption, channel_promote, channel_rollback
 from hpe_tasks.cli.options import DEFAULT_CHANNEL, DEFAULT_REGISTRY, JsonOption, RegistryOption, print_json
-from hpe_tasks.cli.output import CsvOption, print_rows
+from hpe_tasks.cli.output import CsvOption, print_csv, print_rows, refuse_both
 
 if TYPE_CHECKING:
     from hpe_tasks.registry.log import LogRecord
@@ -80,11 +80,16 @@ def show_version(
     channel: ChannelOption = DEFAULT_CHANNEL,
     registry: RegistryOption = DEFAULT_REGISTRY,
     as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
-    """Show a version: figures, gate, recipe, data, where it came from, and its files. --json prints its manifest."""
+    """Show a version: figures, gate, recipe, data, where it came from, and its files.
+
+    --json prints its manifest, --csv its line of the list.
+    """
     from hpe_tasks.cli.channels import open_registry
     from hpe_tasks.registry.named_versions import find_version
 
+    refuse_both(as_json, as_csv)
     opened = open_registry(registry)
     stored = find_version(opened, named, channel=channel)
     if as_json:
@@ -92,6 +97,7 @@ def show_version(
         return
     from rich.console import Console
 
+    from hpe_tasks.catalogue.rows import VERSION_COLUMNS, version_record
     from hpe_tasks.catalogue.summaries import summary_of
     from hpe_tasks.cli.catalogue_tables import version_tables
 
@@ -100,7 +106,10 @@ def show_version(
     signed = opened.signature(manifest.name, manifest.version) is not None
     retired = manifest.version in opened.log.state(manifest.name).retired
     summary = summary_of(manifest, signed=signed, channels=serving).model_copy(update={"retired": retired})
-    Console().print(version_tables(manifest, summary))
+    if as_csv:
+        print_csv([version_record(summary)], VERSION_COLUMNS)
+    else:
+        Console().print(version_tables(manifest, summary))
 
 
 @models_app.command("compare")

@@ -9,7 +9,7 @@ import typer
 from hpe_tasks.catalogue.orders import RunOrder, Verdict
 from hpe_tasks.cli.models import LimitOption, ReverseOption, SearchOption
 from hpe_tasks.cli.options import EXIT_GATE_FAILED, JsonOption
-from hpe_tasks.cli.output import CsvOption, print_rows
+from hpe_tasks.cli.output import CsvOption, print_csv, print_rows, refuse_both
 from hpe_tasks.cli.run_summary import print_summary
 
 if TYPE_CHECKING:
@@ -61,9 +61,15 @@ def list_all(
 
 
 @runs_app.command("show")
-def show(name: RunArgument = None, as_json: JsonOption = False) -> None:
-    """Print what a run has come to, as `hpe show`; exits with 1 unless it passed its gate, or is done."""
-    if not print_summary(_run(name), as_json=as_json, looking_back=True):
+def show(name: RunArgument = None, as_json: JsonOption = False, as_csv: CsvOption = False) -> None:
+    """Print what a run has come to, as `hpe show`; exits with 1 unless it passed its gate, or is done.
+
+    --json prints all records of it, --csv its line of the list.
+    """
+    refuse_both(as_json, as_csv)
+    run = _run(name)
+    good = _print_row(run) if as_csv else print_summary(run, as_json=as_json, looking_back=True)
+    if not good:
         raise typer.Exit(EXIT_GATE_FAILED)
 
 
@@ -109,6 +115,17 @@ def images(
         as_csv=as_csv,
         columns=IMAGE_COLUMNS,
     )
+
+
+def _print_row(run: Run) -> bool:
+    from hpe_tasks.catalogue.rows import RUN_COLUMNS, run_record
+    from hpe_tasks.catalogue.runs import summary_of_run
+    from hpe_tasks.pipeline.collected import records_of
+    from hpe_tasks.report.records import verdict_of
+
+    records = records_of(run, looking_back=True, with_commit=False)
+    print_csv([run_record(summary_of_run(run, records))], RUN_COLUMNS)
+    return verdict_of(records).good
 
 
 def _run(name: str | None) -> Run:

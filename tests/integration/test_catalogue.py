@@ -66,6 +66,23 @@ def rows_of(result: Any) -> list[dict[str, Any]]:
     return listed
 
 
+def test_a_version_is_shown_as_table_json_and_csv_and_has_a_card(
+    hpe: Hpe, versions: tuple[str, str], tmp_path: Path
+) -> None:
+    assert versions[1] in hpe("show", "pose@staging").stdout
+    assert json.loads(hpe("show", "pose@staging", "--json").stdout)["version"] == versions[1]
+    (row,) = csv.DictReader(io.StringIO(hpe("show", "pose@staging", "--csv").stdout))
+    assert (row["version"], row["channels"], float(row["int8"])) == (versions[1], "staging", 0.65)
+    assert isinstance(hpe("show", "pose", "--json", "--csv").exception, BadInputError)
+    card = hpe("card", "pose@staging")
+    assert card.exit_code == 0, card.output
+    assert card.stdout.startswith("---\n")
+    assert versions[1] in card.stdout
+    file = tmp_path / "README.md"
+    assert hpe("card", "pose@staging", "--out", str(file)).exit_code == 0
+    assert file.read_text() == card.stdout
+
+
 def test_lists_are_tables_json_and_csv(hpe: Hpe, versions: tuple[str, str]) -> None:
     listed = rows_of(hpe("list", "--sort", "accuracy", "--reverse", "--json"))
     assert [row["version"] for row in listed] == list(versions)

@@ -13,9 +13,10 @@ from hpe_tasks.catalogue.runs import RunSummary, list_runs
 from hpe_tasks.config.run import RunConfig
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.pipeline import steps
-from hpe_tasks.pipeline.runs import Pointer, Run, open_run
+from hpe_tasks.pipeline.runs import Run, open_run
 from support import run_cases
 from support import sample_records as records
+from support.catalogued import leave
 from support.no_s3 import no_s3
 
 
@@ -40,19 +41,6 @@ class Place:
         before = (datetime.now(UTC) - timedelta(minutes=1)).timestamp()
         for file in Path(self.workspace.removeprefix("file://")).rglob("*"):
             os.utime(file, (before, before))
-
-
-def leave(run: Run, step: Any, record: Any) -> None:
-    """What a step leaves in a run."""
-    run.keep(
-        Pointer(
-            step=step.name,
-            key="0" * 32,
-            reused=False,
-            finished_at=datetime(2026, 11, 20, 12, 0, tzinfo=UTC),
-            record=record.model_dump(mode="json"),
-        )
-    )
 
 
 @pytest.fixture
