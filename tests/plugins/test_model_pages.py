@@ -15,8 +15,8 @@ from fastapi.testclient import TestClient
 from hpe_airflow import access, pages
 from hpe_airflow.model_pages.actions import ACTIONS
 
-from support import airflow_home
-from support.model_pages import COOKIE, PNG, World, airflow, world
+from support import airflow_home, run_cases
+from support.model_pages import COOKIE, PNG, World, airflow, refused_run, world
 from support.played_s3 import client, moto_client
 from support.serving_cases import encoded, photo
 
@@ -271,6 +271,35 @@ def test_what_others_wrote_is_escaped_and_the_plots_show_what_is_served(world: W
     assert nonce is not None
     assert " style=" not in page
     assert " onclick=" not in page
+
+
+def test_a_version_names_its_relatives_and_links_only_a_run_that_is_there(world: World) -> None:
+    page = world.ask("GET", f"/models/pose/{world.new}").text
+    for what in ("data", "checkpoint"):
+        assert f"1 other version of the same {what}" in page
+    lineage = page.partition('<ol class="lineage">')[2].partition("</ol>")[0]
+    assert lineage.count(f"/hpe/models/pose/{world.old}") == 2
+    assert "/report" not in lineage, "its run is not in this workspace"
+    assert "AP by joint group" in page
+    assert re.search('aria-label="left wrist: FP32 0.400', page)
+
+
+def test_runs_that_published_nothing_are_a_table_with_figures(world: World, tmp_path: Path) -> None:
+    refused_run(tmp_path / "w")
+    page = world.ask("GET", "/models").text
+    table = page.partition('id="refused-runs"')[2].partition("</table>")[0]
+    assert "data-sortable" in table[:40]
+    case = run_cases.gate_failed()
+    assert case.decision is not None
+    assert case.fp32 is not None
+    assert case.exported is not None
+    for text in (
+        case.decision.failed[0].title,
+        f'data-value="{case.fp32.accuracy}"',
+        f'data-value="{case.exported.model.size_bytes}"',
+        'data-state="gate_failed"',
+    ):
+        assert text in table
 
 
 def test_compare_shows_what_differs_and_the_same_people(world: World) -> None:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import onnx
 import pytest
@@ -14,11 +15,20 @@ from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi.testclient import TestClient
 from hpe_airflow.model_pages import store
 
+from hpe_tasks.config.run import RunConfig
+from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.runs import open_run
 from hpe_tasks.registry.manifest import GoldenImage, GoldenPerson
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
+from support import run_cases
 from support import sample_records as records
+from support.catalogued import leave
+from support.no_s3 import no_s3
 from support.tiny_networks import pose_onnx
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Route
 
 LOCATION = S3Location("models", "registry")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
@@ -44,7 +54,7 @@ class World:
         self.old, self.new = (self.publish(folder / word, word) for word in ("old", "new"))
         self.registry.promote("pose", self.old, "staging")
 
-    def publish(self, folder: Path, word: str, name: str = "pose") -> str:
+    def publish(self, folder: Path, word: str, name: str = "pose", **described: Any) -> str:
         files = records.write_files(folder, word)
         network = pose_onnx(shape=("batch", 3, 256, 192), joints=17)
         network.doc_string = word
@@ -53,10 +63,9 @@ class World:
         files["golden-1"].write_bytes(PNG)
         joints = tuple((10.0 + number, 20.0, 0.9) for number in range(17))
         person = GoldenPerson(box=(0, 0, 50, 50), joints=joints)
-        made = records.manifest(
-            files, run="<b>run</b>", created_by='ada"><script>alert(1)</script>', speed=records.latency(),
-            created_at=datetime(2026, 1, 1 if word == "old" else 2, tzinfo=UTC),
-        )  # fmt: skip
+        told = {"run": "<b>run</b>", "created_by": 'ada"><script>alert(1)</script>', "speed": records.latency()}
+        told["created_at"] = datetime(2026, 1, 1 if word == "old" else 2, tzinfo=UTC)
+        made = records.manifest(files, **{**told, **described})
         golden = GoldenImage(file="golden-1", width=64, height=48, people=(person,))
         return self.registry.store(made.model_copy(update={"golden": (golden,)}), files).version
 
@@ -84,6 +93,38 @@ class World:
 
     def serves(self) -> str:
         return self.registry.show("pose", "staging").version
+
+
+def open_page(world: World, browser: Browser, scheme: str = "light", width: int = 1280) -> Page:
+    """A browser's tab whose requests the application answers, to somebody who may act."""
+
+    def answer(route: Route) -> None:
+        asked = urlsplit(route.request.url)
+        path = f"{asked.path.removeprefix('/hpe')}?{asked.query}"
+        got = world.ask(route.request.method, path, "admin")
+        route.fulfill(status=got.status_code, headers=dict(got.headers), body=got.content)
+
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    context.route("http://airflow.local/**", answer)
+    return context.new_page()
+
+
+def refused_run(workspace: Path, name: str = "friday", **changes: Any) -> None:
+    """A run that its gate refused, as its steps leave it."""
+    case = run_cases.gate_failed()
+    config: RunConfig = records.run_config(**changes)
+    run = open_run(config, workspace=workspace.as_uri(), cache=workspace / "cache", name=name, s3=no_s3)
+    left = {
+        steps.evaluate_fp32: case.fp32,
+        steps.export_onnx: case.exported,
+        steps.evaluate_quantized: case.quantized_evaluation,
+        steps.gate: case.decision,
+    }
+    for step, record in left.items():
+        leave(run, step, record)
 
 
 @pytest.fixture

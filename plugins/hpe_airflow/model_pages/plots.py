@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hpe_tasks.catalogue.summaries import VersionSummary
 from hpe_tasks.gate.accuracy import megabytes_text, metric_named
@@ -12,6 +13,8 @@ from hpe_tasks.report.records import milliseconds_text
 
 WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 22, 18, 40
+_LINE, _LETTER = 15, 7.5
+"""Height of a name, and width of its letters."""
 _MOST = 60
 """Versions in a plot: more would hide each other."""
 
@@ -37,6 +40,16 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Name:
+    """A text beside a point, where no other one stands."""
+
+    x: float
+    y: float
+    text: str
+    anchor: Literal["start", "middle", "end"]
+
+
+@dataclass(frozen=True)
 class Series:
     """Figures that are of one kind; `path` leads through them."""
 
@@ -52,6 +65,7 @@ class Plot:
 
     Attributes:
         told: What it shows, for those who do not see it.
+        names: The channels that serve a version, beside its int8 figure.
         left_out: How many versions it does not show, and why; empty where it shows all.
     """
 
@@ -62,6 +76,7 @@ class Plot:
     y_labels: tuple[Label, ...]
     x_title: str
     left_out: str
+    names: tuple[Name, ...] = ()
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -93,6 +108,7 @@ def accuracy_plot(versions: Sequence[VersionSummary]) -> Plot | None:
         y_labels=y_labels,
         x_title="published",
         left_out=left_out,
+        names=_names(series[-1].points),
     )
 
 
@@ -116,6 +132,7 @@ def speed_plot(versions: Sequence[VersionSummary]) -> Plot | None:
         y_labels=y_labels,
         x_title="published",
         left_out=left_out,
+        names=_names(points),
     )
 
 
@@ -146,6 +163,7 @@ def trade_off(versions: Sequence[VersionSummary]) -> Plot | None:
         y_labels=y_labels,
         x_title="time of an image, one thread",
         left_out=left_out,
+        names=_names(points),
     )
 
 
@@ -169,6 +187,36 @@ def _timed(versions: Sequence[VersionSummary]) -> tuple[list[VersionSummary], st
     alike = [row for row in timed if row.speed and timed[0].speed and row.speed.processor == timed[0].speed.processor]
     told = _left_out(len(versions) - len(alike), "not timed on the same processor")
     return alike[:_MOST][::-1], told
+
+
+def _names(points: Sequence[Point]) -> tuple[Name, ...]:
+    """Channels' names above their points, or below, or higher: wherever none is yet."""
+    placed: list[Name] = []
+    for point in points:
+        if not point.channels:
+            continue
+        text = ", ".join(point.channels)
+        anchor: Literal["start", "middle", "end"] = "middle"
+        if not WIDTH * 0.2 <= point.x <= WIDTH * 0.8:
+            anchor = "end" if point.x > WIDTH * 0.8 else "start"
+        above, below = point.y - point.radius - 8, point.y + point.radius + 17
+        higher = (above - _LINE * step for step in range(1, 6))
+        lower = (below + _LINE * step for step in range(1, 6))
+        inside = [y for y in (above, below, *higher, *lower) if _LINE <= y <= HEIGHT - _BOTTOM]
+        found = [Name(point.x, round(y, 1), text, anchor) for y in inside or [above]]
+        placed.append(next((one for one in found if not any(_overlap(one, two) for two in placed)), found[0]))
+    return tuple(placed)
+
+
+def _overlap(one: Name, two: Name) -> bool:
+    (left, right), (other_left, other_right) = _ends(one), _ends(two)
+    return abs(one.y - two.y) < _LINE and left < other_right and other_left < right
+
+
+def _ends(name: Name) -> tuple[float, float]:
+    width = _LETTER * len(name.text)
+    left = name.x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[name.anchor]
+    return left, left + width
 
 
 def _left_out(count: int, why: str) -> str:

@@ -13,7 +13,7 @@ from hpe_airflow.model_pages import store, trial_folders, trying, views
 from hpe_airflow.model_pages.paired import paired
 from hpe_airflow.model_pages.plots import accuracy_plot, speed_plot, trade_off
 from hpe_airflow.model_pages.rendering import page
-from hpe_airflow.model_pages.run_of_version import validation_of
+from hpe_airflow.model_pages.run_of_version import run_is_here, validation_of
 from hpe_airflow.model_pages.store import PICTURES
 from hpe_tasks.catalogue.comparing import compare
 from hpe_tasks.catalogue.subjects import subject_of_version
@@ -42,9 +42,6 @@ def models(request: Request, user: Reader, model: ModelQuery = None) -> HTMLResp
     found = store.catalogue()
     shown = [row for row in found.versions if model in (None, row.name)]
     channels = [row for row in found.channels if model in (None, row.name)]
-    names = sorted({row.name for row in shown} | {row.name for row in channels})
-    log = store.registry().log
-    states = {name: log.state(name) for name in names}
     plotted = model or (shown[0].name if shown else None)
     of_model = [row for row in found.versions if row.name == plotted]
     plots = (accuracy_plot(of_model), speed_plot(of_model), trade_off(of_model))
@@ -57,10 +54,10 @@ def models(request: Request, user: Reader, model: ModelQuery = None) -> HTMLResp
         models=found.models,
         model=model,
         plotted=plotted,
-        channels=[(row, states[row.name].pinned.get(row.channel)) for row in channels],
-        rows=[views.version_row(row, retired=row.version in states[row.name].retired) for row in shown],
+        channels=channels,
+        rows=[views.version_row(row) for row in shown],
         plots=[plot for plot in plots if plot is not None],
-        refused=refused,
+        refused=[views.run_row(run) for run in refused],
     )
 
 
@@ -89,13 +86,14 @@ def version(request: Request, user: Reader, name: Name, version: Version) -> HTM
         records=records,
         took_over=views.first_promotion(records, version),
         validation=validation_of(manifest.provenance.run),
+        run_found=run_is_here(manifest.provenance.run),
+        siblings=views.siblings(manifest, store.catalogue().versions),
         state=state,
     )
 
 
 def _version_shown(manifest: ModelManifest) -> dict[str, Any]:
     metric, protocol = metric_of(manifest.onnx.stats), manifest.onnx.fingerprint
-    grouped = bool(manifest.fp32.by_group or manifest.onnx.by_group)
     return {
         "m": manifest,
         "r": manifest,
@@ -103,9 +101,9 @@ def _version_shown(manifest: ModelManifest) -> dict[str, Any]:
         "card": tuple(views.card(manifest)),
         "checks": views.gate_rows(manifest.gate),
         "intervals": interval_plot(manifest.gate.comparison, metric),
-        "groups": views.joint_plot(manifest),
-        "grouped": grouped,
-        "joints": views.joint_rows(manifest) if grouped else (),
+        "by_group": views.group_plot(manifest),
+        "by_joint": views.joint_plot(manifest),
+        "joint_rows": views.joint_rows(manifest),
         "sample": f"{protocol.num_persons:,} persons in {protocol.num_images:,} images",
         "pictures": views.pictures(manifest),
         "fingerprints": tuple(views.fingerprints(manifest)),

@@ -24,6 +24,18 @@ class ShownValidation:
     address: str
 
 
+def run_is_here(run: str) -> bool:
+    """Whether the run is in this workspace, with a report."""
+    from hpe_tasks.pipeline import steps
+
+    places = Settings.from_environment()
+    try:
+        found = is_run_name(run) and find_run(run, workspace=places.workspace, cache=places.cache, s3=s3_client)
+    except HpeError:
+        return False
+    return bool(found and found.pointer(steps.report.name) is not None)
+
+
 def validation_of(run: str) -> ShownValidation | str:
     """What was found in the data of a run; a sentence where the run is not to be had here any more."""
     from hpe_tasks.pipeline import steps

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpe_tasks.catalogue.comparing import flat
+from hpe_tasks.catalogue.runs import RunSummary
 from hpe_tasks.catalogue.summaries import VersionSummary
 from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named, metric_of
 from hpe_tasks.records.gate import GateCheck, GateDecision
@@ -33,7 +34,6 @@ class ListedRow:
     """A version in the table of all."""
 
     version: VersionSummary
-    retired: bool
     fp32: Cell
     int8: Cell
     drop: Cell
@@ -42,6 +42,18 @@ class ListedRow:
     share: Cell
     verdict: str
     tone: str
+    data: str
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A run in the table of those that published nothing."""
+
+    run: RunSummary
+    fp32: Cell
+    int8: Cell
+    drop: Cell
+    size: Cell
     data: str
 
 
@@ -86,14 +98,21 @@ class DrawnPicture:
     people: tuple[DrawnPerson, ...]
 
 
-def version_row(row: VersionSummary, *, retired: bool) -> ListedRow:
+@dataclass(frozen=True)
+class Siblings:
+    """Other versions, latest first, of the same checkpoint and of the same data; one may be in both."""
+
+    checkpoint: tuple[VersionSummary, ...]
+    data: tuple[VersionSummary, ...]
+
+
+def version_row(row: VersionSummary) -> ListedRow:
     """A version's figures as text."""
     metric = None if row.metric is None else metric_named(row.metric)
     ratio = "" if row.speed is None else f" ({UNITS['times'].text(row.speed.ratio)})"
     people = "" if row.persons is None else f", {row.persons:,} persons"
     return ListedRow(
         version=row,
-        retired=retired,
         fp32=_accuracy(metric, row.fp32),
         int8=_accuracy(metric, row.int8),
         drop=Cell(_NONE if metric is None or row.drop is None else _lost(row.drop, metric), row.drop),
@@ -105,6 +124,19 @@ def version_row(row: VersionSummary, *, retired: bool) -> ListedRow:
         verdict=_LABELS.get(row.verdict or "", "damaged" if row.problem else _NONE),
         tone=_TONES.get(row.verdict or "", "fail" if row.problem else "differs"),
         data=_NONE if row.dataset is None else f"{row.dataset}, {row.split}{people}",
+    )
+
+
+def run_row(run: RunSummary) -> RefusedRow:
+    """The figures of a run that published nothing, as text."""
+    metric = None if run.metric is None else metric_named(run.metric)
+    return RefusedRow(
+        run=run,
+        fp32=_accuracy(metric, run.fp32),
+        int8=_accuracy(metric, run.int8),
+        drop=Cell(_NONE if metric is None or run.drop is None else _lost(run.drop, metric), run.drop),
+        size=Cell(_NONE if run.size_bytes is None else megabytes_text(run.size_bytes), run.size_bytes),
+        data=run.dataset or _NONE,
     )
 
 
@@ -122,14 +154,14 @@ def gate_rows(decision: GateDecision) -> tuple[ShownCheck, ...]:
     return tuple(ShownCheck(check, *quantities_of(check), bullet(check)) for check in ordered)
 
 
+def group_plot(manifest: ModelManifest) -> DotPlot | None:
+    """FP32 and int8 of each group of joints; None where the protocol has none."""
+    return dot_plot(manifest.fp32.by_group, manifest.onnx.by_group, metric_of(manifest.onnx.stats))
+
+
 def joint_plot(manifest: ModelManifest) -> DotPlot | None:
-    """FP32 and int8 of each group of joints, or of each joint where there are no groups."""
-    before, after = manifest.fp32, manifest.onnx
-    grouped = bool(before.by_group or after.by_group)
-    metric = metric_of(after.stats)
-    if grouped:
-        return dot_plot(before.by_group, after.by_group, metric)
-    return dot_plot(before.by_joint, after.by_joint, metric)
+    """FP32 and int8 of each joint."""
+    return dot_plot(manifest.fp32.by_joint, manifest.onnx.by_joint, metric_of(manifest.onnx.stats))
 
 
 def joint_rows(manifest: ModelManifest) -> tuple[JointChange, ...]:
@@ -228,6 +260,16 @@ def settings(manifest: ModelManifest) -> tuple[tuple[str, str], ...]:
         return ()
     asked = manifest.build.build_definition.external_parameters
     return tuple((key, _NONE if value is None else str(value)) for key, value in flat(asked))
+
+
+def siblings(manifest: ModelManifest, versions: Iterable[VersionSummary]) -> Siblings:
+    """What else is made of a version's checkpoint, and of its data."""
+    origin, own = manifest.provenance, (manifest.name, manifest.version)
+    others = [row for row in versions if (row.name, row.version) != own]
+    return Siblings(
+        checkpoint=tuple(row for row in others if row.checkpoint_sha256 == origin.checkpoint_sha256),
+        data=tuple(row for row in others if row.dataset_digest == origin.dataset_digest),
+    )
 
 
 def first_promotion(records: Iterable[LogRecord], version: str) -> LogRecord | None:
