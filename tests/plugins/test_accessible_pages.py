@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Route
+from playwright.sync_api import Browser
 
 from support.chromium import chromium, chromium_browser, hard_to_use
-from support.model_pages import World, airflow, world
+from support.model_pages import World, airflow, open_page, refused_run, world
 from support.played_s3 import client, moto_client
 
 __all__ = ["airflow", "chromium", "client", "moto_client", "world"]
@@ -26,22 +26,50 @@ def browser(chromium: str) -> Iterator[Browser]:
         yield browser
 
 
+def test_tables_are_searched_filtered_and_sorted(world: World, browser: Browser, tmp_path: Path) -> None:
+    timeless = world.publish(tmp_path / "third", "third", speed=None)
+    world.registry.promote("pose", world.new, "production")
+    refused_run(tmp_path / "w")
+    refused_run(tmp_path / "w", "monday", seed=1)
+    page = open_page(world, browser)
+    page.goto(f"{SITE}/hpe/models")
+
+    def shown(table: str) -> list[str]:
+        rows = page.locator(f"#{table} tbody tr:visible th").all()
+        return [row.inner_text().split()[0] for row in rows]
+
+    versions = page.locator("[data-search=all-versions]")
+    versions.get_by_label("Show").select_option("served")
+    assert set(shown("all-versions")) == {world.old, world.new}
+    assert versions.get_by_role("status").inner_text() == "2 of 3 shown"
+    versions.get_by_role("searchbox").fill(world.new)
+    assert shown("all-versions") == [world.new]
+    versions.get_by_role("searchbox").fill("")
+    versions.get_by_label("Show").select_option("")
+    head = page.locator("#all-versions thead th", has_text="Published")
+    for order in ("ascending", "descending"):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == order
+        cells = page.locator("#all-versions tbody tr td:nth-child(12)")
+        dates = cells.evaluate_all("cells => cells.map(cell => cell.dataset.value)")
+        assert dates == sorted(dates, reverse=order == "descending")
+    time = page.locator("#all-versions thead th", has_text="Time")
+    for _ in range(2):  # What has no value stands last in both orders.
+        time.get_by_role("button").click()
+        assert shown("all-versions")[-1] == timeless
+    runs = page.locator("[data-search=refused-runs]")
+    runs.get_by_label("Show").select_option("failed")
+    assert shown("refused-runs") == []
+    runs.get_by_label("Show").select_option("gate_failed")
+    runs.get_by_role("searchbox").fill("monday")
+    assert [name[:6] for name in shown("refused-runs")] == ["monday"]
+    page.context.close()
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", WIDE), ("dark", WIDE), ("light", PHONE)])
 def test_nothing_keeps_people_from_using_a_page(world: World, browser: Browser, scheme: str, width: int) -> None:
     """No serious finding of axe-core's, no error in the console, and nothing wider than the screen."""
-
-    def answer(route: Route) -> None:
-        asked = urlsplit(route.request.url)
-        path = f"{asked.path.removeprefix('/hpe')}?{asked.query}"
-        got = world.ask(route.request.method, path, "admin")
-        route.fulfill(status=got.status_code, headers=dict(got.headers), body=got.content)
-
-    context = browser.new_context(
-        viewport={"width": width, "height": 900},
-        color_scheme=scheme,  # type: ignore[arg-type]
-    )
-    context.route(f"{SITE}/**", answer)
-    page = context.new_page()
+    page = open_page(world, browser, scheme, width)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -60,7 +88,7 @@ def test_nothing_keeps_people_from_using_a_page(world: World, browser: Browser, 
         found[path] = hard_to_use(page)
         wide = page.evaluate("document.documentElement.scrollWidth")
         found[path] += [f"{wide} px wide"] if wide > width else []
-    context.close()
+    page.context.close()
     assert {path: what for path, what in found.items() if what} == {}
     # That the version does not exist is an answer of 404, which the browser notes.
     assert [one for one in said if "404" not in one] == []
