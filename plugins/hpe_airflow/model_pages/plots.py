@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hpe_tasks.catalogue.summaries import VersionSummary
 from hpe_tasks.gate.accuracy import megabytes_text, metric_named
 from hpe_tasks.report.records import milliseconds_text
+
+Anchor = Literal["start", "middle", "end"]
 
 WIDTH, HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 22, 18, 40
@@ -46,7 +48,7 @@ class Name:
     x: float
     y: float
     text: str
-    anchor: Literal["start", "middle", "end"]
+    anchor: Anchor
 
 
 @dataclass(frozen=True)
@@ -190,27 +192,46 @@ def _timed(versions: Sequence[VersionSummary]) -> tuple[list[VersionSummary], st
 
 
 def _names(points: Sequence[Point]) -> tuple[Name, ...]:
-    """Channels' names above their points, or below, or higher: wherever none is yet."""
+    """Channels' names beside their points, where neither a point nor another name stands as long as there is room."""
     placed: list[Name] = []
     for point in points:
         if not point.channels:
             continue
-        text = ", ".join(point.channels)
-        anchor: Literal["start", "middle", "end"] = "middle"
-        if not WIDTH * 0.2 <= point.x <= WIDTH * 0.8:
-            anchor = "end" if point.x > WIDTH * 0.8 else "start"
-        above, below = point.y - point.radius - 8, point.y + point.radius + 17
-        higher = (above - _LINE * step for step in range(1, 6))
-        lower = (below + _LINE * step for step in range(1, 6))
-        inside = [y for y in (above, below, *higher, *lower) if _LINE <= y <= HEIGHT - _BOTTOM]
-        found = [Name(point.x, round(y, 1), text, anchor) for y in inside or [above]]
-        placed.append(next((one for one in found if not any(_overlap(one, two) for two in placed)), found[0]))
+        places = tuple(_places(point, ", ".join(point.channels)))
+        tried = [one for one in places if _inside(one)]
+        free = [one for one in tried if not any(_overlap(one, two) for two in placed)]
+        clear = [one for one in free if not any(_hides(one, other) for other in points)]
+        placed.append((clear or free or tried or places)[0])
     return tuple(placed)
+
+
+def _places(point: Point, text: str) -> Iterator[Name]:
+    above, below = point.y - point.radius - 8, point.y + point.radius + 17
+    anchors: tuple[Anchor, ...] = ("middle", "start", "end")
+    yield from (Name(point.x, round(above, 1), text, anchor) for anchor in anchors)
+    for step in range(16):
+        for shift in (_LINE * step, -_LINE * step):
+            y = round(point.y + 4 + shift, 1)
+            yield Name(round(point.x + point.radius + 8, 1), y, text, "start")
+            yield Name(round(point.x - point.radius - 8, 1), y, text, "end")
+    yield from (Name(point.x, round(below, 1), text, anchor) for anchor in anchors)
+
+
+def _inside(name: Name) -> bool:
+    left, right = _ends(name)
+    return left >= _LEFT and right <= WIDTH and _LINE <= name.y <= HEIGHT - _BOTTOM
 
 
 def _overlap(one: Name, two: Name) -> bool:
     (left, right), (other_left, other_right) = _ends(one), _ends(two)
     return abs(one.y - two.y) < _LINE and left < other_right and other_left < right
+
+
+def _hides(name: Name, point: Point) -> bool:
+    left, right = _ends(name)
+    reach = point.radius + 4
+    across = left < point.x + reach and point.x - reach < right
+    return across and name.y - 11 < point.y + reach and point.y - reach < name.y + 3
 
 
 def _ends(name: Name) -> tuple[float, float]:

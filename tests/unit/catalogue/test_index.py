@@ -135,7 +135,7 @@ def test_a_row_of_another_etag_does_not_count(shelf: Shelf) -> None:
     kept = KeptRows(shelf.cache, f"{shelf.client.meta.endpoint_url} {ROOT}", VersionSummary, 1)
     ((key, row),) = kept.read().items()
     for made_from, int8 in ((row.made_from, 0.99), ('"0123456789abcdef0123456789abcdef"', 0.6)):
-        lying = KeptRow(made_from=made_from, row=row.row.model_copy(update={"int8": 0.99}))
+        lying: KeptRow[VersionSummary] = KeptRow(made_from=made_from, row=row.row.model_copy(update={"int8": 0.99}))
         kept.write({key: lying})
         # Whoever can write this machine's cache with its digest can say anything under the right ETag.
         assert shelf.rows()[version].int8 == int8
