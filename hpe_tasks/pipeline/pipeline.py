@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from hpe_tasks.errors import BelowFloorError, HpeError
@@ -67,7 +67,7 @@ class Pipeline:
 
     def skip_reason(self, step: Step[Any], results: Results) -> str:
         """Why a step is left out of a run: by its own rule or that of a step that it needs; empty where it is not."""
-        reasons = (one.skip(results) for one in (step, *_closure(step, lambda one: one.needs)))
+        reasons = (one.skip(results) for one in (step, *_closure(step, _needs)))
         return next(filter(None, reasons), "")
 
     def may_skip(self, step: Step[Any]) -> bool:
@@ -163,6 +163,11 @@ class Pipeline:
         return not wanted and any(records[other] is not None for other in following)
 
 
+def _needs(step: Step[Any]) -> tuple[Step[Any], ...]:
+    """The steps whose results a step reads."""
+    return step.needs
+
+
 def _asked_by(step: Step[Any]) -> tuple[Step[Any], ...]:
     """The steps that must have run before a step, as far as they are not left out."""
     return (*step.needs, *step.needs_unless_skipped, *step.after)
@@ -173,7 +178,8 @@ def _waited_for_by(step: Step[Any]) -> tuple[Step[Any], ...]:
     return (*_asked_by(step), *step.follows)
 
 
-def _closure(step: Step[Any], near: Callable[[Step[Any]], Iterable[Step[Any]]]) -> dict[Step[Any], None]:
+@cache
+def _closure(step: Step[Any], near: Callable[[Step[Any]], Iterable[Step[Any]]]) -> Mapping[Step[Any], None]:
     """The steps that are near a step, those that are near them, and so on: each once, in the order they are met."""
     found: dict[Step[Any], None] = {}
     waiting = list(near(step))
