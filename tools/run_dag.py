@@ -46,7 +46,7 @@ def read_conf(preset: str, text: str) -> dict[str, Any]:
 
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadConf(f"CONF is not JSON: {error}.") from error
     if not isinstance(given, dict):
         raise BadConf(f"CONF is {text.strip()}, and takes a JSON object.")

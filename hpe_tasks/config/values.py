@@ -71,9 +71,11 @@ def expected_text(schema: Mapping[str, Any]) -> str:
 
 def shown(value: Any) -> str:
     """A value as it stands in JSON, shortened, and without the secrets of addresses."""
-    value = redacted(value)
     try:
+        value = redacted(value)
         text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "values that lie within too many others"
     except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
@@ -145,7 +147,7 @@ def _from_json(text: str, start: str) -> Any:
         raise _WrongType
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets within brackets end Python's stack
         raise _WrongType from error
 
 

@@ -13,6 +13,7 @@ from hpe_tasks.config.keys import config_keys
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.presets import PRESETS
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.config.yaml_text import load_value
 from hpe_tasks.errors import ConfigError
 
 Launcher = Literal["hpe", "make"]
@@ -31,7 +32,7 @@ def command_with(config: RunConfig, settings: Iterable[str], launcher: Launcher)
         launcher: What starts the run.
     """
     preset = config.preset if config.preset in PRESETS else None
-    changes = {key: yaml.safe_load(text) for key, _, text in (setting.partition("=") for setting in settings)}
+    changes = {key: load_value(text) for key, _, text in (setting.partition("=") for setting in settings)}
     asked = _asked(config, preset) | changes
     usual = _values(_usual(preset))
     for key in changes.keys() - set(_needs(preset)):
@@ -83,7 +84,7 @@ def _yaml(value: Any) -> str:
     """A value as `--set` reads it: YAML, in which most texts need no quotes."""
     if isinstance(value, str):
         try:
-            plain = yaml.safe_load(value) == value
+            plain = load_value(value) == value
         except yaml.YAMLError:
             plain = False
         return value if plain else json.dumps(value, ensure_ascii=False)

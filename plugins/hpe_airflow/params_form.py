@@ -103,7 +103,7 @@ def _checked(defaults: str | None) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(defaults)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"The DAG's default parameters are not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError("The DAG's default parameters are not a JSON object.", hint='Write {"preset": "NAME"}.')

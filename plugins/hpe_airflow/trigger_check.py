@@ -117,7 +117,7 @@ async def _problem(body: bytes) -> str | None:
     try:
         conf = json.loads(body).get("conf") or {}
         given = dict(conf)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None  # not a trigger as Airflow knows it: its own answer is the better one
     try:
         config = config_from_params(given)
