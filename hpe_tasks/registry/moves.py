@@ -3,12 +3,16 @@
 A channel never serves a version that is retired. Who moves it looks whether the version is, before the move and after
 it; who retires a version looks whether a channel serves it, before and after as well. So of two that meet, at least one
 sees the other, and takes the retirement back.
+
+A channel that is pinned stays. Who moves it looks before the move and after it; who pins it looks at the channel before
+and after. Where the pin came in between, its maker has seen the channel as it was and was told that it stays so: it is
+the move that is undone, by compare-and-swap as well, and its maker is told. Where both see the other, neither happens.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from hpe_tasks.contract.keys import POINTER_SUFFIX
 from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.registry.layout import RegistryLayout
+    from hpe_tasks.registry.log import LogEntry
     from hpe_tasks.registry.stored_versions import StoredManifest, StoredVersions
 
 log = logging.getLogger(__name__)
@@ -214,8 +219,59 @@ class ChannelMoves:
             keys=keys,
         )
         self._log.add_move(pointer, previous=served, note=note)
+        if (pinned := self._log.state(name).pinned.get(channel)) is not None and pinned.version != target.version:
+            self._undo(pointer, before, pinned, keys)
         self._take_back_retirement(pointer)
         return pointer
+
+    def _undo(self, made: ChannelPointer, before: ChannelState, pinned: LogEntry, keys: ChannelKeys) -> NoReturn:
+        """Take a move back that a pin has met, and tell whoever made it; raises ChannelConflictError always."""
+        name, channel = made.name, made.channel
+        if before.pointer is None or before.pointer.version != pinned.version:
+            self._give_up_pin(made, pinned)
+        else:
+            try:
+                restored = move_channel(
+                    self._client,
+                    self._layout.pointer(name, channel),
+                    self._as_made(made),
+                    before.pointer.entry,
+                    name=name,
+                    channel=channel,
+                    reason="rollback",
+                    moved_by=self._actor or made.moved_by,
+                    history=before.pointer.history,
+                    registry=self._root,
+                    keys=keys,
+                )
+            except ChannelConflictError:
+                # Somebody moved it on, who looks for pins as this does, and whose move is theirs to undo.
+                self._give_up_pin(self.require(name, channel)[0], pinned)
+            else:
+                why = f"It was pinned while it was being moved to version {made.version}."
+                self._log.add_move(restored, previous=made.version, note=why)
+                self._take_back_retirement(restored)
+        now, _ = self.require(name, channel)
+        raise ChannelConflictError(
+            f"Channel {channel!r} of {name!r} was pinned to version {pinned.version} while it was being moved to "
+            f"{made.version}: it {described(now)}.",
+            hint=f"Unpin it first, if version {made.version} is to be served.",
+        )
+
+    def _as_made(self, made: ChannelPointer) -> ChannelState:
+        """The channel as a move has left it; raises ChannelConflictError where it went on since."""
+        state = self.state(made.name, made.channel)
+        if state.pointer != made:
+            raise ChannelConflictError(f"Channel {made.channel!r} of {made.name!r} went on.", hint="Look at it again.")
+        return state
+
+    def _give_up_pin(self, serves: ChannelPointer, pinned: LogEntry) -> None:
+        """No channel is pinned to another version than it serves: where it cannot go back, it is pinned no longer."""
+        name, channel = serves.name, serves.channel
+        if serves.version != pinned.version and self._log.state(name).pinned.get(channel) == pinned:
+            why = f"It was moved to version {serves.version} while it was being pinned to {pinned.version}."
+            self._log.add("unpin", name, serves.version, channel=channel, by=self._actor, note=why)
+            log.warning("Channel %r of %r is no longer pinned: it serves %s.", channel, name, serves.version)
 
     def _take_back_retirement(self, served: ChannelPointer) -> None:
         """A version that is served is not retired: whoever retired it meanwhile has not seen that it is served."""

@@ -25,7 +25,8 @@ DEEP = "[" * 100_000
 def read_conf(text: str) -> Any:
     file = Path(__file__).parents[2] / "tools" / "run_dag.py"
     spec = importlib.util.spec_from_file_location("run_dag", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.read_conf("sample", text)

@@ -227,41 +227,76 @@ def test_a_record_is_as_its_key_says_or_refused(registry: ModelRegistry, client:
     assert registry.log.entries("pose") == (entry,)
 
 
-@pytest.mark.parametrize("stopped", ["promote", "retire"])
-def test_in_every_order_of_retiring_and_promoting_a_served_version_is_not_retired(tmp_path: Path, stopped: str) -> None:
+QUICK = {("promote", "pin"), ("promote", "retire"), ("rollback", "pin")}
+
+
+@pytest.mark.parametrize("first_stopped", ["mover", "keeper"])
+@pytest.mark.parametrize(
+    ("move", "act"),
+    [
+        pytest.param(move, act, marks=() if (move, act) in QUICK else pytest.mark.long)
+        for move in ("promote", "rollback", "publish")
+        for act in ("pin", "unpin", "retire")
+    ],
+)
+def test_in_every_order_of_a_move_and_an_act_against_it_both_are_told_the_truth(
+    tmp_path: Path, move: str, act: str, first_stopped: str
+) -> None:
     """Two clients, of which one is stopped at each of its requests while the other goes on."""
     bucket = MemoryBucket("models")
     owner = ModelRegistry(bucket.client(), LOCATION, actor="ada")
-    first, second = stored(owner, tmp_path, "one"), stored(owner, tmp_path, "two")
-    owner.promote("pose", first, "staging")
+    one, two = stored(owner, tmp_path, "one"), stored(owner, tmp_path, "two")
+    for version in (two, one) if move == "rollback" else (one,):
+        owner.promote("pose", version, "staging")
+    if act == "unpin":
+        Operations(bucket.client(), LOCATION, actor="grace").pin("pose", "staging")
+    files = records.write_files(tmp_path / "two", "two")
+    published = owner.store(records.manifest(files), files, channel="staging")
     objects = dict(bucket._objects)
     clients = Client(bucket), Client(bucket)
+
+    def moving() -> Any:
+        registry = ModelRegistry(clients[0].s3, LOCATION, actor="ada")
+        if move == "rollback":
+            return registry.rollback("pose", "staging")
+        return registry.promote("pose", two, "staging", published=published if move == "publish" else None)
+
+    def keeping() -> Any:
+        operations = Operations(clients[1].s3, LOCATION, actor="grace")
+        return operations.retire("pose", two) if act == "retire" else getattr(operations, act)("pose", "staging")
 
     def begin() -> tuple[Callable[[], Any], Callable[[], Any]]:
         bucket._objects.clear()
         bucket._objects.update(objects)
-        return (
-            lambda: ModelRegistry(clients[0].s3, LOCATION, actor="ada").promote("pose", second, "staging"),
-            lambda: Operations(clients[1].s3, LOCATION, actor="grace").retire("pose", second),
-        )
+        return moving, keeping
 
-    for one in clients:
-        one.shared = _Decisive()
+    for each in clients:
+        each.shared = _Decisive()
     outcomes = set()
-    for meeting in _stopping(stopped, clients, begin):
+    for meeting in _stopping(first_stopped, clients, begin):
         if not meeting.ended:
             continue
-        promoted, retired = (not isinstance(one.outcome, BaseException) for one in clients)
-        assert all(isinstance(one.outcome, HpeError) for one in clients if isinstance(one.outcome, BaseException))
-        serves = owner.show("pose", "staging").version
-        is_retired = second in owner.log.state("pose").retired
-        assert serves == (second if promoted else first), meeting
-        assert not (is_retired and serves == second), meeting
-        # Whoever was told that it is retired was told the truth, but for a promotion that came later and is in the log.
-        assert is_retired == (retired and not promoted), (meeting, [str(one.outcome) for one in clients])
-        assert promoted or retired, meeting
-        outcomes.add((promoted, retired))
-    assert {(True, False), (False, True)} <= outcomes <= {(True, False), (False, True), (True, True)}
+        moved, kept = (not isinstance(one.outcome, BaseException) for one in clients)
+        told = (meeting, [str(one.outcome) for one in clients])
+        assert all(isinstance(one.outcome, HpeError) for one in clients if isinstance(one.outcome, BaseException)), told
+        pointer, state = owner.show("pose", "staging"), owner.log.state("pose")
+        assert pointer.version == (two if moved else one), told
+        assert two not in state.retired or pointer.version != two, told
+        pinned = state.pinned.get("staging")
+        assert pinned is None or pinned.version == pointer.version, told
+        if act == "retire":
+            # Whoever was told that it is retired was told the truth, but for a move that came later and is in the log.
+            assert (two in state.retired) == (kept and not moved), told
+        elif act == "pin":
+            assert (pinned is not None) == kept, told
+        else:
+            assert kept, told
+            assert pinned is None, told
+        # Where each of two has seen what the other did against it, neither of them stays.
+        assert moved or kept or act == "pin", told
+        outcomes.add((moved, kept))
+    expected = {(True, True), (False, True)} if act == "unpin" else {(True, False), (False, True)}
+    assert expected <= outcomes, outcomes
 
 
 class _Decisive(set[str]):
@@ -273,6 +308,6 @@ class _Decisive(set[str]):
 
 def _stopping(stopped: str, clients: tuple[Client, Client], begin: Callable[[], Any]) -> Iterator[Meeting]:
     """The meetings in which this one of two clients is stopped first."""
-    if stopped == "promote":
+    if stopped == "mover":
         return meetings(*clients, begin)
     return meetings(*reversed(clients), lambda: tuple(reversed(begin())))  # type: ignore[arg-type,call-arg]
