@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,19 @@ def read_geometry(model: ModelConfig, path: Path, *, asked: Collection[str], usu
     return _changed(
         fitted, {"output_layout": reading.layout("output_layout", outputs, f"the output of {path} is {maps}")}, path
     )
+
+
+def try_network(file: str, *, model: dict[str, Any], asked: Collection[str] | None, usual: Collection[str]) -> None:
+    """Read a file as `read_geometry` does, unless `asked` is None, and run it on a blank image: for `try_reading`."""
+    path, described = Path(file), ModelConfig.model_validate(model)
+    if asked is not None:
+        described = read_geometry(described, path, asked=asked, usual=usual)
+    session = open_session(path, threads=1)
+    only = session.get_inputs()[0]
+    for width, height in input_sizes(described):
+        sides = (_RGB, height, width) if described.input_layout == "nchw" else (height, width, _RGB)
+        with suppress(*REFUSALS):  # whoever runs it here is told the same
+            session.run(None, {only.name: np.zeros((1, *sides), np.float32)})
 
 
 def _changed(model: ModelConfig, found: dict[str, Any], path: Path) -> ModelConfig:

@@ -45,15 +45,36 @@ def read_model(
 
     Raises:
         CheckpointError: onnxruntime does not run the file, or leaves open what is not set either; names the setting.
+            Or weights do not fit, or the file takes more than the limits of `hpe_tasks.untrusted`.
         ConfigError: The user's setting contradicts the file.
     """
     model, allowed = config.model, config.dataset.allow_private_addresses
     file = checkpoint_file(model, cache, s3, LocalWorkspace(cache), allow_private_addresses=allowed)
-    if asked is not None and model.network.from_file:
-        from hpe_tasks.onnx_runtime.geometry import read_geometry
+    if model.network.from_file:
+        model = _read_graph(model, file, cache, asked, usual)
+    else:
+        from hpe_tasks.data.fetch.taken_in import check_checkpoint
 
-        model = read_geometry(model, file, asked=_of_model(asked), usual=_of_model(usual))
+        check_checkpoint(model, file, cache)
     return file, model
+
+
+def _read_graph(
+    model: ModelConfig, file: Path, cache: Path, asked: Collection[str] | None, usual: Collection[str]
+) -> ModelConfig:
+    """The description with what the file says of itself, which a process of its own has read and run first.
+
+    Not `check_checkpoint`: what is only measured may be quantized already.
+    """
+    from hpe_tasks.data.fetch.taken_in import try_graph
+    from hpe_tasks.onnx_runtime.geometry import read_geometry, try_network
+
+    given = None if asked is None else sorted(_of_model(asked))
+    described = {"model": model.model_dump(mode="json"), "asked": given, "usual": sorted(_of_model(usual))}
+    try_graph(try_network, file, described, cache)
+    if given is None:
+        return model
+    return read_geometry(model, file, asked=given, usual=_of_model(usual))
 
 
 def evaluate_file(

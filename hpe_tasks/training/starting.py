@@ -10,6 +10,7 @@ from torch import nn
 
 from hpe_tasks.config.base import SAMPLE
 from hpe_tasks.config.training import TrainingConfig
+from hpe_tasks.data.fetch.taken_in import try_weights
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint, load_common_layers, sample_checkpoint
@@ -49,7 +50,7 @@ def initial_model(config: TrainingConfig, *, read: bool = True) -> nn.Module:
         read: Whether to read the weights; their place is taken by others where a training goes on.
 
     Raises:
-        CheckpointError: The initial weights cannot be read or do not fit.
+        CheckpointError: The initial weights cannot be read, take more than the limits, or do not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -58,6 +59,7 @@ def initial_model(config: TrainingConfig, *, read: bool = True) -> nn.Module:
         file = (
             sample_checkpoint(config.architecture) if config.initial_weights == SAMPLE else Path(config.initial_weights)
         )
+        try_weights(config.model_config_for("unused"), file)
         if config.new_head:
             log.info("%s: %s", file.name, load_common_layers(model, file))
         else:

@@ -46,6 +46,31 @@ def check_checkpoint(config: ModelConfig, file: Path, cache: Path) -> None:
     check_fit(config, file)
 
 
+def try_weights(config: ModelConfig, file: Path) -> None:
+    """Raise CheckpointError for weights that take more than the limits; whether they fit is not looked at.
+
+    For whoever loads them now and then: what was read is not remembered.
+    """
+    from hpe_tasks.models.checkpoint import try_checkpoint
+
+    if file.is_file() and not file.name.lower().endswith(_SAFE):
+        described = {"model": config.model_dump(mode="json")}
+        limits = _limits(file, "weights")
+        try_reading(try_checkpoint, file, described, limits=limits, kind=CheckpointError)
+
+
+def try_graph(read: Callable[..., object], file: Path, arguments: dict[str, Any], cache: Path) -> None:
+    """Raise CheckpointError for an ONNX file that takes more than the limits of a function that reads it.
+
+    Args:
+        read: As `try_reading` takes it.
+        file: The file.
+        arguments: What else the function is given, JSON-able.
+        cache: Folder of this machine that remembers what was read.
+    """
+    _try_once(read, file, arguments, form="onnx", cache=cache, kind=CheckpointError)
+
+
 def try_matlab_file(file: Path, cache: Path) -> None:
     """Raise DatasetError for a .mat file that takes more than the limits; what is in it is not looked at."""
     from hpe_tasks.data.mpii.mat import try_mat
@@ -69,7 +94,10 @@ def _try_once(
     digests.save()
     mark = cache / "taken_in" / digest_of(known)[:32]
     if not mark.exists():
-        base_bytes, growth = _MEMORY[form]
-        limits = Limits.of(file, base_bytes=base_bytes, growth=growth)
-        try_reading(read, file, arguments, limits=limits, kind=kind)
+        try_reading(read, file, arguments, limits=_limits(file, form), kind=kind)
         write_atomically(mark, b"")
+
+
+def _limits(file: Path, form: str) -> Limits:
+    base_bytes, growth = _MEMORY[form]
+    return Limits.of(file, base_bytes=base_bytes, growth=growth)

@@ -12,13 +12,20 @@ import scipy.io
 import torch
 from onnx import helper, numpy_helper
 
+from hpe_tasks.api.configs import from_onnx
+from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.data.fetch.taken_in import check_checkpoint, try_matlab_file
 from hpe_tasks.errors import CheckpointError, DatasetError, HpeError
 from hpe_tasks.models import build_model
 from hpe_tasks.models.onnx_model import prepare_onnx
+from hpe_tasks.pipeline.standalone import evaluate_file
+from hpe_tasks.training.starting import initial_model
 from support import tiny_networks as tiny
 from support.bombs import deflated_weights, endless_loop
+from support.coco_factory import EVALUATION, write_coco
+from support.no_s3 import no_s3
+from support.training_factory import top_down
 
 BOMB_BYTES = 300 * 10**6
 WEIGHTS = tiny.mobilenet_config()
@@ -85,6 +92,43 @@ def test_a_file_that_takes_too_much_is_refused_each_time(
     for _ in range(2):
         with pytest.raises(kind, match=f"{name} {message}"):
             take_in(tmp_path / name)
+
+
+def evaluating(path: Path) -> None:
+    settings = {"model.checkpoint": str(path), "dataset.source": str(write_coco(path.parent / "coco"))}
+    config = load_config("sample", overrides=settings | {"dataset.evaluation_split": EVALUATION})
+    if path.suffix == ".onnx":
+        config = config.model_copy(update={"model": NETWORK.model_copy(update={"checkpoint": str(path)})})
+    evaluate_file(config, path.parent / "cache", no_s3)
+
+
+def describing(path: Path) -> None:
+    from_onnx(path, path.parent, settings={"model.joint_names": list(NETWORK.joint_names)}, cache=path.parent / "cache")
+
+
+def training(path: Path) -> None:
+    initial_model(top_down(initial_weights=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (evaluating, "bomb.pt"),
+        pytest.param(evaluating, "large.onnx", marks=pytest.mark.long),
+        (evaluating, "endless.onnx"),
+        (describing, "endless.onnx"),
+        (training, "bomb.pt"),
+    ],
+)
+def test_so_is_it_outside_of_runs(
+    read: Callable[[Path], None], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, limits, kind, message = BOMBS[name]
+    for variable, value in limits.items():
+        monkeypatch.setenv(f"HPE_READER_{variable}", value)
+    write(tmp_path / name)
+    with pytest.raises(kind, match=f"{name} {message}"):
+        read(tmp_path / name)
 
 
 GOOD = {"good.pt": good_weights, "good.onnx": good_network, "good.mat": good_truth}
