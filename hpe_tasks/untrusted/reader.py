@@ -21,7 +21,13 @@ from hpe_tasks.untrusted.limits import Limits
 
 log = logging.getLogger(__name__)
 
-_SECRETS = ("AWS_", "AIRFLOW_", "HPE_SIGNING_KEY")
+_PASSED_ON = {
+    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "HPE_FAULT"),
+}
+"""Variables that a process which reads needs: any other may be a password of whatever this one was started by."""
+_PASSED_ON_PREFIXES = ("LC_", "PYTHON", "XDG_", "OMP_", "HPE_READER_")
+
 _LONGEST_REPORT = 10_000
 _HINT = (
     "Do not use a file that you do not trust. For one that you do, raise HPE_READER_MEMORY_MB, HPE_READER_CPU_S or "
@@ -86,8 +92,10 @@ def try_reading(
 
 
 def _environment() -> dict[str, str]:
-    """The environment without credentials, with this code, and with threads that take no memory of their own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)}
+    """What is passed on of the environment, with this code, and with threads that take no memory of their own."""
+    kept = {
+        name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+    }
     code = [str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | {
         "PYTHONPATH": os.pathsep.join(code),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from hpe_tasks.errors import DatasetError
 
+SECRET = "s3cr3t of the tests"
+
 
 def well(file: str) -> None:
     Path(file).read_bytes()
@@ -53,7 +55,7 @@ def errs(file: str) -> None:
 def looks_around(file: str, *, parent: int) -> None:
     found = {
         "folder": os.listdir(),  # noqa: PTH208
-        "secrets": [name for name in os.environ if name.startswith(("AWS_", "AIRFLOW_", "HPE_SIGNING_KEY"))],
+        "secrets": [name for name, value in os.environ.items() if value == SECRET],
         "parent": os.getppid() == parent,
     }
     if found != {"folder": [], "secrets": [], "parent": True}:

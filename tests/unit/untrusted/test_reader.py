@@ -33,6 +33,12 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "given.bin"
 
 
+SECRETS = (
+    *("AWS_SECRET_ACCESS_KEY", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "HPE_SIGNING_KEY", "MLFLOW_TRACKING_PASSWORD"),
+    *("NETRC", "POSTGRES_PASSWORD", "GITHUB_TOKEN", "HF_TOKEN", "https_proxy", "MY_OWN_SECRET"),
+)
+
+
 @pytest.mark.parametrize(
     ("read", "arguments"),
     [
@@ -45,8 +51,8 @@ def file(tmp_path: Path) -> Path:
 def test_a_file_that_stays_within_its_limits_passes(
     read: Callable[..., object], arguments: dict[str, Any], file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("HPE_SIGNING_KEY", "key.pem")
+    for name in SECRETS:
+        monkeypatch.setenv(name, reading.SECRET)
     try_reading(read, file, arguments, limits=LIMITS, kind=CheckpointError)
 
 
