@@ -23,6 +23,7 @@ from hpe_tasks.contract.channel_pointer import LARGEST_COUNTER
 from hpe_tasks.errors import ChannelConflictError, DigestError, TransientError
 from hpe_tasks.records.base import Record
 from hpe_tasks.registry.channel_keys import NO_KEYS, ChannelKeys, next_counter
+from hpe_tasks.registry.layout import POINTER_LIMIT_BYTES
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_objects import (
@@ -95,7 +96,7 @@ def read_channel(client: S3Client, location: S3Location) -> ChannelState:
         AccessError: The bucket does not exist or refuses to be read. A missing pointer is not an error.
         DigestError: The pointer is not one that this code wrote.
     """
-    found = get_bytes(client, location, "reading the channel")
+    found = get_bytes(client, location, "reading the channel", limit_bytes=POINTER_LIMIT_BYTES)
     if found is None:
         return ChannelState(None, None)
     try:

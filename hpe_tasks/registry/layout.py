@@ -20,6 +20,12 @@ from hpe_tasks.errors import ConfigError
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3 import S3Location
 
+POINTER_LIMIT_BYTES = 64 * 1024
+RECORD_LIMIT_BYTES = 64 * 1024
+SIGNATURE_LIMIT_BYTES = 1024
+MANIFEST_LIMIT_BYTES = 4 * 1024**2
+"""The most that is read of each: as much as the function reads (`serving.registry_source`), some ten times its size."""
+
 _SLUG: TypeAdapter[str] = TypeAdapter(Slug)
 _VERSION: TypeAdapter[str] = TypeAdapter(Version)
 

@@ -21,6 +21,7 @@ from hpe_tasks.config.base import Slug
 from hpe_tasks.contract.names import SLUG, VERSION
 from hpe_tasks.errors import ConfigError, DigestError
 from hpe_tasks.records.base import Record
+from hpe_tasks.registry.layout import RECORD_LIMIT_BYTES
 from hpe_tasks.registry.manifest import Version
 from hpe_tasks.storage.s3_objects import get_bytes, list_keys, put_new_bytes
 
@@ -162,7 +163,7 @@ class RegistryLog:
             DigestError: It is damaged, or not what its key says.
         """
         location = self._layout.log(name) / entry.file
-        found = get_bytes(self._client, location, "reading the log")
+        found = get_bytes(self._client, location, "reading the log", limit_bytes=RECORD_LIMIT_BYTES)
         try:
             record = None if found is None else LogRecord.model_validate_json(found.data)
         except ValidationError as error:

@@ -14,7 +14,7 @@ from hpe_tasks.errors import (
     DigestError,
 )
 from hpe_tasks.records.base import Artifact
-from hpe_tasks.registry.layout import RegistryLayout
+from hpe_tasks.registry.layout import MANIFEST_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, RegistryLayout
 from hpe_tasks.registry.manifest import ManifestFile, ModelManifest
 from hpe_tasks.registry.signing import signer_among
 from hpe_tasks.storage.s3_objects import get_bytes, is_stored, put_bytes, put_new_bytes, upload
@@ -54,7 +54,7 @@ class StoredVersions:
     def find(self, name: str, version: str) -> StoredManifest | None:
         """Read a version's manifest and verify it; None where there is none."""
         location = self._layout.manifest(name, version)
-        found = get_bytes(self._client, location, "reading the manifest")
+        found = get_bytes(self._client, location, "reading the manifest", limit_bytes=MANIFEST_LIMIT_BYTES)
         if found is None:
             return None
         try:
@@ -117,7 +117,7 @@ class StoredVersions:
     def sign(self, stored: StoredManifest, key: SigningKey) -> None:
         """Sign the bytes that are stored, unless that is done."""
         location = self._layout.signature(stored.manifest.name, stored.manifest.version)
-        found = get_bytes(self._client, location, "reading the signature")
+        found = get_bytes(self._client, location, "reading the signature", limit_bytes=SIGNATURE_LIMIT_BYTES)
         if found is None or not key.signed(stored.data, found.data):
             put_bytes(self._client, location, key.sign(stored.data), "writing the signature")
 
@@ -134,7 +134,8 @@ class StoredVersions:
 
     def signature(self, name: str, version: str) -> bytes | None:
         """The signature file of a version's manifest, base64 text; None for a version that is not signed."""
-        found = get_bytes(self._client, self._layout.signature(name, version), "reading the signature")
+        location = self._layout.signature(name, version)
+        found = get_bytes(self._client, location, "reading the signature", limit_bytes=SIGNATURE_LIMIT_BYTES)
         return None if found is None else found.data
 
     def artifact(self, stored: StoredManifest) -> Artifact:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,16 +56,27 @@ def s3_checksum(sha256: str) -> str:
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
-def get_bytes(client: S3Client, location: S3Location, doing: str) -> StoredBytes | None:
+def get_bytes(
+    client: S3Client, location: S3Location, doing: str, *, limit_bytes: int | None = None
+) -> StoredBytes | None:
     """Read a small object whole; None when there is none under this key.
 
+    Args:
+        client: Reads it.
+        location: Where it lies.
+        doing: What is done with it, for errors.
+        limit_bytes: The most that what is read can have: whoever may write to the bucket may put anything there.
+
     Raises:
-        DigestError: The bytes differ from the checksum that the server keeps for them.
+        DigestError: The bytes differ from the checksum that the server keeps for them, or are more than the limit.
     """
 
     def read() -> tuple[GetObjectOutputTypeDef, bytes]:
         response = client.get_object(Bucket=location.bucket, Key=location.key, ChecksumMode="ENABLED")
-        return response, response["Body"].read()
+        with closing(response["Body"]) as body:
+            if limit_bytes is not None and response["ContentLength"] > limit_bytes:
+                raise _too_large(location, response["ContentLength"])
+            return response, body.read()
 
     with s3_errors(location, doing):
         try:
@@ -242,6 +254,13 @@ def _read_through(client: S3Client, location: S3Location, file: Path) -> str:
             return read_whole(read)
         except FlexibleChecksumError as error:
             raise _corrupt(location) from error
+
+
+def _too_large(location: S3Location, size_bytes: int) -> DigestError:
+    return DigestError(
+        f"{location} has {size_bytes:,} bytes, too many for what it should be.",
+        hint="Restore the version of that object before, or delete it and publish or promote anew.",
+    )
 
 
 def _corrupt(location: S3Location) -> DigestError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.registry.channels import ChannelPointer, ChannelState, read_channel
-from hpe_tasks.registry.layout import RegistryLayout
+from hpe_tasks.registry.layout import MANIFEST_LIMIT_BYTES, SIGNATURE_LIMIT_BYTES, RegistryLayout
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.storage.s3 import S3Location
 from hpe_tasks.storage.s3_objects import get_bytes
@@ -72,12 +72,14 @@ def verify_version(
     pointed = None if channel is None else _pointed(client, layout, name, channel)
     version = version if pointed is None else pointed[1].version
     assert version is not None
-    stored = get_bytes(client, layout.manifest(name, version), "reading the manifest")
+    stored = get_bytes(client, layout.manifest(name, version), "reading the manifest", limit_bytes=MANIFEST_LIMIT_BYTES)
     if stored is None:
         raise AccessError(
             f"Model {name!r} has no version {version!r} in {registry}.", hint=f"See `hpe channel versions {name}`."
         )
-    found = get_bytes(client, layout.signature(name, version), "reading the signature")
+    found = get_bytes(
+        client, layout.signature(name, version), "reading the signature", limit_bytes=SIGNATURE_LIMIT_BYTES
+    )
     signature = None if found is None else found.data
     sha256 = hashlib.sha256(stored.data).hexdigest()
 

@@ -21,6 +21,7 @@ from hpe_tasks.errors import (
     TransientError,
 )
 from hpe_tasks.records.release import PublishedModel
+from hpe_tasks.registry.channel_keys import ChannelKeys
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
@@ -643,3 +644,29 @@ def test_a_channel_that_was_new_at_the_publication_and_was_moved_since_stays(
     publish(registry, two)
     with pytest.raises(ChannelConflictError, match=f"serves version {two.manifest.version}"):
         registry.promote("pose", published.version, "staging", published=published)
+
+
+@pytest.mark.parametrize("what", ["pointer", "manifest", "signature", "record"])
+def test_what_is_larger_than_it_should_be_is_not_read(
+    registry: ModelRegistry, client: Any, one: Version, key: SigningKey, what: str
+) -> None:
+    version = registry.store(one.manifest, one.files, key).version
+    registry.promote("pose", version, "staging", keys=ChannelKeys(key))
+    (entry,) = registry.log.entries("pose")
+    model = "team/registry/models/pose"
+    keys = {
+        "pointer": POINTER,
+        "manifest": f"{model}/versions/{version}/manifest.json",
+        "signature": f"{model}/versions/{version}/manifest.json.sig",
+        "record": f"{model}/log/{entry.file}",
+    }
+    client.head_object(Bucket="models", Key=keys[what])
+    client.put_object(Bucket="models", Key=keys[what], Body=bytes(5 * 1024**2))
+    read = {
+        "pointer": lambda: registry.show("pose", "staging"),
+        "manifest": lambda: registry.stored("pose", version),
+        "signature": lambda: registry.signature("pose", version),
+        "record": lambda: registry.log.records("pose"),
+    }
+    with pytest.raises(DigestError, match=r"has 5,242,880 bytes, too many for what it should be"):
+        read[what]()
