@@ -87,6 +87,9 @@ def link_file(file: Path, shown: Path) -> None:
     with suppress(OSError):  # something is there, or the file system has no links
         os.link(file, shown)
         return
+    with suppress(OSError):  # it is gone, or a link to nothing
+        if not shown.is_symlink() and shown.samefile(file):
+            return  # as it is each time that a stored result is shown again
     temporary = shown.with_name(f".{shown.name}.{uuid.uuid4().hex[:8]}")
     try:
         try:
@@ -95,7 +98,7 @@ def link_file(file: Path, shown: Path) -> None:
             shutil.copy2(file, temporary)
         temporary.replace(shown)
     finally:
-        # Still there where `shown` was a link to the file already: renaming one of two names of a file does nothing.
+        # Still there where `shown` has become a link to the file meanwhile: renaming one of two names does nothing.
         temporary.unlink(missing_ok=True)
 
 

@@ -38,6 +38,7 @@ R = TypeVar("R", bound=Record)
 RESULT = "result.json"
 
 STORE = "store"
+WATCHING = "watching"
 
 log = logging.getLogger(__name__)
 

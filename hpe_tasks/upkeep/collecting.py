@@ -15,7 +15,7 @@ from hpe_tasks.pipeline.runs import LATEST, RUNS, UNFINISHED
 from hpe_tasks.progress import track
 from hpe_tasks.records.base import Artifact
 from hpe_tasks.storage.claims import CLAIMS, CLOCK, COLLECTING, claim_file, collecting
-from hpe_tasks.storage.workspace import RESULT, StoredFile, Workspace, artifacts_stored
+from hpe_tasks.storage.workspace import RESULT, WATCHING, StoredFile, Workspace, artifacts_stored
 from hpe_tasks.upkeep.contents import (
     Pointed,
     RunFiles,
@@ -188,8 +188,9 @@ class _Look:
         old = [file for file in self._claims.values() if file.modified < self._settled]
         marks = (file for folder in (COLLECTING, CLOCK) for file in self._workspace.files(folder))
         old += [file for file in marks if file.modified < self._settled]
-        runs = (file for run in self.all_runs.values() for file in run.files)
-        old += [file for file in runs if base_name(file.name).startswith(".") and file.modified < self._settled]
+        files = [file for run in self.all_runs.values() for file in run.files]
+        files += self._workspace.files(WATCHING)
+        old += [file for file in files if base_name(file.name).startswith(".") and file.modified < self._settled]
         if old:
             told = Dropped(
                 kind="leftover",

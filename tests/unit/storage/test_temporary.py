@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +81,21 @@ def test_a_first_link_needs_no_other_name(tmp_path: Path, monkeypatch: pytest.Mo
         patched.setattr(Path, "replace", lambda *_: pytest.fail("a kill before this would leave the other name"))
         link_file(stored, shown)
     assert shown.samefile(stored)
+
+
+def test_a_link_that_is_there_needs_no_other_name(tmp_path: Path) -> None:
+    stored, shown = tmp_path / "stored", tmp_path / "shown"
+    stored.write_bytes(b"content")
+    link_file(stored, shown)
+    code = (
+        "import sys; from pathlib import Path; from hpe_tasks.storage.files import link_file; import hpe_tasks.faults"
+    )
+    code += "; hpe_tasks.faults.reached('begins'); link_file(*map(Path, sys.argv[1:]))"
+    fault = {"HPE_FAULT": "kill:rename in storage.files.link_file#1"}
+    again = subprocess.run([sys.executable, "-c", code, str(stored), str(shown)], env=os.environ | fault, check=False)
+    assert again.returncode == 0, "it changes nothing"
+    assert hidden(tmp_path) == []
+    other = tmp_path / "other"
+    other.write_bytes(b"other content")
+    link_file(other, shown)
+    assert shown.samefile(other)

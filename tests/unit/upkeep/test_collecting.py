@@ -90,6 +90,8 @@ def test_leftovers_of_killed_processes_go_once_they_are_old(workspace: Workspace
     run = model_run(workspace, "r")
     half = f"{run.prefix}/make_model/.result.json.0123456789ab"
     workspace.write(half, b"{")
+    workspace.write(f"watching/pose-staging-01234567/.claim.json.{'0' * 32}", b"{")
+    workspace.write("watching/pose-staging-01234567/claim.json", b"{}")
     workspace.write("collecting/killed.json", b"{}")
     workspace.write("clock/killed.json", b"{}")
     with collecting(workspace):
@@ -97,7 +99,9 @@ def test_leftovers_of_killed_processes_go_once_they_are_old(workspace: Workspace
     assert half in names(workspace)
     gone = collect(workspace, 100, delete=True, now=LATER)
     assert {one.kind for one in gone.dropped} == {"leftover"}
-    assert names(workspace) == {name for name in names(workspace) if name.startswith(("runs/r", "store/"))} - {half}
+    assert names(workspace) == {name for name in names(workspace) if name.startswith(("runs/r", "store/"))} - {half} | {
+        "watching/pose-staging-01234567/claim.json"
+    }
     assert workspace.local(run.result(make_model).html).read_text() == "weights of 1"
 
 
