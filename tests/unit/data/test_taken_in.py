@@ -103,7 +103,8 @@ def evaluating(path: Path) -> None:
 
 
 def describing(path: Path) -> None:
-    from_onnx(path, path.parent, settings={"model.joint_names": list(NETWORK.joint_names)}, cache=path.parent / "cache")
+    names = list(NETWORK.joint_names or ())
+    from_onnx(path, path.parent, settings={"model.joint_names": names}, cache=path.parent / "cache")
 
 
 def training(path: Path) -> None:
