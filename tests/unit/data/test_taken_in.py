@@ -116,7 +116,7 @@ def training(path: Path) -> None:
     [
         (evaluating, "bomb.pt"),
         pytest.param(evaluating, "large.onnx", marks=pytest.mark.long),
-        (evaluating, "endless.onnx"),
+        pytest.param(evaluating, "endless.onnx", marks=pytest.mark.long),
         (describing, "endless.onnx"),
         (training, "bomb.pt"),
     ],

@@ -305,6 +305,7 @@ def test_labels_are_learnt_from_only_where_there_are_some(folder: Path, changes:
             steps.choose_recipe.body(run, Scratch(folder, folder.as_uri()))
 
 
+@pytest.mark.long
 def test_a_rung_learns_from_labels(folder: Path, settings: dict[str, Any]) -> None:
     labels = {"dataset.training_split": "calibration", "recipe.distillation_batch": 2}
     brief = Rung("brief", "Two steps only.", lambda base: RUNGS[-1].recipe(base).changed(distillation_steps=2))
