@@ -50,10 +50,10 @@ class Scene:
         """Wait until a fault has met its first request."""
         assert fault.seen.wait(PATIENCE_S), self.cluster.states(run)
 
-    def ends_well(self, run: str) -> None:
+    def ends_well(self, run: str, *, name: str = "tiny") -> None:
         """Wait for the end of a run, which is a success, and for what is served to be verified."""
         assert self.cluster.wait(run, ENDED, PATIENCE_S) == "success", self.cluster.states(run)
-        self.verified()
+        self.verified(name=name)
 
     def forget_results_of(self, step: str, key: str = "") -> None:
         """Let nothing be stored of what a step has made, or has made of these inputs: it has to be made again."""
@@ -110,6 +110,13 @@ class Scene:
         below = psutil.Process(self.cluster.pid(worker)).children(recursive=True)
         (process,) = [process for process in below if "airflow worker -- " in " ".join(process.cmdline())]
         return process
+
+    def says(self, run: str, task: str, attempt: int, *texts: str, patience_s: float = 60.0) -> None:
+        """Wait until an attempt's log holds all of these: a worker writes it a while after it has told the outcome."""
+        deadline = time.monotonic() + patience_s
+        while not all(text in (said := self.cluster.task_log(run, task, attempt)) for text in texts):
+            assert time.monotonic() < deadline, said[-2000:]
+            time.sleep(0.5)
 
     def until_silent(self, run: str, attempt: int, quiet_s: float = 20.0, patience_s: float = 300.0) -> str:
         """Wait until an attempt at `publish` says nothing any more; what it has said."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from hpe_tasks.storage.workspace import Scratch
 if TYPE_CHECKING:
     from hpe_tasks.registry.publishing import ModelRegistry
     from hpe_tasks.release.golden import ChosenImage
+
+log = logging.getLogger(__name__)
 
 
 def _not_approved(results: Results) -> str:
@@ -103,7 +106,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
             protocol=evaluation.onnx.fingerprint,
             tool_versions=tool_versions(quantized, exported),
             run=run.name,
-            started=run.started,
+            started=_begun(run, finished),
             finished=finished,
         ),
         golden=[one.golden for one in chosen],
@@ -113,6 +116,15 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     published = files | images | graphs | {role: path for role, (_, path) in evidence.items()}
     require_last()
     return _registry(run).store(manifest, published, key, channel=config.destination.channel)
+
+
+def _begun(run: Run, finished: datetime) -> datetime | None:
+    """When the run began; None where that was told by a clock that is ahead of this machine's, and would be its end."""
+    began = run.started
+    if began is not None and began > finished:
+        log.warning("the run began at %s by the clock of another machine, which is ahead of this one's", began)
+        return None
+    return began
 
 
 def _refuse_unmeasured(run: Run, exported: ExportedModel, evaluation: QuantizedEvaluation) -> None:

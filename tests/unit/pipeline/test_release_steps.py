@@ -29,7 +29,7 @@ from hpe_tasks.packaging import PackagedModel
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.requantize import REQUANTIZE
-from hpe_tasks.pipeline.runs import Pointer, Run, open_run
+from hpe_tasks.pipeline.runs import Pointer, Run, RunFile, open_run
 from hpe_tasks.pipeline.step import Step
 from hpe_tasks.pipeline.steps.inputs import split_of
 from hpe_tasks.records.base import Record
@@ -292,6 +292,22 @@ def test_clocks_of_workers_do_not_matter(at_publish: OpenAtPublish, tested: Func
     run.workspace.write(file, late.model_dump_json().encode())
     # Another worker reads it.
     assert steps.promote(replace(run)).version == serves(client)
+
+
+@pytest.mark.parametrize(("ahead", "told"), [(timedelta(minutes=5), False), (timedelta(0), True)])
+def test_a_start_by_a_clock_that_is_ahead_is_not_told(
+    at_publish: OpenAtPublish, client: Any, ahead: timedelta, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = at_publish("r")
+    opened = RunFile.model_validate_json(run.workspace.read(f"{run.prefix}/run.json") or b"")
+    began = opened.started + ahead
+    run.workspace.write(
+        f"{run.prefix}/run.json", opened.model_copy(update={"started": began}).model_dump_json().encode()
+    )
+    manifest = ModelRegistry(client, REGISTRY).stored("pose", steps.publish(run).version).manifest
+    assert manifest.build is not None
+    assert manifest.build.run_details.metadata.started_on == (began if told else None)
+    assert ("by the clock of another machine" in caplog.text) == (not told)
 
 
 class OvertakenWorkspace(LocalWorkspace):
