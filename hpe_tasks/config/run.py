@@ -54,9 +54,9 @@ class EvaluationConfig(Frozen):
         "number.",
     )
     fp32_runtime: Fp32Runtime = Field(
-        default="torch",
-        description="What runs the checkpoint on a CPU: `onnxruntime` is faster, and compared with torch first; the "
-        "figures may differ in their last digits. A GPU runs torch.",
+        default="onnxruntime",
+        description="What runs the checkpoint on a CPU: `onnxruntime` is faster, and compared with `torch` first, which "
+        "takes its place where the two differ. A GPU runs torch.",
     )
 
     @property

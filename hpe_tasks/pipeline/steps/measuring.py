@@ -119,7 +119,7 @@ def fp32_network(run: Run) -> Predict:
 
 
 def fp32_of(run: Run, model: ModelConfig, checkpoint: Path) -> Predict:
-    """A checkpoint as a run measures it: in torch, or on a CPU in onnxruntime where that is asked for."""
+    """A checkpoint as a run measures it: on a CPU in onnxruntime where it may be, in torch otherwise."""
     from hpe_tasks.inference import measured_fp32
     from hpe_tasks.quantization import best_device
 

@@ -72,7 +72,8 @@ def test_a_run_is_continued_by_whoever_gives_the_address_again(
 @pytest.mark.parametrize("allowed", [False, True])
 def test_without_credentials_the_folder_is_as_it_was(tmp_path: Path, allowed: bool) -> None:
     """What was asked is digested as it is, and a setting that is new since does not count while it is off."""
-    config = asked("https://host/w.pth?id=5&author=me", **{"dataset.allow_private_addresses": allowed})
+    before = {"dataset.allow_private_addresses": allowed, "evaluation.fp32_runtime": "torch"}
+    config = asked("https://host/w.pth?id=5&author=me", **before)
     content = config.model_dump(mode="json")
     if not allowed:
         del content["dataset"]["allow_private_addresses"]
