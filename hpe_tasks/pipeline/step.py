@@ -175,6 +175,7 @@ class Step(_Rules[R]):
                 f"{self.name} has no part {number} in this run: it has {count}, counted from 0.",
                 hint="Set evaluation.shards to the number of parts, and name one of them.",
             )
+        reached(f"{self.name}, part {number} begins")
         requests = S3Requests()
         try:
             with counting_requests() as requests:
@@ -186,6 +187,7 @@ class Step(_Rules[R]):
         finally:
             if requests.total:
                 log.info("%s, part %d of %d: %s", self.name, number, count, requests)
+        reached(f"{self.name}, part {number} ends")
 
     def __call__(self, run: Run) -> R:
         """Run the step, or take the stored result of the same inputs; keeps the reason where it fails."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
+from support.kill_tables import StepKills, TellKills, machine, rows, write_kills
 from support.recoveries import Recoveries, table, write_recoveries
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--recoveries", type=Path, metavar="PAGE", help="Markdown page to keep times to recovery in")
+    parser.addoption("--kills", type=Path, metavar="PAGE", help="Markdown page to keep numbers of kills in")
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +29,19 @@ def told_recoveries(request: pytest.FixtureRequest) -> Recoveries:
         print(f"\n\n{table(recoveries)}")
         if page is not None and recoveries:
             write_recoveries(page, recoveries)
+
+    return tell
+
+
+@pytest.fixture
+def told_kills(request: pytest.FixtureRequest) -> TellKills:
+    """Prints how many kills a run was recovered from, and keeps it where `--kills` says."""
+    page: Path | None = request.config.getoption("--kills", default=None)
+
+    def tell(scene: str, steps: Sequence[StepKills], took_s: float) -> None:
+        print(rows(scene, steps, took_s, machine()))
+        if page is not None:
+            write_kills(page, scene, steps, took_s, machine())
 
     return tell
 

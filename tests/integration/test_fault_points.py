@@ -1,12 +1,14 @@
 """Runs that are killed at a point, and a second attempt: what that leaves is what an undisturbed run leaves.
 
-The exhaustive test prints how many points there are and how many kills were recovered from:
-`pytest tests/integration/test_fault_points.py -m long -s`.
+The exhaustive tests print how many points there are and how many kills were recovered from, and keep it in a page:
+`pytest tests/integration/test_fault_points.py -m long -s --kills docs/benchmarks.md`.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +21,10 @@ from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.pipeline.retrain import RETRAIN
-from support.fault_runs import Point, Scene, Zygote, differences, kill_everywhere, litter
+from support.fault_runs import Point, Scene, Zygote, kill_everywhere
+from support.fault_trees import differences, litter
 from support.faulty_server import Site, serve
+from support.kill_tables import StepKills, TellKills
 from support.retrained import retraining_settings
 from support.signing_keys import key_pem
 from support.tiny_inputs import tiny_settings
@@ -58,23 +62,31 @@ def served(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[Site, dict[
         )
 
 
-def recovered(scene: Scene, zygote: Zygote, steps: list[str], choose: Callable[[list[Point]], list[Point]]) -> str:
-    """Kill each step at those of its points that are chosen; how many there were, once nothing was wrong."""
-    kills, points, wrong = 0, 0, []
+def recovered(
+    scene: Scene,
+    zygote: Zygote,
+    steps: list[str],
+    choose: Callable[[list[Point]], list[Point]],
+    tell: Callable[[list[StepKills]], None] = lambda _: None,
+) -> int:
+    """Kill each step at those of its points that are chosen; how many kills there were, once nothing was wrong."""
+    told, wrong = [], []
     for step in steps:
         scene.keep(step)
         reached, after = scene.undisturbed(zygote, step)
         scene.keep(f"{step}, done")
         assert litter(after) == []
-        points += len(reached)
+        assert "not valid" not in json.dumps(after)
         chosen = choose(reached)
         outcome = kill_everywhere(scene, zygote, step, chosen, before=step, after=after)
-        kills += outcome.kills
         wrong += outcome.wrong
-        print(f"{step}: {len(reached)} points, {outcome.kills} kills", *outcome.wrong, sep="\n", flush=True)
+        if chosen:
+            told.append(StepKills(step, len(reached), outcome.kills, outcome.recovered))
+            print(told[-1], *outcome.wrong, sep="\n", flush=True)
         scene.restore(f"{step}, done")
+    tell(told)
     assert wrong == [], "\n".join(wrong)
-    return f"{points} points, {kills} kills, all recovered"
+    return sum(one.kills for one in told)
 
 
 def first_of_each_name() -> Callable[[list[Point]], list[Point]]:
@@ -110,7 +122,7 @@ def test_a_kill_at_one_point_of_each_kind_is_recovered_from(tmp_path: Path) -> N
         scene = Scene(tmp_path, asked, key_pem(), (tmp_path / "workspace").as_uri())
         with scene.zygote() as zygote:
             zygote.warm_up(["hpe_tasks.data.fetch.coco_source", "hpe_tasks.pipeline.requantize"])
-            print(recovered(scene, zygote, ["fetch_dataset"], first_of_each_name()))
+            assert recovered(scene, zygote, ["fetch_dataset"], first_of_each_name()) >= 20
 
 
 @pytest.mark.long
@@ -125,11 +137,9 @@ def test_a_kill_of_the_process_that_reads_a_checkpoint_first_is_recovered_from(t
         scene = Scene(tmp_path, asked, key_pem(), (tmp_path / "workspace").as_uri())
         with scene.zygote() as zygote:
             zygote.warm_up(["hpe_tasks.pipeline.requantize", "hpe_tasks.models.checkpoint", "hpe_tasks.models.fit"])
-            told = recovered(
+            assert recovered(
                 scene, zygote, ["fetch_checkpoint"], lambda points: [point for point in points if point.in_child]
             )
-            assert " 0 kills" not in told
-            print(told)
 
 
 def scene_on_s3(tmp_path: Path, s3_bucket: S3Bucket, settings: dict[str, Any]) -> Scene:
@@ -153,53 +163,106 @@ def whole(tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Scene]:
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
-def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene) -> None:
-    whole.keep("nothing")
-    with whole.zygote() as zygote:
-        zygote.learn(STEPS)
-        first = whole.found()
-        whole.restore("nothing")
-        told = recovered(whole, zygote, STEPS, lambda points: points)
-        # Two undisturbed runs differ in nothing but the fields that may.
-        assert differences(first, whole.found()) == []
-    print(told)
+def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene, told_kills: TellKills) -> None:
+    first = kill_in(whole, STEPS, set(STEPS), "quantization", told_kills)
+    # Two undisturbed runs differ in nothing but the fields that may.
+    assert differences(first, whole.found()) == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
-def test_a_kill_at_any_point_of_the_search_for_a_recipe_is_recovered_from(whole: Scene) -> None:
+def test_a_kill_at_any_point_of_the_search_for_a_recipe_is_recovered_from(whole: Scene, told_kills: TellKills) -> None:
     whole.settings |= {"recipe": "auto", "recipe.search_rungs": ["min_max", "tf_enhanced"]}
-    kill_in(whole, STEPS[: STEPS.index("choose_recipe") + 1], {"try_min_max", "choose_recipe"})
+    steps = STEPS[: STEPS.index("choose_recipe") + 1]
+    kill_in(whole, steps, {"try_min_max", "choose_recipe"}, "search for a recipe", told_kills)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
 @pytest.mark.parametrize("killed", ["fetch_dataset", "evaluate_fp32", "gate", "publish", "report"])
-def test_a_kill_at_any_point_is_recovered_from_in_a_workspace_on_s3(whole: Scene, killed: str) -> None:
+def test_a_kill_at_any_point_is_recovered_from_in_a_workspace_on_s3(
+    whole: Scene, killed: str, told_kills: TellKills
+) -> None:
     """Steps of each kind: they download, compute, judge, publish and draw."""
     assert whole.bucket is not None
     whole.workspace = f"s3://{whole.bucket[1]}/workspace"
     whole.settings |= {"destination.smoke_test": False}
-    kill_in(whole, STEPS[: STEPS.index(killed) + 1], {killed})
+    kill_in(whole, STEPS[: STEPS.index(killed) + 1], {killed}, f"workspace on S3, {killed}", told_kills)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
-def test_a_kill_at_any_point_of_a_retraining_is_recovered_from(tmp_path: Path, s3_bucket: S3Bucket) -> None:
+def test_a_kill_at_any_point_of_a_retraining_is_recovered_from(
+    tmp_path: Path, s3_bucket: S3Bucket, told_kills: TellKills
+) -> None:
     settings = retraining_settings(tmp_path)
     with served(tmp_path, settings | {"model.checkpoint": str(sample_checkpoint())}) as (_, asked):
         scene = scene_on_s3(tmp_path, s3_bucket, asked)
         scene.pipeline = RETRAIN.name
-        kill_in(scene, [step.name for step in RETRAIN.steps], {step.name for step in RETRAIN.steps})
+        steps = [step.name for step in RETRAIN.steps]
+        kill_in(scene, steps, set(steps), "retraining", told_kills)
 
 
-def kill_in(scene: Scene, steps: list[str], killed: set[str]) -> None:
-    """Run these steps, and kill some of them at each of their points."""
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("replaced", [False, True], ids=["new-run", "other-results-shown"])
+def test_a_kill_at_any_point_of_a_step_whose_result_is_stored_is_recovered_from(
+    tmp_path: Path, replaced: bool, told_kills: TellKills
+) -> None:
+    """Another run has made all results: a new run shows them, or one that shows those of another data set so far."""
+    settings = tiny_settings(tmp_path)
+    make_sample(tmp_path / "grown", SampleSpec(train=1, calibration=3, val=5, width=200, height=150))
+    scene = Scene(tmp_path, settings, key_pem(), (tmp_path / "workspace").as_uri())
+    steps = [step.name for step in REQUANTIZE.steps if step.reuse and not step.name.startswith("try_")]
+    if replaced:
+        run_all(scene, steps)
+        (tmp_path / "data").rename(tmp_path / "before")
+        (tmp_path / "grown").rename(tmp_path / "data")
+    scene.run = "another"
+    run_all(scene, steps)
+    scene.run = "killed"
+    kill_in(scene, steps, set(steps), f"results are stored, {'others' if replaced else 'none'} shown", told_kills)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+def test_a_kill_at_any_point_of_a_measurement_in_parts_is_recovered_from(tmp_path: Path, told_kills: TellKills) -> None:
+    """Of parts that tasks of their own make, of the step that puts them together, and of one that makes its parts."""
+    settings = tiny_settings(tmp_path) | {"evaluation.shards": 2, "evaluation.batch_size": 2}
+    scene = Scene(tmp_path, settings, key_pem(), (tmp_path / "workspace").as_uri())
+    parts = ["evaluate_fp32, part 0", "evaluate_fp32, part 1"]
+    before = STEPS[: STEPS.index("evaluate_fp32")]
+    after = STEPS[STEPS.index("evaluate_fp32") : STEPS.index("evaluate_quantized") + 1]
+    killed = {*parts, "evaluate_fp32", "evaluate_quantized"}
+    kill_in(scene, [*before, *parts, *after], killed, "measurement in parts", told_kills)
+    stored = tmp_path / "workspace/store"
+    assert [len(list((stored / f"{step}_shards").iterdir())) for step in ("evaluate_fp32", "evaluate_quantized")] == [
+        2,
+        4,
+    ]
+
+
+def run_all(scene: Scene, steps: list[str]) -> None:
+    """Run steps undisturbed."""
+    with scene.zygote() as zygote:
+        assert zygote.run(*steps) == 0, scene.told()
+
+
+def kill_in(scene: Scene, steps: list[str], killed: set[str], name: str, told_kills: TellKills) -> dict[str, Any]:
+    """Run these steps, and kill some of them at each of their points; what a first, undisturbed run has left."""
+    began = time.monotonic()
     scene.keep("nothing")
     with scene.zygote() as zygote:
         zygote.learn(steps)
+        first = scene.found()
         scene.restore("nothing")
         under_way = iter(steps)
-        told = recovered(scene, zygote, steps, lambda points: points if next(under_way) in killed else [])
-        assert " 0 kills" not in told
-    print(told)
+        kills = recovered(
+            scene,
+            zygote,
+            steps,
+            lambda points: points if next(under_way) in killed else [],
+            lambda told: told_kills(name, told, time.monotonic() - began),
+        )
+        assert kills > 0
+    return first

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,44 +21,9 @@ from hpe_tasks.pipeline.requantize import REQUANTIZE
 from hpe_tasks.registry.channel_keys import signed_pointer
 from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.scratch import sweep
+from support.fault_trees import ATTEMPT, EVENTS, LOGGED, TEMPORARY, comparable, differences, judged
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-DIFFER = {
-    "when": {"started", "finished_at", "created_at", "moved_at", "recorded_at", "startedOn", "finishedOn", "counter"},
-    "what was measured of time": {
-        "images_per_second",
-        "latency",
-        "cold_start_ms",
-        "duration_ms",
-        "seconds",
-        "examples_per_s",
-        "mtime_ns",
-    },
-    "names that were drawn": {"moves", "attempt", "entry"},
-    "whether this attempt or the one before did it": {"reused", "created", "previous_version"},
-    "digests of files that hold one of these": {"manifest_sha256", "package_sha256", "zipped_bytes", "unzipped_bytes"},
-}
-"""Fields of JSON files in which two undisturbed runs differ, or one that was killed and one that was not."""
-
-_FIELDS = set().union(*DIFFER.values())
-_ALSO_NONE = {"previous_version"}
-"""Of them, those that only one of the two may have."""
-
-_HOLD_THEM = re.compile(r"(\.html|/manifest\.json|/curves\.jsonl|/lineage/\w+/\w+\.json)$")
-"""Addresses of what holds one of these fields: their digests differ as well."""
-
-_LOGGED = re.compile(r"(?<=/log/)[0-9TZ.]+(_.*_)[0-9a-f]{32}(?=\.json$)")
-_ATTEMPT = re.compile(r"(?<=/workspace/store/)(\w+/[0-9a-f]{32}/)[0-9a-f]{12}(?=/)")
-"""Folders of a workspace on S3 that hold what one attempt at a step has made: their names are drawn."""
-
-_EVENTS = re.compile(r"(?<=/events\.out\.tfevents\.).*")
-"""What TensorBoard's files are called by: when they were begun, and by which process."""
-
-_OF_THE_COURSE = (".tfevents.…", "/curves.html", "/training.state")
-"""Ends of names of files that tell how fast a training went, and where it was taken up again."""
-
-_TEMPORARY = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{8,32}(\.part)?$|\.(tmp|part|making|extracting)(\.json)?$|/scratch/.")
 
 
 @dataclass(frozen=True)
@@ -101,6 +65,7 @@ class Scene:
         environment: What processes are given beside that of the test.
         bucket: Client, name, and what `make_client` takes; None for a scene without S3.
         pipeline: Name of the one whose steps are killed.
+        run: Its name.
     """
 
     folder: Path
@@ -110,6 +75,7 @@ class Scene:
     environment: dict[str, str] = field(default_factory=dict)
     bucket: tuple[Any, str, dict[str, str]] | None = None
     pipeline: str = REQUANTIZE.name
+    run: str = "killed"
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -126,6 +92,7 @@ class Scene:
 
     @contextmanager
     def zygote(self) -> Iterator[Zygote]:
+        """A process that forks attempts as this scene is now."""
         scene = {
             "settings": self.settings,
             "workspace": self.workspace,
@@ -134,11 +101,12 @@ class Scene:
             "signing_key": self.signing_key.decode(),
             "s3": {} if self.bucket is None else self.bucket[2],
             "pipeline": self.pipeline,
+            "run": self.run,
         }
         paths = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "tests")))
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TMPDIR": str(self.temporary)}
         environment |= self.environment
-        self.temporary.mkdir()
+        self.temporary.mkdir(exist_ok=True)
         with subprocess.Popen(
             [sys.executable, "-m", "support.fault_zygote", json.dumps(scene)],
             stdin=subprocess.PIPE,
@@ -204,37 +172,41 @@ class Scene:
         tree: dict[str, Any] = {}
         for place in self.places:
             for path in sorted(place.rglob("*")):
-                name = _EVENTS.sub("…", path.relative_to(self.folder).as_posix())
+                name = EVENTS.sub("…", path.relative_to(self.folder).as_posix())
                 if name.startswith("cache/digests"):
                     # Remembers files that have not changed for two seconds: the clock decides which.
-                    tree |= {name: "a file"} if _TEMPORARY.search(name) else {}
+                    tree |= {name: "a file"} if TEMPORARY.search(name) else {}
                 elif path.is_symlink():
                     tree[name] = f"leads to {path.readlink()}"
                 elif path.is_dir():
                     tree[name] = "a folder"
                 else:
-                    tree[name] = _comparable(name, path.read_bytes())
+                    tree[name] = comparable(name, path.read_bytes())
         if self.bucket is not None:
             objects = self._objects()
             named = b"".join(data for key, data in objects.items() if key.endswith("/result.json")).decode()
-            for key, data in objects.items():
-                attempt = _ATTEMPT.search(f"/{key}")
+            for key in objects:
+                attempt = ATTEMPT.search(f"/{key}")
                 if attempt is not None and attempt[0] not in named:
                     continue  # Of a killed attempt: nobody but a collector can tell that it is none under way.
                 # A record of the registry's log is called by when it was written, and by a name that was drawn.
-                name = _ATTEMPT.sub(r"\1…", _LOGGED.sub(r"…\1…", f"/{key}"))[1:]
+                name = ATTEMPT.sub(r"\1…", LOGGED.sub(r"…\1…", f"/{key}"))[1:]
                 assert f"bucket/{name}" not in tree, f"two records of one act, or two attempts' files: {name}"
-                tree[f"bucket/{name}"] = _comparable(key, self._judged(key, data))
+                tree[f"bucket/{name}"] = self._comparable(key, objects)
         return tree
 
-    def _judged(self, key: str, data: bytes) -> bytes:
-        """A pointer, which holds a time and a counter, with what its signature is worth in place of it."""
+    def _comparable(self, key: str, objects: dict[str, bytes]) -> Any:
+        """An object as two are compared; what is signed, or a signature, with what the signature is worth."""
+        data, mine = objects[key], SigningKey(self.signing_key).public_bytes
+        if key.endswith(".sig"):
+            return judged(objects.get(key.removesuffix(".sig")), data, mine)
         registry, is_pointer, _ = key.partition("/models/") if "/channels/" in key else ("", "", "")
         if not is_pointer or self.bucket is None:
-            return data
-        mine = SigningKey(self.signing_key).public_bytes
+            return comparable(key, data)
+        # It holds a time and a counter.
         valid = signed_pointer(data, f"s3://{self.bucket[1]}/{registry}", (mine,))
-        return json.dumps(json.loads(data) | {"signature": "valid" if valid else "not valid"}).encode()
+        pointer = json.loads(data) | {"signature": "a valid signature" if valid else "a signature that is not valid"}
+        return comparable(key, json.dumps(pointer).encode())
 
     def _objects(self) -> dict[str, bytes]:
         assert self.bucket is not None
@@ -293,59 +265,6 @@ def points_of(record: Path, temporary: Path) -> list[Point]:
     return points
 
 
-def litter(tree: Iterable[str]) -> list[str]:
-    """Names that only files under way have."""
-    return [name for name in tree if _TEMPORARY.search(name)]
-
-
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What differs between two trees, a line each."""
-    told = [f"{name} is left behind" for name in found.keys() - expected.keys()]
-    told += [f"{name} is missing" for name in expected.keys() - found.keys()]
-    for name in expected.keys() & found.keys():
-        if expected[name] != found[name]:
-            told.append(f"{name}: {_first_difference(expected[name], found[name])}")
-    return sorted(told)
-
-
-def _first_difference(one: Any, other: Any, where: str = "") -> str:
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return next(_first_difference(one[key], other[key], f"{where}.{key}") for key in one if one[key] != other[key])
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        pairs = enumerate(zip(one, other, strict=True))
-        return next(_first_difference(a, b, f"{where}[{i}]") for i, (a, b) in pairs if a != b)
-    return f"{where} was {str(one)[:200]}, is {str(other)[:200]}"
-
-
-def _comparable(name: str, data: bytes) -> Any:
-    if name.endswith(_OF_THE_COURSE):
-        return "a file"
-    if name.endswith("/curves.jsonl"):
-        # A training that was taken up again says so, and tells again what it had told after its last state.
-        told = (json.loads(line) for line in data.decode().splitlines())
-        return sorted({json.dumps(_masked(line | {"done": 0})) for line in told})
-    if name.endswith(".json"):
-        return _masked(json.loads(data))
-    if name.endswith(".jsonl"):
-        return sorted(data.decode().splitlines())
-    if name.endswith(".html"):
-        # Times, also those of more than a minute, measured figures, and where charts have put them.
-        return re.sub(r"# min # s", "# s", re.sub(r"[0-9a-f]{12,}|\d+(\.\d+)?", "#", data.decode()))
-    return "a signature" if name.endswith(".sig") else hashlib.sha256(data).hexdigest()
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_masked(one) for one in value]
-    if isinstance(value, str):
-        return re.sub(r"[\d.,]+ GB (free|available)", r"… \1", _ATTEMPT.sub(r"\1…", value))
-    if not isinstance(value, dict):
-        return value
-    hidden = _FIELDS | ({"sha256", "size_bytes"} if _HOLD_THEM.search(str(value.get("uri", ""))) else set())
-    masked = {key for key, inner in value.items() if key in hidden and (inner is not None or key in _ALSO_NONE)}
-    return {key: "…" if key in masked else _masked(inner) for key, inner in value.items()}
-
-
 def _copy(source: Path, target: Path) -> None:
     """Copy a tree with its times, and with files of two names as such."""
     subprocess.run(["cp", "-a", source, target], check=True)
@@ -357,10 +276,12 @@ class Outcome:
 
     Attributes:
         kills: How many there were.
+        recovered: After how many of them nothing was wrong.
         wrong: What was wrong afterwards, a line each.
     """
 
     kills: int = 0
+    recovered: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
@@ -391,5 +312,6 @@ def kill_everywhere(
             scene.begin_next_step()
             wrong = differences(after, scene.found())
         outcome.kills += 1
+        outcome.recovered += not wrong
         outcome.wrong += [f"{step}, {point.fault}: {one}" for one in wrong]
     return outcome

@@ -50,7 +50,7 @@ def warm_up(pipeline: str, modules: list[str], steps: list[str]) -> None:
         from hpe_tasks.pipeline.reach import code_version
 
         for step in steps:
-            code_version(pipeline_called(pipeline).by_name[step].body)
+            code_version(pipeline_called(pipeline).by_name[step.partition(", part ")[0]].body)
 
 
 def attempt(scene: dict[str, Any], order: dict[str, Any]) -> int:
@@ -72,6 +72,7 @@ def attempt(scene: dict[str, Any], order: dict[str, Any]) -> int:
 
 
 def run_steps(scene: dict[str, Any], names: list[str]) -> None:
+    """Run steps by their names; `STEP, part N` is a part of one, as a task of its own makes it."""
     from hpe_tasks.config.loading import load_config
     from hpe_tasks.pipeline.runs import open_run
     from hpe_tasks.storage.s3 import make_client
@@ -85,13 +86,16 @@ def run_steps(scene: dict[str, Any], names: list[str]) -> None:
             config,
             workspace=scene["workspace"],
             cache=Path(scene["cache"]),
-            name="killed",
+            name=scene["run"],
             s3=lambda: make_client(**scene["s3"]),
             signing_key=lambda: key,
             pipeline=pipeline.name,
         )
-        step = pipeline.by_name[name]
-        if not pipeline.skip_reason(step, run):
+        step_name, _, part = name.partition(", part ")
+        step = pipeline.by_name[step_name]
+        if part:
+            step.make_shard(run, int(part))
+        elif not pipeline.skip_reason(step, run):
             step(run)
 
 
