@@ -121,13 +121,15 @@ def list_versions(client: S3Client, root: S3Location, cache_folder: Path) -> Cat
             update={
                 "signed": key in listing.signed,
                 "channels": tuple(served.get((row.name, row.version), ())),
-                "retired": row.version in log.get(row.name, nothing).retired,
+                # One that is served has never been retired, whatever stands there: see `registry.holds`.
+                "retired": row.version in log.get(row.name, nothing).retired and (row.name, row.version) not in served,
             },
         )
         for key, row in versions.items()
     )
     moved = (
-        row.model_copy(update=_pin(log.get(row.name, nothing).pinned.get(row.channel))) for row in channels.values()
+        row.model_copy(update=_pin(row, log.get(row.name, nothing).pinned.get(row.channel)))
+        for row in channels.values()
     )
     return Catalogue(
         registry=str(root),
@@ -165,7 +167,9 @@ class _Listing:
             self.log.setdefault(name, []).append(entry)
 
 
-def _pin(entry: LogEntry | None) -> dict[str, object]:
+def _pin(row: ChannelSummary, entry: LogEntry | None) -> dict[str, object]:
+    if entry is not None and row.version not in (None, entry.version):
+        entry = None  # It has never held: see `registry.holds`.
     return {"pinned": entry is not None, "pinned_at": None if entry is None else entry.at}
 
 

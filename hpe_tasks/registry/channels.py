@@ -4,6 +4,9 @@ A pointer is one small JSON object. It is created with `If-None-Match: *` and ch
 writers that read the same state exactly one succeeds, whatever their order and however long they took. Each move has
 a name of its own, by which its caller recognizes it: two rollbacks that meet write the same otherwise.
 
+Whoever has read a pointer can be shut out: `shut_out` writes it again as it is, with one blank line more, so that it
+has another ETag. That needs no key: what is signed is the pointer's content, not how its JSON is laid out.
+
 Whoever has a key signs the pointer, in which a counter goes up with each move: a rollback is a new pointer as well. So
 an earlier one, put back by somebody who may write to the bucket, is known by whoever has seen the later one.
 """
@@ -170,9 +173,36 @@ def move_channel(
             return now.pointer
         if now.etag != state.etag:
             raise _conflict(location, pointer, state.pointer, now.pointer)
-    raise ChannelConflictError(
-        f"Channel {channel!r} of {name!r} is being changed by others all the time.", hint="Try again in a minute."
-    )
+    raise _written_all_the_time(location)
+
+
+def shut_out(client: S3Client, location: S3Location, state: ChannelState) -> bool:
+    """Let nobody move a channel any more who has read its pointer before now: who tries is refused, and looks again.
+
+    Args:
+        client: Writes it.
+        location: Of the pointer.
+        state: As it was read.
+
+    Returns:
+        Whether the pointer has been as in `state` all the time; False, and nobody is shut out, where it was moved.
+
+    Raises:
+        ChannelConflictError: Others write it all the time.
+        TransientError: The server failed.
+    """
+    read = state.pointer
+    for attempt in range(WRITE_ATTEMPTS):
+        time.sleep(attempt * _PAUSE_S)
+        if state.pointer is None or state.pointer != read:
+            return False
+        # No two layouts of one pointer are alike, until there are thousands.
+        data = state.data if len(state.data) < POINTER_LIMIT_BYTES // 2 else state.data.rstrip()
+        if _swap(client, location, data + b"\n", state.etag):
+            return True
+        # Moved, or written again by somebody else who shuts out, or by ourselves where the answer was lost.
+        state = read_channel(client, location)
+    raise _written_all_the_time(location)
 
 
 def _serves_as_well(theirs: ChannelPointer, ours: ChannelPointer) -> bool:
@@ -183,6 +213,12 @@ def _serves_as_well(theirs: ChannelPointer, ours: ChannelPointer) -> bool:
 def _swap(client: S3Client, location: S3Location, data: bytes, etag: str | None) -> bool:
     """Write the pointer on the condition that it is unchanged; False when the server refused the condition."""
     return put_on_condition(client, location, data, "moving the channel", etag=etag) == "written"
+
+
+def _written_all_the_time(location: S3Location) -> ChannelConflictError:
+    return ChannelConflictError(
+        f"The channel {location} is being changed by others all the time.", hint="Try again in a minute."
+    )
 
 
 def _conflict(

@@ -2,7 +2,10 @@
 
 One object for each act below `models/<name>/log/`, created once and never changed. Its key tells when, what, the
 channel and the version, so that one listing tells which versions are retired and which channels are pinned: the last
-record about each says so, and nothing else does. A record of a channel's move is named by the move's own name, so that
+record about each says so, and nothing else does. A pin or a retirement that came to nothing is taken back by a record
+of the same name, which takes back that one alone: another that was made meanwhile stays.
+
+A record of a channel's move is named by the move's own name, so that
 a second attempt writes the one that the first has not come to, and no second one.
 """
 
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 Action = Literal["publish", "promote", "rollback", "sign", "retire", "unretire", "pin", "unpin", "annotate"]
 """What was done; `publish` is a promotion by the run that made the version."""
 
+_UNDOING: dict[Action, Action] = {"pin": "unpin", "retire": "unretire"}
+
 LONGEST_NOTE = 2000
 """Characters."""
 
@@ -62,6 +67,11 @@ class LogEntry:
     channel: str | None
     version: str
     entry: str
+
+    @property
+    def subject(self) -> str:
+        """What a pin or a retirement is about: a channel or a version."""
+        return self.channel or self.version
 
     @property
     def file(self) -> str:
@@ -121,17 +131,9 @@ class LogState:
     @classmethod
     def after(cls, entries: Iterable[LogEntry]) -> LogState:
         """The state that records leave, in the order of their keys."""
-        retired: dict[str, LogEntry] = {}
-        pinned: dict[str, LogEntry] = {}
-        for entry in entries:
-            if entry.action == "retire":
-                retired[entry.version] = entry
-            elif entry.action == "unretire":
-                retired.pop(entry.version, None)
-            elif entry.action == "pin" and entry.channel is not None:
-                pinned[entry.channel] = entry
-            elif entry.action == "unpin" and entry.channel is not None:
-                pinned.pop(entry.channel, None)
+        standing = _standing(entries)
+        retired = {entry.version: entry for entry in standing.values() if entry.action == "retire"}
+        pinned = {entry.channel: entry for entry in standing.values() if entry.action == "pin" and entry.channel}
         return cls(retired, pinned)
 
 
@@ -197,11 +199,9 @@ class RegistryLog:
         note: str = "",
     ) -> LogRecord:
         """Write a record that counts as later than all that are there, whatever the clocks of their writers said."""
-        last = max((entry.at for entry in self.entries(name)), default=None)
-        now = datetime.now(UTC)
         return self._create(
             LogRecord(
-                recorded_at=now if last is None else max(now, last + timedelta(microseconds=1)),
+                recorded_at=_later_than(self.entries(name)),
                 entry=uuid.uuid4().hex,
                 by=by,
                 action=action,
@@ -211,6 +211,35 @@ class RegistryLog:
                 note=checked_note(note),
             )
         )
+
+    def take_back(self, name: str, entry: LogEntry, *, by: str, note: str) -> None:
+        """Let a pin or a retirement count no more, and no other than this one; where it counts still.
+
+        Args:
+            name: Of the model.
+            entry: Its record.
+            by: Who takes it back.
+            note: Why.
+        """
+        entries = self.entries(name)
+        if entry.entry not in _standing(entries):
+            return
+        self._create(
+            LogRecord(
+                recorded_at=_later_than(entries),
+                entry=entry.entry,
+                by=by,
+                action=_UNDOING[entry.action],
+                name=name,
+                channel=entry.channel,
+                version=entry.version,
+                note=checked_note(note),
+            )
+        )
+
+    def taken_back(self, name: str, entry: LogEntry) -> bool:
+        """Whether `take_back` has taken this pin or retirement back."""
+        return any(one.entry == entry.entry and one.action != entry.action for one in self.entries(name))
 
     def add_move(self, pointer: ChannelPointer, *, previous: str | None, note: str = "") -> None:
         """Write the record of a channel's last move, if there is none.
@@ -248,6 +277,27 @@ class RegistryLog:
         data = record.model_dump_json(indent=2).encode() + b"\n"
         put_new_bytes(self._client, self._layout.log(record.name) / record.key.file, data, "writing the log")
         return record
+
+
+def _standing(entries: Iterable[LogEntry]) -> dict[str, LogEntry]:
+    """Pins and retirements that nothing has taken back, by their names; of several of one subject, all that stand."""
+    standing: dict[str, LogEntry] = {}
+    made: set[str] = set()
+    for entry in entries:
+        if entry.action in _UNDOING:
+            standing[entry.entry] = entry
+            made.add(entry.entry)
+        elif entry.entry in made:
+            standing.pop(entry.entry, None)
+        elif entry.action in _UNDOING.values():
+            undone = (entry.action, entry.subject)
+            standing = {name: one for name, one in standing.items() if (_UNDOING[one.action], one.subject) != undone}
+    return standing
+
+
+def _later_than(entries: Iterable[LogEntry]) -> datetime:
+    last, now = max((entry.at for entry in entries), default=None), datetime.now(UTC)
+    return now if last is None else max(now, last + timedelta(microseconds=1))
 
 
 def checked_note(note: str) -> str:

@@ -1,24 +1,22 @@
 """Moving a model's channels: promote, roll back, sign. Each move is by compare-and-swap, and stands in the log.
 
-A channel never serves a version that is retired. Who moves it looks whether the version is, before the move and after
-it; who retires a version looks whether a channel serves it, before and after as well. So of two that meet, at least one
-sees the other, and takes the retirement back.
-
-A channel that is pinned stays. Who moves it looks before the move and after it; who pins it looks at the channel before
-and after. Where the pin came in between, its maker has seen the channel as it was and was told that it stays so: it is
-the move that is undone, by compare-and-swap as well, and its maker is told. Where both see the other, neither happens.
+A channel that is pinned stays, and none serves a version that is retired: who moves it looks into the log between
+reading its pointer and swapping it, and whoever pins or retires shuts out who has read it before; see `holds`. Nobody
+is shut out of a channel that is not there yet: who makes it looks into the log afterwards as well, and takes a
+retirement of what it serves back.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from hpe_tasks.contract.keys import POINTER_SUFFIX
 from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError
 from hpe_tasks.records.release import PromotedModel, PublishedModel, ServedBefore
 from hpe_tasks.registry.channel_keys import NO_KEYS, ChannelKeys
 from hpe_tasks.registry.channels import ChannelEntry, ChannelPointer, ChannelState, Reason, move_channel, read_channel
+from hpe_tasks.registry.holds import Holds
 from hpe_tasks.registry.log import RegistryLog, checked_note
 from hpe_tasks.registry.signing import open_signing_key
 from hpe_tasks.storage.s3_objects import list_keys
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from hpe_tasks.registry.layout import RegistryLayout
-    from hpe_tasks.registry.log import LogEntry
     from hpe_tasks.registry.stored_versions import StoredManifest, StoredVersions
 
 log = logging.getLogger(__name__)
@@ -49,6 +46,7 @@ class ChannelMoves:
         self._versions = versions
         self._actor = actor
         self._log = RegistryLog(client, layout)
+        self._holds = Holds(client, layout, actor)
 
     def names(self, name: str) -> tuple[str, ...]:
         """Names of the model's channels, sorted."""
@@ -71,7 +69,8 @@ class ChannelMoves:
 
     def served_before(self, name: str, channel: str) -> ServedBefore:
         """What a channel serves before a version is stored, and whether it is pinned to it."""
-        pointer, pinned = self.state(name, channel).pointer, self._log.state(name).pinned.get(channel)
+        state = self.state(name, channel)
+        pointer, pinned = state.pointer, self._holds.state(name, channel, state).pinned.get(channel)
         why = "" if pinned is None else self._log.read(name, pinned).told
         return ServedBefore(channel=channel, version=pointer.version if pointer else None, pinned=why)
 
@@ -166,7 +165,7 @@ class ChannelMoves:
         elif before.pointer.entry == target:
             if keys.belongs(before, self._root):
                 self._log.mend(before.pointer)
-                self._take_back_retirement(before.pointer)
+                self._holds.state(manifest.name, channel, before)
                 return
             history = before.pointer.history
         elif published is not None and published.created:
@@ -204,85 +203,34 @@ class ChannelMoves:
         """Move a channel and write that into the log, if neither pin nor retirement is against it."""
         served = before.pointer.version if before.pointer else None
         if served != target.version:
-            self._refuse_pinned_or_retired(name, channel, target.version)
-        pointer = move_channel(
-            self._client,
-            self._layout.pointer(name, channel),
-            before,
-            target,
-            name=name,
-            channel=channel,
-            reason=reason,
-            moved_by=by or self._actor,
-            history=history,
-            registry=self._root,
-            keys=keys,
-        )
+            self._refuse_pinned_or_retired(name, channel, before, target.version)
+        try:
+            pointer = move_channel(
+                self._client,
+                self._layout.pointer(name, channel),
+                before,
+                target,
+                name=name,
+                channel=channel,
+                reason=reason,
+                moved_by=by or self._actor,
+                history=history,
+                registry=self._root,
+                keys=keys,
+            )
+        except ChannelConflictError:
+            now = self.state(name, channel)
+            if now.pointer is None or now.pointer != before.pointer or now.etag == before.etag:
+                raise
+            # It was not moved: somebody has shut us out, who has pinned or retired something.
+            return self._move(now, target, name, channel, reason, history, keys, note, by=by)
         self._log.add_move(pointer, previous=served, note=note)
-        if (pinned := self._log.state(name).pinned.get(channel)) is not None and pinned.version != target.version:
-            self._undo(pointer, before, pinned, keys)
-        self._take_back_retirement(pointer)
+        if before.pointer is None:
+            self._holds.state(name, channel, ChannelState(pointer, None))
         return pointer
 
-    def _undo(self, made: ChannelPointer, before: ChannelState, pinned: LogEntry, keys: ChannelKeys) -> NoReturn:
-        """Take a move back that a pin has met, and tell whoever made it; raises ChannelConflictError always."""
-        name, channel = made.name, made.channel
-        if before.pointer is None or before.pointer.version != pinned.version:
-            self._give_up_pin(made, pinned)
-        else:
-            try:
-                restored = move_channel(
-                    self._client,
-                    self._layout.pointer(name, channel),
-                    self._as_made(made),
-                    before.pointer.entry,
-                    name=name,
-                    channel=channel,
-                    reason="rollback",
-                    moved_by=self._actor or made.moved_by,
-                    history=before.pointer.history,
-                    registry=self._root,
-                    keys=keys,
-                )
-            except ChannelConflictError:
-                # Somebody moved it on, who looks for pins as this does, and whose move is theirs to undo.
-                self._give_up_pin(self.require(name, channel)[0], pinned)
-            else:
-                why = f"It was pinned while it was being moved to version {made.version}."
-                self._log.add_move(restored, previous=made.version, note=why)
-                self._take_back_retirement(restored)
-        now, _ = self.require(name, channel)
-        raise ChannelConflictError(
-            f"Channel {channel!r} of {name!r} was pinned to version {pinned.version} while it was being moved to "
-            f"{made.version}: it {described(now)}.",
-            hint=f"Unpin it first, if version {made.version} is to be served.",
-        )
-
-    def _as_made(self, made: ChannelPointer) -> ChannelState:
-        """The channel as a move has left it; raises ChannelConflictError where it went on since."""
-        state = self.state(made.name, made.channel)
-        if state.pointer != made:
-            raise ChannelConflictError(f"Channel {made.channel!r} of {made.name!r} went on.", hint="Look at it again.")
-        return state
-
-    def _give_up_pin(self, serves: ChannelPointer, pinned: LogEntry) -> None:
-        """No channel is pinned to another version than it serves: where it cannot go back, it is pinned no longer."""
-        name, channel = serves.name, serves.channel
-        if serves.version != pinned.version and self._log.state(name).pinned.get(channel) == pinned:
-            why = f"It was moved to version {serves.version} while it was being pinned to {pinned.version}."
-            self._log.add("unpin", name, serves.version, channel=channel, by=self._actor, note=why)
-            log.warning("Channel %r of %r is no longer pinned: it serves %s.", channel, name, serves.version)
-
-    def _take_back_retirement(self, served: ChannelPointer) -> None:
-        """A version that is served is not retired: whoever retired it meanwhile has not seen that it is served."""
-        name, version, channel = served.name, served.version, served.channel
-        if version in self._log.state(name).retired:
-            why = f"Channel {channel} was moved to it while it was being retired."
-            self._log.add("unretire", name, version, by=self._actor, note=why)
-            log.warning("Version %s of %r is no longer retired: channel %r serves it.", version, name, channel)
-
-    def _refuse_pinned_or_retired(self, name: str, channel: str, version: str) -> None:
-        state = self._log.state(name)
+    def _refuse_pinned_or_retired(self, name: str, channel: str, before: ChannelState, version: str) -> None:
+        state = self._holds.state(name, channel, before)
         if (pinned := state.pinned.get(channel)) is not None:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is pinned to version {pinned.version} "

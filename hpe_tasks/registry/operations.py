@@ -1,6 +1,7 @@
 """What is done to versions and channels without moving a pointer: retire, pin, annotate, and taking it back.
 
-Each is a record of the log, and nothing else: see `hpe_tasks.registry.log`.
+Each is a record of the log: see `hpe_tasks.registry.log`. Whoever pins or retires shuts out those who are about to move
+a channel, so that they look into the log again: see `hpe_tasks.registry.holds`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError, ConfigError
+from hpe_tasks.registry.holds import Holds
 from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.log import LogRecord, RegistryLog, checked_note
 from hpe_tasks.registry.publishing import ModelRegistry
-from hpe_tasks.storage.s3_objects import get_bytes
+from hpe_tasks.storage.s3_objects import WRITE_ATTEMPTS, get_bytes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -33,6 +35,7 @@ class Operations:
         self._layout = RegistryLayout(location)
         self._registry = ModelRegistry(client, location, actor=actor)
         self._log = RegistryLog(client, self._layout)
+        self._holds = Holds(client, self._layout, actor)
         self._actor = actor
 
     def retire(self, name: str, version: str, *, note: str = "") -> LogRecord:
@@ -47,22 +50,24 @@ class Operations:
         """
         note = checked_note(note)
         self._require(name, version)
-        if (retired := self._log.state(name).retired.get(version)) is not None:
-            return self._log.read(name, retired)
         if serving := self._serving(name, version):
             raise BadInputError(
                 f"Version {version} of {name!r} cannot be retired: {_channels(serving)} it.",
                 hint="Promote another version there, or roll back, and retire this one then.",
             )
-        record = self._log.add("retire", name, version, by=self._actor, note=note)
-        if serving := self._serving(name, version):
-            why = f"{_channels(serving)} it since it was being retired."
-            self._log.add("unretire", name, version, by=self._actor, note=why)
-            raise ChannelConflictError(
-                f"Version {version} of {name!r} is not retired: {_channels(serving)} it by now.",
-                hint="Look at the channel, and decide anew.",
-            )
-        return record
+        while True:
+            retired = self._log.state(name).retired.get(version)
+            retired = retired or self._log.add("retire", name, version, by=self._actor, note=note).key
+            if serving := self._holds.served_by(name, version, self._registry.channels(name)):
+                why = f"{_channels(serving)} it since it was being retired."
+                self._log.take_back(name, retired, by=self._actor, note=why)
+                raise ChannelConflictError(
+                    f"Version {version} of {name!r} is not retired: {_channels(serving)} it by now.",
+                    hint="Look at the channel, and decide anew.",
+                )
+            if not self._log.taken_back(name, retired):
+                return self._log.read(name, retired)
+            # It was served for a moment, and whoever saw that let the record count no more.
 
     def unretire(self, name: str, version: str, *, note: str = "") -> LogRecord:
         """Let channels serve a version again.
@@ -88,19 +93,23 @@ class Operations:
         """
         note = checked_note(note)
         before = self._registry.show(name, channel)
-        if (pinned := self._log.state(name).pinned.get(channel)) is not None:
-            return self._log.read(name, pinned)
-        record = self._log.add("pin", name, before.version, channel=channel, by=self._actor, note=note)
+        for _ in range(WRITE_ATTEMPTS):
+            seen = self._registry.state(name, channel)
+            if seen.pointer is None or seen.pointer.version != before.version:
+                break
+            if (pinned := self._holds.state(name, channel, seen).pinned.get(channel)) is not None:
+                if self._holds.shut_out(name, channel, seen):
+                    return self._log.read(name, pinned)
+                continue
+            record = self._log.add("pin", name, before.version, channel=channel, by=self._actor, note=note)
+            if self._holds.shut_out(name, channel, seen):
+                return record
+            self._log.take_back(name, record.key, by=self._actor, note="It was moved while it was being pinned.")
         now = self._registry.show(name, channel)
-        if now.version != before.version:
-            why = f"It was moved to version {now.version} while it was being pinned."
-            self._log.add("unpin", name, now.version, channel=channel, by=self._actor, note=why)
-            raise ChannelConflictError(
-                f"Channel {channel!r} of {name!r} is not pinned: it serves version {now.version} by now, not "
-                f"{before.version}.",
-                hint="Look at it, and decide anew.",
-            )
-        return record
+        raise ChannelConflictError(
+            f"Channel {channel!r} of {name!r} is not pinned: it was moved meanwhile, and serves version {now.version}.",
+            hint="Look at it, and decide anew.",
+        )
 
     def unpin(self, name: str, channel: str, *, note: str = "") -> LogRecord:
         """Let a channel be moved again.
@@ -111,7 +120,7 @@ class Operations:
         """
         note = checked_note(note)
         pointer = self._registry.show(name, channel)
-        if channel not in self._log.state(name).pinned:
+        if channel not in self._holds.state(name, channel, self._registry.state(name, channel)).pinned:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is not pinned.", hint="There is nothing to take back."
             )

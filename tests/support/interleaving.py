@@ -69,6 +69,10 @@ class Client:
             assert self._stopped.acquire(timeout=60), "a client waits for something else than its turn"
         return self._ended
 
+    def heir(self) -> Client:
+        """Another client of the same bucket, which nothing stops."""
+        return Client(self.bucket, shared=set())
+
     def kill(self) -> None:
         """Let it end where it stands."""
         self._killed = True
@@ -144,5 +148,38 @@ def deaths(
         other.advance(TO_THE_END)
         yield Meeting(first, TO_THE_END, ended=True)
         if ended:
+            return
+        first += 1
+
+
+def deaths_between(
+    one: Client, other: Client, begin: Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]
+) -> Iterator[Meeting]:
+    """Every way in which one stands at a point while the other does all of its own, goes on to a later one, and dies.
+
+    Yielded is the moment when the other has ended, and the death.
+
+    Args:
+        one: Dies.
+        other: Does not.
+        begin: As of `meetings`.
+    """
+    first = 0
+    while True:
+        further = 0
+        while True:
+            mine, theirs = begin()
+            one.begin(mine)
+            other.begin(theirs)
+            one_ended = one.advance(first)
+            other.advance(TO_THE_END)
+            yield Meeting(first, further, ended=False)
+            ended = one.advance(further)
+            one.kill()
+            yield Meeting(first, further, ended=True)
+            if ended:
+                break
+            further += 1
+        if one_ended:
             return
         first += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,12 @@ from hpe_tasks.errors import (
     ChannelConflictError,
     ConfigError,
     DigestError,
-    HpeError,
 )
-from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.registry.log import LogRecord, LogState
 from hpe_tasks.registry.operations import Operations
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
-from support.interleaving import Client, Meeting, meetings
 from support.played_s3 import client, moto_client
 
 __all__ = ["client", "moto_client"]
@@ -225,89 +222,3 @@ def test_a_record_is_as_its_key_says_or_refused(registry: ModelRegistry, client:
     for name in ("notes.txt", "x.json", entry.file.replace("_promote_", "_delete_"), "99999999" + entry.file[8:]):
         client.put_object(Bucket="models", Key=LOG + name, Body=b"{}")
     assert registry.log.entries("pose") == (entry,)
-
-
-QUICK = {("promote", "pin"), ("promote", "retire"), ("rollback", "pin")}
-
-
-@pytest.mark.parametrize("first_stopped", ["mover", "keeper"])
-@pytest.mark.parametrize(
-    ("move", "act"),
-    [
-        pytest.param(move, act, marks=() if (move, act) in QUICK else pytest.mark.long)
-        for move in ("promote", "rollback", "publish")
-        for act in ("pin", "unpin", "retire")
-    ],
-)
-def test_in_every_order_of_a_move_and_an_act_against_it_both_are_told_the_truth(
-    tmp_path: Path, move: str, act: str, first_stopped: str
-) -> None:
-    """Two clients, of which one is stopped at each of its requests while the other goes on."""
-    bucket = MemoryBucket("models")
-    owner = ModelRegistry(bucket.client(), LOCATION, actor="ada")
-    one, two = stored(owner, tmp_path, "one"), stored(owner, tmp_path, "two")
-    for version in (two, one) if move == "rollback" else (one,):
-        owner.promote("pose", version, "staging")
-    if act == "unpin":
-        Operations(bucket.client(), LOCATION, actor="grace").pin("pose", "staging")
-    files = records.write_files(tmp_path / "two", "two")
-    published = owner.store(records.manifest(files), files, channel="staging")
-    objects = dict(bucket._objects)
-    clients = Client(bucket), Client(bucket)
-
-    def moving() -> Any:
-        registry = ModelRegistry(clients[0].s3, LOCATION, actor="ada")
-        if move == "rollback":
-            return registry.rollback("pose", "staging")
-        return registry.promote("pose", two, "staging", published=published if move == "publish" else None)
-
-    def keeping() -> Any:
-        operations = Operations(clients[1].s3, LOCATION, actor="grace")
-        return operations.retire("pose", two) if act == "retire" else getattr(operations, act)("pose", "staging")
-
-    def begin() -> tuple[Callable[[], Any], Callable[[], Any]]:
-        bucket._objects.clear()
-        bucket._objects.update(objects)
-        return moving, keeping
-
-    for each in clients:
-        each.shared = _Decisive()
-    outcomes = set()
-    for meeting in _stopping(first_stopped, clients, begin):
-        if not meeting.ended:
-            continue
-        moved, kept = (not isinstance(one.outcome, BaseException) for one in clients)
-        told = (meeting, [str(one.outcome) for one in clients])
-        assert all(isinstance(one.outcome, HpeError) for one in clients if isinstance(one.outcome, BaseException)), told
-        pointer, state = owner.show("pose", "staging"), owner.log.state("pose")
-        assert pointer.version == (two if moved else one), told
-        assert two not in state.retired or pointer.version != two, told
-        pinned = state.pinned.get("staging")
-        assert pinned is None or pinned.version == pointer.version, told
-        if act == "retire":
-            # Whoever was told that it is retired was told the truth, but for a move that came later and is in the log.
-            assert (two in state.retired) == (kept and not moved), told
-        elif act == "pin":
-            assert (pinned is not None) == kept, told
-        else:
-            assert kept, told
-            assert pinned is None, told
-        # Where each of two has seen what the other did against it, neither of them stays.
-        assert moved or kept or act == "pin", told
-        outcomes.add((moved, kept))
-    expected = {(True, True), (False, True)} if act == "unpin" else {(True, False), (False, True)}
-    assert expected <= outcomes, outcomes
-
-
-class _Decisive(set[str]):
-    """Keys of pointers, of records and of listings: where a client stands among reads of blobs makes no difference."""
-
-    def __contains__(self, key: object) -> bool:
-        return key == "" or "/log/" in str(key) or "/channels/" in str(key)
-
-
-def _stopping(stopped: str, clients: tuple[Client, Client], begin: Callable[[], Any]) -> Iterator[Meeting]:
-    """The meetings in which this one of two clients is stopped first."""
-    if stopped == "mover":
-        return meetings(*clients, begin)
-    return meetings(*reversed(clients), lambda: tuple(reversed(begin())))  # type: ignore[arg-type,call-arg]
