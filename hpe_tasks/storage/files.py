@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from hpe_tasks.errors import StorageError
-from hpe_tasks.storage.temporary import replacing
+from hpe_tasks.storage.temporary import link_over, replacing
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {
@@ -83,23 +83,23 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def link_file(file: Path, shown: Path) -> None:
-    """Hard-link `file` as `shown`, in place of an older one; copy where the file system has no links."""
+    """Hard-link `file` as `shown`, in place of an older one; copy where the file system has no links.
+
+    Whoever reads `shown` meanwhile finds the older one or this one, and always whole.
+    """
     with suppress(OSError):  # something is there, or the file system has no links
         os.link(file, shown)
         return
     with suppress(OSError):  # it is gone, or a link to nothing
         if not shown.is_symlink() and shown.samefile(file):
             return  # as it is each time that a stored result is shown again
-    temporary = shown.with_name(f".{shown.name}.{uuid.uuid4().hex[:8]}")
     try:
-        try:
-            os.link(file, temporary)
-        except OSError:
-            shutil.copy2(file, temporary)
-        temporary.replace(shown)
-    finally:
-        # Still there where `shown` has become a link to the file meanwhile: renaming one of two names does nothing.
-        temporary.unlink(missing_ok=True)
+        link_over(file, shown)
+    except OSError:
+        with file.open("rb") as given, replacing(shown, mode=stat.S_IMODE(file.stat().st_mode)) as copy:
+            shutil.copyfileobj(given, copy)
+            copy.flush()
+            shutil.copystat(file, copy.name)
 
 
 def path_of(uri: str) -> Path:

@@ -44,9 +44,33 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
             raise
 
 
+def link_over(file: Path, path: Path) -> None:
+    """Let `path` be another name of a file, in place of what it names so far: from one moment to the next.
+
+    Raises:
+        OSError: The file system has no links, or refuses this one.
+    """
+    _remove_leftovers(path.parent)
+    with file.open("rb") as named:
+        # All names of a file share its locks: this one has the file locked before it is there.
+        with suppress(OSError):
+            fcntl.flock(named, fcntl.LOCK_SH)
+        temporary = _temporary(path)
+        os.link(file, temporary)
+        try:
+            temporary.replace(path)
+        finally:
+            # Still there where `path` has become a link to the file meanwhile: renaming one of two names does nothing.
+            temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_this_boot()}{uuid.uuid4().hex[:_DRAWN_DIGITS]}")
+
+
 def _create(path: Path, mode: int) -> tuple[BinaryIO, Path]:
     while True:
-        temporary = path.with_name(f".{path.name}.{_this_boot()}{uuid.uuid4().hex[:_DRAWN_DIGITS]}")
+        temporary = _temporary(path)
         try:
             file = open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         except FileExistsError:

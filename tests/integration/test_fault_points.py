@@ -231,7 +231,7 @@ def test_a_kill_at_any_point_of_a_measurement_in_parts_is_recovered_from(tmp_pat
     settings = tiny_settings(tmp_path) | {"evaluation.shards": 2, "evaluation.batch_size": 2}
     scene = Scene(tmp_path, settings, key_pem(), (tmp_path / "workspace").as_uri())
     parts = ["evaluate_fp32, part 0", "evaluate_fp32, part 1"]
-    before = STEPS[: STEPS.index("evaluate_fp32")]
+    before = STEPS[STEPS.index("fetch_checkpoint") : STEPS.index("evaluate_fp32")]
     after = STEPS[STEPS.index("evaluate_fp32") : STEPS.index("evaluate_quantized") + 1]
     killed = {*parts, "evaluate_fp32", "evaluate_quantized"}
     kill_in(scene, [*before, *parts, *after], killed, "measurement in parts", told_kills)
