@@ -62,11 +62,20 @@ class CheckpointStore:
             AccessError: The bucket does not exist, or it refuses the credentials.
             TransientError: The server cannot be reached, or failed.
         """
-        location = self.address(lineage.sha256)
-        created = not is_stored(self._client, location, lineage.sha256, lineage.size_bytes)
-        if created:
-            upload(self._client, file, location, lineage.sha256)
+        created = self._add_weights(file, lineage)
         return self._add_lineage(lineage), created
+
+    def _add_weights(self, file: Path, lineage: CheckpointLineage) -> bool:
+        """Store the weights where they are not there and whole; whether it was this call that stored them."""
+        location, sha256, size_bytes = self.address(lineage.sha256), lineage.sha256, lineage.size_bytes
+        if is_stored(self._client, location, sha256, size_bytes):
+            return False
+        if upload(self._client, file, location, sha256, only_new=True):
+            return True
+        # Somebody else has stored the same meanwhile, or there is something that is damaged.
+        return not is_stored(self._client, location, sha256, size_bytes) and upload(
+            self._client, file, location, sha256
+        )
 
     def _add_lineage(self, lineage: CheckpointLineage) -> Artifact:
         name = digest_of(lineage.model_dump(mode="json", exclude=_OF_THE_OCCASION))[:16]

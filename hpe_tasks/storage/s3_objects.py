@@ -187,20 +187,38 @@ def is_stored(client: S3Client, location: S3Location, sha256: str, size_bytes: i
     return _read_through(client, location, Path(os.devnull)) == sha256
 
 
-def upload(client: S3Client, path: Path, location: S3Location, sha256: str) -> None:
+def upload(client: S3Client, path: Path, location: S3Location, sha256: str, *, only_new: bool = False) -> bool:
     """Store a file, let the server check its SHA-256 on arrival, and verify what it stored.
 
+    Args:
+        client: Writes it.
+        path: The file.
+        location: Where to.
+        sha256: Of the content.
+        only_new: Only where there is nothing yet.
+
+    Returns:
+        Whether it was stored; False where something was there, or was being written.
+
     Raises:
+        AccessError: `only_new`, and the server offers no conditional writes.
         DigestError: What arrived, or what is stored, is not the content with this digest.
         StorageError: The file is larger than one PutObject may be.
     """
     size = path.stat().st_size
     if size > _LARGEST_PUT_BYTES:
         raise StorageError(f"{path} has {size / 1e9:.1f} GB, more than the 5 GB of one S3 upload.")
+    condition: _Condition = {"IfNoneMatch": "*"} if only_new else {}
     with s3_errors(location, "uploading"), path.open("rb") as file:
         try:
-            client.put_object(Bucket=location.bucket, Key=location.key, Body=file, ChecksumSHA256=s3_checksum(sha256))
+            client.put_object(
+                Bucket=location.bucket, Key=location.key, Body=file, ChecksumSHA256=s3_checksum(sha256), **condition
+            )
         except ClientError as error:
+            if only_new and error_code(error) in _PRECONDITION_FAILED | _CONFLICT_UNDER_WAY:
+                return False
+            if only_new and error_code(error) == "NotImplemented":
+                raise no_conditional_writes(location) from error
             if error_code(error) in _WRONG_CHECKSUM:
                 raise DigestError(
                     f"{path} did not arrive at {location} as it was: its SHA-256 is not {sha256}.",
@@ -211,6 +229,7 @@ def upload(client: S3Client, path: Path, location: S3Location, sha256: str) -> N
         raise DigestError(
             f"{location} is not what was uploaded from {path}.", hint="Check the storage of the S3 server, and retry."
         )
+    return True
 
 
 def download(client: S3Client, location: S3Location, destination: Path, sha256: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 
 from hpe_tasks.errors import AccessError, DigestError
+from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.records.retraining import CheckpointLineage, LineageFigure
 from hpe_tasks.registry.checkpoints import CheckpointStore
 from hpe_tasks.storage.s3 import S3Location
+from support.interleaving import Client, deaths, meetings
 from support.played_s3 import client, moto_client
+from support.registry_bench import PROMOTE, PUBLISH, Bench, Call
 
 __all__ = ["client", "moto_client"]
 
@@ -96,3 +100,85 @@ def test_a_damaged_checkpoint_is_replaced(client: Any, store: CheckpointStore, f
 def test_a_missing_bucket_is_told(moto_client: Any, file: Path) -> None:
     with pytest.raises(AccessError, match="bucket 'nowhere' does not exist"):
         CheckpointStore(moto_client, S3Location("nowhere", "")).add(file, lineage())
+
+
+class Two:
+    """Two clients who register the same weights, each with a lineage of its own."""
+
+    def __init__(self, file: Path, lineages: tuple[CheckpointLineage, CheckpointLineage], there: bytes | None) -> None:
+        self.bucket = MemoryBucket("models")
+        self.root = S3Location("models", "r")
+        self.clients = Client(self.bucket), Client(self.bucket)
+        self.file, self.lineages = file, lineages
+        self.stores = tuple(CheckpointStore(client.s3, self.root) for client in self.clients)
+        self.there = there
+
+    def begin(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        self.bucket._objects = {}
+        if self.there is not None:
+            where = self.stores[0].address(DIGEST)
+            self.clients[0].heir().s3.put_object(Bucket="models", Key=where.key, Body=self.there)
+        one, other = zip(self.stores, self.lineages, strict=True)
+        return lambda: one[0].add(self.file, one[1]), lambda: other[0].add(self.file, other[1])
+
+    def check(self) -> None:
+        """A lineage is of weights that are there, and whole."""
+        objects = {key: stored.data for key, stored in self.bucket._objects.items()}
+        weights = objects.pop("r/checkpoints/sha256/" + DIGEST + ".safetensors", None)
+        assert weights in (None, self.there, CONTENT)
+        assert not objects or weights == CONTENT
+        for data in objects.values():
+            assert CheckpointLineage.model_validate_json(data) in self.lineages
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        pytest.param(None, id="new"),
+        pytest.param(CONTENT[:-1], id="damaged", marks=pytest.mark.long),
+        pytest.param(CONTENT, id="known"),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False], ids=["same-lineage", "other-live-version"])
+def test_two_who_register_one_checkpoint_do_so_one_after_the_other(file: Path, there: bytes | None, same: bool) -> None:
+    second = lineage(run="two", created_by="bob", live_version=("1" if same else "2") * 16)
+    two = Two(file, (lineage(), second), there)
+    orders = 0
+    for meeting in meetings(*two.clients, two.begin):
+        two.check()
+        if not meeting.ended:
+            continue
+        orders += 1
+        (one, one_new), (other, other_new) = (client.outcome for client in two.clients)
+        # Who mends what is damaged has stored it; of something that is not there yet, exactly one has.
+        assert one_new + other_new == (0 if there == CONTENT else 1) or (
+            there == CONTENT[:-1] and one_new and other_new
+        )
+        assert (one == other) == same
+        assert len(two.bucket._objects) == (2 if same else 3)
+    assert orders >= 9
+
+
+def test_who_dies_while_registering_keeps_nobody_from_it(file: Path) -> None:
+    two = Two(file, (lineage(), lineage(run="two", created_by="bob")), None)
+    for meeting in deaths(*two.clients, two.begin):
+        two.check()
+        if meeting.ended:
+            stored, _ = two.clients[1].outcome
+            heir = CheckpointStore(two.clients[0].heir().s3, two.root)
+            again, created = heir.add(file, lineage())
+            assert (again, created) == (stored, False)
+
+
+def test_registering_a_checkpoint_and_moving_channels_share_no_object(bench: Bench, file: Path) -> None:
+    """So in whatever order their requests come, each does what it does alone."""
+    client = Client(bench.bucket, shared=set())
+    bench.objects = bench.with_channel
+    CheckpointStore(client.s3, S3Location("registry", "r")).add(file, lineage())
+    registering, client.asked = set(client.asked), []
+    for call in (Call(PUBLISH, "new"), Call(PROMOTE, "first")):
+        bench.asked(client, call, "ada")()
+    assert registering
+    assert registering.isdisjoint(client.asked)
+    # A listing sees the others' objects where it asks for all of them.
+    assert not any(key.startswith("r/models/") for key in registering)
