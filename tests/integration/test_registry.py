@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from hpe_tasks.errors import AccessError, ChannelConflictError, DigestError, HpeError, TransientError
+from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError, DigestError, HpeError, TransientError
 from hpe_tasks.local.object_store import HOST, ObjectStore, Server
 from hpe_tasks.records.release import PublishedModel
+from hpe_tasks.registry.channel_keys import ChannelKeys
 from hpe_tasks.registry.channels import ChannelPointer
+from hpe_tasks.registry.operations import Operations
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.registry.signing import SigningKey
+from hpe_tasks.serving.channel_pointer import Channel, read_pointer
 from hpe_tasks.storage.s3 import S3Location, make_client
+from hpe_tasks.storage.s3_objects import put_on_condition
 from support import sample_records as records
 from support.signing_keys import key_pem
 
@@ -244,8 +248,30 @@ def test_a_crash_at_any_call_leaves_the_served_model_whole(
         assert [entry.version for entry in registry.show("pose", "staging").history] == [old.version]
     # Manifest, two blobs (look, upload, look; the encodings are there), manifest (create, read), signature (look,
     # write); then pointer, manifest, two blobs (look), signature (look, for who is to be warned), log (what is retired
-    # or pinned), pointer; its record, and the log again.
-    assert calls == swap + 2
+    # or pinned), pointer; and its record.
+    assert calls == swap + 1
+
+
+def test_whoever_pins_needs_no_key_and_shuts_out_who_has_looked_before(
+    registry: ModelRegistry, s3_bucket: Any, location: S3Location, tmp_path: Path
+) -> None:
+    """The pointer stays as it is signed, and functions follow it; who has read it before swaps it no more."""
+    key, versions = SigningKey(key_pem()), []
+    for content in ("one", "two"):
+        files = records.write_files(tmp_path / content, content)
+        versions.append(registry.store(records.manifest(files), files, key).version)
+    registry.promote("pose", versions[0], "staging", keys=ChannelKeys(key))
+    before = registry.state("pose", "staging")
+    Operations(s3_bucket.client, location, actor="grace").pin("pose", "staging")
+    after = registry.state("pose", "staging")
+    assert (after.pointer, after.etag == before.etag) == (before.pointer, False)
+    followed = read_pointer(after.data, Channel(str(location), "pose", "staging"), (key.public_bytes,))
+    assert followed.version == versions[0]
+    where = location / "models/pose/channels/staging.json"
+    refused = put_on_condition(s3_bucket.client, where, before.data, "moving the channel", etag=before.etag)
+    assert refused == "refused"
+    with pytest.raises(BadInputError, match="is pinned"):
+        registry.promote("pose", versions[1], "staging", keys=ChannelKeys(key))
 
 
 def test_a_blob_damaged_on_disk_is_noticed(object_store_python: Path, tmp_path: Path, publish: Any) -> None:
