@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hpe_tasks.data.annotation_files import annotation_path
 from hpe_tasks.data.sample import SampleSpec, make_sample
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.pipeline.requantize import REQUANTIZE
@@ -240,6 +241,34 @@ def test_a_kill_at_any_point_of_a_measurement_in_parts_is_recovered_from(tmp_pat
         2,
         4,
     ]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+def test_a_kill_while_images_are_fetched_by_their_addresses_is_recovered_from(
+    tmp_path: Path, told_kills: TellKills
+) -> None:
+    """Some of them are there already, for a run that wanted fewer."""
+    settings = tiny_settings(tmp_path) | {
+        "dataset.source": str(tmp_path / "published"),
+        "dataset.images_by_url": True,
+        "dataset.allow_private_addresses": True,
+    }
+    with serve(b"") as site:
+        images = sorted((tmp_path / "data/images").rglob("*.jpg"))
+        site.files = {f"/{image.relative_to(tmp_path).as_posix()}": image.read_bytes() for image in images}
+        (tmp_path / "published/annotations").mkdir(parents=True)
+        for split in ("calibration", "val"):
+            file = annotation_path(tmp_path / "data", split)
+            content = json.loads(file.read_text())
+            for image in content["images"]:
+                image["coco_url"] = f"{site.address}/data/images/{split}/{image['file_name']}"
+            (tmp_path / "published/annotations" / file.name).write_text(json.dumps(content))
+        scene = Scene(tmp_path, settings, key_pem(), (tmp_path / "workspace").as_uri(), run="another")
+        scene.settings = settings | {"recipe.calibration_images": 1}
+        run_all(scene, ["fetch_dataset"])
+        scene.run, scene.settings = "killed", settings
+        kill_in(scene, ["fetch_dataset"], {"fetch_dataset"}, "images by their addresses", told_kills)
 
 
 def run_all(scene: Scene, steps: list[str]) -> None:
