@@ -257,7 +257,7 @@ def _refuse_unseen(now: ChannelState, name: str, channel: str, seen: str | None)
     """Refuse to move a channel that is not as whoever asks for it was shown."""
     if seen is not None and seen != (now.etag or ""):
         raise ChannelConflictError(
-            f"Channel {channel!r} of {name!r} was moved since it was looked at: it {described(now.pointer)}.",
+            f"Channel {channel!r} of {name!r} was changed since it was looked at: it {described(now.pointer)}.",
             hint="Nothing was moved. Look at it again, and decide anew.",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hpe_tasks.local.object_store import ObjectStore, Server
-from support.kill_tables import StepKills, TellKills, machine, rows, write_kills
+from support.kill_tables import SceneKills, TellKills, machine, write_kills
 from support.recoveries import Recoveries, table, write_recoveries
 
 
@@ -38,10 +38,11 @@ def told_kills(request: pytest.FixtureRequest) -> TellKills:
     """Prints how many kills a run was recovered from, and keeps it where `--kills` says."""
     page: Path | None = request.config.getoption("--kills", default=None)
 
-    def tell(scene: str, steps: Sequence[StepKills], took_s: float) -> None:
-        print(rows(scene, steps, took_s, machine()))
+    def tell(kills: SceneKills) -> None:
+        if kills.finished:
+            print(kills.rows(machine()))
         if page is not None:
-            write_kills(page, scene, steps, took_s, machine())
+            write_kills(page, kills, machine())
 
     return tell
 

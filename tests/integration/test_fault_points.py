@@ -25,7 +25,7 @@ from hpe_tasks.pipeline.retrain import RETRAIN
 from support.fault_runs import Point, Scene, Zygote, kill_everywhere
 from support.fault_trees import differences, litter
 from support.faulty_server import Site, serve
-from support.kill_tables import StepKills, TellKills
+from support.kill_tables import SceneKills, StepKills, TellKills
 from support.retrained import retraining_settings
 from support.signing_keys import key_pem
 from support.tiny_inputs import tiny_settings
@@ -68,7 +68,7 @@ def recovered(
     zygote: Zygote,
     steps: list[str],
     choose: Callable[[list[Point]], list[Point]],
-    tell: Callable[[list[StepKills]], None] = lambda _: None,
+    tell: Callable[[list[StepKills], bool], None] = lambda *_: None,
 ) -> int:
     """Kill each step at those of its points that are chosen; how many kills there were, once nothing was wrong."""
     told, wrong = [], []
@@ -84,8 +84,9 @@ def recovered(
         if chosen:
             told.append(StepKills(step, len(reached), outcome.kills, outcome.recovered))
             print(told[-1], *outcome.wrong, sep="\n", flush=True)
+            tell(told, False)
         scene.restore(f"{step}, done")
-    tell(told)
+    tell(told, True)
     assert wrong == [], "\n".join(wrong)
     return sum(one.kills for one in told)
 
@@ -291,7 +292,7 @@ def kill_in(scene: Scene, steps: list[str], killed: set[str], name: str, told_ki
             zygote,
             steps,
             lambda points: points if next(under_way) in killed else [],
-            lambda told: told_kills(name, told, time.monotonic() - began),
+            lambda told, finished: told_kills(SceneKills(name, told, time.monotonic() - began, finished)),
         )
         assert kills > 0
     return first

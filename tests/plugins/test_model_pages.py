@@ -129,7 +129,7 @@ def test_a_new_channel_is_made_by_a_promotion(world: World) -> None:
     # The same page once more: the channel is there by now.
     again = world.act("promote", form)
     assert again.status_code == 409
-    assert "was moved since it was looked at" in again.text
+    assert "was changed since it was looked at" in again.text
 
 
 def test_retire_pin_and_annotate_by_the_form(world: World) -> None:

@@ -15,7 +15,8 @@ BEGIN = "<!-- Written by pytest --kills. -->\n"
 END = "<!-- End of what pytest --kills wrote. -->\n"
 
 _HEAD = "| run | step | points | kills | recovered | min | on |\n|---|---|---|---|---|---|---|\n"
-_SCENE = re.compile(r"^\| (?P<scene>.+?) \| all of it \|.*\n(\| (?P=scene) \|.*\n)*", re.MULTILINE)
+_WHOLE = {True: "all of it", False: "so far"}
+_SCENE = re.compile(r"^\| (?P<scene>.+?) \| (all of it|so far) \|.*\n(\| (?P=scene) \|.*\n)*", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,33 @@ class StepKills:
     recovered: int
 
 
-TellKills: TypeAlias = Callable[[str, Sequence[StepKills], float], None]
-"""Takes the name of a scene, what came of its steps, and how long all of it took in seconds."""
+@dataclass(frozen=True)
+class SceneKills:
+    """What came of killing the steps of a scene.
+
+    Attributes:
+        scene: Its name.
+        steps: Those that were killed.
+        took_s: How long all of it took, in seconds.
+        finished: Whether there are no more steps to come.
+    """
+
+    scene: str
+    steps: Sequence[StepKills]
+    took_s: float
+    finished: bool = True
+
+    def rows(self, on: str) -> str:
+        """Rows of a table in Markdown, measured on this machine: the scene as a whole, then its steps."""
+        sums = [sum(getattr(one, of) for one in self.steps) for of in ("points", "kills", "recovered")]
+        counted = " | ".join(map(str, sums))
+        whole = f"| {self.scene} | {_WHOLE[self.finished]} | {counted} | {self.took_s / 60:.1f} | {on} |\n"
+        each = (f"| {self.scene} | `{s.step}` | {s.points} | {s.kills} | {s.recovered} | | |\n" for s in self.steps)
+        return whole + "".join(each)
+
+
+TellKills: TypeAlias = Callable[[SceneKills], None]
+"""Is told what has come of a scene after each of its steps."""
 
 
 def machine() -> str:
@@ -44,15 +70,7 @@ def machine() -> str:
     return f"{processor_name()}, {len(os.sched_getaffinity(0))} cores"
 
 
-def rows(scene: str, steps: Sequence[StepKills], took_s: float, on: str) -> str:
-    """Rows of a table in Markdown: the scene as a whole, then its steps."""
-    points, kills, recovered = (sum(getattr(one, of) for one in steps) for of in ("points", "kills", "recovered"))
-    whole = f"| {scene} | all of it | {points} | {kills} | {recovered} | {took_s / 60:.1f} | {on} |\n"
-    each = (f"| {scene} | `{s.step}` | {s.points} | {s.kills} | {s.recovered} | | |\n" for s in steps)
-    return whole + "".join(each)
-
-
-def write_kills(page: Path, scene: str, steps: Sequence[StepKills], took_s: float, on: str) -> None:
+def write_kills(page: Path, kills: SceneKills, on: str) -> None:
     """Put a scene's rows into the table of a page, in place of those that it has; the others stay.
 
     Raises:
@@ -63,5 +81,5 @@ def write_kills(page: Path, scene: str, steps: Sequence[StepKills], took_s: floa
     if not begun or not ended:
         raise ValueError(f"{page} lacks the lines {BEGIN.strip()!r} and {END.strip()!r}.")
     known = {found["scene"]: found[0] for found in _SCENE.finditer(old)}
-    known[scene] = rows(scene, steps, took_s, on)
+    known[kills.scene] = kills.rows(on)
     page.write_text(f"{before}{BEGIN}\n{_HEAD}{''.join(known.values())}\n{END}{after}", encoding="utf-8")

@@ -10,16 +10,18 @@ from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.registry.signing import SigningKey
 from support.fault_runs import Scene
 from support.fault_trees import differences
-from support.kill_tables import BEGIN, END, StepKills, write_kills
+from support.kill_tables import BEGIN, END, SceneKills, StepKills, write_kills
 from support.signing_keys import key_pem
 
 
 def test_a_run_replaces_its_own_rows_and_others_stay(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n\n{BEGIN}\n{END}\nafter\n")
-    write_kills(page, "training", [StepKills("train", 9, 9, 8), StepKills("gone", 1, 1, 1)], 90, "one core")
-    write_kills(page, "training on", [StepKills("train", 5, 5, 5)], 60, "one core")
-    write_kills(page, "training", [StepKills("train", 9, 9, 9), StepKills("report", 4, 2, 2)], 120, "two cores")
+    first, again = StepKills("train", 9, 9, 8), StepKills("train", 9, 9, 9)
+    write_kills(page, SceneKills("training", [first, StepKills("gone", 1, 1, 1)], 90), "one core")
+    write_kills(page, SceneKills("training on", [StepKills("train", 5, 5, 5)], 60, finished=False), "one core")
+    write_kills(page, SceneKills("training", [again], 60, finished=False), "two cores")
+    write_kills(page, SceneKills("training", [again, StepKills("report", 4, 2, 2)], 120), "two cores")
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -27,7 +29,7 @@ def test_a_run_replaces_its_own_rows_and_others_stay(tmp_path: Path) -> None:
         "| training | all of it | 13 | 11 | 11 | 2.0 | two cores |",
         "| training | `train` | 9 | 9 | 9 | | |",
         "| training | `report` | 4 | 2 | 2 | | |",
-        "| training on | all of it | 5 | 5 | 5 | 1.0 | one core |",
+        "| training on | so far | 5 | 5 | 5 | 1.0 | one core |",
         "| training on | `train` | 5 | 5 | 5 | | |",
     ]
 
@@ -36,7 +38,7 @@ def test_a_page_without_a_place_for_it_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("a page\n")
     with pytest.raises(ValueError, match="lacks the lines"):
-        write_kills(page, "training", [], 0, "one core")
+        write_kills(page, SceneKills("training", [], 0), "one core")
     assert page.read_text() == "a page\n"
 
 
