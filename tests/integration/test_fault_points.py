@@ -37,6 +37,10 @@ pytestmark = pytest.mark.integration
 
 STEPS = [step.name for step in REQUANTIZE.steps]
 
+_COMPUTING, _RELEASE = STEPS.index("evaluate_fp32"), STEPS.index("publish")
+GROUPS = {"inputs": STEPS[:_COMPUTING], "computing": STEPS[_COMPUTING:_RELEASE], "release": STEPS[_RELEASE:]}
+"""All steps, in three that can be tried by themselves."""
+
 
 def zipped(root: Path) -> bytes:
     archive = io.BytesIO()
@@ -165,10 +169,17 @@ def whole(tmp_path: Path, s3_bucket: S3Bucket) -> Iterator[Scene]:
 
 @pytest.mark.long
 @pytest.mark.timeout(3 * 3600)
-def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene, told_kills: TellKills) -> None:
-    first = kill_in(whole, STEPS, set(STEPS), "quantization", told_kills)
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_kill_at_any_point_of_any_step_is_recovered_from(whole: Scene, told_kills: TellKills, group: str) -> None:
+    killed = GROUPS[group]
+    steps = STEPS[: STEPS.index(killed[-1]) + 1]
+    first = kill_in(whole, steps, set(killed), f"quantization, {group}", told_kills)
     # Two undisturbed runs differ in nothing but the fields that may.
     assert differences(first, whole.found()) == []
+
+
+def test_the_groups_are_all_steps() -> None:
+    assert sorted(step for steps in GROUPS.values() for step in steps) == sorted(STEPS)
 
 
 @pytest.mark.long

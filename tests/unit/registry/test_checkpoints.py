@@ -17,7 +17,7 @@ from hpe_tasks.registry.checkpoints import CheckpointStore
 from hpe_tasks.storage.s3 import S3Location
 from support.interleaving import Client, deaths, meetings
 from support.played_s3 import client, moto_client
-from support.registry_bench import PROMOTE, PUBLISH, Bench, Call
+from support.registry_bench import PIN, PROMOTE, PUBLISH, RETIRE, ROLLBACK, UNPIN, UNRETIRE, Bench, Call
 
 __all__ = ["client", "moto_client"]
 
@@ -176,7 +176,8 @@ def test_registering_a_checkpoint_and_moving_channels_share_no_object(bench: Ben
     bench.objects = bench.with_channel
     CheckpointStore(client.s3, S3Location("registry", "r")).add(file, lineage())
     registering, client.asked = set(client.asked), []
-    for call in (Call(PUBLISH, "new"), Call(PROMOTE, "first")):
+    acts = (Call(PIN), Call(UNPIN), Call(RETIRE, "third"), Call(UNRETIRE, "third"))
+    for call in (Call(PUBLISH, "new"), Call(PROMOTE, "first"), Call(ROLLBACK), *acts):
         bench.asked(client, call, "ada")()
     assert registering
     assert registering.isdisjoint(client.asked)

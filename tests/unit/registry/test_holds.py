@@ -48,14 +48,28 @@ OF_ACTS: list[Case] = [
     (Call(PIN), Call(PIN), ()),
     (Call(PIN), Call(UNPIN), (Call(PIN),)),
     (Call(UNPIN), Call(UNPIN), (Call(PIN),)),
+    (Call(PIN), Call(UNPIN), ()),
     (Call(PIN), Call(SIGN), ()),
+    (Call(PIN), Call(PROMOTE, "third"), ()),
+    (Call(PIN), Call(PUBLISH, "new"), ()),
+    (Call(PIN), Call(UNRETIRE, "first"), (Call(RETIRE, "first"),)),
+    (Call(UNPIN), Call(RETIRE, "first"), (Call(PIN),)),
+    (Call(UNPIN), Call(UNRETIRE, "first"), (Call(PIN), Call(RETIRE, "first"))),
     (Call(PIN), Call(RETIRE, "first"), ()),
     (Call(RETIRE, "first"), Call(RETIRE, "first"), ()),
+    (Call(RETIRE, "first"), Call(UNRETIRE, "first"), ()),
     (Call(RETIRE, "first"), Call(UNRETIRE, "first"), (Call(RETIRE, "first"),)),
     (Call(UNRETIRE, "first"), Call(UNRETIRE, "first"), (Call(RETIRE, "first"),)),
     (Call(RETIRE, "first"), Call(SIGN), ()),
 ]
-QUICK = {(PROMOTE, PIN), (PIN, PROMOTE), (ROLLBACK, UNPIN), (RETIRE, PROMOTE), (PUBLISH, UNRETIRE), (PIN, UNPIN)}
+QUICK: set[Case] = {
+    (Call(PROMOTE, "first"), Call(PIN), ()),
+    (Call(PIN), Call(PROMOTE, "first"), ()),
+    (Call(ROLLBACK), Call(UNPIN), (Call(PIN),)),
+    (Call(RETIRE, "first"), Call(PROMOTE, "first"), ()),
+    (Call(PUBLISH, "first"), Call(UNRETIRE, "first"), (Call(RETIRE, "first"),)),
+    (Call(PIN), Call(UNPIN), (Call(PIN),)),
+}
 
 
 def cases(pairs: Iterable[Case]) -> list[object]:
@@ -63,7 +77,7 @@ def cases(pairs: Iterable[Case]) -> list[object]:
     found = []
     for one, other, before in pairs:
         for calls in {(one, other), (other, one)}:
-            quick = (calls[0].what, calls[1].what) in QUICK and {Call(RETIRE, "second")}.isdisjoint(calls)
+            quick = (calls[0], calls[1], before) in QUICK
             name = "-".join(map(str, (*calls, *(("after", *before) if before else ()))))
             found.append(pytest.param(calls, before, id=name, marks=() if quick else pytest.mark.long))
     return sorted(found, key=lambda case: str(case.id))
