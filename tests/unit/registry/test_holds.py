@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from hpe_tasks.errors import BadInputError, ChannelConflictError
-from support.interleaving import deaths, deaths_between
+from support.interleaving import deaths, deaths_between, meetings
 from support.registry_bench import (
     CHANNEL,
     PIN,
@@ -155,3 +155,18 @@ def test_a_pin_that_never_held_is_not_in_the_way_and_counts_no_more(bench: Bench
         with pytest.raises((BadInputError, ChannelConflictError)):
             bench.asked(pair.clients[0].heir(), Call(ROLLBACK), "third")()
     assert healed
+
+
+def test_a_first_promotion_that_meets_a_retirement_is_served_or_refused(bench: Bench) -> None:
+    """Nobody can be shut out of a channel that is not there: who makes it takes back the retirement that he has met."""
+    pair = Pair(bench, (Call(PROMOTE, "first"), Call(RETIRE, "first")), bench.without_channel, Decisive())
+    ends = set()
+    for meeting in meetings(*pair.clients, pair.bench_calls):
+        bench.check_visible()
+        if meeting.ended:
+            promoted, retired = (not isinstance(client.outcome, BaseException) for client in pair.clients)
+            assert promoted or retired
+            assert (bench.pointer() is not None) == promoted
+            assert bool(bench.log.state("pose").retired) == (not promoted)
+            ends.add((promoted, retired))
+    assert {(True, False), (False, True)} <= ends
