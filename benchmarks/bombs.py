@@ -6,8 +6,7 @@
 Each file is shown to this version and, with --before, to the code of an earlier commit, in a process of its own. Memory
 is the largest resident set of that process or of one that it started, libraries included; seconds are processor time of
 all of them; output is the text of the error, and for `run` what the command printed and what it left in its workspace.
-Processes end at --limit-s of processor time or --memory-gb, which the table then says. HPE_READER_CPU_S is 5: the loop
-would be given up after 600 s by default.
+Processes end at --limit-s of processor time or --memory-gb, which the table then says.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from hpe_tasks.errors import CheckpointError, HpeError
+from hpe_tasks.models.loops import refuse_unbounded_loops
 
 
 class ExternalTensor(NamedTuple):
@@ -21,10 +22,10 @@ class ExternalTensor(NamedTuple):
 
 
 def read_complete(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file that is complete in itself; nothing else is opened.
+    """Read an ONNX file that is complete in itself, and whose loops end; nothing else is opened.
 
     Raises:
-        CheckpointError: The file cannot be read, is not ONNX, or names other files.
+        CheckpointError: The file cannot be read, is not ONNX, names other files, or has a loop that may run for ever.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -36,6 +37,7 @@ def read_complete(path: Path) -> onnx.ModelProto:
             hint="Export the model again, or fetch it again.",
         ) from error
     refuse_external_data(model, path)
+    refuse_unbounded_loops(model, path)
     return model
 
 

@@ -10,7 +10,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -76,13 +78,33 @@ def mat_of_cells(path: Path, count: int) -> Path:
 
 def endless_loop(path: Path) -> Path:
     """An ONNX network with a loop of 2^62 trips around its heatmaps."""
+    from onnx import helper
+
+    return _network_with_loop(path, 2**62, lambda: [helper.make_node("Sin", ["x"], ["y"])])
+
+
+def slow_loop(path: Path) -> Path:
+    """One with as many trips as a network may take, each of some milliseconds."""
+    from onnx import helper
+
+    def body() -> list[Any]:
+        return [
+            helper.make_node("Expand", ["x", "many"], ["wide"]),
+            helper.make_node("Sin", ["wide"], ["waves"]),
+            helper.make_node("ReduceMax", ["waves"], ["y"], axes=[0], keepdims=1),
+        ]
+
+    return _network_with_loop(path, 10_000, body)
+
+
+def _network_with_loop(path: Path, trips: int, compute: Callable[[], list[Any]]) -> Path:
     import onnx
     from onnx import helper, numpy_helper
 
     from support import tiny_networks
 
     model = tiny_networks.pose_onnx()
-    for name, value in (("trips", np.array(2**62)), ("yes", np.array(True))):
+    for name, value in (("trips", np.array(trips)), ("yes", np.array(True)), ("many", np.array([300, 1, 1, 1]))):
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     shape, kinds = [None] * 4, (onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT)
     inputs = [
@@ -93,8 +115,7 @@ def endless_loop(path: Path) -> Path:
         helper.make_tensor_value_info("on", onnx.TensorProto.BOOL, []),
         helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape),
     ]
-    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["x"], ["y"])]
-    body = helper.make_graph(nodes, "body", inputs, outputs)
+    body = helper.make_graph([helper.make_node("Identity", ["go"], ["on"]), *compute()], "body", inputs, outputs)
     model.graph.node[-1].output[0] = "maps"
     model.graph.node.append(helper.make_node("Loop", ["trips", "yes", "maps"], ["heatmaps"], body=body))
     onnx.save(model, path)

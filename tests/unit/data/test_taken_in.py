@@ -22,7 +22,7 @@ from hpe_tasks.models.onnx_model import prepare_onnx
 from hpe_tasks.pipeline.standalone import evaluate_file
 from hpe_tasks.training.starting import initial_model
 from support import tiny_networks as tiny
-from support.bombs import deflated_weights, endless_loop
+from support.bombs import deflated_weights, endless_loop, slow_loop
 from support.coco_factory import EVALUATION, write_coco
 from support.no_s3 import no_s3
 from support.training_factory import top_down
@@ -77,7 +77,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], dict[str, str], type[HpeError],
     ),
     "bomb.mat": (repeated, {"MEMORY_MB": "150"}, DatasetError, "took more than 150 MB of memory"),
     "large.onnx": (enlarging, {"MEMORY_MB": "150"}, CheckpointError, "took more than 150 MB of memory"),
-    "endless.onnx": (endless_loop, {"CPU_S": "2"}, CheckpointError, "took more than 2 s of processor time"),
+    "slow.onnx": (slow_loop, {"CPU_S": "2"}, CheckpointError, "took more than 2 s of processor time"),
 }
 
 
@@ -116,8 +116,8 @@ def training(path: Path) -> None:
     [
         (evaluating, "bomb.pt"),
         pytest.param(evaluating, "large.onnx", marks=pytest.mark.long),
-        pytest.param(evaluating, "endless.onnx", marks=pytest.mark.long),
-        (describing, "endless.onnx"),
+        pytest.param(evaluating, "slow.onnx", marks=pytest.mark.long),
+        (describing, "slow.onnx"),
         (training, "bomb.pt"),
     ],
 )
