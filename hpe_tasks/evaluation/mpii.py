@@ -9,10 +9,11 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,15 @@ from hpe_tasks.evaluation.request import EvaluationRequest, FailedImages, JointM
 from hpe_tasks.evaluation.shards import Shard, WrittenShard, write_persons
 from hpe_tasks.evaluation.top_down import posed_persons
 from hpe_tasks.metrics.image_tables import WHOLE, HitTable, hit_table
-from hpe_tasks.metrics.pckh import HEAD_FACTOR, NOT_IN_MEAN, PCKH_GROUPS, pckh_by_joint, pckh_hits, pckh_stats
+from hpe_tasks.metrics.pckh import (
+    HEAD_FACTOR,
+    NOT_IN_MEAN,
+    PCKH_GROUPS,
+    THRESHOLD,
+    pckh_by_joint,
+    pckh_hits,
+    pckh_stats,
+)
 from hpe_tasks.pose.codecs import CODECS
 from hpe_tasks.pose.skeletons import MPII16, common_joints
 from hpe_tasks.progress import track
@@ -39,6 +48,7 @@ _NOWHERE = -1e9
 
 # Digits kept in the predictions file: a thousandth of a pixel is far below what PCKh resolves.
 _DIGITS = 3
+_ROUNDED_PX = 0.001  # no less than what rounding both coordinates moves a joint by
 
 Scored = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]
 """The arguments of `pckh_stats`."""
@@ -124,6 +134,39 @@ def predict_mpii_shard(dataset: MpiiDataset, request: PredictionRequest, shard: 
     measured, _ = _choose_persons(dataset, _comparable_joints(request.model), request)
     failed = FailedImages(dataset.root, len(measured.images), request.evaluation.max_failed_images)
     return write_persons(partial(measured.crops, request.model.input_size), request, shard, failed, file)
+
+
+def tables_of_rows(
+    dataset: MpiiDataset, rows: Sequence[Mapping[str, Any]], request: PredictionRequest
+) -> tuple[MpiiDataset, JointMap, tuple[HitTable, HitTable]]:
+    """What is measured, and the table of images that stored predictions give.
+
+    Stored are thousandths of a pixel, and counted was with all digits: the first table has no hit that the others may
+    have made a miss, the second every one.
+
+    Raises:
+        ValueError: A row is of nobody who is measured, or of somebody who has one already.
+    """
+    joint_map = _comparable_joints(request.model)
+    measured, _ = _choose_persons(dataset, joint_map, request)
+    truth = load_truth(measured)
+    of_person = {(person.image, person.index): row for row, person in enumerate(measured.persons)}
+    joints = np.full((len(of_person), _JOINTS, 2), _NOWHERE)
+    for row in rows:
+        place = of_person.pop((row["image"], row["person"]), None)
+        if place is None:
+            raise ValueError(f"person {row['person']!r} in {row['image']!r} is not measured, or is there twice")
+        joints[place] = to_file_pixels(np.array(row["keypoints"], dtype=np.float64).reshape(_JOINTS, 3)[:, :2])
+    compared = np.zeros(_JOINTS, dtype=np.bool_)
+    compared[[index for _, _, index in joint_map]] = True
+    first, diagonal = truth.head_boxes[:, :1], np.diff(truth.head_boxes, axis=1)
+    slack = _ROUNDED_PX / (THRESHOLD * HEAD_FACTOR * np.linalg.norm(diagonal, axis=2, keepdims=True))
+
+    def table(sign: int) -> HitTable:
+        heads = np.concatenate([first, first + diagonal * (1 + sign * slack)], axis=1)
+        return _table(measured, joint_map, (joints, truth.joints, truth.visible & compared, heads))
+
+    return measured, joint_map, (table(-1), table(1))
 
 
 def _table(measured: MpiiDataset, joint_map: JointMap, scored: Scored) -> HitTable:

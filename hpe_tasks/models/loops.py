@@ -39,10 +39,10 @@ def refuse_unbounded_loops(model: onnx.ModelProto, path: Path) -> None:
     Loops are looked for in the graph, in the branches and bodies of its nodes and in functions. The number of trips of
     a Loop must be a constant of the file, and so must what a Scan runs over; conditions may only end a Loop earlier.
     """
-    _Walk(model, path).check()
+    _LoopWalk(model, path).check()
 
 
-class _Walk:
+class _LoopWalk:
     """One model, whose functions are each counted once."""
 
     def __init__(self, model: onnx.ModelProto, path: Path) -> None:

@@ -1,18 +1,19 @@
-"""A published version verified from its registry alone: nothing is asked of the run, its workspace or its data.
+"""A published version verified from its registry alone: nothing is asked of the run or its workspace.
 
 What is **computed again**: the version from the content; each figure of the three measurements from their tables, the
 differences and intervals of the comparison from the same tables, and every check of the gate from all of these and the
 manifest. What is **checked by digest or signature**: every file, the manifest, the channel's pointer. What is **held
-against each other**: predictions and tables, the provenance and the rest of the manifest. What is **not**: whether a
-table's matches are right, for which one needs the annotations (their digest is named); latency, kernels, placement and
-proof, which the gate takes as they are recorded; and AP50, AP75 and the recalls, which no check of the gate judges.
+against each other**: predictions and tables, the provenance and the rest of the manifest. With the **data set** at
+hand, whose digest the manifest names, the tables themselves are made again from the stored predictions, and AP50, AP75
+and the recalls. What is **not** checked: latency, kernels, placement and proof, which the gate takes as they are
+recorded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from hpe_tasks.storage.s3_objects import get_bytes
 from hpe_tasks.verification.findings import VerificationCheck, VerifiedVersion, carried_out
 from hpe_tasks.verification.judged import comparison_found, gate_found
 from hpe_tasks.verification.made import asked_found, provenance_found
+from hpe_tasks.verification.matched import MeasuredTruth, match_checks, no_truth, open_truth
 from hpe_tasks.verification.measured import PublishedEvidence, measurement_checks
 from hpe_tasks.verification.stored import (
     file_checks,
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["VerifiedVersion", "verify_version"]
 
+_Truth = Callable[[ModelManifest, Path], MeasuredTruth]
+"""Opens the annotations of a version, with a folder for what is fetched."""
+
 
 def verify_version(
     client: S3Client,
@@ -49,6 +54,8 @@ def verify_version(
     version: str | None = None,
     channel: str | None = None,
     public_keys: tuple[bytes, ...] = (),
+    dataset: str | None = None,
+    cache: Path | None = None,
 ) -> VerifiedVersion:
     """Verify a version, or the one that a channel serves; give one of the two.
 
@@ -59,12 +66,15 @@ def verify_version(
         version: 16 hexadecimal digits.
         channel: In place of a version.
         public_keys: Manifest and pointer must be signed with one of them; without, signatures are not looked at.
+        dataset: Where the data set is, as `dataset.source` of a run: what was found is matched with it again.
+        cache: Folder of this machine for what is fetched of it; by default one that is removed afterwards.
 
     Returns:
         Every check, with its outcome.
 
     Raises:
         AccessError: There is no such version or channel.
+        DatasetError: The data set is another than that of the version, or cannot be used.
         DigestError: The channel's pointer is none.
         TransientError: The registry cannot be reached.
     """
@@ -83,13 +93,18 @@ def verify_version(
     signature = None if found is None else found.data
     sha256 = hashlib.sha256(stored.data).hexdigest()
 
+    def truth(manifest: ModelManifest, folder: Path) -> MeasuredTruth:
+        if dataset is None:
+            return no_truth(manifest)
+        return open_truth(manifest, dataset, cache or folder / "cache", lambda: client)
+
     def checks() -> Iterator[VerificationCheck]:
         if pointed is not None:
             yield from pointer_checks(*pointed, str(registry), sha256, public_keys)
         yield carried_out(
             "signature", "Manifest: signed", "signature", lambda: signature_found(stored.data, signature, public_keys)
         )
-        yield from _content_checks(client, registry, stored.data, name, version)
+        yield from _content_checks(client, registry, stored.data, name, version, truth)
 
     return VerifiedVersion(
         registry=str(registry),
@@ -119,7 +134,7 @@ def _pointed(client: S3Client, layout: RegistryLayout, name: str, channel: str) 
 
 
 def _content_checks(
-    client: S3Client, registry: S3Location, data: bytes, name: str, version: str
+    client: S3Client, registry: S3Location, data: bytes, name: str, version: str, truth: _Truth
 ) -> Iterator[VerificationCheck]:
     """The manifest, and everything that it names."""
     read: list[ModelManifest] = []
@@ -141,6 +156,7 @@ def _content_checks(
             yield check
         evidence = PublishedEvidence(whole)
         yield from measurement_checks(manifest, evidence)
+        yield from match_checks(manifest, evidence, lambda: truth(manifest, Path(folder)))
         yield carried_out("comparison", "Comparison", "computation", lambda: comparison_found(manifest, evidence))
     yield carried_out("gate", "Gate", "computation", lambda: gate_found(manifest))
     yield carried_out("provenance", "Provenance", "comparison", lambda: provenance_found(manifest))

@@ -8,7 +8,7 @@ from typing import Literal
 from hpe_tasks.config.base import Frozen
 from hpe_tasks.errors import HpeError, TransientError
 
-Outcome = Literal["passed", "failed", "not_made"]
+Outcome = Literal["passed", "failed", "not_made", "not_asked"]
 
 How = Literal["digest", "signature", "comparison", "computation"]
 """How something was checked: its bytes have a digest that is known; a key has signed it; it agrees with what is said
@@ -17,6 +17,10 @@ elsewhere in the registry; or it was computed again from what is stored there.""
 
 class NotMadeError(Exception):
     """A check that cannot be made of this version, and why."""
+
+
+class NotAskedError(Exception):
+    """A check that can be made when something more is given, and what."""
 
 
 class VerificationCheck(Frozen):
@@ -57,8 +61,13 @@ class VerifiedVersion(Frozen):
 
     @property
     def not_made(self) -> tuple[VerificationCheck, ...]:
-        """What could not be checked."""
+        """What cannot be checked of this version."""
         return tuple(check for check in self.checks if check.outcome == "not_made")
+
+    @property
+    def not_asked(self) -> tuple[VerificationCheck, ...]:
+        """What would be checked if more were given."""
+        return tuple(check for check in self.checks if check.outcome == "not_asked")
 
 
 def carried_out(name: str, title: str, how: How, check: Callable[[], str]) -> VerificationCheck:
@@ -68,6 +77,8 @@ def carried_out(name: str, title: str, how: How, check: Callable[[], str]) -> Ve
         found = check()
     except NotMadeError as error:
         outcome, found = "not_made", str(error)
+    except NotAskedError as error:
+        outcome, found = "not_asked", str(error)
     except TransientError:
         raise
     except HpeError as error:

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,15 +19,18 @@ from typer.testing import CliRunner
 import hpe_tasks
 from hpe_tasks.cli.app import app
 from hpe_tasks.config.run import RunConfig
+from hpe_tasks.contract.version import content_version
 from hpe_tasks.errors import (
     AccessError,
     BadInputError,
     BelowFloorError,
     ConfigError,
+    DatasetError,
     DigestError,
     MissingInputError,
     PreflightError,
 )
+from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.signing import SigningKey
 from support.signing_keys import key_pem
 from support.tiny_inputs import tiny_settings
@@ -220,6 +224,61 @@ def test_bad_input_is_told_before_anything_begins(config: RunConfig, places: dic
     assert "Destination" not in str(caught.value)
 
 
+MATCHES = {"matches/fp32", "matches/quantsim", "matches/onnxruntime"}
+
+
+def matched_with_the_data_set(bucket: Any, manifest: ModelManifest, data: Path, other: Path, key: SigningKey) -> None:
+    """With the annotations: true of what was measured on them, and not of what only says so.
+
+    The liar's tables, figures, intervals and gate fit each other and are signed: they are of other annotations than
+    those whose digest his manifest names.
+    """
+    from hpe_tasks.data.fetch import fetch_dataset
+
+    def checks(version: str, *arguments: str) -> Any:
+        place = ("--registry", f"s3://{bucket.bucket}/models", "--public-key", public_key)
+        return CliRunner().invoke(app, ["verify", version, "--name", "tiny", *place, "--strict", "--json", *arguments])
+
+    public_key = base64.b64encode(key.public_bytes).decode()
+    honest = checks(manifest.version, "--dataset", str(data))
+    assert honest.exit_code == 0, honest.output
+    told = {check["name"]: check for check in json.loads(honest.stdout)["checks"]}
+    assert {check["outcome"] for check in told.values()} == {"passed"}
+    assert set(told) > MATCHES
+    assert "matched again with" in told["matches/onnxruntime"]["found"]
+
+    shutil.copytree(data, other)
+    (annotations,) = (other / "annotations").glob("*_val.json")
+    content = json.loads(annotations.read_text())
+    for person in content["annotations"]:
+        person["keypoints"] = [value + 9 * (number % 3 < 2) for number, value in enumerate(person["keypoints"])]
+    annotations.write_text(json.dumps(content))
+    strange = checks(manifest.version, "--dataset", str(other))
+    assert isinstance(strange.exception, DatasetError)
+    assert f"is not the data set of version {manifest.version}" in strange.exception.message
+
+    assert manifest.build is not None
+    asked = RunConfig.model_validate(manifest.build.build_definition.external_parameters)
+    _, fetched = fetch_dataset(
+        asked.dataset.model_copy(update={"source": str(other)}), other.with_name("other-cache"), lambda: bucket.client
+    )
+    honest_text = manifest.to_bytes().decode()
+    record = json.loads(honest_text.replace(manifest.provenance.dataset_digest, fetched.digest))
+    limits = {check["name"]: check["limit"] for check in record["gate"]["checks"]}
+    protocol, model = record["onnx"]["fingerprint"], manifest.file("model").sha256
+    version = record["version"] = content_version(model, record["serving"], protocol, limits)
+    data_of_liar = type(manifest).model_validate(record).to_bytes()
+    place = f"models/models/tiny/versions/{version}/manifest.json"
+    bucket.client.put_object(Bucket=bucket.bucket, Key=place, Body=data_of_liar)
+    bucket.client.put_object(Bucket=bucket.bucket, Key=f"{place}.sig", Body=key.sign(data_of_liar))
+    believed = checks(version)
+    assert believed.exit_code == 0, believed.output
+    found_out = checks(version, "--dataset", str(other))
+    assert found_out.exit_code == 1
+    failed = {check["name"] for check in json.loads(found_out.stdout)["checks"] if check["outcome"] == "failed"}
+    assert failed == MATCHES
+
+
 def test_published_only_when_asked(
     config: RunConfig, places: dict[str, Any], folder: Path, s3_bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,7 +317,11 @@ def test_published_only_when_asked(
         env={"HPE_PUBLIC_KEY": public_key},
     )  # fmt: skip
     assert checked.exit_code == 0, checked.output
-    assert {check["outcome"] for check in json.loads(checked.stdout)["checks"]} == {"passed"}
+    outcomes = {check["name"]: check["outcome"] for check in json.loads(checked.stdout)["checks"]}
+    assert {name for name, outcome in outcomes.items() if outcome == "not_asked"} == MATCHES
+    assert set(outcomes.values()) == {"passed", "not_asked"}
+    private = SigningKey(pem)
+    matched_with_the_data_set(s3_bucket, manifest, Path(config.dataset.source), folder / "other-data", private)
 
     other = base64.b64encode(SigningKey(key_pem()).public_bytes).decode()
     with pytest.raises(DigestError, match="signed with another key"):

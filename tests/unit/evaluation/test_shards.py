@@ -16,11 +16,15 @@ from numpy.testing import assert_array_equal
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.run import EvaluationConfig
 from hpe_tasks.data.dataset import Dataset
+from hpe_tasks.data.mpii import load_truth
 from hpe_tasks.data.splits import load_split
 from hpe_tasks.errors import DatasetError, StorageError
 from hpe_tasks.evaluation import evaluate, predict_shard
+from hpe_tasks.evaluation.recount import recount
 from hpe_tasks.evaluation.shards import Shard, StoredShard
 from hpe_tasks.inference import prepare_image
+from hpe_tasks.metrics.image_tables import HitTable
+from hpe_tasks.metrics.pckh import HEAD_FACTOR, THRESHOLD
 from hpe_tasks.records.evaluation import EvaluationReport
 from hpe_tasks.storage.columns import read_columns, write_columns
 from support.dot_pictures import CATEGORY, CONFIG, describe, joints_at, write_dataset
@@ -184,6 +188,49 @@ def made(case: Case, folder: Path, shard: Shard) -> StoredShard:
         **case.arguments,
     )
     return StoredShard(record, file)
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
+def test_what_is_stored_comes_to_the_same_when_it_is_counted_again(
+    tmp_path: Path, make: Callable[[Path], Case]
+) -> None:
+    case = make(tmp_path / "data")
+    report, files = measured(case, tmp_path / "whole", None)
+    rows = json.loads(files["predictions.json"])
+    asked = {"images": case.arguments.get("images", "with_persons"), "runtime": "fp32", "seed": 0}
+    found = recount(case.dataset, rows, case.model, case.config(), **asked)
+    protocol = report.fingerprint
+    assert (found.image_ids_digest, found.num_persons) == (protocol.image_ids_digest, protocol.num_persons)
+    assert found.joint_map == protocol.joint_map
+    table = files["image_table.npz"]
+    assert [one.to_bytes() for one in found.tables] == [table, table]
+    assert found.stats == (None if make is mpii else report.stats)
+    changed = json.loads(files["predictions.json"])
+    for row in changed:
+        row["keypoints"] = [value + 40 * (number % 3 < 2) for number, value in enumerate(row["keypoints"])]
+    other, _ = recount(case.dataset, changed, case.model, case.config(), **asked).tables
+    assert other.to_bytes() != table
+
+
+def test_a_hit_that_the_stored_digits_leave_open_may_be_either(tmp_path: Path) -> None:
+    case = mpii(tmp_path)
+    truth = load_truth(case.dataset)  # type: ignore[arg-type]
+    heads = HEAD_FACTOR * np.linalg.norm(np.diff(truth.head_boxes, axis=1), axis=2)
+
+    def tables(further_px: float) -> list[int]:
+        """How many hits there are, fewest and most, where every joint is so far beyond the threshold."""
+        joints = truth.joints - 1 + np.array([1.0, 0.0]) * (THRESHOLD * heads + further_px)[:, :, None]
+        triples = np.concatenate([joints, np.ones((*joints.shape[:2], 1))], axis=2)
+        rows = [
+            {"image": person.image, "person": person.index, "keypoints": triples[number].ravel().tolist()}
+            for number, person in enumerate(case.dataset.persons)  # type: ignore[attr-defined]
+        ]
+        counted = recount(case.dataset, rows, case.model, case.config(), runtime="fp32", seed=0).tables
+        return [int(one.hits.sum()) for one in counted if isinstance(one, HitTable)]
+
+    labelled = int((truth.visible > 0).sum())
+    assert labelled > 10
+    assert (tables(-0.002), tables(0.0), tables(0.002)) == ([labelled, labelled], [0, labelled], [0, 0])
 
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())

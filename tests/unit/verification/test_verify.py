@@ -114,9 +114,11 @@ def test_what_is_whole_passes_every_check(published: Published, version: Version
     assert (found.failed, found.not_made, found.version) == ((), (), manifest.version)
     assert {name.partition("/")[0] for name in outcomes(found)} == {
         *("signature", "manifest", "version", "file", "figures", "predictions", "truth", "comparison", "gate"),
-        *("provenance", "configuration"),
+        *("provenance", "configuration", "matches"),
         *(("pointer_signature", "pointer_digest") if by == "channel" else ()),
     }
+    assert {check.name for check in found.not_asked} == {"matches/fp32", "matches/quantsim", "matches/onnxruntime"}
+    assert all("give --dataset" in check.found for check in found.not_asked)
     how = {check.name: check.how for check in found.checks}
     assert {how[name] for name in ("version", "figures/onnxruntime", "comparison", "gate")} == {"computation"}
 
@@ -392,7 +394,7 @@ def test_the_command_says_what_was_found(published: Published, version: Version,
     manifest = published.publish(version)
     done = command(manifest.version)
     assert done.exit_code == 0, done.output
-    assert "checks passed." in done.output
+    assert "checks passed; 3 need the data set: give --dataset." in done.output
     by_channel = command("staging", "--json")
     assert by_channel.exit_code == 0, by_channel.output
     assert json.loads(by_channel.output)["channel"] == "staging"
