@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from airflow.sdk import dag, task
 from hpe_airflow.alerts import FailedTask, late_alert
-from hpe_airflow.failures import RETRIES
+from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.selftest import try_guards
 
 SCHEDULE = os.environ.get("HPE_SELFTEST_SCHEDULE") or None
@@ -41,7 +41,11 @@ fault.
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "on_failure_callback": [FailedTask()], "execution_timeout": timedelta(hours=1)},
+    default_args={
+        **RETRIES,
+        "on_failure_callback": [log_reason, FailedTask()],
+        "execution_timeout": timedelta(hours=1),
+    },
     tags=["pose", "quantization"],
     doc_md=DOC,
     deadline=late_alert(),

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from airflow.sdk import dag, task
 from hpe_airflow.alerts import DriftedRequests, FailedTask, late_alert
-from hpe_airflow.failures import RETRIES
+from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.links import with_links
 from hpe_airflow.params_form import form_params
 from hpe_airflow.watching import StartedRunLink, evaluate_triggers, start_requantize
@@ -47,7 +47,11 @@ look on the command line.
     max_active_runs=1,
     # With a schedule the first unpausing starts a run at once: that is for a person to decide.
     is_paused_upon_creation=SCHEDULE is not None,
-    default_args={**RETRIES, "on_failure_callback": [FailedTask()], "execution_timeout": timedelta(hours=3)},
+    default_args={
+        **RETRIES,
+        "on_failure_callback": [log_reason, FailedTask()],
+        "execution_timeout": timedelta(hours=3),
+    },
     tags=["pose", "quantization"],
     doc_md=DOC,
     deadline=late_alert(),

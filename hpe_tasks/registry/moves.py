@@ -89,7 +89,7 @@ class ChannelMoves:
         note = checked_note(note)
         # The state that the swap is later conditioned on: whoever moves the channel from here on wins over us.
         before = self.state(name, channel)
-        _refuse_unseen(before, name, channel, seen)
+        refuse_unseen(before, name, channel, seen)
         if published is not None and before.pointer is not None:
             _refuse_to_go_back(before.pointer, published)
         stored = self._versions.require_whole(name, version, sha256=published.manifest.sha256 if published else None)
@@ -108,7 +108,7 @@ class ChannelMoves:
         """Point a channel back to the version before; see `ModelRegistry.rollback`."""
         note = checked_note(note)
         pointer, before = self.require(name, channel)
-        _refuse_unseen(before, name, channel, seen)
+        refuse_unseen(before, name, channel, seen)
         if keys.continued(before, self._root) is None:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is not signed: whoever may write to the bucket could have made up "
@@ -253,12 +253,22 @@ def described(pointer: ChannelPointer | None) -> str:
     return f"serves version {pointer.version} ({pointer.reason}{by} at {pointer.moved_at:%Y-%m-%d %H:%M:%S %Z})"
 
 
-def _refuse_unseen(now: ChannelState, name: str, channel: str, seen: str | None) -> None:
-    """Refuse to move a channel that is not as whoever asks for it was shown."""
+def refuse_unseen(now: ChannelState, name: str, channel: str, seen: str | None) -> None:
+    """Refuse to act on a channel that is not as whoever asks for it was shown.
+
+    Args:
+        now: The channel as it is.
+        name: Its model.
+        channel: Its name.
+        seen: ETag of what was shown; empty where it did not exist, None where nobody says what was shown.
+
+    Raises:
+        ChannelConflictError: It is another.
+    """
     if seen is not None and seen != (now.etag or ""):
         raise ChannelConflictError(
             f"Channel {channel!r} of {name!r} was changed since it was looked at: it {described(now.pointer)}.",
-            hint="Nothing was moved. Look at it again, and decide anew.",
+            hint="Nothing was done. Look at it again, and decide anew.",
         )
 
 

@@ -12,12 +12,14 @@ from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError, C
 from hpe_tasks.registry.holds import Holds
 from hpe_tasks.registry.layout import RegistryLayout
 from hpe_tasks.registry.log import LogRecord, RegistryLog, checked_note
+from hpe_tasks.registry.moves import refuse_unseen
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3_objects import WRITE_ATTEMPTS, get_bytes
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from hpe_tasks.registry.channels import ChannelPointer
     from hpe_tasks.storage.s3 import S3Location
 
 
@@ -82,27 +84,34 @@ class Operations:
             raise BadInputError(f"Version {version} of {name!r} is not retired.", hint="There is nothing to take back.")
         return self._log.add("unretire", name, version, by=self._actor, note=note)
 
-    def pin(self, name: str, channel: str, *, note: str = "") -> LogRecord:
+    def pin(self, name: str, channel: str, *, seen: str | None = None, note: str = "") -> LogRecord:
         """Let a channel stay with what it serves until it is unpinned: runs leave it alone, people are refused.
 
         A channel that is pinned stays so, with the record that has pinned it.
 
+        Args:
+            name: The model.
+            channel: Its channel.
+            seen: ETag of the channel as it was shown to who decides, as of `ModelRegistry.state`: one that was moved
+                since is not pinned. None pins what it serves now.
+            note: Why.
+
         Raises:
             AccessError: There is no such channel.
-            ChannelConflictError: It was moved meanwhile: it is not pinned.
+            ChannelConflictError: It was moved since it was looked at, or meanwhile: it is not pinned.
         """
         note = checked_note(note)
-        before = self._registry.show(name, channel)
+        before = self._as_seen(name, channel, seen)
         for _ in range(WRITE_ATTEMPTS):
-            seen = self._registry.state(name, channel)
-            if seen.pointer is None or seen.pointer.version != before.version:
+            state = self._registry.state(name, channel)
+            if state.pointer is None or state.pointer.version != before.version:
                 break
-            if (pinned := self._holds.state(name, channel, seen).pinned.get(channel)) is not None:
-                if self._holds.shut_out(name, channel, seen):
+            if (pinned := self._holds.state(name, channel, state).pinned.get(channel)) is not None:
+                if self._holds.shut_out(name, channel, state):
                     return self._log.read(name, pinned)
                 continue
             record = self._log.add("pin", name, before.version, channel=channel, by=self._actor, note=note)
-            if self._holds.shut_out(name, channel, seen):
+            if self._holds.shut_out(name, channel, state):
                 return record
             self._log.take_back(name, record.key, by=self._actor, note="It was moved while it was being pinned.")
         now = self._registry.show(name, channel)
@@ -111,15 +120,22 @@ class Operations:
             hint="Look at it, and decide anew.",
         )
 
-    def unpin(self, name: str, channel: str, *, note: str = "") -> LogRecord:
+    def unpin(self, name: str, channel: str, *, seen: str | None = None, note: str = "") -> LogRecord:
         """Let a channel be moved again.
+
+        Args:
+            name: The model.
+            channel: Its channel.
+            seen: As of `pin`.
+            note: Why.
 
         Raises:
             AccessError: There is no such channel.
             BadInputError: It is not pinned.
+            ChannelConflictError: It was moved since it was looked at: it stays pinned.
         """
         note = checked_note(note)
-        pointer = self._registry.show(name, channel)
+        pointer = self._as_seen(name, channel, seen)
         if channel not in self._holds.state(name, channel, self._registry.state(name, channel)).pinned:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is not pinned.", hint="There is nothing to take back."
@@ -138,6 +154,13 @@ class Operations:
             raise ConfigError("The note is empty.", hint="Say what is to be remembered of the version.")
         self._require(name, version)
         return self._log.add("annotate", name, version, by=self._actor, note=note)
+
+    def _as_seen(self, name: str, channel: str, seen: str | None) -> ChannelPointer:
+        """What a channel serves, which is what whoever decides was shown."""
+        state = self._registry.state(name, channel)
+        refuse_unseen(state, name, channel, seen)
+        # Where there is none, showing it says which there are.
+        return state.pointer or self._registry.show(name, channel)
 
     def _require(self, name: str, version: str) -> None:
         """Raise where there is no such version; one whose manifest is damaged is there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
@@ -12,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from hpe_airflow.orphans import is_supervised
 from hpe_airflow.runs import open_run_from_context
-from hpe_airflow.task_log import quiet_others
+from hpe_airflow.task_log import quiet_others, reason_first, tell_rows
 from hpe_airflow.tasks import AFTER_WHAT_MAY_BE_SKIPPED, Approvals
 from hpe_tasks.errors import ConfigError, MissingInputError
 from hpe_tasks.pipeline import steps
@@ -43,6 +44,9 @@ class ChannelApproval(ApprovalOperator):
             MissingInputError: Nothing was published.
         """
         quiet_others()
+        return reason_first(TASK, partial(self._ask, context))
+
+    def _ask(self, context: Context) -> Any:
         run = open_run_from_context(context)
         if not asks(run):
             raise AirflowSkipException("HPE_APPROVE_CHANNELS does not name the channel.")
@@ -54,12 +58,17 @@ class ChannelApproval(ApprovalOperator):
             )
         from hpe_airflow.approval_text import question
 
-        self.subject, self.body = question(run, _published(run))
+        published = _published(run)
+        self.subject, self.body = question(run, published)
+        tell_rows("A person is asked", {**_named(run, published), "waits for": f"{PATIENCE.days} days at most"})
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Keep what was answered, and go on, or leave the channel where it is."""
         quiet_others()
+        return reason_first(TASK, partial(self._take_answer, context, event))
+
+    def _take_answer(self, context: Context, event: dict[str, Any]) -> Any:
         if "error" not in event:
             _keep(open_run_from_context(context), event, approved=event["chosen_options"] == [self.APPROVE])
         return super().execute_complete(context, event)
@@ -111,5 +120,10 @@ def _keep(run: Run, event: Mapping[str, Any], *, approved: bool) -> None:
         at=datetime.now(UTC),
     )
     keep_approval(run, approval)
-    said = "approved" if approved else "refused"
-    log.info("%s has %s that %s serves %s %s", by, said, approval.channel, approval.name, approval.version)
+    answer = {"answer": "approved" if approved else "refused", "by": by, "at": f"{approval.at:%Y-%m-%d %H:%M:%S %Z}"}
+    tell_rows("A person has answered", {**_named(run, published), **answer})
+
+
+def _named(run: Run, published: Any) -> dict[str, str]:
+    """What the question is about."""
+    return {"model": published.name, "version": published.version, "channel": run.config.destination.channel}

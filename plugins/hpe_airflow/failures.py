@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from hpe_tasks.errors import HpeError, SupersededError, TransientError, shortened
-from hpe_tasks.pipeline.runs import failure_message
+from hpe_tasks.pipeline.listing import listed_pipelines
+from hpe_tasks.pipeline.runs import FIRST_PIPELINE, failure_message
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,11 +38,18 @@ SHARDS = "_shards"
 
 
 def log_reason(context: Mapping[str, Any] | Context) -> None:
-    """Say in one sentence why a task failed, and keep it in the run; an `on_failure_callback`."""
+    """Say in one sentence why a task failed, and keep it in the pipeline's run; an `on_failure_callback`."""
     task, error = context["ti"].task_id, context.get("exception")
     log.error("%s failed: %s", task, reason_of(error))
-    if not isinstance(error, SupersededError):  # What the run shows is of the attempt that goes on.
+    # What the run shows is of the attempt that goes on.
+    if _is_of_pipeline(context) and not isinstance(error, SupersededError):
         _keep(task.removesuffix(SHARDS), error, context)
+
+
+def _is_of_pipeline(context: Mapping[str, Any] | Context) -> bool:
+    """Whether there is a run to keep a reason in: the watch and the self-test have none."""
+    dag_id = getattr(context.get("dag"), "dag_id", FIRST_PIPELINE)
+    return dag_id in {pipeline.name for pipeline in listed_pipelines()}
 
 
 def _keep(task: str, error: BaseException | str | None, context: Mapping[str, Any] | Context) -> None:

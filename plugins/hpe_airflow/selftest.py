@@ -6,6 +6,7 @@ import io
 import logging
 
 from hpe_airflow.connections import s3_client
+from hpe_airflow.task_log import quiet_others, reason_first
 from hpe_tasks.config.environment import Settings
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,11 @@ def try_guards() -> str:
     Raises:
         SelfTestError: A guard has let its fault through, or has stopped the healthy run.
     """
+    quiet_others()
+    return reason_first("try_guards", _try_guards)
+
+
+def _try_guards() -> str:
     from rich.console import Console
 
     from hpe_tasks.report.selftest_page import selftest_table

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpe_tasks.errors import HpeError, TransientError
 from hpe_tasks.pipeline.runs import Run
 from hpe_tasks.pipeline.step import Step
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 R = TypeVar("R")
 
@@ -52,18 +55,47 @@ def reason_first(task: str, work: Callable[[], R]) -> R:
         log.debug("It was raised here:", exc_info=error)
         raise error.with_traceback(None) from None
     except Exception as error:
-        log.error("%s failed: %s", task, reason_of(error))  # noqa: TRY400 - Airflow writes the traceback
+        if not _says_what_comes_next(error):
+            log.error("%s failed: %s", task, reason_of(error))  # noqa: TRY400 - Airflow writes the traceback
         raise
+
+
+def _says_what_comes_next(error: Exception) -> bool:
+    """Whether an exception is none to who reads it: tasks skip, and start runs, by raising."""
+    from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException, DownstreamTasksSkipped
+
+    return isinstance(error, AirflowSkipException | DagRunTriggerException | DownstreamTasksSkipped)
 
 
 def tell_result(run: Run, step: Step[Any], record: Any) -> None:
     """End a task's log with a table of what it has made; that of the last task shows the whole run."""
-    from rich.console import Console
-
     from hpe_tasks.pipeline.collected import records_of
     from hpe_tasks.report.summary import record_table, summary_table
 
+    _tell(step.title, summary_table(records_of(run)) if step.whatever_came else record_table(step.title, record))
+
+
+def tell_rows(title: str, rows: Mapping[str, object]) -> None:
+    """End the log of a task that makes no record with a table of what has come of it.
+
+    Args:
+        title: What was done.
+        rows: What of it is to be known, by a word for it.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(str(value)))
+    _tell(title, table)
+
+
+def _tell(title: str, table: RenderableType) -> None:
+    from rich.console import Console
+
     text = io.StringIO()
-    table = summary_table(records_of(run)) if step.whatever_came else record_table(step.title, record)
     Console(file=text, width=_WIDTH, color_system=None).print(table)
-    log.info("%s:\n%s", step.title, "\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+    log.info("%s:\n%s", title, "\n".join(line.rstrip() for line in text.getvalue().splitlines()))

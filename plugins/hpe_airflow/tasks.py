@@ -23,7 +23,7 @@ from hpe_airflow.metrics import emit_metrics
 from hpe_airflow.orphans import end_with_supervisor
 from hpe_airflow.run_names import RUN_KEY, VERDICT_KEY
 from hpe_airflow.runs import open_run_from_context
-from hpe_airflow.task_log import quiet_others, reason_first, tell_result
+from hpe_airflow.task_log import quiet_others, reason_first, tell_result, tell_rows
 from hpe_airflow.verdicts import verdict_text
 from hpe_tasks.config.environment import Settings, shard_tasks
 from hpe_tasks.errors import MissingInputError
@@ -158,18 +158,28 @@ def _shard_tasks(pipeline: Pipeline, step: Step[Any], rules: TaskRules) -> Any:
     @task(task_id=f"{step.name}{SHARDS}", doc_md=f"Parts of: {step.summary}", **rules.arguments)
     def make_shards(lane: int) -> str:
         end_with_supervisor()
-        run = open_run_from_context()
-        if reason := pipeline.skip_reason(step, run):
-            raise AirflowSkipException(f"{step.name} is left out: {reason}")
-        numbers = range(lane, _shards_of(step, run), SHARD_TASKS)
-        if not numbers:
-            raise AirflowSkipException(f"{step.name} has no part for this task.")
         quiet_others()
-        for number in numbers:
-            reason_first(f"{step.name}{SHARDS}", partial(step.make_shard, run, number))
-        return f"{', '.join(map(str, numbers))} of {_shards_of(step, run)}"
+        return reason_first(f"{step.name}{SHARDS}", partial(_make_shards, pipeline, step, lane))
 
     return make_shards.expand(lane=list(range(SHARD_TASKS)))
+
+
+def _make_shards(pipeline: Pipeline, step: Step[Any], lane: int) -> str:
+    """Make the parts of one task, each in its turn; which they were."""
+    run = open_run_from_context()
+    if reason := pipeline.skip_reason(step, run):
+        raise AirflowSkipException(f"{step.name} is left out: {reason}")
+    count = _shards_of(step, run)
+    numbers = range(lane, count, SHARD_TASKS)
+    if not numbers:
+        raise AirflowSkipException(f"{step.name} has no part for this task.")
+    took: dict[str, str] = {}
+    for number in numbers:
+        began = time.monotonic()
+        step.make_shard(run, number)
+        took[f"part {number}"] = f"{time.monotonic() - began:.1f} s"
+    tell_rows(f"{step.title}, {len(numbers)} of {count} parts, counted from 0", took)
+    return f"{', '.join(map(str, numbers))} of {count}"
 
 
 def _shards_of(step: Step[Any], run: Run) -> int:

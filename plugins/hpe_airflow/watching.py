@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 from hpe_airflow.connections import s3_client
 from hpe_airflow.params_form import config_from_params
 from hpe_airflow.runs import run_name
+from hpe_airflow.task_log import quiet_others, reason_first, tell_rows
 from hpe_tasks.config.addresses import credentials_in
 from hpe_tasks.config.environment import Settings
 from hpe_tasks.errors import MissingInputError, shortened
@@ -59,6 +60,11 @@ def evaluate_triggers() -> str:
     Raises:
         HpeError: Checkpoint, data set, registry or log are not there, denied or out of reach.
     """
+    quiet_others()
+    return reason_first("evaluate_triggers", _evaluate)
+
+
+def _evaluate() -> str:
     from airflow.sdk import get_current_context
     from airflow.sdk.log import mask_secret
 
@@ -92,8 +98,16 @@ def report_of(context: Mapping[str, Any] | Context) -> WatchReport | None:
 def start_requantize() -> None:
     """Start one run of the pipeline for what the task before has found, with the reasons in the run's note.
 
-    Skipped where nothing was found, or somebody else has started the run.
+    Skipped where somebody else has started the run.
+
+    Raises:
+        MissingInputError: Nothing was found by this run.
     """
+    quiet_others()
+    reason_first("start_requantize", _start)
+
+
+def _start() -> None:
     from airflow.sdk import get_current_context
 
     from hpe_tasks.watching.claims import claim_start
@@ -106,6 +120,10 @@ def start_requantize() -> None:
         )
     if claim_start(workspace, report, _claimant(context), datetime.now(UTC)) is None:
         raise AirflowSkipException(f"Somebody else has started {report.run_id} for this.")
+    tell_rows(
+        f"A run of {FIRST_PIPELINE} is started",
+        {"run": report.run_id, "model": report.name, "channel": report.channel, "why": report.note},
+    )
     # What TriggerDagRunOperator does, without its import, which takes as long as all else in the DAG's file. The run's
     # id follows from the reason: started twice, as by a task that was killed here, it is there already.
     raise DagRunTriggerException(

@@ -58,13 +58,20 @@ def states(dag: Any, day: int, conf: dict[str, Any]) -> dict[str, str]:
     return {"run": str(run.state), **{ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
 
 
-def test_a_reason_starts_one_run_with_the_reason_in_its_note(dag: Any, watched: dict[str, Any]) -> None:
+def test_a_reason_starts_one_run_with_the_reason_in_its_note(
+    dag: Any, watched: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr("hpe_airflow.watching.tell_rows", lambda *table: told.append(table))
     assert states(dag, 1, watched) == {"run": "success", "evaluate_triggers": "success", "start_requantize": "success"}
     ((run_id, state, note, conf),) = started()
     assert run_id.startswith("watch__")
     assert state == "queued"
     assert note == f"first: channel staging of {watched['destination.name']} serves nothing yet"
     assert conf["model.checkpoint"] == watched["model.checkpoint"]
+    ((title, rows),) = told
+    assert title == "A run of hpe_requantize is started"
+    assert (rows["run"], rows["why"]) == (run_id, note)
     # The same again does nothing.
     assert states(dag, 2, watched) == {"run": "success", "evaluate_triggers": "skipped", "start_requantize": "skipped"}
     assert len(started()) == 1

@@ -164,6 +164,14 @@ def test_a_channel_that_moved_since_the_page_was_shown_stays(world: World, tmp_p
     assert f"serves version {third}" in answer.text
     assert world.act("rollback", world.form("rollback", channel="staging") | {"seen": form["seen"]}).status_code == 409
     assert world.serves() == third
+    assert world.act("pin", world.form("pin", channel="staging") | {"seen": form["seen"]}).status_code == 409
+    assert world.registry.log.state("pose").pinned == {}, "nobody was shown the version that it would be pinned to"
+    shown = world.form("pin", channel="staging")
+    assert world.act("pin", shown).status_code == 303
+    assert world.act("unpin", shown | {"seen": form["seen"]}).status_code == 409
+    assert world.registry.log.state("pose").pinned.keys() == {"staging"}
+    assert world.act("unpin", world.form("unpin", channel="staging")).status_code == 303
+    assert world.registry.log.state("pose").pinned == {}
 
 
 @pytest.mark.parametrize(

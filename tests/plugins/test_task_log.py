@@ -8,7 +8,8 @@ from pathlib import Path
 
 import hpe_airflow.failures  # noqa: F401 - Airflow sets logging up as it is imported, and takes pytest's handlers away.
 import pytest
-from hpe_airflow.task_log import reason_first
+from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from hpe_airflow.task_log import reason_first, tell_rows
 
 from hpe_tasks.errors import ConfigError, DatasetError, TransientError
 
@@ -50,6 +51,19 @@ def test_the_reason_comes_before_the_traceback(
 
 def test_what_work_gives_is_passed_on() -> None:
     assert reason_first("gate", lambda: 3) == 3
+
+
+@pytest.mark.parametrize("word", [AirflowSkipException("Nothing to do."), DownstreamTasksSkipped(tasks=["b"])])
+def test_what_tells_airflow_what_comes_next_is_no_failure(caplog: pytest.LogCaptureFixture, word: Exception) -> None:
+    with caplog.at_level(logging.INFO, "hpe_airflow.task_log"), pytest.raises(type(word)):
+        reason_first("gate", lambda: nested(word))
+    assert caplog.messages == []
+
+
+def test_a_task_without_a_record_ends_with_a_table_too(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "hpe_airflow.task_log"):
+        tell_rows("A run is started", {"run": "watch__1", "why": "[b]drift[/b]"})
+    assert caplog.messages == ["A run is started:\nrun  watch__1\nwhy  [b]drift[/b]"]
 
 
 def test_where_an_error_was_raised_is_told_to_who_asks_for_debugging(caplog: pytest.LogCaptureFixture) -> None:

@@ -109,7 +109,7 @@ def act(
     """Do it, and show what is there then.
 
     A channel that was moved since the page that asked was shown stays as it is. A program that says nothing of what it
-    has `seen` moves it from where it is.
+    has `seen` acts on it as it is.
     """
     require_own_form(request, user, form_token)
     _require_subjects(ACTIONS[action], version or None, channel or None)
@@ -120,8 +120,8 @@ def act(
         "rollback": lambda: registry.rollback(name, channel, keys=store.keys(), seen=seen, note=note),
         "retire": lambda: operations.retire(name, version, note=note),
         "unretire": lambda: operations.unretire(name, version, note=note),
-        "pin": lambda: operations.pin(name, channel, note=note),
-        "unpin": lambda: operations.unpin(name, channel, note=note),
+        "pin": lambda: operations.pin(name, channel, seen=seen, note=note),
+        "unpin": lambda: operations.unpin(name, channel, seen=seen, note=note),
         "annotate": lambda: operations.annotate(name, version, note=note),
     }
     deeds[action]()

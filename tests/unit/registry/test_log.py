@@ -142,16 +142,23 @@ def test_a_pinned_channel_stays(registry: ModelRegistry, operations: Operations,
         operations.unpin("pose", "staging")
 
 
-def test_a_channel_that_moved_since_it_was_looked_at_is_left_alone(registry: ModelRegistry, one: str, two: str) -> None:
+def test_a_channel_that_moved_since_it_was_looked_at_is_left_alone(
+    registry: ModelRegistry, operations: Operations, one: str, two: str
+) -> None:
     shown = registry.state("pose", "staging").etag
     registry.promote("pose", two, "staging")
     for act in (
         lambda: registry.promote("pose", one, "staging", seen=shown),
         lambda: registry.rollback("pose", "staging", seen=shown),
         lambda: registry.promote("pose", one, "staging", seen=""),
+        lambda: operations.pin("pose", "staging", seen=shown),
+        lambda: operations.unpin("pose", "staging", seen=shown),
     ):
         with pytest.raises(ChannelConflictError, match=f"serves version {two} \\(promote by ada at"):
             act()
+    assert registry.log.state("pose").pinned == {}
+    operations.pin("pose", "staging", seen=registry.state("pose", "staging").etag)
+    operations.unpin("pose", "staging", seen=registry.state("pose", "staging").etag)
     registry.promote("pose", one, "production", seen="")
     registry.rollback("pose", "staging", seen=registry.state("pose", "staging").etag)
     assert registry.show("pose", "staging").version == one
