@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hpe_tasks.errors import AccessError, BadInputError, ChannelConflictError, ConfigError
 from hpe_tasks.registry.holds import Holds
 from hpe_tasks.registry.layout import RegistryLayout
-from hpe_tasks.registry.log import LogRecord, RegistryLog, checked_note
+from hpe_tasks.registry.log import LogEntry, LogRecord, RegistryLog, checked_note
 from hpe_tasks.registry.moves import refuse_unseen
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.s3_objects import WRITE_ATTEMPTS, get_bytes
@@ -40,18 +40,27 @@ class Operations:
         self._holds = Holds(client, self._layout, actor)
         self._actor = actor
 
-    def retire(self, name: str, version: str, *, note: str = "") -> LogRecord:
+    def retire(self, name: str, version: str, *, stands: str | None = None, note: str = "") -> LogRecord:
         """Let no channel serve a version any more: nobody can promote it, or roll back to it.
 
         Its files stay. A version that is retired stays so, with the record that has retired it.
 
+        Args:
+            name: The model.
+            version: One of its versions.
+            stands: Entry of the record that retires it, as it was shown to who decides, empty where none did: where
+                somebody else has retired it since, nothing is done. None goes by what stands now.
+            note: Why.
+
         Raises:
             AccessError: There is no such version.
             BadInputError: A channel serves it.
-            ChannelConflictError: A channel was moved to it meanwhile: it is not retired.
+            ChannelConflictError: A channel was moved to it meanwhile: it is not retired. Or another record stands.
         """
         note = checked_note(note)
         self._require(name, version)
+        retired = self._log.state(name).retired.get(version)
+        self._refuse_unseen_record(name, f"Version {version} of {name!r}", retired, stands)
         if serving := self._serving(name, version):
             raise BadInputError(
                 f"Version {version} of {name!r} cannot be retired: {_channels(serving)} it.",
@@ -71,20 +80,25 @@ class Operations:
                 return self._log.read(name, retired)
             # It was served for a moment, and whoever saw that let the record count no more.
 
-    def unretire(self, name: str, version: str, *, note: str = "") -> LogRecord:
-        """Let channels serve a version again.
+    def unretire(self, name: str, version: str, *, stands: str | None = None, note: str = "") -> LogRecord:
+        """Let channels serve a version again; arguments as of `retire`.
 
         Raises:
             AccessError: There is no such version.
             BadInputError: It is not retired.
+            ChannelConflictError: It was retired anew since it was looked at: it stays so.
         """
         note = checked_note(note)
         self._require(name, version)
-        if version not in self._log.state(name).retired:
+        retired = self._log.state(name).retired.get(version)
+        self._refuse_unseen_record(name, f"Version {version} of {name!r}", retired, stands)
+        if retired is None:
             raise BadInputError(f"Version {version} of {name!r} is not retired.", hint="There is nothing to take back.")
         return self._log.add("unretire", name, version, by=self._actor, note=note)
 
-    def pin(self, name: str, channel: str, *, seen: str | None = None, note: str = "") -> LogRecord:
+    def pin(
+        self, name: str, channel: str, *, seen: str | None = None, stands: str | None = None, note: str = ""
+    ) -> LogRecord:
         """Let a channel stay with what it serves until it is unpinned: runs leave it alone, people are refused.
 
         A channel that is pinned stays so, with the record that has pinned it.
@@ -94,14 +108,18 @@ class Operations:
             channel: Its channel.
             seen: ETag of the channel as it was shown to who decides, as of `ModelRegistry.state`: one that was moved
                 since is not pinned. None pins what it serves now.
+            stands: Entry of the record that pins it, as it was shown; as of `retire`.
             note: Why.
 
         Raises:
             AccessError: There is no such channel.
-            ChannelConflictError: It was moved since it was looked at, or meanwhile: it is not pinned.
+            ChannelConflictError: It was moved since it was looked at, or meanwhile: it is not pinned. Or somebody else
+                has pinned it since.
         """
         note = checked_note(note)
         before = self._as_seen(name, channel, seen)
+        pinned = self._pinned_by(name, channel)
+        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", pinned, stands)
         for _ in range(WRITE_ATTEMPTS):
             state = self._registry.state(name, channel)
             if state.pointer is None or state.pointer.version != before.version:
@@ -120,23 +138,21 @@ class Operations:
             hint="Look at it, and decide anew.",
         )
 
-    def unpin(self, name: str, channel: str, *, seen: str | None = None, note: str = "") -> LogRecord:
-        """Let a channel be moved again.
-
-        Args:
-            name: The model.
-            channel: Its channel.
-            seen: As of `pin`.
-            note: Why.
+    def unpin(
+        self, name: str, channel: str, *, seen: str | None = None, stands: str | None = None, note: str = ""
+    ) -> LogRecord:
+        """Let a channel be moved again; arguments as of `pin`.
 
         Raises:
             AccessError: There is no such channel.
             BadInputError: It is not pinned.
-            ChannelConflictError: It was moved since it was looked at: it stays pinned.
+            ChannelConflictError: It was moved, or pinned anew, since it was looked at: it stays pinned.
         """
         note = checked_note(note)
         pointer = self._as_seen(name, channel, seen)
-        if channel not in self._holds.state(name, channel, self._registry.state(name, channel)).pinned:
+        pinned = self._pinned_by(name, channel)
+        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", pinned, stands)
+        if pinned is None:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is not pinned.", hint="There is nothing to take back."
             )
@@ -155,12 +171,29 @@ class Operations:
         self._require(name, version)
         return self._log.add("annotate", name, version, by=self._actor, note=note)
 
+    def _pinned_by(self, name: str, channel: str) -> str | None:
+        """Key of the record that holds a channel where it is."""
+        return self._holds.state(name, channel, self._registry.state(name, channel)).pinned.get(channel)
+
     def _as_seen(self, name: str, channel: str, seen: str | None) -> ChannelPointer:
         """What a channel serves, which is what whoever decides was shown."""
         state = self._registry.state(name, channel)
         refuse_unseen(state, name, channel, seen)
         # Where there is none, showing it says which there are.
         return state.pointer or self._registry.show(name, channel)
+
+    def _refuse_unseen_record(self, name: str, what: str, now: LogEntry | None, stands: str | None) -> None:
+        """Refuse to act on what another record holds than the one that was shown.
+
+        What no record holds any more the acts themselves refuse, or do anew.
+        """
+        if stands is None or now is None or now.entry == stands:
+            return
+        record = self._log.read(name, now)
+        raise ChannelConflictError(
+            f"{what} was {'retired' if record.action == 'retire' else 'pinned'} since it was looked at: {record.told}.",
+            hint="Nothing was done. Look at it again, and decide anew.",
+        )
 
     def _require(self, name: str, version: str) -> None:
         """Raise where there is no such version; one whose manifest is damaged is there."""

@@ -174,6 +174,28 @@ def test_a_channel_that_moved_since_the_page_was_shown_stays(world: World, tmp_p
     assert world.registry.log.state("pose").pinned == {}
 
 
+def test_what_somebody_else_has_pinned_or_retired_meanwhile_is_told(world: World) -> None:
+    """Two who were shown the same page: the second is told of the first, and nothing of theirs is kept."""
+    for action, back, subject in (
+        ("pin", "unpin", {"channel": "staging"}),
+        ("retire", "unretire", {"version": world.new}),
+    ):
+        first, second = (world.form(action, **subject) for _ in range(2))
+        assert world.act(action, first | {"note": "a fair on Sunday"}).status_code == 303, action
+        told = world.act(action, second | {"note": "mine"})
+        assert told.status_code == 409, action
+        assert "since it was looked at: by admin-person at " in told.text
+        assert "a fair on Sunday" in told.text
+        # Taken back, and done anew for another reason: who wants to take the first one back has not seen the second.
+        shown = world.form(back, **subject)
+        assert world.act(back, shown).status_code == 303
+        assert world.act(back, shown).status_code == 400, "it is taken back already"
+        assert world.act(action, world.form(action, **subject)).status_code == 303
+        assert world.act(back, shown).status_code == 409, action
+        assert world.act(back, world.form(back, **subject)).status_code == 303
+    assert "mine" not in {record.note for record in world.registry.log.records("pose")}
+
+
 @pytest.mark.parametrize(
     ("changed", "headers"),
     [

@@ -16,6 +16,7 @@ from hpe_airflow.model_pages.routes import Name
 from hpe_tasks.contract.names import SLUG, VERSION
 from hpe_tasks.errors import BadInputError
 from hpe_tasks.registry.channels import ChannelState
+from hpe_tasks.registry.publishing import ModelRegistry
 
 ActionName = Literal["promote", "rollback", "retire", "unretire", "pin", "unpin", "annotate"]
 
@@ -25,7 +26,7 @@ VersionField = Annotated[str, Form(pattern=f"^({VERSION})?$")]
 ChannelField = Annotated[str, Form(pattern=f"^({SLUG})?$")]
 
 _NEW = "new"
-"""In place of an ETag: the channel did not exist. (An empty field is none to FastAPI.)"""
+"""In place of an ETag: the channel did not exist; of a record: none stood. (An empty field is none to FastAPI.)"""
 
 router = APIRouter()
 
@@ -87,6 +88,7 @@ def ask(
         channel=channel,
         now=before.pointer,
         seen=before.etag or _NEW,
+        stands=_record(registry, name, action, version, channel) or _NEW,
         target=target,
         checks=() if manifest is None else views.gate_rows(manifest.gate),
         gate=None if manifest is None else manifest.gate,
@@ -103,31 +105,43 @@ def act(
     version: VersionField = "",
     channel: ChannelField = "",
     seen: Annotated[str | None, Form(max_length=200)] = None,
+    stands: Annotated[str | None, Form(max_length=40)] = None,
     note: Annotated[str, Form(max_length=4000)] = "",
     form_token: Annotated[str, Form(max_length=200)] = "",
 ) -> Response:
     """Do it, and show what is there then.
 
-    A channel that was moved since the page that asked was shown stays as it is. A program that says nothing of what it
-    has `seen` acts on it as it is.
+    A channel that was moved since the page that asked was shown stays as it is, and so does what somebody else has
+    pinned or retired since. A program that says nothing of what it has `seen`, and of the record that `stands`, acts on
+    it as it is. A note is added, and takes nothing away.
     """
     require_own_form(request, user, form_token)
     _require_subjects(ACTIONS[action], version or None, channel or None)
-    actor, seen = user.get_name(), "" if seen == _NEW else seen
+    actor = user.get_name()
+    seen, stands = ("" if given == _NEW else given for given in (seen, stands))
     registry, operations = store.registry(actor), store.operations(actor)
     deeds: dict[ActionName, Callable[[], object]] = {
         "promote": lambda: registry.promote(name, version, channel, keys=store.keys(), seen=seen, note=note),
         "rollback": lambda: registry.rollback(name, channel, keys=store.keys(), seen=seen, note=note),
-        "retire": lambda: operations.retire(name, version, note=note),
-        "unretire": lambda: operations.unretire(name, version, note=note),
-        "pin": lambda: operations.pin(name, channel, seen=seen, note=note),
-        "unpin": lambda: operations.unpin(name, channel, seen=seen, note=note),
+        "retire": lambda: operations.retire(name, version, stands=stands, note=note),
+        "unretire": lambda: operations.unretire(name, version, stands=stands, note=note),
+        "pin": lambda: operations.pin(name, channel, seen=seen, stands=stands, note=note),
+        "unpin": lambda: operations.unpin(name, channel, seen=seen, stands=stands, note=note),
         "annotate": lambda: operations.annotate(name, version, note=note),
     }
     deeds[action]()
     base = request.scope.get("root_path", "").rstrip("/")
     there = f"{base}/models/{name}/{version}" if version else f"{base}/models?model={name}"
     return RedirectResponse(there, status.HTTP_303_SEE_OTHER)
+
+
+def _record(registry: ModelRegistry, name: str, action: ActionName, version: str | None, channel: str | None) -> str:
+    """Entry of the record that retires the version or pins the channel that an action is about; empty for none."""
+    if action not in ("pin", "unpin", "retire", "unretire"):
+        return ""
+    state = registry.log.state(name)
+    entry = state.pinned.get(channel or "") if action in ("pin", "unpin") else state.retired.get(version or "")
+    return "" if entry is None else entry.entry
 
 
 def _require_subjects(action: Action, version: str | None, channel: str | None) -> None:
