@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ TIMEOUT_S = 5.0
 """For each answer of a server."""
 
 LONGEST_S = 12.0
-"""For all that a channel takes: a task that is done waits no longer for somebody to hear of it."""
+"""For all that the channels take: a task that is done waits no longer for somebody to hear of it."""
 
 _LONGEST_SUBJECT = 120
 
@@ -55,26 +56,55 @@ def channels() -> tuple[AlertChannel, ...]:
     return tuple(found)
 
 
-def tell(channel: AlertChannel, text: str, link: str) -> None:
-    """Send a sentence; what keeps it from arriving is a warning in the log, without the connection's secrets."""
-    name, failures = channel.connection.conn_id, list[Exception]()
+def tell(found: Sequence[AlertChannel], text: str, link: str, *, longest_s: float | None = None) -> tuple[str, ...]:
+    """Send a sentence to all channels at once.
 
-    def send() -> None:
-        try:
-            channel.send(channel.connection, text, link)
-        except Exception as error:  # noqa: BLE001 - whatever a server or a library says, the task is not concerned
-            failures.append(error)
+    What keeps it from arriving is a warning in the log, without the connections' secrets.
 
+    Args:
+        found: Where to.
+        text: The sentence.
+        link: Behind it.
+        longest_s: For all of them together, in seconds; None is LONGEST_S.
+
+    Returns:
+        The connections through which it may not have got.
+    """
+    patience_s = LONGEST_S if longest_s is None else longest_s
     # A server may answer byte by byte, each in time. The thread ends with the task's process.
-    sender = threading.Thread(target=send, name="hpe-alert", daemon=True)
-    sender.start()
-    sender.join(LONGEST_S)
-    if sender.is_alive():
-        log.warning("The alert may not have got through %s: its server took more than %g s.", name, LONGEST_S)
-    elif failures:
-        log.warning("The alert did not get through %s: %s", name, _without_secrets(failures[0], channel.connection))
-    else:
-        log.info("Told through %s: %s", name, text)
+    sendings = [_Sending(channel, text, link) for channel in found]
+    until = time.monotonic() + patience_s
+    return tuple(name for sending in sendings if (name := sending.lost(until, patience_s)))
+
+
+class _Sending:
+    """A sentence on its way through one channel."""
+
+    def __init__(self, channel: AlertChannel, text: str, link: str) -> None:
+        self._channel, self._text, self._link = channel, text, link
+        self._failures: list[Exception] = []
+        self._thread = threading.Thread(target=self._send, name="hpe-alert", daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        try:
+            self._channel.send(self._channel.connection, self._text, self._link)
+        except Exception as error:  # noqa: BLE001 - whatever a server or a library says, who tells is not concerned
+            self._failures.append(error)
+
+    def lost(self, until: float, patience_s: float) -> str:
+        """The connection's name where the sentence has not arrived by then; empty where it has."""
+        connection = self._channel.connection
+        name = str(connection.conn_id)
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._thread.is_alive():
+            log.warning("The alert may not have got through %s: its server took more than %g s.", name, patience_s)
+        elif self._failures:
+            log.warning("The alert did not get through %s: %s", name, _without_secrets(self._failures[0], connection))
+        else:
+            log.info("Told through %s: %s", name, self._text)
+            return ""
+        return name
 
 
 def _without_secrets(error: Exception, connection: Connection) -> str:

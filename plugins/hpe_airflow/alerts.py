@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from hpe_tasks.errors import HpeError, SupersededError, shortened
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.deadline import DeadlineAlert
+
+    from hpe_airflow.alert_channels import AlertChannel
 
 LATE_VARIABLE = "HPE_ALERT_LATE_HOURS"
 
@@ -67,7 +69,7 @@ class AlertNotifier(BaseNotifier):
 
     def notify(self, context: Mapping[str, Any]) -> None:
         """Tell it. What keeps it from being told is in the log: no task fails or is tried again for it."""
-        from hpe_airflow.alert_channels import channels, tell
+        from hpe_airflow.alert_channels import channels
 
         try:
             open_channels = channels()
@@ -75,10 +77,15 @@ class AlertNotifier(BaseNotifier):
         except HpeError as error:
             log.warning("Nobody was alerted: %s", reason_of(error))
             return
-        if told is None:
-            return
-        for channel in open_channels:
-            tell(channel, " ".join(shortened(told.text, longest=_LONGEST).split()), told.link)
+        if told is not None:
+            send_alert(told, open_channels)
+
+
+def send_alert(alert: Alert, found: Sequence[AlertChannel], *, longest_s: float | None = None) -> tuple[str, ...]:
+    """Tell it on one line; arguments, and what comes back, are as of `alert_channels.tell`."""
+    from hpe_airflow.alert_channels import tell
+
+    return tell(found, " ".join(shortened(alert.text, longest=_LONGEST).split()), alert.link, longest_s=longest_s)
 
 
 class FailedTask(AlertNotifier):
@@ -129,9 +136,13 @@ class PromotedVersion(AlertNotifier):
         moved = run.recorded(steps.promote)
         if moved is None or moved.previous_version == moved.version:
             return None
-        before = f", in place of {moved.previous_version}" if moved.previous_version else ""
-        text = f"{moved.name}: channel {moved.channel} now serves {moved.version}{before}."
-        return Alert(text, version_path(run.name))
+        text = served_text(moved.name, moved.channel, moved.version, moved.previous_version)
+        return Alert(f"{text}.", version_path(run.name))
+
+
+def served_text(name: str, channel: str, version: str, previous: str | None) -> str:
+    """That a channel serves another version."""
+    return f"{name}: channel {channel} now serves {version}" + (f", in place of {previous}" if previous else "")
 
 
 class DriftedRequests(AlertNotifier):

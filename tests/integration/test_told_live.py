@@ -85,14 +85,29 @@ def test_a_late_run_its_promotion_and_a_failure_are_told(told: Told, airflow_ser
     assert (page.status_code, page.json()["name"]) == (200, "live")
     assert {post.path for post in told.webhook.posts} == {"/services/se-cret"}
     wait_for(told.mail.mails, 2)
+    _check_a_persons_move(told, airflow_server, promoted)
 
     assert trigger(airflow_server, "refused", **{"gate.max_size_mb": 0.001}) == "success"
     assert trigger(airflow_server, "broken", **{"dataset.min_persons": 999}) == "failed"
     until = ("it failed its gate", "validate_dataset failed")
-    wait_for(told.webhook.posts, 4, patience_s=60)
+    wait_for(told.webhook.posts, 5, patience_s=60)
     for said in until:
         assert [text for text in told.texts if said in text], told.texts
     _check_figures(told)
+
+
+def _check_a_persons_move(told: Told, server: AirflowServer, promoted: str) -> None:
+    """The API server tells of it, with the connections that it knows."""
+    found = re.search(r"now serves (\w+)", promoted)
+    assert found is not None
+    form = {"version": found[1], "channel": "production", "note": "the fair on Sunday"}
+    address = f"{server.url}/hpe/models/live/actions/promote"
+    answer = server.session("operator").post(address, data=form, timeout=60, allow_redirects=False)
+    assert answer.status_code == 303, answer.text
+    wait_for(told.webhook.posts, 3)
+    wait_for(told.mail.mails, 3)
+    said = f"live: channel production now serves {found[1]}, promoted by operator: the fair on Sunday. "
+    assert told.texts[-1] == f"{said}{server.url}/hpe/models/live/{found[1]}"
 
 
 def _check_figures(told: Told) -> None:

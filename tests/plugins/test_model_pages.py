@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -13,11 +16,13 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 from hpe_airflow import access, pages
+from hpe_airflow.model_pages import telling
 from hpe_airflow.model_pages.actions import ACTIONS
 
 from support import airflow_home, run_cases
 from support.model_pages import COOKIE, PNG, World, airflow, refused_run, world
 from support.played_s3 import client, moto_client
+from support.receivers import Receiver, http_receiver, mail_receiver, wait_for
 from support.serving_cases import encoded, photo
 
 __all__ = ["airflow", "client", "moto_client", "world"]
@@ -119,6 +124,58 @@ def test_promote_and_roll_back_by_the_form(world: World) -> None:
     assert world.serves() == world.old
     told = [(one.action, one.by, one.note) for one in world.registry.log.records("pose")]
     assert told[:2] == [("rollback", "admin-person", ""), ("promote", "admin-person", "better")]
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example")
+    with http_receiver() as server:
+        fields = {"conn_type": "http", "host": server.address, "password": "services/se-cret"}
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps(fields))
+        yield server
+
+
+def test_what_a_person_moves_is_told_as_what_a_run_moves(world: World, hook: Receiver) -> None:
+    form = world.form("promote", version=world.new, channel="staging")
+    assert world.act("promote", form | {"note": "better <b>knees</b>."}).status_code == 303
+    assert world.act("promote", form).status_code == 409
+    assert world.act("rollback", world.form("rollback", channel="staging")).status_code == 303
+    assert world.act("promote", world.form("promote", version=world.old, channel="staging")).status_code == 303
+    assert world.act("pin", world.form("pin", channel="staging")).status_code == 303
+    where = "https://airflow.example/hpe/models/pose"
+    # Neither what was refused, nor what serves as before.
+    assert [post.json["text"] for post in hook.posts] == [
+        f"pose: channel staging now serves {world.new}, in place of {world.old}, promoted by admin-person: better "
+        f"&lt;b&gt;knees&lt;/b&gt;. {where}/{world.new}",
+        f"pose: channel staging now serves {world.old}, in place of {world.new}, rolled back by admin-person. "
+        f"{where}/{world.old}",
+    ]
+
+
+def test_where_nobody_hears_of_a_promotion_it_stands_and_the_page_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "PATIENCE_S", 1.0)
+    with http_receiver(seconds_a_byte=0.1) as slow, mail_receiver() as mail:
+        hook = {"conn_type": "http", "host": slow.address, "password": "se-cret"}
+        smtp = {"disable_ssl": True, "disable_tls": True, "from_email": "a@example.com", "to": "b@example.com"}
+        post = {"conn_type": "smtp", "host": "127.0.0.1", "port": mail.port, "extra": smtp}
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps(hook))
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_EMAIL", json.dumps(post))
+        begin = time.monotonic()
+        answer = world.act("promote", world.form("promote", version=world.new, channel="staging"))
+        assert time.monotonic() - begin < 4
+        wait_for(mail.mails)
+    assert answer.status_code == 200
+    assert "may not have got through hpe_alerts_webhook:" in answer.text
+    assert "hpe_alerts_email" not in answer.text
+    assert "se-cret" not in answer.text
+    assert world.serves() == world.new
+    # Airflow's own part fails: no connection can be looked up.
+    monkeypatch.setattr(telling, "channels", lambda: 1 / 0)
+    answer = world.act("rollback", world.form("rollback", channel="staging"))
+    assert (answer.status_code, "Airflow&#39;s connections" in answer.text) == (200, True)
+    assert world.serves() == world.old
 
 
 def test_a_new_channel_is_made_by_a_promotion(world: World) -> None:

@@ -13,9 +13,11 @@ from hpe_airflow.access import TOKEN_FIELD, Editor, require_own_form
 from hpe_airflow.model_pages import store, views
 from hpe_airflow.model_pages.rendering import page
 from hpe_airflow.model_pages.routes import Name
+from hpe_airflow.model_pages.telling import tell_move
 from hpe_tasks.contract.names import SLUG, VERSION
 from hpe_tasks.errors import BadInputError
-from hpe_tasks.registry.channels import ChannelState
+from hpe_tasks.records.release import PromotedModel
+from hpe_tasks.registry.channels import ChannelPointer, ChannelState
 from hpe_tasks.registry.publishing import ModelRegistry
 
 ActionName = Literal["promote", "rollback", "retire", "unretire", "pin", "unpin", "annotate"]
@@ -57,6 +59,9 @@ ACTIONS: dict[ActionName, Action] = {
     "unpin": Action("Unpin", ("channel",), "Runs and people may move the channel again."),
     "annotate": Action("Annotate", ("version",), "The note stays with the version, in its log.", note_needed=True),
 }
+
+_MOVES: dict[ActionName, str] = {"promote": "promoted", "rollback": "rolled back"}
+"""Actions after which a channel serves another version, and what they have done."""
 
 
 @router.get("/models/{name}/actions/{action}")
@@ -129,9 +134,16 @@ def act(
         "unpin": lambda: operations.unpin(name, channel, seen=seen, stands=stands, note=note),
         "annotate": lambda: operations.annotate(name, version, note=note),
     }
-    deeds[action]()
+    before = registry.state(name, channel).pointer if action in _MOVES else None
+    done = deeds[action]()
     base = request.scope.get("root_path", "").rstrip("/")
     there = f"{base}/models/{name}/{version}" if version else f"{base}/models?model={name}"
+    if isinstance(done, PromotedModel | ChannelPointer):
+        now, previous = done.version, None if before is None else before.version
+        how = f"{_MOVES[action]} by {actor}"
+        if now != previous and (untold := tell_move(name, channel, now, previous, how=how, note=note)):
+            shown = {"name": name, "channel": channel, "now": now, "there": there, "untold": untold}
+            return page(request, user, "untold", wanted=ACTIONS[action], **shown)
     return RedirectResponse(there, status.HTTP_303_SEE_OTHER)
 
 
