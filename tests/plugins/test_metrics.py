@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ from hpe_tasks.records.base import Record
 from hpe_tasks.report.records import RunRecords
 from support import run_cases
 from support.airflow_home import REPOSITORY
-from support.otlp import Sample, gauges, matching, selectors
+from support.otlp import Sample, gauges, matching
+from support.prometheus import prometheus
 from support.receivers import Receiver, http_receiver
 
 
@@ -30,6 +32,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """A server that takes OpenTelemetry's metrics, and Airflow's client of it, as each task's process makes it."""
     from airflow.sdk.observability import stats
     from airflow.sdk.observability.metrics import stats_utils
+    from opentelemetry.metrics import get_meter_provider
 
     with http_receiver() as server:
         compose = yaml.safe_load((REPOSITORY / "docker/monitoring/compose.yaml").read_text())
@@ -38,6 +41,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{server.address}/v1/metrics")
         stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
         yield server
+        # Else it is told once more when the process ends, and waited for.
+        get_meter_provider().shutdown()  # type: ignore[attr-defined]
         monkeypatch.setenv("AIRFLOW__METRICS__OTEL_ON", "False")
         stats.initialize(factory=stats_utils.get_stats_factory(), export_legacy_names=True)
 
@@ -72,13 +77,18 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 PCKH = {"dataset.kind": "mpii", "model.skeleton": "mpii16", "dataset.source": "/nowhere"}
 
 
-def test_the_dashboard_asks_for_what_is_told(collector: Receiver, repository: Path) -> None:
+def told_by_three_models(collector: Receiver) -> tuple[list[Sample], RunRecords, RunRecords]:
+    """What was received of a model with AP, one with PCKh, and a refused one; the records of the first two."""
     passed, mpii = run_cases.judged(run_cases.complete()), run_cases.judged(run_cases.mpii())
     for case, name, params in ((passed, "ap", {}), (mpii, "pckh", PCKH), (run_cases.gate_failed(), "refused", {})):
         run, decision = run_with(case, name, params=params)
         emit_metrics(steps.quantize, run, decision.model_copy(), 12.5)
         emit_metrics(steps.gate, run, decision, 0.25)
-    samples = received(collector)
+    return received(collector), passed, mpii
+
+
+def test_figures_are_told_as_they_were_measured(collector: Receiver) -> None:
+    samples, passed, mpii = told_by_three_models(collector)
     assert {sample.label["model"] for sample in samples} == {"ap", "pckh", "refused"}
     # Whichever process tells it.
     assert {sample.source for sample in samples} == {("airflow", "airflow")}
@@ -97,25 +107,39 @@ def test_the_dashboard_asks_for_what_is_told(collector: Receiver, repository: Pa
     assert (only("gate_passed", model="ap"), only("gate_passed", model="refused")) == (1, 0)
     assert only("stage_seconds", model="ap", stage="gate", pipeline="hpe_requantize") == 0.25
 
-    dashboard = json.loads((repository / "docker/monitoring/dashboards/hpe.json").read_text())
+
+def test_prometheus_answers_each_query_of_the_dashboard_with_what_was_told(
+    collector: Receiver, repository: Path, tmp_path: Path
+) -> None:
+    """Hours later, when Prometheus has forgotten what it is asked for without `last_over_time`."""
+    samples = told_by_three_models(collector)[0]
+    monitoring = repository / "docker/monitoring"
+    dashboard = json.loads((monitoring / "dashboards/hpe.json").read_text())
     model, keep = dashboard["templating"]["list"]
-    shown = set()
-    for panel in dashboard["panels"]:
-        for target in panel["targets"]:
-            [(name, matchers)] = selectors(target["expr"], {"model": ".*", "keep": "30d"})
-            found = matching(samples, name, matchers)
-            assert found, f"{panel['title']}: nothing answers {target['expr']}"
-            shown |= set(found)
+    told = {(sample.name, sample.labels): sample.value for sample in samples}
+    shown: dict[Any, float] = {}
+    (tmp_path / "prometheus").mkdir()
+    at = time.time() - 3 * 3600
+    with prometheus(tmp_path / "prometheus", monitoring / "prometheus.yaml", samples, at) as server:
+        for target, title in ((target, panel["title"]) for panel in dashboard["panels"] for target in panel["targets"]):
+            expression = target["expr"].replace("$model", model["allValue"])
+            for period in keep["query"].split(","):
+                found = server.query(expression.replace("$keep", period))
+                assert found, f"{title}: nothing answers {target['expr']}"
+                shown |= {(name, tuple(sorted(labels.items()))): value for name, labels, value in found}
             # Lines that lie apart have names that tell them apart.
             named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
-            apart = {key for sample in found for key in sample.label if len({one.label.get(key) for one in found}) > 1}
-            assert apart <= named, panel["title"]
-            assert named <= {key for sample in found for key in sample.label}, panel["title"]
-    assert set(samples) == shown
-    listed = re.fullmatch(r"label_values\((\w+), model\)", model["query"]["query"])
-    assert listed is not None
-    assert matching(samples, listed[1], {})
-    assert "30d" in keep["query"].split(",")
+            labels = [one for _, one, _ in found]
+            apart = {key for one in labels for key in one if len({other.get(key) for other in labels}) > 1}
+            assert apart <= named, title
+            assert named <= {key for one in labels for key in one}, title
+            only = server.query(target["expr"].replace("$model", "refused|none").replace("$keep", "1d"))
+            assert {one["model"] for _, one, _ in only} <= {"refused"}, title
+        listed = re.fullmatch(r"label_values\((\w+), (\w+)\)", model["query"]["query"])
+        assert listed is not None
+        assert server.label_values(listed[2], listed[1]) == ["ap", "pckh", "refused"]
+        assert server.query("airflow_hpe_gate_passed") == [], "it is remembered without last_over_time"
+    assert shown == told, "a figure that is told is on no panel, or another value"
 
 
 def test_what_was_reused_took_no_time_and_metrics_may_be_off(

@@ -57,17 +57,6 @@ def gauges(posts: Iterable[Post]) -> list[Sample]:
     return found
 
 
-def selectors(query: str, variables: Mapping[str, str]) -> list[tuple[str, dict[str, tuple[str, str]]]]:
-    """The series that a query asks for: names, and of each label the operator and its value."""
-    for name, value in variables.items():
-        query = query.replace(f"${name}", value)
-    asked = []
-    for name, inside in re.findall(r"\b(airflow_\w+)(?:\{([^}]*)\})?", query):
-        matchers = re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', inside)
-        asked.append((name, {label: (operator, value) for label, operator, value in matchers}))
-    return asked
-
-
 def matching(samples: Iterable[Sample], name: str, matchers: Mapping[str, tuple[str, str]]) -> list[Sample]:
     """Those of the samples that a selector takes."""
 
