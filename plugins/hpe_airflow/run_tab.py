@@ -191,20 +191,24 @@ def _as_json(conf: Mapping[str, Any]) -> str:
 
 
 def _shown(template: str, **view: Any) -> HTMLResponse:
-    environment, style, digest = _templates()
-    page = environment.get_template(template).render(style=style, **view)
-    # Its own style, and the report in a frame; nothing else is loaded or run.
+    environment, (style, of_style), (script, of_script) = _templates()
+    page = environment.get_template(template).render(style=style, script=script, **view)
+    # Its own style and script, and the report in a frame; nothing else is loaded or run.
     policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; frame-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'self'"
+        f"default-src 'none'; style-src 'sha256-{of_style}'; script-src 'sha256-{of_script}'; frame-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     )
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 @cache
-def _templates() -> tuple[Environment, str, str]:
-    """What renders pages, their style, and its digest as a policy names it."""
+def _templates() -> tuple[Environment, tuple[str, str], tuple[str, str]]:
+    """What renders pages; their style and their script, each with its digest as a policy names it."""
     folder = Path(__file__).parent / "templates"
-    style = (folder / "run_tab.css").read_text(encoding="utf-8")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("run_tab.css", "copy.js"))
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
-    return environment, style, base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment, (style, _digest(style)), (script, _digest(script))
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -117,6 +117,15 @@ def test_the_forms_fields_are_those_of_the_settings_types(form: Page) -> None:
     expect(form.locator("input[name='element_gate.min_ap']")).to_have_attribute("role", "spinbutton")
 
 
+def paste_over(form: Page, text: str | None = None) -> None:
+    """Put a text, or what is in the clipboard, in the place of what the form's JSON holds."""
+    form.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if text is not None:
+        form.evaluate("text => navigator.clipboard.writeText(text)", text)
+    form.keyboard.press("Control+A")
+    form.keyboard.press("Control+V")
+
+
 def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tmp_path: Path) -> None:
     """What a person pastes into the form's own JSON: true and 0.5, not their texts."""
     form.get_by_role("button", name="Advanced Options").click()
@@ -131,10 +140,7 @@ def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tm
         "seed": "7",
     }
     # Pasted, for the editor closes brackets that are typed.
-    form.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    form.evaluate("text => navigator.clipboard.writeText(text)", json.dumps(settings))
-    form.keyboard.press("Control+A")
-    form.keyboard.press("Control+V")
+    paste_over(form, json.dumps(settings))
     form.get_by_role("button", name="Advanced Options").focus()
     form.screenshot(path=tmp_path / "json.png")
     expect(form.get_by_role("button", name="Trigger", exact=True).last).to_be_enabled()
@@ -149,6 +155,26 @@ def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tm
     runs = f"{airflow_server.url}/api/v2/dags/hpe_requantize/dagRuns"
     session = airflow_server.session("operator")
     session.patch(f"{runs}/{run['dag_run_id']}", json={"state": "failed"}, timeout=30).raise_for_status()
+
+    # The same once more, by the values that the tab offers: one click, and pasted.
+    form.goto(f"{airflow_server.url}/dags/hpe_requantize/plugin/hpe-values")
+    values = form.frame_locator("iframe[title='Last values']")
+    form.evaluate("() => navigator.clipboard.writeText('nothing')")
+    values.get_by_role("button", name="Copy").first.click()
+    expect(values.get_by_role("button", name="Copied")).to_be_visible()
+    form.screenshot(path=tmp_path / "values.png")
+    form.get_by_role("button", name="Trigger").first.click()
+    form.get_by_role("button", name="Advanced Options").click()
+    form.locator(".monaco-editor").last.click()
+    paste_over(form)
+    form.get_by_role("button", name="Advanced Options").focus()
+    with form.expect_response(
+        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
+    ) as got:
+        form.get_by_role("button", name="Trigger", exact=True).last.click()
+    again = got.value.json()
+    assert {key: value for key, value in again["conf"].items() if value is not None} == settings
+    session.patch(f"{runs}/{again['dag_run_id']}", json={"state": "failed"}, timeout=30).raise_for_status()
 
 
 def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, form: Page) -> None:
