@@ -37,7 +37,7 @@ class ChannelApproval(ApprovalOperator):
     """
 
     def execute(self, context: Context) -> Any:
-        """Ask; skipped where HPE_APPROVE_CHANNELS does not name the run's channel.
+        """Ask; skipped where HPE_APPROVE_CHANNELS does not name the run's channel, and where it is pinned: it stays.
 
         Raises:
             ConfigError: Nobody could answer: `airflow dags test` or `tasks test` runs the task.
@@ -59,6 +59,8 @@ class ChannelApproval(ApprovalOperator):
         from hpe_airflow.approval_text import question
 
         published = _published(run)
+        if published.kept_by_pin:
+            raise AirflowSkipException(published.kept_by_pin)
         self.subject, self.body = question(run, published)
         tell_rows("A person is asked", {**_named(run, published), "waits for": f"{PATIENCE.days} days at most"})
         return super().execute(context)

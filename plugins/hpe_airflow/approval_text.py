@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpe_airflow.links import report_path
-from hpe_airflow.task_links import comparison_path, model_version_path, served_before
+from hpe_airflow.task_links import comparison_path, model_version_path
 from hpe_tasks.errors import HpeError
 from hpe_tasks.gate.accuracy import megabytes_text, metric_of
 from hpe_tasks.pipeline.collected import records_of
@@ -20,15 +20,16 @@ from hpe_tasks.storage.s3 import S3Location
 def question(run: Run, published: PublishedModel) -> tuple[str, str]:
     """(subject, body): what is asked, the gate's table, and the version beside the one that is served now."""
     channel, records = run.config.destination.channel, records_of(run)
+    registry = ModelRegistry(run.s3(), S3Location.parse(run.config.destination.registry))
     subject = f"May {channel} serve {published.name} {published.version}?"
     parts = ["### Gate", *_gate(records)]
-    served, why = _served(run, published)
+    served, why = _served(registry, published, channel)
     parts += [f"### Beside {served.version}, which {channel} serves now" if served else "### Served now"]
-    parts += list(_beside(run, published, served)) if served else [why]
+    parts += list(_beside(registry, published, served)) if served else [why]
     links = [f"[Report]({report_path(run.name)})"] if records.decision is not None else []
     links += [f"[Version page]({model_version_path(published.name, published.version)})"]
-    if served is not None and (other := served_before(published, None)):
-        links += [f"[Compare]({comparison_path(published.name, published.version, other)})"]
+    if served is not None:
+        links += [f"[Compare]({comparison_path(published.name, published.version, served.version)})"]
     return subject, "\n".join([*parts, "", " · ".join(links)])
 
 
@@ -51,14 +52,12 @@ def _gate(records: RunRecords) -> Iterator[str]:
     )
 
 
-def _served(run: Run, published: PublishedModel) -> tuple[ModelManifest | None, str]:
+def _served(registry: ModelRegistry, published: PublishedModel, channel: str) -> tuple[ModelManifest | None, str]:
     """The manifest of what the channel serves now, or why there is none to compare with."""
-    destination = run.config.destination
-    registry = ModelRegistry(run.s3(), S3Location.parse(destination.registry))
     try:
-        if destination.channel not in registry.channels(published.name):
+        if channel not in registry.channels(published.name):
             return None, "Nothing: the channel is new."
-        manifest = registry.served(published.name, destination.channel)
+        manifest = registry.served(published.name, channel)
     except HpeError as error:
         return None, f"It could not be read: {error}"
     if manifest.version == published.version:
@@ -66,8 +65,7 @@ def _served(run: Run, published: PublishedModel) -> tuple[ModelManifest | None, 
     return manifest, ""
 
 
-def _beside(run: Run, published: PublishedModel, served: ModelManifest) -> Iterator[str]:
-    registry = ModelRegistry(run.s3(), S3Location.parse(run.config.destination.registry))
+def _beside(registry: ModelRegistry, published: PublishedModel, served: ModelManifest) -> Iterator[str]:
     ours = registry.stored(published.name, published.version, sha256=published.manifest.sha256).manifest
     theirs = dict(_figures(served))
     rows = [(label, text, theirs.get(label, "–")) for label, text in _figures(ours)]
