@@ -225,8 +225,8 @@ class Step(_Rules[R]):
             step=self.name, key=key, reused=reused, finished_at=datetime.now(UTC), record=record.model_dump(mode="json")
         )
         run.keep(pointer, stored=stored_under(self.name, key) if self.reuse else None)
-        log.info("%s: %s", self.name, "reused the result of the same inputs" if reused else "done")
         self.accept(record)
+        log.info("%s: %s", self.name, "reused the result of the same inputs" if reused else "done")
         return record
 
     def key(self, run: Run) -> str:

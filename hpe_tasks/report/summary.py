@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from hpe_tasks.config.base import Frozen
 from hpe_tasks.gate.accuracy import Metric, megabytes_text, metric_of, sample_text
 from hpe_tasks.gate.floor import next_step
 from hpe_tasks.gate.references import Reference
-from hpe_tasks.records.base import Artifact, Record
+from hpe_tasks.records.base import Record
 from hpe_tasks.records.diagnosis import Diagnosis, Fp32Check
-from hpe_tasks.records.evaluation import EvaluationReport
-from hpe_tasks.records.execution import LatencyComparison
+from hpe_tasks.records.evaluation import EvaluationReport, QuantizedEvaluation
 from hpe_tasks.records.gate import GateCheck, GateDecision
 from hpe_tasks.records.ladder import RungState
 from hpe_tasks.records.preflight import Preflight
@@ -43,6 +40,7 @@ from hpe_tasks.report.records import (
     verdict_of,
 )
 from hpe_tasks.report.retraining import quantizing_command
+from hpe_tasks.report.step_table import quantized_table, step_table
 
 _STATE_STYLES: dict[RungState, str] = {
     "passed": "green",
@@ -287,16 +285,9 @@ def record_table(step: str, record: Record) -> RenderableType:
         return Text(f"{record.reason}.")
     if isinstance(record, Preflight):
         return preflight_table(record)
-    table = Table(title=step, box=None, show_header=False, pad_edge=False, title_justify="left", title_style="bold")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in record:
-        if isinstance(value, LatencyComparison):
-            for label, text in speed_rows(value):
-                table.add_row(label, Text(text))
-        elif name != "schema_version":
-            table.add_row(name, Text(_shown(value)))
-    return table
+    if isinstance(record, QuantizedEvaluation):
+        return quantized_table(record)
+    return step_table(step, record)
 
 
 def _measured(report: EvaluationReport) -> Group:
@@ -316,13 +307,3 @@ def _measured(report: EvaluationReport) -> Group:
     if len(report.failed_images) > _MANY:
         parts.append(Text(f"… {len(report.failed_images)} images in all", style="yellow"))
     return Group(*parts)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Artifact):
-        return f"{value.uri} ({megabytes_text(value.size_bytes)})"
-    if isinstance(value, tuple) and len(value) > _MANY:
-        return f"{', '.join(map(str, value[:_MANY]))}, … ({len(value)} in all)"
-    if isinstance(value, Frozen):
-        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value if name != "schema_version")
-    return str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,10 +32,10 @@ def works(dag: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
         kept: dict[str, Any] = getattr(task, "partial_kwargs", {})
         function = kept.get("python_callable") or getattr(task, "python_callable", None)
         if function is None:
-            yield task.task_id, lambda task=task: type(task).execute(task, {"params": {}})
+            yield task.task_id, partial(type(task).execute, task, {"params": {}})
         else:
             asked = {"lane": 0} if task.task_id.endswith("_shards") else {}
-            yield task.task_id, lambda function=function, asked=asked: function(**asked)
+            yield task.task_id, partial(function, **asked)
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
@@ -43,7 +44,7 @@ def test_each_task_says_first_why_it_fails_and_leaves_others_out(
 ) -> None:
     """Settings that no task can start with: what is told of them is told before Airflow's traceback."""
     monkeypatch.setenv("HPE_CACHE_MAX_GB", "much")
-    context = {"params": {}, "run_id": "r", "logical_date": None}
+    context: dict[str, Any] = {"params": {}, "run_id": "r", "logical_date": None}
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: context)
     tried = 0
     for name, work in works(dag_bag.dags[dag_id]):

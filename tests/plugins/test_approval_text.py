@@ -14,6 +14,7 @@ from hpe_airflow.approval_text import question
 
 from hpe_tasks.config.run import DestinationConfig
 from hpe_tasks.pipeline import steps
+from hpe_tasks.pipeline.collected import records_of
 from hpe_tasks.pipeline.runs import Run, open_run
 from hpe_tasks.records.release import PublishedModel, ServedBefore
 from hpe_tasks.registry.publishing import ModelRegistry
@@ -50,7 +51,7 @@ def run(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     """A run that has published a version."""
 
     # What these steps have left was not made of what the steps before them left: there are none.
-    monkeypatch.setattr(approval_text, "records_of", partial(approval_text.records_of, looking_back=True))
+    monkeypatch.setattr(approval_text, "records_of", partial(records_of, looking_back=True))
 
     def published_by(published: PublishedModel) -> Run:
         config = records.run_config(
@@ -107,4 +108,4 @@ def test_a_channel_that_is_pinned_asks_nobody(
     monkeypatch.setattr(approval, "open_run_from_context", lambda context: run(published))
     monkeypatch.setattr(approval, "is_supervised", lambda: True)
     with pytest.raises(AirflowSkipException, match="is pinned to version 0000"):
-        approval.channel_approval().ask().execute({})  # type: ignore[arg-type]
+        approval.channel_approval().ask().execute({})

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Path, Query, Request, status
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -142,7 +142,7 @@ def act(
         now, previous = done.version, None if before is None else before.version
         how = f"{_MOVES[action]} by {actor}"
         if now != previous and (untold := tell_move(name, channel, now, previous, how=how, note=note)):
-            shown = {"name": name, "channel": channel, "now": now, "there": there, "untold": untold}
+            shown: dict[str, Any] = {"name": name, "channel": channel, "now": now, "there": there, "untold": untold}
             return page(request, user, "untold", wanted=ACTIONS[action], **shown)
     return RedirectResponse(there, status.HTTP_303_SEE_OTHER)
 

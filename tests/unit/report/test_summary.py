@@ -281,3 +281,19 @@ def test_the_speed_of_one_step_is_readable() -> None:
     assert "Speed, 1 thread 3.56× as fast as FP32" in text
     assert "Timed on AMD EPYC 9R14" in text
     assert "speed_ups" not in text
+
+
+def test_what_each_step_leaves_is_a_table_for_people() -> None:
+    records = complete()
+    assert records.quantized_evaluation is not None
+    lines = printed(records.quantized_evaluation).splitlines()
+    rows = {line.split("  ")[0].strip(): line.split()[-2:] for line in lines if line.strip()}
+    assert rows["AP"] == ["0.672", "0.668"]
+    assert rows["Persons"] == ["312", "312"]
+    assert any(line.startswith("Speed, 1 thread   3.56× as fast as FP32") for line in lines)
+    for record in (records.validation, records.quantized, records.exported, records.comparison, records.published):
+        assert record is not None
+        text = printed(record)  # type: ignore[arg-type]
+        # Words and figures: neither Python's way of writing them, nor what has no value.
+        assert not re.search(r"[\[({]'|=|None|False|True|\(\)|[a-z]_[a-z]+  ", text.replace("tf_enhanced", "")), text
+        assert len(text.splitlines()) < 30
