@@ -55,8 +55,8 @@ class EvaluationConfig(Frozen):
     )
     fp32_runtime: Fp32Runtime = Field(
         default="onnxruntime",
-        description="What runs the checkpoint on a CPU: `onnxruntime` is faster, and compared with `torch` first, which "
-        "takes its place where the two differ. A GPU runs torch.",
+        description="What runs the checkpoint on a CPU: `onnxruntime` is faster, and compared with `torch` first, "
+        "which takes its place where the two differ. A GPU runs torch.",
     )
 
     @property

@@ -117,9 +117,9 @@ class Operations:
                 has pinned it since.
         """
         note = checked_note(note)
+        # First: who pins changes what a channel's ETag is, too, and the record says why.
+        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", self._pinned_by(name, channel), stands)
         before = self._as_seen(name, channel, seen)
-        pinned = self._pinned_by(name, channel)
-        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", pinned, stands)
         for _ in range(WRITE_ATTEMPTS):
             state = self._registry.state(name, channel)
             if state.pointer is None or state.pointer.version != before.version:
@@ -149,9 +149,9 @@ class Operations:
             ChannelConflictError: It was moved, or pinned anew, since it was looked at: it stays pinned.
         """
         note = checked_note(note)
-        pointer = self._as_seen(name, channel, seen)
         pinned = self._pinned_by(name, channel)
         self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", pinned, stands)
+        pointer = self._as_seen(name, channel, seen)
         if pinned is None:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is not pinned.", hint="There is nothing to take back."
@@ -171,8 +171,8 @@ class Operations:
         self._require(name, version)
         return self._log.add("annotate", name, version, by=self._actor, note=note)
 
-    def _pinned_by(self, name: str, channel: str) -> str | None:
-        """Key of the record that holds a channel where it is."""
+    def _pinned_by(self, name: str, channel: str) -> LogEntry | None:
+        """The record that holds a channel where it is."""
         return self._holds.state(name, channel, self._registry.state(name, channel)).pinned.get(channel)
 
     def _as_seen(self, name: str, channel: str, seen: str | None) -> ChannelPointer:

@@ -18,12 +18,14 @@ import json, sys
 sys.path.insert(0, "plugins")
 from typer.main import get_command
 from hpe_tasks.cli.app import app
-from hpe_airflow.trigger_check import _is_trigger
+from hpe_airflow.trigger_check import _triggered
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag("dags")
 print(json.dumps({
     "commands": sorted(get_command(app).commands),
-    "checked": [_is_trigger(f"/api/v2/dags/{name}/dagRuns") for name in ("hpe_requantize", "hpe_inputs", "another")],
+    "checked": [
+        _triggered(f"/api/v2/dags/{name}/dagRuns") is not None for name in ("hpe_requantize", "hpe_inputs", "another")
+    ],
     "errors": list(bag.import_errors.values()),
     "tasks": {task.task_id: sorted(task.upstream_task_ids) for task in bag.dags["hpe_inputs"].tasks},
 }))

@@ -74,6 +74,9 @@ def test_a_trigger_with_them_is_answered(body: bytes, status: int) -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
+    async def anybody(_scope: Scope, _dag_id: str) -> bool:
+        return True
+
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
@@ -83,5 +86,5 @@ def test_a_trigger_with_them_is_answered(body: bytes, status: int) -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/api/v2/dags/hpe_requantize/dagRuns"}
-    asyncio.run(TriggerCheck(app)(scope, receive, send))
+    asyncio.run(TriggerCheck(app, may=anybody)(scope, receive, send))
     assert sent[0]["status"] == status
