@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +121,11 @@ def try_network(file: str, *, model: dict[str, Any], asked: Collection[str] | No
     only = session.get_inputs()[0]
     for width, height in input_sizes(described):
         sides = (_RGB, height, width) if described.input_layout == "nchw" else (height, width, _RGB)
-        with suppress(*REFUSALS):  # whoever runs it here is told the same
+        try:
             session.run(None, {only.name: np.zeros((1, *sides), np.float32)})
+        except REFUSALS as error:
+            # Whoever runs it here is told the same; that it lacked memory `try_reading` sees in the cause.
+            raise CheckpointError(f"onnxruntime does not run {path}: {first_line(error)}") from error
 
 
 def _changed(model: ModelConfig, found: dict[str, Any], path: Path) -> ModelConfig:
