@@ -117,9 +117,7 @@ class Operations:
                 has pinned it since.
         """
         note = checked_note(note)
-        # First: who pins changes what a channel's ETag is, too, and the record says why.
-        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", self._pinned_by(name, channel), stands)
-        before = self._as_seen(name, channel, seen)
+        before, _ = self._as_seen(name, channel, seen, stands)
         for _ in range(WRITE_ATTEMPTS):
             state = self._registry.state(name, channel)
             if state.pointer is None or state.pointer.version != before.version:
@@ -149,9 +147,7 @@ class Operations:
             ChannelConflictError: It was moved, or pinned anew, since it was looked at: it stays pinned.
         """
         note = checked_note(note)
-        pinned = self._pinned_by(name, channel)
-        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", pinned, stands)
-        pointer = self._as_seen(name, channel, seen)
+        pointer, pinned = self._as_seen(name, channel, seen, stands)
         if pinned is None:
             raise BadInputError(
                 f"Channel {channel!r} of {name!r} is not pinned.", hint="There is nothing to take back."
@@ -171,16 +167,17 @@ class Operations:
         self._require(name, version)
         return self._log.add("annotate", name, version, by=self._actor, note=note)
 
-    def _pinned_by(self, name: str, channel: str) -> LogEntry | None:
-        """The record that holds a channel where it is."""
-        return self._holds.state(name, channel, self._registry.state(name, channel)).pinned.get(channel)
-
-    def _as_seen(self, name: str, channel: str, seen: str | None) -> ChannelPointer:
-        """What a channel serves, which is what whoever decides was shown."""
+    def _as_seen(
+        self, name: str, channel: str, seen: str | None, stands: str | None
+    ) -> tuple[ChannelPointer, LogEntry | None]:
+        """What a channel serves and which record pins it, which are what whoever decides was shown."""
         state = self._registry.state(name, channel)
+        pinned = self._holds.state(name, channel, state).pinned.get(channel)
+        # First: who pins changes what a channel's ETag is, too, and the record says why.
+        self._refuse_unseen_record(name, f"Channel {channel!r} of {name!r}", pinned, stands)
         refuse_unseen(state, name, channel, seen)
         # Where there is none, showing it says which there are.
-        return state.pointer or self._registry.show(name, channel)
+        return state.pointer or self._registry.show(name, channel), pinned
 
     def _refuse_unseen_record(self, name: str, what: str, now: LogEntry | None, stands: str | None) -> None:
         """Refuse to act on what another record holds than the one that was shown.

@@ -18,6 +18,7 @@ from hpe_tasks.storage.s3 import S3Location
 from support import sample_records as records
 from support.airflow_server import AirflowServer, airflow_server
 from support.chromium import chromium_browser
+from support.triggering import trigger
 
 __all__ = ["airflow_server"]
 
@@ -175,14 +176,7 @@ def by_the_form(server: AirflowServer, page: Page, settings: dict[str, Any]) -> 
     page.keyboard.press("Control+A")
     page.keyboard.press("Control+V")
     page.get_by_role("button", name="Advanced Options").focus()
-    start = page.get_by_role("button", name="Trigger", exact=True).last
-    expect(start).to_be_enabled()
-    with page.expect_response(
-        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
-    ) as got:
-        start.click()
-    assert got.value.status == 200, got.value.text()
-    return str(got.value.json()["dag_run_id"])
+    return str(trigger(page)["dag_run_id"])
 
 
 def ended(server: AirflowServer, page: Page, path: str, until: set[str]) -> str:

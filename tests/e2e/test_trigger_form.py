@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from support.airflow_server import AirflowServer, airflow_server
 from support.chromium import chromium_browser
+from support.triggering import trigger
 
 __all__ = ["airflow_server"]
 
@@ -143,13 +144,7 @@ def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tm
     paste_over(form, json.dumps(settings))
     form.get_by_role("button", name="Advanced Options").focus()
     form.screenshot(path=tmp_path / "json.png")
-    expect(form.get_by_role("button", name="Trigger", exact=True).last).to_be_enabled()
-    with form.expect_response(
-        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
-    ) as got:
-        form.get_by_role("button", name="Trigger", exact=True).last.click()
-    assert got.value.status == 200, got.value.text()
-    run = got.value.json()
+    run = trigger(form)
     given = {key: value for key, value in run["conf"].items() if value is not None}
     assert given == settings
     runs = f"{airflow_server.url}/api/v2/dags/hpe_requantize/dagRuns"
@@ -168,11 +163,7 @@ def test_the_forms_json_takes_json(airflow_server: AirflowServer, form: Page, tm
     form.locator(".monaco-editor").last.click()
     paste_over(form)
     form.get_by_role("button", name="Advanced Options").focus()
-    with form.expect_response(
-        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
-    ) as got:
-        form.get_by_role("button", name="Trigger", exact=True).last.click()
-    again = got.value.json()
+    again = trigger(form)
     assert {key: value for key, value in again["conf"].items() if value is not None} == settings
     session.patch(f"{runs}/{again['dag_run_id']}", json={"state": "failed"}, timeout=30).raise_for_status()
 
@@ -185,11 +176,7 @@ def test_a_run_starts_with_what_was_filled_in(airflow_server: AirflowServer, for
     open_section(form, "Quantization recipe")
     form.locator("#element_recipe\\.fold_batch_norms").click()
     form.get_by_role("option", name="false").click()
-    with form.expect_response(
-        lambda answer: answer.url.endswith("/dagRuns") and answer.request.method == "POST"
-    ) as got:
-        form.get_by_role("button", name="Trigger", exact=True).last.click()
-    run = got.value.json()
+    run = trigger(form)
     given = {key: value for key, value in run["conf"].items() if value is not None}
     assert given == {
         "preset": "sample",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from support.chromium import chromium, chromium_browser, hard_to_use
+from support.chromium import chromium, chromium_browser, hard_to_use, hindrances
 from support.model_pages import World, airflow, open_page, refused_run, world
 from support.played_s3 import client, moto_client
 
@@ -85,9 +85,7 @@ def test_nothing_keeps_people_from_using_a_page(world: World, browser: Browser, 
         answered = page.goto(f"{SITE}/hpe{path}")
         assert answered is not None
         assert answered.status == status
-        found[path] = hard_to_use(page)
-        wide = page.evaluate("document.documentElement.scrollWidth")
-        found[path] += [f"{wide} px wide"] if wide > width else []
+        found[path] = hindrances(page, width)
     page.context.close()
     assert {path: what for path, what in found.items() if what} == {}
     # That the version does not exist is an answer of 404, which the browser notes.

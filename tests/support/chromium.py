@@ -56,3 +56,9 @@ def hard_to_use(page: Page) -> list[str]:
         for one in found
         if one["impact"] in {"serious", "critical"}
     ]
+
+
+def hindrances(page: Page, width: int) -> list[str]:
+    """What keeps people from using a page on a screen of this width, in pixels: of `hard_to_use`, or wider than it."""
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    return hard_to_use(page) + ([f"{wide} px wide"] if wide > width else [])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hpe_tasks.contract.cpu import processor_name
+from support.marked_pages import rewrite
 
-BEGIN = "<!-- Written by pytest --kills. -->\n"
-END = "<!-- End of what pytest --kills wrote. -->\n"
+OPTION = "--kills"
 
 _HEAD = "| run | step | points | kills | recovered | min | on |\n|---|---|---|---|---|---|---|\n"
 _WHOLE = {True: "all of it", False: "so far"}
@@ -76,10 +76,9 @@ def write_kills(page: Path, kills: SceneKills, on: str) -> None:
     Raises:
         ValueError: The page lacks the lines between which the table stands.
     """
-    before, begun, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    old, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise ValueError(f"{page} lacks the lines {BEGIN.strip()!r} and {END.strip()!r}.")
-    known = {found["scene"]: found[0] for found in _SCENE.finditer(old)}
-    known[kills.scene] = kills.rows(on)
-    page.write_text(f"{before}{BEGIN}\n{_HEAD}{''.join(known.values())}\n{END}{after}", encoding="utf-8")
+
+    def table(old: str) -> str:
+        known = {found["scene"]: found[0] for found in _SCENE.finditer(old)}
+        return _HEAD + "".join((known | {kills.scene: kills.rows(on)}).values())
+
+    rewrite(page, OPTION, table)

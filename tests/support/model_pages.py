@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LOCATION = S3Location("models", "registry")
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 COOKIE = "_token"
+FORGED_NAMES = ["..", ".hidden", "a/b", "../../etc/passwd", "x" * 300, "a\0b", "Ä", "-", "a b", "%2e%2e"]
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from support.marked_pages import rewrite
+
 Recoveries: TypeAlias = Callable[[Mapping[str, float]], None]
 """Takes seconds by fault, when all of a cluster's faults are over."""
 
-BEGIN = "<!-- Written by pytest --recoveries. -->\n"
-END = "<!-- End of what pytest --recoveries wrote. -->\n"
+OPTION = "--recoveries"
 _HEAD = "| fault | until the task that it hit has ended well |\n|---|---|\n"
 _ROW = re.compile(r"^\| (.+) \| (\d+) s \|$", re.MULTILINE)
 
@@ -27,9 +28,4 @@ def write_recoveries(page: Path, recoveries: Mapping[str, float]) -> None:
     Raises:
         ValueError: The page lacks the lines between which the table stands.
     """
-    before, begun, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    old, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise ValueError(f"{page} lacks the lines {BEGIN.strip()!r} and {END.strip()!r}.")
-    known = {fault: float(took_s) for fault, took_s in _ROW.findall(old)}
-    page.write_text(f"{before}{BEGIN}\n{table(known | dict(recoveries))}\n{END}{after}", encoding="utf-8")
+    rewrite(page, OPTION, lambda old: table({fault: float(s) for fault, s in _ROW.findall(old)} | dict(recoveries)))

@@ -10,8 +10,11 @@ from hpe_tasks.local.memory_bucket import MemoryBucket
 from hpe_tasks.registry.signing import SigningKey
 from support.fault_runs import Scene
 from support.fault_trees import differences
-from support.kill_tables import BEGIN, END, SceneKills, StepKills, write_kills
+from support.kill_tables import OPTION, SceneKills, StepKills, write_kills
+from support.marked_pages import marks
 from support.signing_keys import key_pem
+
+BEGIN, END = marks(OPTION)
 
 
 def test_a_run_replaces_its_own_rows_and_others_stay(tmp_path: Path) -> None:

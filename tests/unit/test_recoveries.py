@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from support.recoveries import BEGIN, END, write_recoveries
+from support.marked_pages import marks
+from support.recoveries import OPTION, write_recoveries
+
+BEGIN, END = marks(OPTION)
 
 
 def test_a_row_replaces_the_one_of_the_same_fault_and_others_stay(tmp_path: Path) -> None:

@@ -115,8 +115,8 @@ def version_row(row: VersionSummary) -> ListedRow:
         version=row,
         fp32=_accuracy(metric, row.fp32),
         int8=_accuracy(metric, row.int8),
-        drop=Cell(_NONE if metric is None or row.drop is None else _lost(row.drop, metric), row.drop),
-        size=Cell(_NONE if row.size_bytes is None else megabytes_text(row.size_bytes), row.size_bytes),
+        drop=_lost(metric, row.drop),
+        size=_size(row.size_bytes),
         speed=Cell(_NONE, None)
         if row.speed is None
         else Cell(milliseconds_text(row.speed.int8_ms) + ratio, row.speed.int8_ms),
@@ -134,14 +134,20 @@ def run_row(run: RunSummary) -> RefusedRow:
         run=run,
         fp32=_accuracy(metric, run.fp32),
         int8=_accuracy(metric, run.int8),
-        drop=Cell(_NONE if metric is None or run.drop is None else _lost(run.drop, metric), run.drop),
-        size=Cell(_NONE if run.size_bytes is None else megabytes_text(run.size_bytes), run.size_bytes),
+        drop=_lost(metric, run.drop),
+        size=_size(run.size_bytes),
         data=run.dataset or _NONE,
     )
 
 
-def _lost(drop: float, metric: Metric) -> str:
-    return metric.text(drop) if drop >= 0 else signed(drop, metric.text)
+def _lost(metric: Metric | None, drop: float | None) -> Cell:
+    if metric is None or drop is None:
+        return Cell(_NONE, drop)
+    return Cell(metric.text(drop) if drop >= 0 else signed(drop, metric.text), drop)
+
+
+def _size(size_bytes: int | None) -> Cell:
+    return Cell(_NONE if size_bytes is None else megabytes_text(size_bytes), size_bytes)
 
 
 def _accuracy(metric: Metric | None, value: float | None) -> Cell:
