@@ -72,6 +72,9 @@ again by themselves. After mending anything else, clear the failed task: finishe
 
 **S3:** endpoint and credentials come from the connection `hpe_s3` (type `aws`), or from the usual AWS variables.
 
+**Web servers** that want a login or a token are told what the connection `hpe_web_SERVER` (type `http`) holds, with the
+server's name in place of SERVER and `_` for its dots and hyphens: `hpe_web_data_example_org`.
+
 **Signatures:** with a private Ed25519 key in the connection `hpe_signing` (or in the file that `HPE_SIGNING_KEY` names)
 manifests are signed; `destination.require_signature` refuses to publish without.
 

@@ -21,11 +21,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def nothing_held() -> Iterator[None]:
-    """Let go of what a test has held in its cache: a process holds it as long as it lives."""
+    """Let go of what a test has held in its cache, and of what it has registered: both last as long as the process."""
+    from hpe_tasks.config.web_credentials import forget_sources
     from hpe_tasks.storage.folders import let_go
 
     yield
     let_go()
+    forget_sources()
 
 
 @pytest.fixture(scope="session")

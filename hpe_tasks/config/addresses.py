@@ -203,7 +203,8 @@ def _texts(config: Frozen, prefix: str = "") -> Iterator[tuple[str, str]]:
 CREDENTIALS_ADVICE = (
     "The run uses it and stores the address without it: to continue the run, give the address again as it was. Where "
     "it was typed it stays readable, as in a shell's history or in Airflow's list of runs: better keep it in ~/.netrc "
-    "or the file that NETRC names, or use an s3:// address with the AWS variables or a connection."
+    "or the file that NETRC names, or in Airflow in a connection for that server (hpe_web_…), or use an s3:// address "
+    "with the AWS variables or a connection."
 )
 """What to do about an address with a credential."""
 

@@ -1,11 +1,14 @@
-"""S3 clients and the signing key from Airflow connections."""
+"""S3 clients, the signing key and credentials of web servers from Airflow connections."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from hpe_tasks.config import web_credentials
 from hpe_tasks.config.environment import Settings
+from hpe_tasks.config.web_credentials import WebCredentials
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.storage.s3 import make_client
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 S3_CONNECTION = "hpe_s3"
 SIGNING_CONNECTION = "hpe_signing"
+WEB_CONNECTION = "hpe_web_"
+"""Begins the names of connections for web servers; the server's name follows, `_` in place of dots and hyphens."""
 
 _EXTRAS = ("endpoint_url", "region_name", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
@@ -111,3 +116,67 @@ def key_of(connection: Connection) -> bytes:
         )
     first, body, last = (part.strip() for part in found.groups())
     return "\n".join((first, *body.split(), last, "")).encode()
+
+
+def use_web_connections() -> None:
+    """From now on web servers that this process fetches from are told what Airflow's connections hold for them."""
+    web_credentials.register(credentials_of_server)
+
+
+def credentials_of_server(host: str) -> WebCredentials | None:
+    """What a web server is told according to Airflow's connection for it; None where there is no such connection.
+
+    Args:
+        host: The server's name, such as `data.example.org`: its connection is `hpe_web_data_example_org`.
+
+    Raises:
+        ConfigError: The connection is of another type, for another server, or asks for something that is not done.
+    """
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        connection = Connection.get(WEB_CONNECTION + re.sub(r"[^a-z0-9]", "_", host.lower()))
+    except AirflowNotFoundException:
+        return None
+    return web_credentials_of(connection, host.lower())
+
+
+def web_credentials_of(connection: Connection, host: str) -> WebCredentials:
+    """What a connection says that a web server is told.
+
+    Args:
+        connection: Of type `http`: the server as host, with login and password, or headers in the extra, or both. It
+            holds for https, unless its schema is `http`.
+        host: The server that is asked.
+
+    Raises:
+        ConfigError: See credentials_of_server.
+    """
+    name = connection.conn_id
+    if connection.conn_type != "http":
+        raise ConfigError(
+            f"The Airflow connection {name!r} is of type {connection.conn_type!r}.", hint="Give it the type `http`."
+        )
+    stated = str(connection.host or "")
+    parts = urlsplit(stated if "://" in stated else f"//{stated}")
+    if parts.hostname != host:
+        raise ConfigError(
+            f"The Airflow connection {name!r} is for the server {parts.hostname or '(none)'}, and {host} is asked.",
+            hint=f"Its name is that of credentials for {host}: write {host} as its host, or rename it.",
+        )
+    headers = connection.extra_dejson
+    wrong = sorted(key for key, value in headers.items() if not isinstance(value, str))
+    if wrong:
+        raise ConfigError(
+            f"The extra of the Airflow connection {name!r} holds {', '.join(wrong)}, which is not a header.",
+            hint='Use only headers with their texts, such as {"Authorization": "Bearer …"}.',
+        )
+    return WebCredentials(
+        host=host,
+        scheme=str(connection.schema or parts.scheme or "https").lower(),
+        port=connection.port or parts.port,
+        login=str(connection.login or ""),
+        password=str(connection.password or ""),
+        headers=headers,
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpe_airflow.assets import event_settings
-from hpe_airflow.connections import s3_client, signing_key
+from hpe_airflow.connections import s3_client, signing_key, use_web_connections
 from hpe_airflow.params_form import config_from_params
 from hpe_tasks.config.addresses import credentials_in
 from hpe_tasks.config.environment import Settings
@@ -32,6 +32,7 @@ def open_run_from_context(context: Mapping[str, Any] | Context | None = None) ->
         context = get_current_context()
     from airflow.sdk.log import mask_secret
 
+    use_web_connections()
     settings = Settings.from_environment()
     # The run of an asset's event goes by what the event carries, and else by the form's defaults.
     config = config_from_params({**context["params"], **event_settings(context)})

@@ -16,7 +16,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 
-from hpe_airflow.connections import s3_client
+from hpe_airflow.connections import s3_client, use_web_connections
 from hpe_airflow.params_form import config_from_params
 from hpe_airflow.runs import run_name
 from hpe_airflow.task_log import quiet_others, reason_first, tell_rows
@@ -72,6 +72,7 @@ def _evaluate() -> str:
     from hpe_tasks.watching.looking import look
     from hpe_tasks.watching.settings import WatchSettings
 
+    use_web_connections()
     context, places = get_current_context(), Settings.from_environment()
     config = config_from_params(context["params"])
     for credential in credentials_in(config):

@@ -5,10 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hpe_airflow.connections import client_options, key_of, s3_client, signing_key
+from hpe_airflow.connections import (
+    client_options,
+    key_of,
+    s3_client,
+    signing_key,
+    use_web_connections,
+    web_credentials_of,
+)
 
+from hpe_tasks.config.web_credentials import WebCredentials
+from hpe_tasks.data.fetch.download import fetch_file
 from hpe_tasks.errors import ConfigError
 from hpe_tasks.registry.signing import SigningKey
+from support.faulty_server import serve
+from support.no_s3 import no_s3
 from support.signing_keys import key_pem
 
 
@@ -120,3 +131,50 @@ def test_the_signing_key_is_that_of_the_connection_or_of_the_file(
         "AIRFLOW_CONN_HPE_SIGNING", json.dumps({"conn_type": "generic", "password": in_connection.decode()})
     )
     assert signing_key() == in_connection
+
+
+HOST = "data.example.org"
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        pytest.param({"login": "ada", "password": "p"}, {"login": "ada", "password": "p"}, id="login and password"),
+        pytest.param(
+            {"extra": '{"Authorization": "Bearer t"}'}, {"headers": {"Authorization": "Bearer t"}}, id="a token"
+        ),
+        pytest.param({"schema": "http", "port": 8080}, {"scheme": "http", "port": 8080}, id="another port, no TLS"),
+        pytest.param({"host": f"http://{HOST}:8080"}, {"scheme": "http", "port": 8080}, id="an address as host"),
+        pytest.param({"host": HOST.upper()}, {}, id="in capitals"),
+    ],
+)
+def test_a_connection_says_what_a_web_server_is_told(fields: dict[str, Any], told: dict[str, Any]) -> None:
+    found = web_credentials_of(connection(**{"conn_type": "http", "host": HOST, **fields}), HOST)
+    assert found == WebCredentials(host=HOST, **told)
+    assert "Bearer" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        pytest.param({"conn_type": "aws"}, "aws", id="another type"),
+        pytest.param({"host": "data-example.org"}, "data-example.org", id="a server whose connection is called alike"),
+        pytest.param({"host": ""}, r"\(none\)", id="no server"),
+        pytest.param({"extra": '{"verify": false}'}, "verify", id="no header"),
+    ],
+)
+def test_a_connection_for_something_else_than_the_server_is_refused(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        web_credentials_of(connection(**{"conn_type": "http", "host": HOST, **fields}), HOST)
+
+
+@pytest.mark.usefixtures("airflow_database")
+def test_a_fetch_tells_the_server_what_its_connection_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(b"weights") as site:
+        held = {"conn_type": "http", "host": site.address, "extra": {"Authorization": "Bearer t"}}
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_WEB_127_0_0_1", json.dumps(held))
+        use_web_connections()
+        address, other = f"{site.address}/a", f"{site.address}/b".replace("127.0.0.1", "localhost")
+        for source in (address, other):
+            fetch_file(source, tmp_path, sha256=None, s3=no_s3, allow_private_addresses=True)
+        assert site.headers_sent("Authorization") == ["Bearer t", None]

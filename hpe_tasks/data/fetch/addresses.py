@@ -21,6 +21,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from hpe_tasks.config.web_credentials import WebCredentials, credentials_for
+
 _GLOBAL_UNICAST = ip_network("2000::/3")
 """All of IPv6 that is given to networks of the internet (RFC 4291, section 2.4)."""
 
@@ -70,8 +72,11 @@ def open_session(*, allow_private_addresses: bool) -> requests.Session:
     With a proxy of the environment (HTTP_PROXY, HTTPS_PROXY) it is the proxy that resolves names and connects. Hosts
     that this machine knows, and that are not public, are refused all the same; what a name means to the proxy alone is
     left to the proxy's own rules. Hosts of NO_PROXY are asked directly, and checked as all others.
+
+    A server is told the credentials that `config.web_credentials` knows for it, unless the address carries its own; one
+    that another redirects to gets its own, and not those of the first.
     """
-    session = requests.Session()
+    session = _Session()
     if not allow_private_addresses:
         for scheme in ("http://", "https://"):
             session.mount(scheme, _PublicOnly())
@@ -82,6 +87,35 @@ def get(url: str, *, allow_private_addresses: bool = False, **options: Any) -> r
     """`requests.get` for hosts that may be asked; see open_session."""
     with open_session(allow_private_addresses=allow_private_addresses) as session:
         return session.get(url, **options)
+
+
+class _Session(requests.Session):
+    """Tells each server of a chain of redirects the credentials that are registered for it, and no other's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[str, WebCredentials | None] = {}
+
+    @override
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        found = self._credentials(str(request.url))
+        if found is not None and "@" not in urlsplit(str(request.url)).netloc:
+            request.headers.update(found.sent)
+        return super().send(request, **options)
+
+    @override
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        before = self._credentials(str(response.request.url))
+        for name in before.sent if before is not None else ():
+            prepared_request.headers.pop(name, None)
+        super().rebuild_auth(prepared_request, response)
+
+    def _credentials(self, url: str) -> WebCredentials | None:
+        parts = urlsplit(url)
+        server = f"{parts.scheme}://{parts.netloc}"
+        if server not in self._known:
+            self._known[server] = credentials_for(url)
+        return self._known[server]
 
 
 class _Checked(HTTPConnection):
