@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from hpe_tasks.registry.publishing import StoredVersion as StoredVersion
     from hpe_tasks.report.records import RunRecords as RunRecords
     from hpe_tasks.report.records import Verdict as Verdict
+    from hpe_tasks.verification.findings import VerificationCheck as VerificationCheck
+    from hpe_tasks.verification.findings import VerifiedVersion as VerifiedVersion
 
 _HOMES = {
     "hpe_tasks.api.configs": ("from_onnx", "load_file", "load_preset", "with_settings"),
@@ -103,6 +105,7 @@ _HOMES = {
     "hpe_tasks.registry.manifest": ("ModelManifest",),
     "hpe_tasks.registry.publishing": ("StoredVersion",),
     "hpe_tasks.report.records": ("RunRecords", "Verdict"),
+    "hpe_tasks.verification.findings": ("VerificationCheck", "VerifiedVersion"),
 }
 """Where each name is defined; a test compares it with the imports above."""
 
@@ -154,7 +157,9 @@ __all__ = [
     "StoredVersion",
     "TriedRung",
     "Verdict",
+    "VerificationCheck",
     "Verified",
+    "VerifiedVersion",
     "decide",
     "errors",
     "evaluate",

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from rich.console import RenderableType
 
+    from hpe_tasks.verification import VerifiedVersion
+
 MODEL_FILE = "model.onnx"
 
 
@@ -61,7 +63,8 @@ class Registry(Shown):
 
     def __init__(self, address: str, *, client: S3Client | None = None) -> None:
         self._location = S3Location.parse(address)
-        self._registry = ModelRegistry(client or make_client(), self._location, actor=user())
+        self._client = client or make_client()
+        self._registry = ModelRegistry(self._client, self._location, actor=user())
 
     def __repr__(self) -> str:
         return f"Registry({str(self._location)!r})"
@@ -161,6 +164,48 @@ class Registry(Shown):
             )
         return Verified(name, version, stored.sha256, len(stored.manifest.files), signature is not None)
 
+    def recheck(
+        self,
+        name: str,
+        version: str | None = None,
+        *,
+        channel: str | None = None,
+        public_key: str | None = None,
+        dataset: str | Path | None = None,
+    ) -> VerifiedVersion:
+        """Check everything that can be checked of a version again, figures, intervals and gate, as `hpe verify` does.
+
+        Args:
+            name: Of the model.
+            version: 16 hexadecimal digits.
+            channel: In place of a version: the one that this channel serves.
+            public_key: In base64, one or two with a comma between; by default those of HPE_PUBLIC_KEY.
+            dataset: Where the version's data set is, as `dataset.source`: what was found is matched with it again.
+
+        Returns:
+            Every check with its outcome; `failed` holds those that found something wrong.
+
+        Raises:
+            AccessError: There is no such version or channel.
+            ConfigError: Neither or both of version and channel are given.
+            DatasetError: The data set is another than that of the version, or cannot be used.
+        """
+        from hpe_tasks.verification import verify_version
+
+        if (version is None) == (channel is None):
+            raise _which(name)
+        settings = Settings.from_environment()
+        return verify_version(
+            self._client,
+            self._location,
+            name,
+            version=version,
+            channel=channel,
+            public_keys=read_public_keys(public_key, called="public_key") or read_public_keys(settings.public_key),
+            dataset=None if dataset is None else str(dataset),
+            cache=settings.cache,
+        )
+
     def promote(self, name: str, version: str, channel: str) -> PromotedModel:
         """Let a channel serve a version that is in the registry and whole; see `hpe channel promote`.
 
@@ -201,7 +246,7 @@ class Registry(Shown):
         if channel is not None and version is None:
             pointer = self._registry.show(name, channel)
             return pointer.version, pointer.manifest_sha256
-        raise ConfigError(f"Which version of {name!r} is meant?", hint="Give a version or a channel, one of the two.")
+        raise _which(name)
 
     def _repr_html_(self) -> str:
         from hpe_tasks.report.fragments import registry_html
@@ -216,3 +261,7 @@ class Registry(Shown):
             for one in self.versions(name):
                 table.add_row(name, one.version, f"{one.published_at:%Y-%m-%d %H:%M} UTC", ", ".join(one.channels))
         return table
+
+
+def _which(name: str) -> ConfigError:
+    return ConfigError(f"Which version of {name!r} is meant?", hint="Give a version or a channel, one of the two.")

@@ -320,6 +320,11 @@ def test_published_only_when_asked(
     outcomes = {check["name"]: check["outcome"] for check in json.loads(checked.stdout)["checks"]}
     assert {name for name, outcome in outcomes.items() if outcome == "not_asked"} == MATCHES
     assert set(outcomes.values()) == {"passed", "not_asked"}
+    again = registry.recheck("tiny", channel="staging", public_key=public_key)
+    assert {check.name: check.outcome for check in again.checks} == outcomes
+    matched = registry.recheck("tiny", version, public_key=public_key, dataset=config.dataset.source)
+    assert {check.outcome for check in matched.checks} == {"passed"}
+    assert (matched.version, matched.failed) == (version, ())
     private = SigningKey(pem)
     matched_with_the_data_set(s3_bucket, manifest, Path(config.dataset.source), folder / "other-data", private)
 
@@ -331,6 +336,8 @@ def test_published_only_when_asked(
     for chosen in ({}, {"version": version, "channel": "staging"}):
         with pytest.raises(ConfigError, match="Which version"):
             registry.manifest("tiny", **chosen)
+        with pytest.raises(ConfigError, match="Which version"):
+            registry.recheck("tiny", **chosen)
     with pytest.raises(AccessError, match="has no version"):
         registry.manifest("tiny", "0" * 16)
     with pytest.raises(BadInputError, match="served nothing before"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,22 +236,33 @@ from hpe_tasks.config.loading import load_config
 from hpe_tasks.pipeline.runs import open_run
 from hpe_tasks.pipeline.steps.ladder import TRY_RUNGS
 
-workspace, cache, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+workspace, cache, settings, step = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
 run = open_run(load_config("sample", overrides=settings), workspace=workspace, cache=cache, name="r", s3=lambda: None)
-TRY_RUNGS[0](run)
+print("begun", flush=True)
+next(one for one in TRY_RUNGS if one.name == step)(run)
 """
 
 
+def climber(folder: Path, workspace: str, asked: dict[str, Any], step: str) -> subprocess.Popen[bytes]:
+    """A process of its own that tries a rung, and has just begun it."""
+    arguments = [(folder / workspace).as_uri(), str(folder / "c"), json.dumps(asked), step]
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLIMB, *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    return process
+
+
 @pytest.mark.long
-def test_a_rung_that_is_killed_goes_on_where_it_was(folder: Path, settings: dict[str, Any], repository: Path) -> None:
+def test_a_rung_that_is_killed_goes_on_where_it_was(folder: Path, settings: dict[str, Any]) -> None:
     run = opened(folder, settings, workspace="killed", recipe="auto")
     climb(run, steps.check_fp32)
     asked = {**settings, "destination.smoke_test": False, "recipe": "auto", "recipe.search_rungs": NAMES}
     part = folder / "killed" / run.prefix / "rungs" / NAMES[0]
-    arguments = [(folder / "killed").as_uri(), str(folder / "c"), json.dumps(asked)]
-    with subprocess.Popen(
-        [sys.executable, "-c", CLIMB, *arguments], env=os.environ | {"PYTHONPATH": str(repository)}
-    ) as process:
+    with climber(folder, "killed", asked, TRY_RUNGS[0].name) as process:
         wait_for(part / "export_onnx/result.json", process)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -260,6 +272,44 @@ def test_a_rung_that_is_killed_goes_on_where_it_was(folder: Path, settings: dict
     assert set(record.reused) >= {"quantize", "export_onnx"}
     assert "gate" not in record.reused
     assert leftovers(folder / "killed/store") == []
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path, settings: dict[str, Any]) -> Path:
+    """A workspace in which FP32 has been measured: what all rungs begin with."""
+    climb(opened(folder, settings, workspace="measured", recipe="auto"), steps.check_fp32)
+    return folder / "measured"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_a_rung_that_is_killed_halfway_ends_as_if_it_had_not_been(
+    folder: Path, settings: dict[str, Any], measured: Path, rung: Rung
+) -> None:
+    """Undisturbed in one workspace, killed in the middle of its work in another: the same file in the end."""
+    brief = {"recipe.distillation_steps": 4, "recipe.distillation_batch": 2} if "distilled" in rung.name else {}
+    labels = {"dataset.training_split": "calibration"} if rung.name == "distilled_labels" else {}
+    asked = {**settings, **labels, "destination.smoke_test": False, "recipe": rung.name, **brief}
+    asked |= {"recipe.search": "first", "recipe.search_rungs": [rung.name]}
+    files, took_s = [], 0.0
+    for workspace in (f"{rung.name}-whole", f"{rung.name}-killed"):
+        shutil.copytree(measured, folder / workspace)
+        run = opened(folder, asked, workspace=workspace)
+        climb(run, steps.check_fp32)
+        if took_s:
+            with climber(folder, workspace, asked, rung.step) as process:
+                time.sleep(took_s / 2)
+                process.send_signal(signal.SIGKILL)
+            assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+        began = time.monotonic()
+        with climber(folder, workspace, asked, rung.step) as process:
+            pass
+        assert process.returncode == 0
+        took_s = time.monotonic() - began
+        assert leftovers(folder / workspace / "store") == []
+        exported = folder / workspace / run.prefix / "rungs" / rung.name / "export_onnx/result.json"
+        files.append(json.loads(exported.read_text())["record"]["model"]["sha256"])
+    assert files[0] == files[1]
 
 
 def wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
