@@ -77,7 +77,7 @@ run: setup ## Quantize, prove and publish a model with the DAG; ends with the ta
 # By file, because the tests of a file share servers and results; grouping by mark has no effect with pytest 9.2. In their own order:
 # sorted by their number of tests, files with a single long one would come last, one beside an idle worker.
 test: setup ## Run the whole test suite
-	@exec env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE HPE_STARTED_BY=$$PPID $(GUARD) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --basetemp=.cache/pytest $(ARGS)
+	@mkdir -p .cache; exec env -u AIRFLOW_HOME -u HPE_WORKSPACE -u HPE_CACHE HPE_STARTED_BY=$$PPID $(GUARD) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --basetemp=.cache/pytest $(ARGS)
 
 ui: setup ## Start Airflow's UI; prints address and login, Ctrl-C stops it
 	@$(WITH_S3) $(GUARDED) $(BIN)/python tools/ui.py --port $(PORT)

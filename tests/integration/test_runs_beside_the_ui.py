@@ -22,6 +22,7 @@ from hpe_tasks.local.object_store import Server
 from hpe_tasks.local.processes import end_with_parent
 from support import airflow_home
 from support.airflow_server import AirflowServer, airflow_server, prepare_home
+from support.left_behind import Everything
 from support.tiny_inputs import tiny_settings
 
 __all__ = ["airflow_server"]
@@ -119,32 +120,6 @@ def wait_for_line(process: subprocess.Popen[str], pattern: str) -> str:
         if re.search(pattern, line):
             return said
     pytest.fail(said)
-
-
-class Everything:
-    """All that has been started below a process until now."""
-
-    def __init__(self, top: int) -> None:
-        self.processes = [psutil.Process(top), *psutil.Process(top).children(recursive=True)]
-
-    def runs(self, word: str) -> bool:
-        return any(word in process.cmdline() for process in self.processes)
-
-    def left(self, patience_s: float = 60) -> list[psutil.Process]:
-        """What still runs after some time; it is killed then."""
-        deadline = time.monotonic() + patience_s
-        while (left := [process for process in self.processes if not gone(process)]) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        for process in left:
-            process.kill()
-        return left
-
-
-def gone(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 @pytest.mark.parametrize(
