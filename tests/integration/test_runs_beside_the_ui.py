@@ -14,14 +14,17 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 import pytest
+import requests
 
 from hpe_tasks.local.object_store import Server
 from hpe_tasks.local.processes import end_with_parent
 from support import airflow_home
 from support.airflow_server import AirflowServer, airflow_server, prepare_home
+from support.airflow_server import start as start_server
 from support.left_behind import Everything
 from support.tiny_inputs import tiny_settings
 
@@ -33,12 +36,12 @@ DAG = "hpe_requantize"
 AIRFLOW = str(Path(sys.executable).with_name("airflow"))
 
 
-def start(home: Path, server: Server, *command: str) -> subprocess.Popen[str]:
+def start(home: Path, server: Server, *command: str, output: IO[str] | int = subprocess.PIPE) -> subprocess.Popen[str]:
     environment = os.environ | airflow_home.environment(home) | server.environment | {"NO_COLOR": "1"}
     return subprocess.Popen(
         command,
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=end_with_parent,  # noqa: PLW1509 - no other thread starts processes
@@ -67,26 +70,57 @@ def test_commands_and_the_ui_work_at_the_same_time(airflow_server: AirflowServer
     assert "preflight: " in said_alone, said_alone[-3000:]
     said, _ = whole.communicate()
     assert whole.returncode == 0, said[-3000:]
-    # Each task once, and by the command: the console lost some of them to the scheduler.
-    tasks = started_tasks(said)
-    assert len(tasks) == len(set(tasks))
-    assert {"preflight", "quantize", "gate", "publish", "report"} <= set(tasks)
+    check_told(said)
     # So does the UI's own run, which takes longer.
     assert airflow_server.wait(session, "by-the-ui/taskInstances/fetch_dataset", {"success", "failed"}) == "success"
 
-    shown = {run["dag_run_id"]: run for run in session.get(runs, timeout=30).json()["dag_runs"]}
-    (by_command,) = [run for run in shown.values() if run["triggered_by"] == "test"]
-    assert len(shown) == 2
+    check_shown(airflow_server, session, runs=2)
+
+
+def check_told(said: str) -> None:
+    """Each task once, and by the command: the console lost some of them to the scheduler."""
+    tasks = started_tasks(said)
+    assert len(tasks) == len(set(tasks))
+    assert {"preflight", "quantize", "gate", "publish", "report"} <= set(tasks)
+
+
+def check_shown(server: AirflowServer, session: requests.Session, *, runs: int) -> None:
+    """The UI has lived through it and shows the command's run; nothing is left of the copies."""
+    url = f"{server.url}/api/v2/dags/{DAG}/dagRuns"
+    shown: list[dict[str, Any]] = session.get(url, timeout=30).json()["dag_runs"]
+    (by_command,) = [run for run in shown if run["triggered_by"] == "test"]
+    assert len(shown) == runs
     assert by_command["state"] == "success"
     assert by_command["logical_date"].startswith("2026-04-01")
-    states = session.get(f"{runs}/{by_command['dag_run_id']}/taskInstances", timeout=30).json()["task_instances"]
+    states = session.get(f"{url}/{by_command['dag_run_id']}/taskInstances", timeout=30).json()["task_instances"]
     assert {task["task_id"]: task["state"] for task in states}["quantize"] == "success"
     assert {task["try_number"] for task in states if task["state"] == "success"} == {1}
-    events = session.get(f"{airflow_server.url}/api/v2/assets/events", timeout=30).json()["asset_events"]
+    events = session.get(f"{server.url}/api/v2/assets/events", timeout=30).json()["asset_events"]
     assert by_command["dag_run_id"] in {event["source_run_id"] for event in events}
-    # The UI has lived through it, and nothing is left of the copies.
-    assert airflow_server.process.poll() is None
-    assert list((home / ".airflow/airflow.db.tests").iterdir()) == []
+    assert server.process.poll() is None
+    assert list((server.home / ".airflow/airflow.db.tests").iterdir()) == []
+
+
+def test_a_ui_that_is_started_meanwhile_leaves_a_run_by_command_alone(
+    home: Path, s3_server: Server, tmp_path: Path
+) -> None:
+    settings = json.dumps({**tiny_settings(tmp_path), "destination.smoke_test": False})
+    file = tmp_path / "said.txt"
+    with file.open("w") as output:
+        whole = start(*(home, s3_server, AIRFLOW, "dags", "test", DAG, "2026-04-01", "--conf", settings), output=output)
+    deadline = time.monotonic() + 120
+    while "preflight" not in started_tasks(file.read_text()):
+        assert whole.poll() is None, file.read_text()[-3000:]
+        assert time.monotonic() < deadline, file.read_text()[-3000:]
+        time.sleep(0.2)
+    server = start_server(home, s3_server)
+    try:
+        assert whole.poll() is None, "the run has ended before the UI had started"
+        assert whole.wait(600) == 0, file.read_text()[-3000:]
+        check_told(file.read_text())
+        check_shown(server, server.session("operator"), runs=1)
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -120,14 +120,15 @@ def airflow_server() -> Iterator[AirflowServer]:
     # Idle it takes a sixth of a processor: it does not outlive the file.
     home = prepare_home()
     with ObjectStore(home / "object-store", airflow_home.REPOSITORY / ".venv-object-store/bin/python") as store:
-        server = _start(home, store)
+        server = start(home, store)
         yield server
         server.stop()
     # The store writes its state as it ends.
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(home: Path, store: Server) -> AirflowServer:
+def start(home: Path, store: Server) -> AirflowServer:
+    """Start Airflow in a home that `prepare_home` has made; returns when it has read the DAG."""
     from support.tiny_inputs import tiny_settings
 
     # The tasks and the pages reach S3 through Airflow's connection, and by nothing else.
