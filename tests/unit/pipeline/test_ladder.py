@@ -282,6 +282,7 @@ def measured(folder: Path, settings: dict[str, Any]) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
 def test_a_rung_that_is_killed_halfway_ends_as_if_it_had_not_been(
     folder: Path, settings: dict[str, Any], measured: Path, rung: Rung
