@@ -6,7 +6,8 @@
 `--preset` takes networks that come with their data; `--network` a single-person ONNX file with 16 MPII joints, measured
 on `--dataset` (COCO's layout, splits train2017 and val2017): NAME for the table, SIDE of its square input, PIXELS
 `half` (values from -1 to 1) or `imagenet` (ImageNet's mean and deviation). Each climbs by `recipe.search=best`, so no
-rung is left out, and none is published. What was measured before is found in the workspace (HPE_WORKSPACE).
+rung is left out, and none is published. What was measured before is found in the workspace (HPE_WORKSPACE), whatever
+processor it was measured on: for another one take another workspace.
 
 The figure is AP of the exported file in onnxruntime on this processor, its interval that of the change against FP32,
 paired over images. Latency is one thread against FP32 in the same run. Time and memory are those of a rung's steps.
