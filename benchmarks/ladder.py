@@ -46,7 +46,7 @@ def configs(arguments: argparse.Namespace) -> Iterator[tuple[str, RunConfig]]:
     searched = {"recipe.search": "best", "recipe.calibration_images": arguments.images}
     given = read_values(arguments.set)
     for preset in arguments.preset:
-        yield preset, hpe_tasks.with_settings(hpe_tasks.load_preset(preset), {**searched, **given})
+        yield preset, hpe_tasks.load_preset(preset, {**searched, **given})
     for name, file, side, pixels in arguments.network:
         mean, std = PIXELS[pixels]
         own = {

@@ -2,7 +2,7 @@
 
 Airflow checks each parameter against its own schema, and answers with that schema. Whether they make a valid RunConfig
 together, and whether a key is known at all, only RunConfig can say; and it says in one sentence what a setting takes.
-Refused as well is what names a bucket, an object or a path that is not there.
+Refused as well is what names a bucket, an object, a path or a file on a web server that is not there.
 
 Only a trigger by somebody who may trigger is judged: to all others, what is there and what is not is none of their
 business, and the answer is Airflow's own.
@@ -133,9 +133,10 @@ async def _problem(body: bytes) -> str | None:
 
 
 def _missing(config: RunConfig, given: frozenset[str]) -> tuple[str, ...]:
-    from hpe_airflow.connections import s3_client
+    from hpe_airflow.connections import s3_client, use_web_connections
     from hpe_tasks.preflight.named_places import missing_places
 
+    use_web_connections()
     return missing_places(config, given, s3=s3_client, files_are_here=tasks_run_here)
 
 

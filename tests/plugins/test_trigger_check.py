@@ -10,6 +10,8 @@ from hpe_airflow import trigger_check
 from hpe_airflow.lazy_app import LazyApp, Receive, Scope, Send
 from hpe_airflow.trigger_check import MayTrigger, TriggerCheck
 
+from support.faulty_server import serve
+
 TRIGGER = "/api/v2/dags/hpe_requantize/dagRuns"
 
 
@@ -109,6 +111,35 @@ def test_who_may_not_trigger_learns_nothing(dag_id: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(trigger_check, "_problem", lambda _: pytest.fail("nobody may ask"))
     assert post(path, body, may=nobody) == (200, body)
     assert asked == [dag_id]
+
+
+@pytest.mark.usefixtures("airflow_database")
+def test_a_checkpoint_that_its_server_does_not_have_is_refused_asked_with_the_servers_login(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trigger_check, "tasks_run_here", lambda: True)
+    with serve(b"weights") as site:
+        site.files = {"/m.safetensors": b"weights"}
+        port = int(site.address.rpartition(":")[2])
+        login = {
+            "conn_type": "http",
+            "host": "127.0.0.1",
+            "schema": "http",
+            "port": port,
+            "login": "ada",
+            "password": "p",
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_WEB_127_0_0_1", json.dumps(login))
+        address = f"{site.address}/m.safetensors"
+        asked = {"preset": "sample", "dataset.allow_private_addresses": True}
+        assert post(TRIGGER, conf(**asked, **{"model.checkpoint": address}))[0] == 200
+        status, answer = post(TRIGGER, conf(**asked, **{"model.checkpoint": f"{address}.gz"}))
+        told = f"model.checkpoint: {address}.gz does not exist (HTTP 404). Check the address."
+        assert (status, json.loads(answer)) == (400, {"detail": told})
+        assert site.headers_sent("Authorization") == ["Basic YWRhOnA="] * 2
+        # Unless it is said to be meant, nothing of this network is asked.
+        assert post(TRIGGER, conf(preset="sample", **{"model.checkpoint": address}))[0] == 400
+        assert len(site.requests) == 2
 
 
 def test_other_methods_pass() -> None:

@@ -138,7 +138,7 @@ class HttpFile:
     def _get(self, headers: dict[str, str]) -> requests.Response:
         patience = self._patience
         for attempt in range(patience.retries + 1):
-            with self._errors():
+            with self.errors():
                 response = self._get_once(
                     self.identity,
                     headers=headers,
@@ -149,7 +149,7 @@ class HttpFile:
                 return response
             response.close()
             if response.status_code not in _RETRIED:
-                raise self._denied(response.status_code)
+                raise self.denied(response.status_code)
             wait = retry_after_s(response)
             wait = patience.first_wait_s * 2**attempt if wait is None else wait
             if attempt == patience.retries or wait > patience.longest_wait_s:
@@ -161,10 +161,11 @@ class HttpFile:
         )
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
-        with self._errors():
+        with self.errors():
             yield from response.iter_content(_CHUNK)
 
-    def _denied(self, status: int) -> AccessError:
+    def denied(self, status: int) -> AccessError:
+        """What an answer with a status of 400 to 499 says about the file."""
         if status in {401, 403, 407}:
             return AccessError(
                 f"{self.name} was denied (HTTP {status}).",
@@ -176,7 +177,7 @@ class HttpFile:
         return AccessError(f"{self.name} was refused (HTTP {status}).", hint="Check the address.")
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
         """Turn the errors of requests into ours, and leave them out of tracebacks: they quote the full address."""
         wrong = requests.exceptions
         try:
