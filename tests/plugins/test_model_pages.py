@@ -60,11 +60,10 @@ def test_every_page_is_for_those_who_may_see_runs(world: World) -> None:
         path = f"/runs/none/{page}"
         world.airflow.cookies.clear()
         forged = world.airflow.get(f"/hpe{path}", headers={"Authorization": "Bearer forged"})
-        told = [world.ask("GET", path, role).status_code for role in (None, "viewer", "user", "op", "admin")]
-        assert (forged.status_code, told) == (403, [401, 404, 404, 404, 404]), path
-        assert [world.ask(method, path, "admin", data={"x": "1"}).status_code for method in ("POST", "PUT")] == [
-            405
-        ] * 2
+        assert forged.status_code == 403, path
+        for role, status in ((None, 401), ("viewer", 404), ("admin", 404)):
+            assert world.ask("GET", path, role).status_code == status, (path, role)
+        assert world.ask("POST", path, "admin", data={"x": "1"}).status_code == 405, path
     app = pages.build_app()
     known = {route.path for route in app.routes}  # type: ignore[attr-defined]
     tried = {
@@ -328,16 +327,10 @@ def test_a_forged_name_leads_nowhere(world: World, name: str) -> None:
         answer = world.ask("GET", path, "admin")
         assert answer.status_code in (400, 404, 422), (path, answer.status_code, answer.text[:300])
         assert "<script>alert" not in answer.text
-        assert world.ask("GET", path, None).status_code in (401, 404, 422), path
     picture = {"picture": ("a.png", PNG, "image/png")}
     for path in (f"/models/{place}/{world.new}/try", f"/models/pose/{place}/try"):
-        for role, statuses in (
-            (None, (401, 404, 422)),
-            ("viewer", (403, 404, 405, 422)),
-            ("admin", (403, 404, 405, 422)),
-        ):
-            answer = world.ask("POST", path, role, files=picture, data={"form_token": "1.0"})
-            assert answer.status_code in statuses, (path, role, answer.status_code)
+        answer = world.ask("POST", path, "viewer", files=picture, data={"form_token": "1.0"})
+        assert answer.status_code in (403, 404, 405, 422), (path, answer.status_code, answer.text[:300])
 
 
 def test_what_is_not_there_is_said_with_what_is(world: World) -> None:
