@@ -1,4 +1,4 @@
-"""The DAG `hpe_watch`: looks for a reason to quantize again, and starts `hpe_requantize` for it.
+"""The DAG `hpe_watch`: looks for a reason to quantize again, and starts `hpe_requantize`; tells of moves by hand.
 
 Composition only: what is compared, and what counts as drift, is in `hpe_tasks.watching`; what ties it to Airflow is in
 `plugins/hpe_airflow/watching.py`.
@@ -13,6 +13,7 @@ from airflow.sdk import dag, task
 from hpe_airflow.alerts import DriftedRequests, FailedTask, late_alert
 from hpe_airflow.failures import RETRIES, log_reason
 from hpe_airflow.links import with_links
+from hpe_airflow.moves import tell_moves
 from hpe_airflow.params_form import form_params
 from hpe_airflow.watching import StartedRunLink, evaluate_triggers, start_requantize
 
@@ -30,6 +31,9 @@ nothing yet is a reason as well.
 
 **The same again does nothing:** where nothing fired, or a run was started for this very reason before, both tasks are
 skipped, and the log of `evaluate_triggers` says why. Two looks at once start one run.
+
+**Moves by hand** since the last look, such as by `hpe models promote`, are told by `tell_moves` wherever Airflow has a
+connection for alerts; those that were told on Airflow's pages are not told again.
 
 **What is watched** is the run that the form describes; its fields hold what `HPE_REQUANTIZE_PARAMS` says, and the run
 that is started gets them. For drift `HPE_WATCH_TELEMETRY` says where the function's log is.
@@ -58,7 +62,7 @@ look on the command line.
     dag_display_name="Watch for a reason to quantize again",
 )
 def hpe_watch() -> None:
-    """Look for a reason, and start a run for it."""
+    """Look for a reason, and start a run for it; and tell of what was moved meanwhile."""
     look = task(
         task_id="evaluate_triggers", doc_md="Say which triggers fire.", on_success_callback=[DriftedRequests()]
     )(evaluate_triggers)()
@@ -66,6 +70,7 @@ def hpe_watch() -> None:
         start_requantize
     )()
     look >> with_links(start, StartedRunLink())
+    task(task_id="tell_moves", doc_md="Tell people of channels that a command has moved.")(tell_moves)()
 
 
 # After its tasks, as in hpe_requantize.

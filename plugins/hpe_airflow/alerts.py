@@ -18,6 +18,7 @@ from airflow.sdk.bases.notifier import BaseNotifier
 
 from hpe_airflow.failures import SHARDS, reason_of
 from hpe_airflow.links import airflow_run_path, report_path, version_path
+from hpe_airflow.task_links import model_version_path
 from hpe_tasks.errors import HpeError, SupersededError, shortened
 
 if TYPE_CHECKING:
@@ -143,6 +144,22 @@ class PromotedVersion(AlertNotifier):
 def served_text(name: str, channel: str, version: str, previous: str | None) -> str:
     """That a channel serves another version."""
     return f"{name}: channel {channel} now serves {version}" + (f", in place of {previous}" if previous else "")
+
+
+def moved_alert(name: str, channel: str, version: str, previous: str | None, *, how: str, note: str) -> Alert:
+    """That a person has moved a channel.
+
+    Args:
+        name: The model.
+        channel: What was moved.
+        version: What it serves now.
+        previous: What it served before; None for nothing, or where that is not known.
+        how: What was done, and by whom, such as "promoted by ada".
+        note: Why, in the words of who has done it; may be empty.
+    """
+    why = f": {note.strip().rstrip('.')}" if note.strip() else ""
+    text = f"{served_text(name, channel, version, previous)}, {how}{why}."
+    return Alert(text, model_version_path(name, version))
 
 
 class DriftedRequests(AlertNotifier):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from hpe_tasks.cli.app import app
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.s3 import S3Location, make_client
 from hpe_tasks.watching.inputs import made_of_now
+from support import sample_records as records
+from support.receivers import http_receiver
 from support.retrained import config_of
 from support.watched_versions import serve, version_made_of
 
@@ -55,7 +60,9 @@ def forget_runs() -> None:
 
 def states(dag: Any, day: int, conf: dict[str, Any]) -> dict[str, str]:
     run = dag.test(logical_date=datetime(2026, 4, day, tzinfo=UTC), run_conf=conf)
-    return {"run": str(run.state), **{ti.task_id: str(ti.state) for ti in run.get_task_instances()}}
+    found = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
+    assert found.pop("tell_moves") == "skipped"  # Nobody wants to be told.
+    return {"run": str(run.state), **found}
 
 
 def test_a_reason_starts_one_run_with_the_reason_in_its_note(
@@ -75,6 +82,55 @@ def test_a_reason_starts_one_run_with_the_reason_in_its_note(
     # The same again does nothing.
     assert states(dag, 2, watched) == {"run": "success", "evaluate_triggers": "skipped", "start_requantize": "skipped"}
     assert len(started()) == 1
+
+
+def test_a_move_by_command_is_told_once(
+    dag_bag: Any, watched: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look remembers what there is; without anybody to tell nothing is looked at."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    config = config_of(watched)
+    name, address = config.destination.name, config.destination.registry
+    registry = ModelRegistry(make_client(), S3Location.parse(address))
+    made = made_of_now(config, LocalWorkspace(tmp_path / "workspace"), tmp_path / "cache", make_client)
+    old = serve(registry, version_made_of(config, made, tmp_path / "files"))
+    files = records.write_files(tmp_path / "other files", "other")
+    new = registry.store(records.manifest(files, config=config), files).version
+    assert new != old
+
+    def look(day: int) -> str:
+        # Airflow writes a run's settings into the parameters of the DAG, where the next one in this process finds them.
+        parsed = DagBag(dag_bag.dags["hpe_watch"].fileloc).dags["hpe_watch"].partial_subset("tell_moves")
+        run = parsed.test(logical_date=datetime(2026, 5, day, tzinfo=UTC), run_conf=watched)
+        [instance] = run.get_task_instances()
+        return str(instance.state)
+
+    def promote(version: str, *note: str) -> None:
+        asked = ["channel", "promote", name, version, "--channel", "staging", "--registry", address, *note]
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 0, done.output
+
+    assert look(1) == "skipped"
+    promote(new)
+    promote(old)
+    with http_receiver() as server:
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps({"conn_type": "http", "host": server.address}))
+        assert look(2) == "skipped"
+        promote(new, "--note", "better knees.")
+        assert look(3) == "success"
+        assert look(4) == "skipped"
+        [post] = server.posts
+    said = f"{name}: channel staging now serves {new}, in place of {old}, promoted by "
+    assert post.json["text"].startswith(said)
+    assert post.json["text"].endswith(f": better knees. http://localhost:8080/hpe/models/{name}/{new}")
+    # Nobody could be told: the next look tells it.
+    promote(old)
+    assert look(5) == "success"
+    with http_receiver() as server:
+        monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps({"conn_type": "http", "host": server.address}))
+        assert look(6) == "success"
+        assert len(server.posts) == 1
 
 
 def test_a_changed_recipe_starts_a_run_that_says_so(dag: Any, watched: dict[str, Any], tmp_path: Path) -> None:

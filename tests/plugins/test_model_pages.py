@@ -19,8 +19,10 @@ from hpe_airflow import access, pages
 from hpe_airflow.model_pages import telling
 from hpe_airflow.model_pages.actions import ACTIONS
 
+from hpe_tasks.storage.local_workspace import LocalWorkspace
+from hpe_tasks.watching.moves import remember_moves, untold_moves
 from support import airflow_home, run_cases
-from support.model_pages import COOKIE, FORGED_NAMES, PNG, World, airflow, refused_run, world
+from support.model_pages import COOKIE, FORGED_NAMES, LOCATION, PNG, World, airflow, refused_run, world
 from support.played_s3 import client, moto_client
 from support.receivers import Receiver, http_receiver, mail_receiver, wait_for
 from support.serving_cases import encoded, photo
@@ -159,6 +161,20 @@ def test_what_a_person_moves_is_told_as_what_a_run_moves(world: World, hook: Rec
         f"pose: channel staging now serves {world.old}, in place of {world.new}, rolled back by admin-person. "
         f"{where}/{world.old}",
     ]
+
+
+def test_the_watch_tells_no_move_that_a_page_has_told(world: World, hook: Receiver, tmp_path: Path) -> None:
+    workspace, address = LocalWorkspace(tmp_path / "w"), str(LOCATION)
+    assert untold_moves(world.registry.log, address, "pose", workspace) == (), "what was before the first look"
+    world.act("promote", world.form("promote", version=world.new, channel="staging"))
+    assert len(hook.posts) == 1
+    assert untold_moves(world.registry.log, address, "pose", workspace) == ()
+    world.registry.rollback("pose", "staging", note="worse at night")
+    [untold] = untold_moves(world.registry.log, address, "pose", workspace)
+    assert (untold.action, untold.by, untold.version) == ("rollback", "ada", world.old)
+    remember_moves(workspace, address, "pose", [untold.entry])
+    assert untold_moves(world.registry.log, address, "pose", workspace) == ()
+    assert len(untold_moves(world.registry.log, "s3://elsewhere/registry", "pose", workspace)) == 0
 
 
 def test_where_nobody_hears_of_a_promotion_it_stands_and_the_page_says_so(

@@ -19,6 +19,7 @@ from hpe_tasks.errors import BadInputError
 from hpe_tasks.records.release import PromotedModel
 from hpe_tasks.registry.channels import ChannelPointer, ChannelState
 from hpe_tasks.registry.publishing import ModelRegistry
+from hpe_tasks.watching.moves import MOVED_BY_HAND
 
 ActionName = Literal["promote", "rollback", "retire", "unretire", "pin", "unpin", "annotate"]
 
@@ -59,9 +60,6 @@ ACTIONS: dict[ActionName, Action] = {
     "unpin": Action("Unpin", ("channel",), "Runs and people may move the channel again."),
     "annotate": Action("Annotate", ("version",), "The note stays with the version, in its log.", note_needed=True),
 }
-
-_MOVES: dict[ActionName, str] = {"promote": "promoted", "rollback": "rolled back"}
-"""Actions after which a channel serves another version, and what they have done."""
 
 
 @router.get("/models/{name}/actions/{action}")
@@ -134,14 +132,14 @@ def act(
         "unpin": lambda: operations.unpin(name, channel, seen=seen, stands=stands, note=note),
         "annotate": lambda: operations.annotate(name, version, note=note),
     }
-    before = registry.state(name, channel).pointer if action in _MOVES else None
+    before = registry.state(name, channel).pointer if action in MOVED_BY_HAND else None
     done = deeds[action]()
     base = request.scope.get("root_path", "").rstrip("/")
     there = f"{base}/models/{name}/{version}" if version else f"{base}/models?model={name}"
     if isinstance(done, PromotedModel | ChannelPointer):
         now, previous = done.version, None if before is None else before.version
-        how = f"{_MOVES[action]} by {actor}"
-        if now != previous and (untold := tell_move(name, channel, now, previous, how=how, note=note)):
+        how = f"{MOVED_BY_HAND[action]} by {actor}"
+        if now != previous and (untold := tell_move(name, channel, now, previous, action=action, how=how, note=note)):
             shown: dict[str, Any] = {"name": name, "channel": channel, "now": now, "there": there, "untold": untold}
             return page(request, user, "untold", wanted=ACTIONS[action], **shown)
     return RedirectResponse(there, status.HTTP_303_SEE_OTHER)

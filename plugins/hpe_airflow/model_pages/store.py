@@ -16,9 +16,12 @@ from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.registry.channel_keys import ChannelKeys, keys_at_hand
 from hpe_tasks.registry.operations import Operations
 from hpe_tasks.registry.publishing import ModelRegistry
+from hpe_tasks.storage.opening import open_workspace
 from hpe_tasks.storage.s3 import S3Location, s3_errors
+from hpe_tasks.watching import moves
 
 if TYPE_CHECKING:
+    from hpe_tasks.registry.log import Action
     from hpe_tasks.registry.manifest import ManifestFile
 
 PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
@@ -65,6 +68,19 @@ def operations(actor: str) -> Operations:
 def keys() -> ChannelKeys:
     """The keys that channels are moved with."""
     return keys_at_hand(signing_key(), Settings.from_environment().public_key)
+
+
+def mark_told(name: str, channel: str, version: str, action: Action) -> None:
+    """Remember that people were told of a channel's last such move to this version."""
+    made = [
+        entry.entry
+        for entry in registry().log.entries(name)
+        if (entry.channel, entry.version, entry.action) == (channel, version, action)
+    ]
+    places = Settings.from_environment()
+    workspace = open_workspace(places.workspace, s3=s3_client, cache=places.cache)
+    for entry in made[-1:]:
+        moves.mark_told(workspace, entry)
 
 
 def streamed(file: ManifestFile) -> Iterator[bytes]:
