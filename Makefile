@@ -125,7 +125,7 @@ wheel: .venv/ready ## Build the wheel into dist; the same sources give the same 
 
 lock: $(UV) ## Resolve the dependencies anew into the hashed requirements.txt files
 	@$(LOCK_311) --all-extras --group lambda pyproject.toml -o requirements.txt
-	@$(LOCK_311) --extra scheduler pyproject.toml -c requirements.txt -o docker/airflow/requirements.txt
+	@$(LOCK_311) --extra scheduler --extra pages pyproject.toml -c requirements.txt -o docker/airflow/requirements.txt
 	@$(LOCK_311) --extra worker pyproject.toml -c requirements.txt --override docker/worker/left-out.txt -o docker/worker/requirements.txt
 	@$(LOCK_311) docker/object-store/requirements.in -o docker/object-store/requirements.txt
 	@$(LOCK) --python-version 3.13 docker/lambda/requirements.in -o docker/lambda/requirements.txt

@@ -1,7 +1,7 @@
 """The network before quantization as a file that the function serves like the version's own.
 
-It is written from the checkpoint that was published beside the version. Whoever published it may have put anything
-there: it is read in a process of its own.
+It was published beside the version; of an older one it is written from the checkpoint that was. Whoever published
+either may have put anything there: it is read in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WRITER = ("hpe_tasks.local_service.fp32_writer", "write_fp32")
 
 
 def network_of(manifest: ModelManifest) -> ModelConfig:
-    """The network that a version was made of; raises AccessError where it cannot be built here again, saying why."""
+    """The network that a version without its float32 file was made of; raises AccessError where it cannot be built."""
     asked = {} if manifest.build is None else manifest.build.build_definition.external_parameters
     try:
         network = ModelConfig.model_validate(asked["model"])
@@ -29,7 +29,9 @@ def network_of(manifest: ModelManifest) -> ModelConfig:
         told = f"{where}: {problem['msg']}"
         raise AccessError(f"The version's network is not one that can be built here: {told}.") from error
     if network.network.from_file:
-        raise AccessError("The version came from an ONNX file, and that is not published beside it.")
+        raise AccessError(
+            "The version came from an ONNX file, which is not published beside it: it is older than that."
+        )
     if not any(file.role == CHECKPOINT_ROLE for file in manifest.files):
         raise AccessError("The version was published without its checkpoint.")
     return network

@@ -45,13 +45,15 @@ MODEL_ROLE = "model"
 ENCODINGS_ROLE = "encodings"
 CHECKPOINT_ROLE = "checkpoint"
 """The weights that the version came from; not in manifests of older versions, nor where they are an ONNX file."""
+FP32_ROLE = "fp32"
+"""The network before quantization as a float32 ONNX file; not in manifests of older versions."""
 
 
 class ManifestFile(Frozen):
     """A file of the version.
 
     Attributes:
-        role: What the file is: `model` and `encodings` always; others, such as `checkpoint`, as published.
+        role: What the file is: `model` and `encodings` always; others, such as `checkpoint` and `fp32`, as published.
         blob: Key relative to the registry's prefix.
     """
 

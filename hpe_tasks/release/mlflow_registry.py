@@ -21,7 +21,7 @@ from hpe_tasks.config.addresses import redacted, redacted_text
 from hpe_tasks.contract.names import MANIFEST
 from hpe_tasks.errors import AccessError, ConfigError, HpeError, TransientError, shortened
 from hpe_tasks.gate.accuracy import metric_named
-from hpe_tasks.registry.manifest import CHECKPOINT_ROLE, MODEL_ROLE, ModelManifest
+from hpe_tasks.registry.manifest import CHECKPOINT_ROLE, FP32_ROLE, MODEL_ROLE, ModelManifest
 from hpe_tasks.report.model_card import model_card
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _run_with_files(
             (folder / "README.md").write_text(model_card(manifest, channels=channels), encoding="utf-8")
             (folder / MANIFEST).write_bytes(manifest.to_bytes())
             for file in manifest.files:
-                if file.role != CHECKPOINT_ROLE or checkpoint:
+                if checkpoint or file.role not in (CHECKPOINT_ROLE, FP32_ROLE):
                     registry.download(manifest, file.role, folder / _file_name(file.role))
             client.log_artifacts(run, str(folder), artifact_path=_FILES)
         status = "FINISHED"
@@ -209,7 +209,7 @@ def figures(manifest: ModelManifest) -> dict[str, float]:
 
 
 def _file_name(role: str) -> str:
-    return {MODEL_ROLE: "model.onnx", CHECKPOINT_ROLE: "checkpoint"}.get(role, role)
+    return {MODEL_ROLE: "model.onnx", FP32_ROLE: "fp32.onnx"}.get(role, role)
 
 
 def _summary(manifest: ModelManifest) -> str:

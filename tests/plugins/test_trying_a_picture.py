@@ -29,12 +29,16 @@ __all__ = ["airflow", "client", "moto_client", "world"]
 NETWORK = records.run_config().model
 
 
-def published(world: World, folder: Path, *, checkpoint: Path | None, asked: dict[str, Any] | None) -> ModelManifest:
-    """A version of the shipped network with this checkpoint beside it, made by a run that was asked this."""
+def published(
+    world: World, folder: Path, *, checkpoint: Path | None, asked: dict[str, Any] | None, fp32: Path | None = None
+) -> ModelManifest:
+    """A version of the shipped network with these beside it, made by a run that was asked this."""
     files = records.write_files(folder)
     export_fp32(NETWORK, sample_checkpoint(), files["model"].with_name("fp32.onnx")).replace(files["model"])
     if checkpoint is not None:
         files["checkpoint"] = checkpoint
+    if fp32 is not None:
+        files["fp32"] = fp32
     finished = datetime(2026, 1, 1, tzinfo=UTC)
     build = None if asked is None else BuildProvenance(
         build_definition=BuildDefinition(external_parameters=asked, resolved_dependencies=()),
@@ -82,6 +86,22 @@ def test_fp32_is_shown_first_and_made_once(world: World, tmp_path: Path, monkeyp
     assert load(kept / "model.onnx").graph.input[0].name == "image"
     monkeypatch.setattr(trial_folders, "try_reading", lambda *_, **__: pytest.fail("made a second time"))
     assert trial_folders.before_quantization(made) == kept
+
+
+def test_a_float_file_that_was_published_is_shown_without_torch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a network that came as an ONNX file, whose inputs and outputs have names of its own."""
+    float_file = export_fp32(NETWORK, sample_checkpoint(), tmp_path / "fp32.onnx")
+    asked = asked_for(architecture="onnx", checkpoint="a.onnx")
+    made = published(world, tmp_path / "v", checkpoint=None, asked=asked, fp32=float_file)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
+    fp32, int8, _ = tried(world, made)
+    assert (fp32[0], fp32[1], fp32[2]) == ("FP32", int8[1], True)
+    assert "in FP32 and in int8" in world.ask("GET", f"/models/pose/{made.version}").text
+    kept = trial_folders.before_quantization(made)
+    assert (kept / "model.onnx").read_bytes() == float_file.read_bytes()
 
 
 @pytest.mark.long  # what does not fit is tried where checkpoints are read

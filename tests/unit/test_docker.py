@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from hpe_tasks.local.environment import PYTHON_VERSION
+from hpe_tasks.registry.evidence import table_role
+from support import verified_versions as verified
+from support.package_folder import write_package
 
 IMAGES = ("airflow", "worker")
 # Relative to the repository's root.
@@ -45,7 +49,7 @@ def test_images_hold_what_was_tested(repository: Path, image: str) -> None:
 def test_only_the_worker_carries_torch(repository: Path) -> None:
     scheduler = pins(repository / "docker" / "airflow" / "requirements.txt")
     worker = pins(repository / "docker" / "worker" / "requirements.txt")
-    heavy = {"torch", "aimet-torch", "aimet-onnx", "onnx", "onnxruntime", "great-expectations"}
+    heavy = {"torch", "aimet-torch", "aimet-onnx", "great-expectations"}
     assert not heavy & scheduler.keys()
     assert heavy <= worker.keys()
     assert scheduler["apache-airflow"] == worker["apache-airflow"]
@@ -113,7 +117,7 @@ def test_locks_name_no_index_and_hash_everything(repository: Path, file: str) ->
     assert len(re.findall(r"^[a-z0-9._-]+==\S+ \\$", text, flags=re.MULTILINE)) == len(pins(repository / file))
 
 
-QUANTIZE = """
+RESTRICTED = """
 import importlib.machinery, importlib.metadata, re, sys
 from pathlib import Path
 
@@ -124,7 +128,7 @@ LACKING = {
     for top, owners in importlib.metadata.packages_distributions().items()
     if not HELD & {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners}
 }
-assert {"matplotlib", "pytest"} <= LACKING and not {"torch", "numpy"} & LACKING
+assert {"matplotlib", "pytest"} <= LACKING and "numpy" not in LACKING
 
 
 class Image(importlib.machinery.PathFinder):
@@ -136,6 +140,12 @@ class Image(importlib.machinery.PathFinder):
 
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Image
 
+"""
+
+QUANTIZE = (
+    RESTRICTED
+    + """
+assert "torch" not in LACKING
 import numpy as np, torch
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.config.recipe import QuantizationRecipe
@@ -160,6 +170,7 @@ for config, checkpoint in ((built, folder / "w.pth"), (given, file)):
     int8 = export_onnx(config, recipe, files.model, files.encodings, exported)
     print(config.architecture, onnx_predictor(int8, config)(crops)["heatmaps"].shape)
 """
+)
 
 
 def test_the_worker_quantizes_with_what_its_image_holds(repository: Path, tmp_path: Path) -> None:
@@ -174,3 +185,42 @@ def test_the_worker_quantizes_with_what_its_image_holds(repository: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     shape = (4, 17, 24, 16)
     assert done.stdout.splitlines() == [f"pose_mobilenet {shape}", f"onnx {shape}"]
+
+
+PAGES = (
+    RESTRICTED
+    + """
+assert {"torch", "aimet_onnx", "safetensors"} <= LACKING
+
+import json
+from hpe_airflow.model_pages import paired, trying
+from hpe_tasks.local_service.trial import find_people
+from hpe_tasks.verification.paired_versions import compare_versions
+
+folder = Path(sys.argv[2])
+print(trying.why_not() or "nothing missing", [name for name in paired._NEEDED if name in LACKING])
+find_people(str(folder / "model/golden-1.jpg"), model=str(folder / "model"), answer=str(folder / "found.json"))
+found = json.loads((folder / "found.json").read_bytes())
+print(found["status"], len(found["body"]["people"]))
+compare_versions(str(folder / "table.npz"), after=str(folder / "table.npz"), answer=str(folder / "compared.json"))
+print(json.loads((folder / "compared.json").read_bytes())["comparison"]["num_images"])
+"""
+)
+
+
+def test_the_pages_try_and_compare_with_what_their_image_holds(repository: Path, tmp_path: Path) -> None:
+    write_package(tmp_path)
+    _, published = verified.judged_version(tmp_path / "judged", asked=verified.config())
+    published[table_role("onnxruntime")].rename(tmp_path / "table.npz")
+    lock = repository / "docker" / "airflow" / "requirements.txt"
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES, lock, tmp_path],
+        cwd=repository,
+        env={**os.environ, "PYTHONPATH": f"{repository}:{repository / 'plugins'}", "AIRFLOW_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if not line.startswith("{")]  # The function's own log.
+    assert told == ["nothing missing []", "200 2", "60"]

@@ -49,7 +49,7 @@ def _not_approved(results: Results) -> str:
 def publish(run: Run, scratch: Scratch) -> PublishedModel:
     """Put the model into the registry, and, if there is a key, sign it; no channel moves.
 
-    What it was judged by goes with it, the checkpoint, and golden images where a smoke test is asked for.
+    What it was judged by goes with it, what it came from, and golden images where a smoke test is asked for.
 
     Raises:
         NotApprovedError: The gate did not pass.
@@ -59,7 +59,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     """
     from hpe_tasks.pipeline.evidence import evidence_files
     from hpe_tasks.pipeline.provenance import build_environment, user
-    from hpe_tasks.pipeline.published_checkpoint import published_checkpoint
+    from hpe_tasks.pipeline.published_origins import published_origins
     from hpe_tasks.registry.build_provenance import describe_build
     from hpe_tasks.registry.describing import build_manifest, tool_versions
     from hpe_tasks.registry.manifest import ENCODINGS_ROLE, MODEL_ROLE
@@ -81,7 +81,7 @@ def publish(run: Run, scratch: Scratch) -> PublishedModel:
     fp32, finished = run.result(evaluate_fp32), datetime.now(UTC)
     evidence = evidence_files(run.workspace, (fp32, evaluation.quantsim, evaluation.onnx), run.find(compare_accuracy))
     dataset, checkpoint, quantized = run.result(fetch_dataset), run.result(fetch_checkpoint), run.result(quantize)
-    evidence |= published_checkpoint(run.workspace, checkpoint, config.model)
+    evidence |= published_origins(run.workspace, checkpoint, config.model, scratch)
     environment = build_environment()
     manifest = build_manifest(
         config,

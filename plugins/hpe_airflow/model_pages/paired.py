@@ -23,7 +23,7 @@ from hpe_tasks.untrusted.limits import Limits
 from hpe_tasks.untrusted.reader import try_reading
 
 _ROLE = table_role("onnxruntime")
-_NEEDED = ("numpy", "scipy", "cv2", "onnx", "onnxruntime")
+_NEEDED = ("numpy", "scipy", "cv2", "onnx", "onnxruntime", "faster_coco_eval")
 _COUNTER = ("hpe_tasks.verification.paired_versions", "compare_versions")
 _LIMITS = Limits(memory_bytes=3_000_000_000, cpu_s=180, wall_s=120)
 _ONE_AT_A_TIME = threading.Lock()

@@ -16,7 +16,7 @@ from hpe_tasks.contract.names import MANIFEST, SIGNATURE
 from hpe_tasks.errors import AccessError, CheckpointError
 from hpe_tasks.local_service.full_precision import WRITER, manifest_before, network_of
 from hpe_tasks.registry.checkpoints import checkpoint_suffix
-from hpe_tasks.registry.manifest import CHECKPOINT_ROLE, MODEL_ROLE, ManifestFile, ModelManifest
+from hpe_tasks.registry.manifest import CHECKPOINT_ROLE, FP32_ROLE, MODEL_ROLE, ManifestFile, ModelManifest
 from hpe_tasks.storage.files import sha256_file
 from hpe_tasks.storage.folders import make_folder
 from hpe_tasks.untrusted.limits import Limits
@@ -47,6 +47,8 @@ def quantized(manifest: ModelManifest) -> Path:
 
 def why_no_fp32(manifest: ModelManifest) -> str:
     """Why the network before quantization cannot be shown here, in a sentence; empty where it can."""
+    if _published(manifest) is not None:
+        return ""
     try:
         _network(manifest)
     except AccessError as error:
@@ -55,21 +57,27 @@ def why_no_fp32(manifest: ModelManifest) -> str:
 
 
 def before_quantization(manifest: ModelManifest) -> Path:
-    """The same of the network before quantization, which a process of its own writes from the checkpoint, once.
+    """The same of the network before quantization.
+
+    Of a version that was published without it, a process of its own writes it from the checkpoint, once.
 
     Raises:
         AccessError: Here it cannot be made, or not of this version.
         CheckpointError: The checkpoint does not fit, or reading it took more than it may.
-        DigestError: The checkpoint in the registry is damaged.
+        DigestError: The file in the registry is damaged.
     """
-    network, registry = _network(manifest), store.registry()
+    published, registry = _published(manifest), store.registry()
+    network = _network(manifest) if published is None else None
     stored = registry.stored(manifest.name, manifest.version)
 
     def fill(folder: Path) -> None:
-        checkpoint = folder / f"checkpoint{checkpoint_suffix(manifest)}"
-        registry.download(manifest, CHECKPOINT_ROLE, checkpoint)
-        _write(checkpoint, network, folder / _MODEL)
-        checkpoint.unlink()
+        if network is None:
+            registry.download(manifest, FP32_ROLE, folder / _MODEL)
+        else:
+            checkpoint = folder / f"checkpoint{checkpoint_suffix(manifest)}"
+            registry.download(manifest, CHECKPOINT_ROLE, checkpoint)
+            _write(checkpoint, network, folder / _MODEL)
+            checkpoint.unlink()
         sha256 = sha256_file(folder / _MODEL)
         size_bytes = (folder / _MODEL).stat().st_size
         file = ManifestFile(role=MODEL_ROLE, blob=blob_key(sha256), sha256=sha256, size_bytes=size_bytes)
@@ -82,6 +90,10 @@ def _made(name: str, fill: Callable[[Path], None]) -> Path:
     folder = Settings.from_environment().cache / "tried" / name
     make_folder(folder, fill)
     return folder
+
+
+def _published(manifest: ModelManifest) -> ManifestFile | None:
+    return next((file for file in manifest.files if file.role == FP32_ROLE), None)
 
 
 def _network(manifest: ModelManifest) -> ModelConfig:

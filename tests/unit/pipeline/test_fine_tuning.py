@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -16,13 +17,14 @@ from hpe_tasks.models import build_model
 from hpe_tasks.models.checkpoint import load_checkpoint
 from hpe_tasks.pipeline import steps
 from hpe_tasks.pipeline.fine_tuning import StartingPoint, starting_point
-from hpe_tasks.pipeline.published_checkpoint import published_checkpoint
+from hpe_tasks.pipeline.published_origins import published_origins
 from hpe_tasks.pipeline.runs import open_run
 from hpe_tasks.records.training_curves import read_curves
 from hpe_tasks.registry.manifest import ModelManifest
 from hpe_tasks.registry.named_versions import find_version
 from hpe_tasks.registry.publishing import ModelRegistry
 from hpe_tasks.storage.files import sha256_file
+from hpe_tasks.storage.workspace import Scratch
 from support.played_s3 import client, moto_client
 from support.published_weights import LOCATION, SMALL, publish_weights, small_weights, version_of_weights
 from support.training_factory import metadata
@@ -191,7 +193,6 @@ def test_a_published_checkpoint_ends_as_its_kind_of_file(
     [
         pytest.param({"largest": 10}, "more than the 10 that are published", id="too large"),
         pytest.param({"gone": True}, "published without its checkpoint", id="gone"),
-        pytest.param({"architecture": "onnx"}, "", id="an ONNX file"),
     ],
 )
 def test_a_version_can_be_published_without_a_checkpoint(
@@ -207,14 +208,20 @@ def test_a_version_can_be_published_without_a_checkpoint(
     run = open_run(config, workspace=(tmp_path / "workspace").as_uri(), cache=tmp_path / "cache", name="r",
                    s3=lambda: None)  # type: ignore[arg-type,return-value]  # fmt: skip
     fetched = steps.fetch_checkpoint(run)
-    assert published_checkpoint(run.workspace, fetched, config.model).keys() == {"checkpoint"}
-    monkeypatch.setattr("hpe_tasks.pipeline.published_checkpoint.LARGEST_BYTES", change.get("largest", 10**9))
+    scratch = Scratch(tmp_path / "scratch", "file:///kept")
+    scratch.path.mkdir()
+    found = published_origins(run.workspace, fetched, config.model, scratch)
+    assert found.keys() == {"checkpoint", "fp32"}
+    (path,) = scratch.path.iterdir()
+    assert (path, [output.name for output in onnx.load(path).graph.output]) == (found["fp32"][1], ["heatmaps"])
+    of_file = config.model.model_copy(update={"architecture": "onnx"})
+    assert published_origins(run.workspace, fetched, of_file, scratch) == {"fp32": found["checkpoint"]}
+    monkeypatch.setattr("hpe_tasks.pipeline.published_origins.LARGEST_BYTES", change.get("largest", 10**9))
     if change.get("gone"):
         run.workspace.local(fetched.file).unlink()
-    model = config.model.model_copy(update={"architecture": change.get("architecture", "pose_mobilenet")})
-    assert published_checkpoint(run.workspace, fetched, model) == {}
+    assert published_origins(run.workspace, fetched, config.model, scratch) == {}
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert (any(warns in text for text in told), bool(told)) == (bool(warns), bool(warns))
+    assert any(warns in text for text in told)
 
 
 def test_the_command_trains_on_from_a_version_in_one_line(
