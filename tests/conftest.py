@@ -119,3 +119,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     from support import processors
 
     terminal.write_line(processors.last_line(processors.ran))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What a command may ask of tests."""
+    parser.addoption(
+        "--pictures", type=Path, help="leave pictures of pages for the documentation in this folder: docs/images"
+    )
+
+
+@pytest.fixture
+def pictures(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where pictures of pages are left."""
+    asked: Path | None = request.config.getoption("--pictures")
+    return tmp_path if asked is None else asked.resolve()

@@ -214,7 +214,7 @@ def pictured(page: Page, folder: Path, name: str, address: str) -> None:
 
 
 @pytest.mark.timeout(3600)  # its three runs compete with whatever else the machine does
-def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_path: Path) -> None:
+def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_path: Path, pictures: Path) -> None:
     """Two runs published, the second after a person has approved it; looked at, compared, moved; one run refused."""
     server, registry = airflow_server, ModelRegistry(airflow_server.store.client(), REGISTRY)
     page = logged_in(server, browser, "operator")
@@ -229,7 +229,7 @@ def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_pat
     page.goto(f"{server.url}/required_actions?response_received=false")
     page.get_by_role("link", name=re.compile("May guarded serve tiny ")).first.click()
     expect(page.get_by_text("Nothing: the channel is new.")).to_be_visible()
-    page.screenshot(path=tmp_path / "approval.png", full_page=True)
+    page.screenshot(path=pictures / "approval.png")
     page.get_by_role("button", name="Approve").click()
     assert ended(server, page, quote(second), {"success", "failed"}) == "success"
     new = published_version(run_tab(server, page, second))
@@ -242,6 +242,12 @@ def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_pat
     tab = run_tab(server, page, refused)
     expect(tab.get_by_role("heading", name="Not published: the gate failed")).to_be_visible()
     expect(tab.get_by_text(re.compile("MB is above")).first).to_be_visible()
+    page.screenshot(path=pictures / "run_tab.png")
+    # And in its note, for programs and above its tabs.
+    asked = f"{server.url}/api/v2/dags/hpe_requantize/dagRuns/{quote(refused)}"
+    note = str(server.session("viewer").get(asked, timeout=30).json()["note"])
+    assert note.startswith("**Verdict:** Not published: the gate failed"), note
+    assert "MB is above" in note
     frame = models_frame(page)
     expect(frame.get_by_role("heading", name="Runs that published nothing")).to_be_visible()
     expect(frame.get_by_role("row").filter(has_text=re.compile("MB is above"))).to_be_visible()
@@ -250,6 +256,7 @@ def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_pat
     frame.get_by_label(f"Compare {new}").check()
     frame.get_by_role("button", name="Compare 2 versions").click()
     expect(frame.get_by_text(re.compile("gains over"))).to_be_visible()
+    page.screenshot(path=pictures / "compare.png")
     # Promote, and back.
     frame.get_by_role("link", name=new).first.click()
     expect(frame.get_by_role("link", name="Data Docs")).to_be_visible()
