@@ -7,7 +7,7 @@ from typing import Any
 
 from hpe_tasks.catalogue.orders import RunOrder, VersionOrder
 from hpe_tasks.catalogue.runs import RunSummary
-from hpe_tasks.catalogue.summaries import VersionSummary
+from hpe_tasks.catalogue.summaries import SpeedSummary, VersionSummary
 from hpe_tasks.report.records import VerdictKind
 
 _VERSION_KEYS: dict[VersionOrder, Callable[[VersionSummary], Any]] = {
@@ -31,12 +31,13 @@ _BEST_IS_LEAST = {"model", "lost", "size", "time"}
 
 _NOT_SHOWN = {"schema_version", "speed", "input_size"}
 
+_SPEED_COLUMNS = ("int8_ms", "fp32_ms", "speed_up", "threads", "processor")
 VERSION_COLUMNS = (
     *(name for name in VersionSummary.model_fields if name not in _NOT_SHOWN),
     *("input_width", "input_height", "lost", "size_ratio"),
-    *("int8_ms", "fp32_ms", "speed_up", "threads", "processor"),
+    *_SPEED_COLUMNS,
 )
-RUN_COLUMNS = (*(name for name in RunSummary.model_fields if name not in _NOT_SHOWN), "lost")
+RUN_COLUMNS = (*(name for name in RunSummary.model_fields if name not in _NOT_SHOWN), "lost", *_SPEED_COLUMNS)
 
 
 def chosen_versions(
@@ -100,24 +101,29 @@ def chosen_runs(
 def version_record(row: VersionSummary) -> dict[str, Any]:
     """A version as a flat record, by VERSION_COLUMNS; its channels in a list."""
     kept = row.model_dump(mode="json", exclude=_NOT_SHOWN)
-    speed = row.speed
     return {
         **kept,
         "input_width": row.input_size and row.input_size[0],
         "input_height": row.input_size and row.input_size[1],
         "lost": row.drop,
         "size_ratio": row.size_ratio,
+        **_speed_record(row.speed),
+    }
+
+
+def run_record(row: RunSummary) -> dict[str, Any]:
+    """A run as a flat record, by RUN_COLUMNS."""
+    return {**row.model_dump(mode="json", exclude=_NOT_SHOWN), "lost": row.drop, **_speed_record(row.speed)}
+
+
+def _speed_record(speed: SpeedSummary | None) -> dict[str, Any]:
+    return {
         "int8_ms": speed and speed.int8_ms,
         "fp32_ms": speed and speed.fp32_ms,
         "speed_up": speed and speed.ratio,
         "threads": speed and speed.threads,
         "processor": speed and speed.processor,
     }
-
-
-def run_record(row: RunSummary) -> dict[str, Any]:
-    """A run as a flat record, by RUN_COLUMNS."""
-    return {**row.model_dump(mode="json", exclude=_NOT_SHOWN), "lost": row.drop}
 
 
 def _texts(row: VersionSummary) -> tuple[str | None, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpe_tasks.catalogue.kept_rows import KeptRow, KeptRows
+from hpe_tasks.catalogue.summaries import SpeedSummary, protocol_digest, speed_summary
 from hpe_tasks.datasets import MetricName
 from hpe_tasks.errors import AccessError, BadInputError
 from hpe_tasks.pipeline.collected import records_of
@@ -23,7 +24,7 @@ from hpe_tasks.storage.workspace import RESULT, StoredFile, Workspace
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_FORMAT = 1
+_FORMAT = 2
 _THREADS = 8
 _SETTLED = timedelta(seconds=5)
 """S3 tells times in seconds: a file that is older than this has not been written twice in the same one."""
@@ -45,6 +46,9 @@ class RunSummary(Record):
         failed_checks: Checks of the gate that did not pass, by their titles.
         failed_step: The step that failed.
         size_bytes: Of the exported file.
+        speed: Of the exported file.
+        int8_share: Share of its multiply-accumulates that run in int8.
+        protocol: Digest of how it was measured.
         version: What was published; None where nothing was.
         channel: What serves it since; None where nothing was promoted.
         report: Address of its HTML report.
@@ -71,6 +75,9 @@ class RunSummary(Record):
     fp32: float | None = None
     int8: float | None = None
     size_bytes: int | None = None
+    speed: SpeedSummary | None = None
+    int8_share: float | None = None
+    protocol: str | None = None
     version: str | None = None
     channel: str | None = None
     registry: str | None = None
@@ -162,6 +169,9 @@ def summary_of_run(run: Run, records: RunRecords | None = None) -> RunSummary:
         fp32=None if before is None else before.accuracy,
         int8=None if after is None or records.trained is not None else after.accuracy,
         size_bytes=None if records.exported is None else records.exported.model.size_bytes,
+        speed=speed_summary(records.latency),
+        int8_share=None if records.exported is None else records.exported.placement.int8_mac_share,
+        protocol=None if after is None else protocol_digest(after.fingerprint),
         version=None if records.published is None else records.published.version,
         channel=None if records.promoted is None else records.promoted.channel,
         registry=None if records.published is None else records.published.registry,

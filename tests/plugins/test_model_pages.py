@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -19,13 +20,16 @@ from hpe_airflow import access, pages
 from hpe_airflow.model_pages import telling
 from hpe_airflow.model_pages.actions import ACTIONS
 
+from hpe_tasks.registry.signing import SigningKey
 from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.watching.moves import remember_moves, untold_moves
 from support import airflow_home, run_cases
+from support import sample_records as records
 from support.model_pages import COOKIE, FORGED_NAMES, LOCATION, PNG, World, airflow, refused_run, world
 from support.played_s3 import client, moto_client
 from support.receivers import Receiver, http_receiver, mail_receiver, wait_for
 from support.serving_cases import encoded, photo
+from support.signing_keys import key_pem
 
 __all__ = ["airflow", "client", "moto_client", "world"]
 
@@ -343,6 +347,15 @@ def test_a_forged_name_leads_nowhere(world: World, name: str) -> None:
         answer = world.ask("GET", path, "admin")
         assert answer.status_code in (400, 404, 422), (path, answer.status_code, answer.text[:300])
         assert "<script>alert" not in answer.text
+    for path, form in (
+        (f"/models/{place}/actions/pin", {"channel": "staging"}),
+        (f"/models/pose/actions/{place}", {"channel": "staging"}),
+        ("/models/pose/actions/pin", {"channel": name}),
+        ("/models/pose/actions/retire", {"version": name}),
+    ):
+        answer = world.ask("POST", path, "admin", data=form | {"form_token": "1.0"})
+        assert answer.status_code in (403, 404, 405, 422), (path, answer.status_code, answer.text[:300])
+    assert [record.action for record in world.registry.log.records("pose")] == ["promote"]
     picture = {"picture": ("a.png", PNG, "image/png")}
     for path in (f"/models/{place}/{world.new}/try", f"/models/pose/{place}/try"):
         answer = world.ask("POST", path, "viewer", files=picture, data={"form_token": "1.0"})
@@ -429,6 +442,28 @@ def test_compare_shows_what_differs_and_the_same_people(world: World) -> None:
     assert by_channel.status_code == 200, "a model alone is what its channel serves"
 
 
+def test_a_signature_is_checked_with_the_keys_that_are_accepted_here(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = SigningKey(key_pem()), SigningKey(key_pem())
+    files = records.write_files(tmp_path / "signed", "signed")
+    made = records.manifest(files)
+    world.registry.store(made, files, key)
+    page = f"/models/pose/{made.version}"
+
+    def badge(version: str = page) -> str:
+        found = re.search(r'<h1>.*?<span class="badge (?:served|idle|retired)">([^<]*)</span></span>', world.ask(
+            "GET", version).text, re.DOTALL)  # fmt: skip
+        assert found is not None
+        return found[1]
+
+    assert badge(f"/models/pose/{world.old}") == "not signed"
+    assert badge() == "signed, not checked"
+    for raw, state in ((key, "signed"), (other, "wrong signature")):
+        monkeypatch.setenv("HPE_PUBLIC_KEY", base64.b64encode(raw.public_bytes).decode())
+        assert badge() == state
+
+
 def test_a_registry_that_is_not_there_yet_is_empty(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPE_REGISTRY", "s3://not-there/registry")
     answer = world.ask("GET", "/models")
@@ -441,10 +476,10 @@ def test_the_plugin_brings_nothing_heavy_into_a_scheduler() -> None:
 import sys
 from airflow import plugins_manager
 before = set(sys.modules)
-import hpe_plugin
+import airflow_local_settings, hpe_plugin
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 heavy = {"torch", "numpy", "PIL", "onnx", "onnxruntime", "jinja2", "boto3", "botocore", "fastapi", "cv2", "scipy",
-         "pandas", "cryptography"}
+         "pandas", "cryptography", "matplotlib"}
 print(sorted(new & heavy), len(set(sys.modules) - before))
 """
     done = subprocess.run(

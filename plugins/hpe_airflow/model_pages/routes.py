@@ -65,7 +65,8 @@ def models(request: Request, user: Reader, model: ModelQuery = None) -> HTMLResp
 def version(request: Request, user: Reader, name: Name, version: Version) -> HTMLResponse:
     """Everything that is known of a version."""
     registry = store.registry()
-    manifest = registry.stored(name, version).manifest
+    stored = registry.stored(name, version)
+    manifest = stored.manifest
     state = registry.log.state(name)
     channels = {channel: registry.show(name, channel).version for channel in registry.channels(name)}
     retired = state.retired.get(version)
@@ -76,7 +77,7 @@ def version(request: Request, user: Reader, name: Name, version: Version) -> HTM
         "version",
         figures_of=manifest.onnx.stats.metric,
         **_version_shown(manifest),
-        signed=registry.signature(name, version) is not None,
+        signature=store.signature_state(stored.data, registry.signature(name, version)),
         channels=channels,
         serving=[channel for channel, served in channels.items() if served == version],
         retired=None if retired is None else registry.log.read(name, retired),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hpe_airflow.connections import s3_client, signing_key
 from hpe_tasks.catalogue.index import Catalogue, list_versions
@@ -16,6 +16,7 @@ from hpe_tasks.errors import AccessError, DigestError
 from hpe_tasks.registry.channel_keys import ChannelKeys, keys_at_hand
 from hpe_tasks.registry.operations import Operations
 from hpe_tasks.registry.publishing import ModelRegistry
+from hpe_tasks.registry.signing import signer_among
 from hpe_tasks.storage.opening import open_workspace
 from hpe_tasks.storage.s3 import S3Location, s3_errors
 from hpe_tasks.watching import moves
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp"}
 """What is shown as a picture, by how files begin."""
+
+SignatureState = Literal["not signed", "signed, not checked", "signed", "wrong signature"]
+"""Of a manifest; not checked where the server knows no public key."""
 
 _CHUNK_BYTES = 1 << 20
 LARGEST_PICTURE_BYTES = 12_000_000
@@ -81,6 +85,24 @@ def mark_told(name: str, channel: str, version: str, action: Action) -> None:
     workspace = open_workspace(places.workspace, s3=s3_client, cache=places.cache)
     for entry in made[-1:]:
         moves.mark_told(workspace, entry)
+
+
+def signature_state(manifest: bytes, signature: bytes | None) -> SignatureState:
+    """What a version's signature is worth here: by this server's own key, and those of HPE_PUBLIC_KEY.
+
+    Args:
+        manifest: The manifest's bytes.
+        signature: Its signature file; None without one.
+
+    Raises:
+        ConfigError: What is given for a key is none.
+    """
+    if signature is None:
+        return "not signed"
+    accepted = keys().accepted
+    if not accepted:
+        return "signed, not checked"
+    return "signed" if signer_among(accepted, manifest, signature) is not None else "wrong signature"
 
 
 def streamed(file: ManifestFile) -> Iterator[bytes]:

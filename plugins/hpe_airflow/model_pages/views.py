@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpe_tasks.catalogue.comparing import flat
 from hpe_tasks.catalogue.runs import RunSummary
-from hpe_tasks.catalogue.summaries import VersionSummary
+from hpe_tasks.catalogue.summaries import SpeedSummary, VersionSummary
 from hpe_tasks.gate.accuracy import UNITS, Metric, megabytes_text, metric_named, metric_of
 from hpe_tasks.records.gate import GateCheck, GateDecision
 from hpe_tasks.registry.log import LogRecord
@@ -54,6 +54,8 @@ class RefusedRow:
     int8: Cell
     drop: Cell
     size: Cell
+    speed: Cell
+    share: Cell
     data: str
 
 
@@ -109,7 +111,6 @@ class Siblings:
 def version_row(row: VersionSummary) -> ListedRow:
     """A version's figures as text."""
     metric = None if row.metric is None else metric_named(row.metric)
-    ratio = "" if row.speed is None else f" ({UNITS['times'].text(row.speed.ratio)})"
     people = "" if row.persons is None else f", {row.persons:,} persons"
     return ListedRow(
         version=row,
@@ -117,10 +118,8 @@ def version_row(row: VersionSummary) -> ListedRow:
         int8=_accuracy(metric, row.int8),
         drop=_lost(metric, row.drop),
         size=_size(row.size_bytes),
-        speed=Cell(_NONE, None)
-        if row.speed is None
-        else Cell(milliseconds_text(row.speed.int8_ms) + ratio, row.speed.int8_ms),
-        share=Cell(UNITS["share"].text(row.int8_share), row.int8_share),
+        speed=_speed(row.speed),
+        share=_share(row.int8_share),
         verdict=_LABELS.get(row.verdict or "", "damaged" if row.problem else _NONE),
         tone=_TONES.get(row.verdict or "", "fail" if row.problem else "differs"),
         data=_NONE if row.dataset is None else f"{row.dataset}, {row.split}{people}",
@@ -136,6 +135,8 @@ def run_row(run: RunSummary) -> RefusedRow:
         int8=_accuracy(metric, run.int8),
         drop=_lost(metric, run.drop),
         size=_size(run.size_bytes),
+        speed=_speed(run.speed),
+        share=_share(run.int8_share),
         data=run.dataset or _NONE,
     )
 
@@ -148,6 +149,16 @@ def _lost(metric: Metric | None, drop: float | None) -> Cell:
 
 def _size(size_bytes: int | None) -> Cell:
     return Cell(_NONE if size_bytes is None else megabytes_text(size_bytes), size_bytes)
+
+
+def _speed(speed: SpeedSummary | None) -> Cell:
+    if speed is None:
+        return Cell(_NONE, None)
+    return Cell(f"{milliseconds_text(speed.int8_ms)} ({UNITS['times'].text(speed.ratio)})", speed.int8_ms)
+
+
+def _share(share: float | None) -> Cell:
+    return Cell(_NONE if share is None else UNITS["share"].text(share), share)
 
 
 def _accuracy(metric: Metric | None, value: float | None) -> Cell:
