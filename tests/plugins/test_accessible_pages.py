@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser
+from hpe_airflow.access import TOKEN_FIELD
+from playwright.sync_api import Browser, Locator, Route, expect
 
 from support.chromium import chromium, chromium_browser, hard_to_use, hindrances
 from support.model_pages import World, airflow, open_page, refused_run, world
 from support.played_s3 import client, moto_client
+from support.serving_cases import encoded, photo
 
 __all__ = ["airflow", "chromium", "client", "moto_client", "world"]
 
@@ -78,6 +82,9 @@ def test_nothing_keeps_people_from_using_a_page(world: World, browser: Browser, 
         f"/models/pose/{world.new}": 200,
         f"/compare?version=pose@{world.old}&version=pose@{world.new}": 200,
         f"/models/pose/actions/promote?version={world.new}&channel=staging": 200,
+        f"/models/pose/actions/retire?version={world.new}": 200,
+        "/models/pose/actions/pin?channel=staging": 200,
+        f"/models/pose/actions/annotate?version={world.new}": 200,
         "/models/pose/ffffffffffffffff": 404,
     }
     found = {}
@@ -90,6 +97,66 @@ def test_nothing_keeps_people_from_using_a_page(world: World, browser: Browser, 
     assert {path: what for path, what in found.items() if what} == {}
     # That the version does not exist is an answer of 404, which the browser notes.
     assert [one for one in said if "404" not in one] == []
+
+
+def test_everything_is_done_by_keyboard_on_a_phone_in_airflows_own_dark_theme(
+    world: World, browser: Browser, tmp_path: Path
+) -> None:
+    """Compare two versions, try a picture, promote with a reason; Airflow's choice counts more than the system's."""
+    page = open_page(world, browser, "light", PHONE)
+    page.add_init_script('localStorage.setItem("theme", "dark")')
+
+    def tab_to(target: Locator) -> None:
+        for _ in range(80):
+            if target.evaluate("one => one === document.activeElement"):
+                return
+            page.keyboard.press("Tab")
+        pytest.fail(f"Tab does not reach {target}")
+
+    page.goto(f"{SITE}/hpe/models")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", background)[:3])) < 80, background
+    found = {"models": hindrances(page, PHONE)}
+    for version in (world.new, world.old):
+        tab_to(page.get_by_label(f"Compare {version}"))
+        page.keyboard.press("Space")
+    tab_to(page.get_by_role("button", name="Compare 2 versions"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="2 versions beside each other")).to_be_visible()
+    found["compare"] = hindrances(page, PHONE)
+    page.goto(f"{SITE}/hpe/models/pose/{world.new}")
+    found["version"] = hindrances(page, PHONE)
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(encoded(photo(160, 240)))
+    page.get_by_label("Picture").set_input_files(picture)
+    token = page.locator("form[enctype] input[type=hidden]").input_value()
+
+    def upload(route: Route) -> None:
+        """The browser keeps a file's bytes from whoever looks at its requests."""
+        file = {"picture": (picture.name, picture.read_bytes(), "image/jpeg")}
+        path = urlsplit(route.request.url).path.removeprefix("/hpe")
+        got = world.ask("POST", path, "admin", files=file, data={TOKEN_FIELD: token})
+        route.fulfill(status=got.status_code, headers=dict(got.headers), body=got.content)
+
+    page.route("**/try", upload)
+    tab_to(page.get_by_role("button", name="Find people"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Your picture")).to_be_visible(timeout=60_000)
+    found["tried"] = hindrances(page, PHONE)
+    page.goto(f"{SITE}/hpe/models/pose/{world.new}")
+    tab_to(page.get_by_label("Channel", exact=True))
+    page.keyboard.press("Control+a")
+    page.keyboard.type("staging")
+    page.keyboard.press("Enter")
+    tab_to(page.get_by_label("Why"))
+    page.keyboard.type("as accurate")
+    tab_to(page.get_by_role("button", name="Promote"))
+    assert world.serves() == world.old
+    with page.expect_response(lambda got: got.request.method == "POST"):
+        page.keyboard.press("Enter")
+    assert world.serves() == world.new
+    page.context.close()
+    assert {name: what for name, what in found.items() if what} == {}
 
 
 def test_what_keeps_people_from_using_a_page_is_found(browser: Browser) -> None:

@@ -102,7 +102,8 @@ def open_page(world: World, browser: Browser, scheme: str = "light", width: int 
     def answer(route: Route) -> None:
         asked = urlsplit(route.request.url)
         path = f"{asked.path.removeprefix('/hpe')}?{asked.query}"
-        got = world.ask(route.request.method, path, "admin")
+        sent = {name: value for name, value in route.request.headers.items() if name in ("content-type", "origin")}
+        got = world.ask(route.request.method, path, "admin", content=route.request.post_data_buffer, headers=sent)
         route.fulfill(status=got.status_code, headers=dict(got.headers), body=got.content)
 
     context = browser.new_context(
