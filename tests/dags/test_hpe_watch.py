@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from hpe_tasks.storage.local_workspace import LocalWorkspace
 from hpe_tasks.storage.s3 import S3Location, make_client
 from hpe_tasks.watching.inputs import made_of_now
 from support import sample_records as records
-from support.receivers import http_receiver
+from support.receivers import http_receiver, mail_receiver, wait_for
+from support.request_logs import answered, as_files, spread
 from support.retrained import config_of
 from support.watched_versions import serve, version_made_of
 
@@ -131,6 +132,47 @@ def test_a_move_by_command_is_told_once(
         monkeypatch.setenv("AIRFLOW_CONN_HPE_ALERTS_WEBHOOK", json.dumps({"conn_type": "http", "host": server.address}))
         assert look(6) == "success"
         assert len(server.posts) == 1
+
+
+def test_drift_starts_a_run_and_is_told_by_webhook_and_mail(
+    dag: Any, watched: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(watched)
+    registry = ModelRegistry(make_client(), S3Location.parse(config.destination.registry))
+    made = made_of_now(config, LocalWorkspace(tmp_path / "workspace"), tmp_path / "cache", make_client)
+    name, version = config.destination.name, serve(registry, version_made_of(config, made, tmp_path / "files"))
+    now, said = datetime.now(UTC), {"model": name, "model_version": version}
+    good, dark = answered(tmp_path / "usual"), answered(tmp_path / "dark", 0.5)
+    lines = [*spread(good, now - timedelta(days=20), 1, **said), *spread(dark, now - timedelta(days=2), 1, **said)]
+    monkeypatch.setenv("HPE_WATCH_TELEMETRY", as_files(tmp_path / "log", lines))
+    monkeypatch.setenv("HPE_WATCH_GOLDEN", f"{now - timedelta(days=21):%Y-%m-%d}/{now - timedelta(days=18):%Y-%m-%d}")
+    with http_receiver() as hook, mail_receiver() as mail:
+        channels = {
+            "WEBHOOK": {"conn_type": "http", "host": hook.address},
+            "EMAIL": {
+                "conn_type": "smtp",
+                "host": "127.0.0.1",
+                "port": mail.port,
+                "extra": {
+                    "disable_ssl": True,
+                    "disable_tls": True,
+                    "from_email": "a@example.com",
+                    "to": "b@example.com",
+                },
+            },
+        }
+        for channel, connection in channels.items():
+            monkeypatch.setenv(f"AIRFLOW_CONN_HPE_ALERTS_{channel}", json.dumps(connection))
+        assert states(dag, 5, watched)["start_requantize"] == "success"
+        wait_for(mail.mails)
+        [post] = hook.posts
+    begins = f"{name}: what the function sees has drifted: "
+    assert post.json["text"].startswith(begins)
+    assert "brightness of " in post.json["text"]
+    [(to, message)] = mail.mails
+    assert (to, message["Subject"][:40]) == (["b@example.com"], begins[:40])
+    ((_, _, note, _),) = started()
+    assert note.startswith("drift: ")
 
 
 def test_a_changed_recipe_starts_a_run_that_says_so(dag: Any, watched: dict[str, Any], tmp_path: Path) -> None:
