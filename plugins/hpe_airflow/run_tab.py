@@ -26,12 +26,14 @@ from sqlalchemy import select
 from hpe_airflow.connections import s3_client
 from hpe_airflow.links import report_path, version_path
 from hpe_airflow.pages import Pages, explain, report_page
+from hpe_airflow.params_form import DEFAULT_PRESET
 from hpe_airflow.run_names import RUN_KEY, VERDICT_KEY, kept_value
 from hpe_airflow.run_notes import verdict_of_note
 from hpe_airflow.runs import run_name
 from hpe_airflow.task_links import comparison_path, model_version_path, run_page, served_before
 from hpe_tasks.config.addresses import redacted
 from hpe_tasks.config.environment import Settings
+from hpe_tasks.config.presets import PRESETS
 from hpe_tasks.errors import HpeError, MissingInputError
 from hpe_tasks.pipeline.listing import listed_pipelines
 from hpe_tasks.pipeline.runs import Run, find_run
@@ -156,8 +158,14 @@ def _links(dag_id: str, run_id: str, run: Run, records: Any, *, reported: bool) 
             yield f"Compare with {served}", comparison_path(published.name, published.version, served)
 
 
+def _name_in_preset(preset: object) -> str:
+    """The model that a preset publishes; the preset's own name where it is none that there is today."""
+    found = PRESETS.get(str(preset or DEFAULT_PRESET))
+    return str(preset) if found is None else str(found.values["destination"]["name"])
+
+
 def _last_values(dag_id: str) -> Iterator[dict[str, Any]]:
-    """What the last run of each model was asked, the latest first, by the model's name or its preset's."""
+    """What the last run of each model was asked, the latest first, by the model's name."""
     if dag_id not in {pipeline.name for pipeline in listed_pipelines()}:
         return
     with create_session() as session:
@@ -167,7 +175,7 @@ def _last_values(dag_id: str) -> Iterator[dict[str, Any]]:
         seen: set[str] = set()
         for run in runs:
             conf = {key: value for key, value in (run.conf or {}).items() if value is not None}
-            model = str(conf.get("destination.name") or conf.get("preset") or "sample")
+            model = str(conf.get("destination.name") or _name_in_preset(conf.get("preset")))
             if model in seen:
                 continue
             seen.add(model)

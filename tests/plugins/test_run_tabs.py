@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -63,6 +64,24 @@ def test_every_tab_is_for_those_who_may_see_runs(told: World) -> None:
     assert "This run has no Data Docs" in told.ask("GET", f"{TAB}/{DATA_DOCS}").text
     known = {route.path for route in run_tab.build_app().routes}  # type: ignore[attr-defined]
     assert known == {"/{dag_id}/runs/{run_id}", "/{dag_id}/runs/{run_id}/data-docs", "/{dag_id}/values"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        pytest.param({}, "sample-pose", id="the form as it is"),
+        pytest.param({"preset": "pose_resnet_50", "model.checkpoint": "a.pth"}, "pose-resnet-50", id="a preset"),
+        pytest.param({"preset": "of_yesterday"}, "of_yesterday", id="a preset that is gone"),
+        pytest.param({"preset": None, "destination.name": "knees"}, "knees", id="a name"),
+    ],
+)
+def test_last_values_go_by_the_name_that_a_run_publishes_under(told: World, asked: dict[str, Any], shown: str) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.query(DagRun).filter(DagRun.run_id == RUN).one().conf = asked
+    assert f"<summary><b>{shown}</b>" in told.ask("GET", VALUES).text
 
 
 @pytest.mark.parametrize("name", FORGED_NAMES, ids=lambda name: name[:20])
