@@ -1,10 +1,12 @@
 """Measures what several workers gain when a measurement is made in parts, what a part costs, and what it asks of S3.
 
-    python benchmarks/shards.py [--parts 8] [--workers 1 2] [--preset sample] [--set KEY=VALUE] [--rounds 3]
+    python benchmarks/shards.py [--parts 8] [--workers 1 2] [--preset sample] [--network pose_resnet_50]
+        [--set KEY=VALUE] [--rounds 3]
 
 Workers are processes with one thread and a core each, as Celery's with `-c 1` are, each with a cache of its own; they
 share nothing but a workspace on the embedded S3 server. They are warm: the libraries are loaded before the time counts,
-which takes the same whatever the number of parts. In each round, in turns:
+which takes the same whatever the number of parts. With `--network` they measure one of that architecture with random
+weights on the preset's data, for as long as a network of published size takes. In each round, in turns:
 
 * whole: one worker measures all in one part, with `evaluate_fp32`;
 * N workers: the parts are made in turn by the workers, then `evaluate_fp32` puts them together in one more process.
@@ -208,6 +210,19 @@ def tell_batches() -> None:
                 print(f"{name}, {threads} threads:", ", ".join(f"{key} {value:.1e}" for key, value in apart.items()))
 
 
+def random_weights(architecture: str, file: Path) -> list[str]:
+    """Write weights of a network as torch begins with them; the settings of a run that measures it."""
+    import torch
+    from safetensors.torch import save_file
+
+    from hpe_tasks.config.model import ModelConfig
+    from hpe_tasks.models import build_model
+
+    torch.manual_seed(0)
+    save_file(build_model(ModelConfig(architecture=architecture, checkpoint=str(file))).state_dict(), file)
+    return [f"model.architecture={architecture}", f"model.checkpoint={file}"]
+
+
 def text_of(requests: dict[str, int]) -> str:
     return f"{sum(requests.values())} ({', '.join(f'{name} {number}' for name, number in sorted(requests.items()))})"
 
@@ -218,6 +233,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--preset", default="sample")
+    parser.add_argument("--network", help="an architecture, of which random weights are measured")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--server-python", type=Path, default=Path(".venv-object-store/bin/python"))
     parser.add_argument("--batches", action="store_true", help="only compare batches")
@@ -234,6 +250,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        if arguments.network:
+            arguments.set += random_weights(arguments.network, root / "random.safetensors")
         with ObjectStore(root / "s3", arguments.server_python, bucket=BUCKET) as server:
             os.environ.update(server.environment)
             bench = Bench(arguments, root)
@@ -251,7 +269,9 @@ def tell(arguments: argparse.Namespace, rounds: list[dict[int, dict[str, Any]]],
     if len(files) != 1:
         raise SystemExit("the ways have come to different files")
     first = rounds[0]
-    print(f"{arguments.preset}, {first[0]['persons']} persons, {arguments.parts} parts, {processor}")
+    print(
+        f"{arguments.network or arguments.preset}, {first[0]['persons']} persons, {arguments.parts} parts, {processor}"
+    )
     print(f"{'':12}{'seconds':>9}{'processor s':>13}{'put together':>14}")
     for workers in first:
         ways = [one[workers] for one in rounds]
