@@ -86,7 +86,7 @@ def models_frame(page: Page) -> FrameLocator:
 
 
 def test_look_compare_promote_and_roll_back(
-    airflow_server: AirflowServer, browser: Browser, versions: tuple[str, str], tmp_path: Path
+    airflow_server: AirflowServer, browser: Browser, versions: tuple[str, str], tmp_path: Path, pictures: Path
 ) -> None:
     old, new = versions
     registry = ModelRegistry(airflow_server.store.client(), REGISTRY)
@@ -108,7 +108,7 @@ def test_look_compare_promote_and_roll_back(
     frame.get_by_label(f"Compare {new}").check()
     frame.get_by_role("button", name="Compare 2 versions").click()
     expect(frame.get_by_role("heading", name="2 versions beside each other")).to_be_visible()
-    page.screenshot(path=tmp_path / "compare.png", full_page=True)
+    page.screenshot(path=pictures / "compare.png")
     # Promote the new one.
     frame.get_by_role("link", name=new).first.click()
     expect(frame.get_by_role("heading", name="Model card")).to_be_visible()
@@ -265,7 +265,7 @@ def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_pat
     pointer = registry.show("tiny", "guarded")
     assert (pointer.version, pointer.moved_by.endswith(", approved by operator")) == (new, True)
     # One whose gate refuses it: why stands on its tab, and among the models.
-    refused = by_the_form(server, page, server.settings | {"gate.max_size_mb": 0.001})
+    refused = by_the_form(server, page, server.settings | {"gate.max_size_mb": 0.1})
     assert ended(server, page, quote(refused), {"success", "failed"}) == "success", "a refusal is a result"
     tab = run_tab(server, page, refused)
     expect(tab.get_by_role("heading", name="Not published: the gate failed")).to_be_visible()
@@ -284,7 +284,6 @@ def test_the_whole_walk(airflow_server: AirflowServer, browser: Browser, tmp_pat
     frame.get_by_label(f"Compare {new}").check()
     frame.get_by_role("button", name="Compare 2 versions").click()
     expect(frame.get_by_text(re.compile("gains over"))).to_be_visible()
-    page.screenshot(path=pictures / "compare.png")
     # Promote, and back.
     frame.get_by_role("link", name=new).first.click()
     expect(frame.get_by_role("link", name="Data Docs")).to_be_visible()

@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from support.airflow_server import AirflowServer, airflow_server
+from support.retrained import retraining_settings
 from support.tiny_inputs import tiny_settings
 
 __all__ = ["airflow_server"]
@@ -50,10 +52,8 @@ def test_a_run_quantizes_the_checkpoint_that_has_started_it(
     assert answer.status_code == 200, answer.text
 
     # All of its tasks go by the event, the first and those after it.
-    fetched = _record(airflow_server.home / ".hpe/workspace/runs", "fetch_checkpoint")
-    (folder,) = (airflow_server.home / ".hpe/workspace/runs").iterdir()
-    asked = json.loads((folder / "run.json").read_text())["config"]
-    assert (asked["model"]["checkpoint"], asked["model"]["checkpoint_sha256"]) == (extra["checkpoint"], digest)
+    asked, fetched = _started(airflow_server, str(extra["checkpoint"]))
+    assert asked["model"]["checkpoint_sha256"] == digest
     assert {key: asked["model"][key] for key in network} == network
     assert (asked["gate"]["min_ap"], asked["destination"]["channel"]) == (0.0, "production")
     assert asked["dataset"]["source"] == settings["dataset.source"]
@@ -62,12 +62,37 @@ def test_a_run_quantizes_the_checkpoint_that_has_started_it(
     assert [run["run_type"] for run in runs] == ["asset_triggered"]
 
 
-def _record(runs: Path, step: str) -> dict[str, Any]:
-    """What a step of the only run has left, as soon as it is there."""
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline:
-        for file in runs.glob(f"*/{step}/result.json"):
-            record: dict[str, Any] = json.loads(file.read_text())["record"]
-            return record
+def test_a_retraining_starts_a_run_by_its_own_event(airflow_server: AirflowServer, tmp_path: Path) -> None:
+    """From the data set of one DAG to the quantization in the other, with nobody in between."""
+    api, session = f"{airflow_server.url}/api/v2", airflow_server.session("admin")
+    for dag in ("hpe_retrain", "hpe_requantize"):
+        session.patch(f"{api}/dags/{dag}", json={"is_paused": False}, timeout=120).raise_for_status()
+    conf = retraining_settings(tmp_path) | {"destination.name": "retrained"}
+    answer = session.post(f"{api}/dags/hpe_retrain/dagRuns", json={"logical_date": None, "conf": conf}, timeout=120)
+    assert answer.status_code == 200, answer.text
+    retrained = f"{api}/dags/hpe_retrain/dagRuns/{quote(answer.json()['dag_run_id'])}"
+    deadline = time.monotonic() + 600
+    while (state := session.get(retrained, timeout=120).json()["state"]) not in {"success", "failed"}:
+        assert time.monotonic() < deadline, f"the retraining is {state}; see {airflow_server.home}/.airflow/logs"
         time.sleep(1)
-    pytest.fail(f"{step} has not run; see {runs.parents[2]}/.airflow/logs")
+    assert state == "success"
+    events = session.get(f"{api}/assets/events", params={"source_dag_id": "hpe_retrain"}, timeout=120).json()
+    (event,) = events["asset_events"]
+    assert (event["source_task_id"], event["name"]) == ("announce_checkpoint", ASSET)
+    asked, fetched = _started(airflow_server, event["extra"]["checkpoint"])
+    assert asked["destination"]["channel"] == "production"
+    assert fetched["file"]["sha256"] == asked["model"]["checkpoint_sha256"] == event["extra"]["sha256"]
+    (run,) = event["created_dagruns"]
+    assert (run["dag_id"], run["run_id"][:17]) == ("hpe_requantize", "asset_triggered__")
+
+
+def _started(server: AirflowServer, checkpoint: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the run with this checkpoint was asked, and what it has fetched, as soon as that is there."""
+    runs, deadline = server.home / ".hpe/workspace/runs", time.monotonic() + 400
+    while time.monotonic() < deadline:
+        for file in runs.glob("*/fetch_checkpoint/result.json"):
+            asked: dict[str, Any] = json.loads((file.parents[1] / "run.json").read_text())["config"]
+            if asked["model"]["checkpoint"] == checkpoint:
+                return asked, json.loads(file.read_text())["record"]
+        time.sleep(1)
+    pytest.fail(f"no run has fetched {checkpoint}; see {server.home}/.airflow/logs")
