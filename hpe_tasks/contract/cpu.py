@@ -50,8 +50,14 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def available_threads(cpu_max: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may keep busy: those it is bound to, or fewer where a container's quota says so."""
+    """CPUs that this process may keep busy.
+
+    Those it is bound to, or fewer where OMP_NUM_THREADS, as for torch, or a container's quota says so.
+    """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal():
+        bound = max(1, min(bound, int(asked)))
     if cpu_max.is_file():
         quota, _, period = cpu_max.read_text().partition(" ")
         if quota != "max":

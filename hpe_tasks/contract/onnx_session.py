@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnxruntime
 
+from hpe_tasks.contract.cpu import available_threads
+
 _LOG_ERRORS_ONLY = 3
 
 
@@ -22,15 +24,15 @@ def inference_session(
 
     Args:
         source: The model's file or its bytes. From a file less memory is needed: bytes are held twice meanwhile.
-        threads: Threads of one operator; None leaves the choice to onnxruntime.
+        threads: Threads of one operator; by default all that this process may use. onnxruntime's own choice knows
+            neither binding nor quota, and binds its threads to cores that others may be bound to.
         optimized: Let onnxruntime rewrite the graph; otherwise every node runs as it is written, which is slow.
         without: Optimizers of onnxruntime, by name, that leave the graph alone.
         save_graph: Write the graph there as it was rewritten.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = available_threads() if threads is None else threads
     # The operators of a pose network follow one another: threads for several at a time would only wait.
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.inter_op_num_threads = 1

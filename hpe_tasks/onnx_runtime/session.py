@@ -29,7 +29,7 @@ def onnx_predictor(path: Path, config: ModelConfig, *, threads: int | None = Non
     Args:
         path: The model.
         config: Its layouts, its outputs, its input size, its codec and its joints.
-        threads: Threads of one operator; None leaves the choice to onnxruntime.
+        threads: Threads of one operator; by default all that this process may use.
 
     Raises:
         CheckpointError: onnxruntime does not run the file, or its input or output is not what `config` says;
@@ -114,7 +114,7 @@ def open_session(
     Args:
         path: The model.
         content: What is loaded in its place, when it was changed after it was read.
-        threads: Threads of one operator; None leaves the choice to onnxruntime.
+        threads: Threads of one operator; by default all that this process may use.
         optimized: Let onnxruntime rewrite the graph; otherwise every node runs as it is written, which is slow.
         save_graph: Write the graph there as it was rewritten.
 

@@ -113,7 +113,7 @@ def evaluate_file(
         kept.mkdir(parents=True, exist_ok=True)
     device = "cpu" if model.network.from_file else best_device()
     with tempfile.TemporaryDirectory(dir=kept) as folder, device_held(device):
-        predict = measured_fp32(model, checkpoint, device, config.evaluation.fp32_runtime)
+        predict = measured_fp32(model, checkpoint, device, config.evaluation.fp32_runtime, cache=cache)
         file = predictions or Path(folder) / "predictions.json"
         return evaluate(
             load_split(config.dataset.kind, root, config.dataset.evaluation_split),

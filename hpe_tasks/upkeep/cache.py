@@ -15,7 +15,7 @@ from hpe_tasks.storage.files import megabytes
 from hpe_tasks.storage.folders import unused, use_mark
 from hpe_tasks.storage.scratch import ABANDONED_S, drop, sweep
 
-_FOLDERS = ("archives", "converted", "files", "joined", "s3", "samples", "selections", "tried")
+_FOLDERS = ("archives", "converted", "files", "fp32", "joined", "s3", "samples", "selections", "tried")
 """What they hold are data sets in some form, copies of files of a workspace on S3, and versions that were tried with a
 picture: each a folder."""
 

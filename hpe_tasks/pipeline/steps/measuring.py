@@ -123,7 +123,7 @@ def fp32_of(run: Run, model: ModelConfig, checkpoint: Path) -> Predict:
     from hpe_tasks.inference import measured_fp32
     from hpe_tasks.quantization import best_device
 
-    return measured_fp32(model, checkpoint, best_device(), run.config.evaluation.fp32_runtime)
+    return measured_fp32(model, checkpoint, best_device(), run.config.evaluation.fp32_runtime, cache=run.cache)
 
 
 def _fp32_shard(run: Run, number: int) -> StoredShard:

@@ -58,7 +58,17 @@ def test_threads_are_those_that_a_container_may_keep_busy(
     cpu_max: str | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     file = tmp_path / "cpu.max"
     if cpu_max is not None:
         file.write_text(cpu_max)
     assert available_threads(file) == expected
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("2", 2), ("1", 1), ("0", 1), ("99", 8), ("", 8), ("4,2", 8)])
+def test_threads_are_those_that_are_asked_for_as_of_torch(
+    asked: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert available_threads(tmp_path / "none") == expected

@@ -16,7 +16,7 @@ import hpe_tasks.models.fp32_onnx as exporting
 from hpe_tasks.config.loading import load_config
 from hpe_tasks.config.model import ModelConfig
 from hpe_tasks.errors import CheckpointError
-from hpe_tasks.inference import fp32_onnx_predictor, fp32_predictor
+from hpe_tasks.inference import fp32_onnx, fp32_onnx_predictor, fp32_predictor
 from hpe_tasks.models.checkpoint import sample_checkpoint
 from hpe_tasks.models.interface import input_sizes
 from support.tiny_networks import aimet_config, mobilenet_config, write_checkpoint
@@ -52,6 +52,33 @@ def test_onnxruntime_gives_what_torch_gives(trained: bool, tmp_path: Path, caplo
             assert np.abs(found[name] - array).max() <= 1e-5 * np.abs(array).max()
 
 
+def test_a_file_that_was_found_equal_is_kept_for_the_machines_next_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, cache, checkpoint = load_config("sample", overrides={}).model, tmp_path / "cache", sample_checkpoint()
+    (images,) = shown(config)
+    first = fp32_onnx_predictor(config, checkpoint, cache=cache)(images)["heatmaps"]
+    (folder,) = (path for path in (cache / "fp32").iterdir() if path.is_dir())
+    (kept,) = folder.iterdir()
+    assert folder.parent.stat().st_mode & 0o007 == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(fp32_onnx, "fp32_predictor", lambda *_: pytest.fail("loaded in torch a second time"))
+        with caplog.at_level(logging.INFO):
+            again = fp32_onnx_predictor(
+                config.model_copy(update={"checkpoint": "s3://b/w.pth"}), checkpoint, cache=cache
+            )
+        assert_array_equal(again(images)["heatmaps"], first)
+        assert "on this machine before" in said(caplog)[-1]
+    # Damaged, it is made again; and other weights have a file of their own.
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert_array_equal(fp32_onnx_predictor(config, checkpoint, cache=cache)(images)["heatmaps"], first)
+    assert f"{folder} is damaged, and made again" in said(caplog)
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor * 1.001 for name, tensor in load_file(checkpoint).items()}, other)
+    assert (fp32_onnx_predictor(config, other, cache=cache)(images)["heatmaps"] != first).any()
+    assert sum(path.is_dir() for path in (cache / "fp32").iterdir()) == 2
+
+
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
@@ -76,7 +103,8 @@ def test_torch_runs_what_onnxruntime_gives_otherwise(
         return export(config, other, out)
 
     monkeypatch.setattr(exporting, "export_fp32", exported)
-    predict: Any = fp32_onnx_predictor(config, checkpoint)
+    predict: Any = fp32_onnx_predictor(config, checkpoint, cache=tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache/fp32").iterdir() if path.is_dir()], "nothing else is kept"
     assert len(said(caplog)) == 1
     assert re.search(says, said(caplog)[0])
     (images,) = shown(config)
