@@ -4,9 +4,10 @@
         [--set KEY=VALUE] [--rounds 3]
 
 Workers are processes with one thread and a core each, as Celery's with `-c 1` are, each with a cache of its own; they
-share nothing but a workspace on the embedded S3 server. They are warm: the libraries are loaded before the time counts,
-which takes the same whatever the number of parts. With `--network` they measure one of that architecture with random
-weights on the preset's data, for as long as a network of published size takes. In each round, in turns:
+share nothing but a workspace on the embedded S3 server. They are warm: libraries are loaded, and the checkpoint's
+float32 file is made and compared, before the time counts, which takes the same whatever the number of parts. With
+`--network` they measure one of that architecture with random weights on the preset's data, for as long as a network of
+published size takes. In each round, in turns:
 
 * whole: one worker measures all in one part, with `evaluate_fp32`;
 * N workers: the parts are made in turn by the workers, then `evaluate_fp32` puts them together in one more process.
@@ -75,6 +76,7 @@ def work(task: dict[str, Any]) -> None:
     import hpe_tasks.evaluation
     import hpe_tasks.models.checkpoint
     import hpe_tasks.quantization
+    from hpe_tasks.pipeline.steps.measuring import fp32_network
 
     torch.set_num_threads(1)
     torch.zeros(1) + 1
@@ -85,8 +87,12 @@ def work(task: dict[str, Any]) -> None:
             step(run)
         print(json.dumps({}), flush=True)
         return
-    # What every worker has fetched long ago.
-    steps.fetch_dataset(open_here(task, Counter(), task["parts"]))
+    # What every worker has fetched long ago, and made once of this checkpoint.
+    ready = open_here(task, Counter(), task["parts"])
+    steps.fetch_dataset(ready)
+    began = time.monotonic()
+    fp32_network(ready)
+    print(f"the network in float32 was there after {time.monotonic() - began:.1f} s", file=sys.stderr)
     print("ready", flush=True)
     sys.stdin.readline()
     counts: Counter[str] = Counter()
