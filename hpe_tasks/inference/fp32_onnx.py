@@ -81,7 +81,7 @@ def fp32_onnx_predictor(config: ModelConfig, checkpoint: Path, *, cache: Path | 
             in_onnxruntime = onnx_predictor(written, config)
             difference = _largest_difference(in_torch, in_onnxruntime, config)
             if kept is not None and difference <= LARGEST_DIFFERENCE:
-                make_folder(kept, lambda making: shutil.copyfile(written, making / f"{sha256_file(written)}.onnx"))
+                _keep(kept, written)
     except CheckpointError as error:
         log.warning("FP32 is measured in torch, not in onnxruntime: %s", error.message)
         return in_torch
@@ -103,6 +103,13 @@ def _kept(folder: Path, config: ModelConfig, checkpoint: Path) -> Path:
     kept = folder / digest_of([network, sha256_file(checkpoint), versions, cpu_features(), LARGEST_DIFFERENCE])[:32]
     hold(kept)
     return kept
+
+
+def _keep(folder: Path, file: Path) -> None:
+    def fill(making: Path) -> None:
+        shutil.copyfile(file, making / f"{sha256_file(file)}.onnx")
+
+    make_folder(folder, fill)
 
 
 def _intact(folder: Path) -> Path | None:

@@ -61,8 +61,8 @@ def test_every_page_is_for_those_who_may_see_runs(world: World) -> None:
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'"), word
         assert "unsafe" not in policy
-        for role in ("user", "op", "admin"):
-            assert world.ask("GET", path, role).status_code == 200, (word, role)
+        for reader in ("user", "op", "admin"):
+            assert world.ask("GET", path, reader).status_code == 200, (word, reader)
     # A run that is not there: who may see runs is told so, nobody else.
     for page in ("report", "version", "data-docs"):
         path = f"/runs/none/{page}"

@@ -112,22 +112,11 @@ class Scene:
         return process
 
     def says(self, run: str, task: str, attempt: int, *texts: str, patience_s: float = 60.0) -> None:
-        """Wait until an attempt's log holds all of these: a worker writes it a while after it has told the outcome.
-
-        Whatever has ended is on S3; the worker's own file goes then.
-        """
+        """Wait until an attempt's log holds all of these: a worker writes it a while after it has told the outcome."""
         deadline = time.monotonic() + patience_s
-        while not all(text in (said := self._said(run, task, attempt)) for text in texts):
+        while not all(text in (said := self.cluster.task_log(run, task, attempt)) for text in texts):
             assert time.monotonic() < deadline, said[-2000:]
             time.sleep(0.5)
-
-    def _said(self, run: str, task: str, attempt: int) -> str:
-        own, client = self.cluster.task_log(run, task, attempt), self.store.client()
-        key = f"logs/dag_id={self.cluster.dag}/run_id={run}/task_id={task}/attempt={attempt}.log"
-        if not client.list_objects_v2(Bucket=BUCKET, Prefix=key).get("KeyCount"):
-            return own
-        uploaded: bytes = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-        return own + uploaded.decode(errors="replace")
 
     def until_silent(self, run: str, attempt: int, quiet_s: float = 20.0, patience_s: float = 300.0) -> str:
         """Wait until an attempt at `publish` says nothing any more; what it has said."""

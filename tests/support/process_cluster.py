@@ -180,8 +180,31 @@ class ProcessCluster:
         return worker
 
     def task_log(self, run: str, task: str, attempt: int) -> str:
-        """What an attempt at a task has said, on the disk of its worker."""
-        return "".join(log.read_text(errors="replace") for log in self._logs(run, task, attempt))
+        """What an attempt at a task has said: in S3 once it has ended, and until then on the disk of its worker.
+
+        A worker empties its file as soon as the log is in S3.
+        """
+        files = list(self._logs(run, task, attempt))
+        # Before S3: what is moved in between is found twice, and never missed.
+        said = "".join(file.read_text(errors="replace") for file in files)
+        keys = {file.relative_to(self.home).as_posix().partition("/.airflow/")[2] for file in files}
+        client = self._s3()
+        for key in sorted(keys):
+            with suppress(client.exceptions.NoSuchKey):  # not yet, or never: its worker was killed
+                said = client.get_object(Bucket=BUCKET, Key=key)["Body"].read().decode(errors="replace") + said
+        return said
+
+    def _s3(self) -> Any:
+        import boto3
+
+        given = self.environment
+        return boto3.client(
+            "s3",
+            endpoint_url=given["AWS_ENDPOINT_URL_S3"],
+            aws_access_key_id=given["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=given["AWS_SECRET_ACCESS_KEY"],
+            region_name=given["AWS_DEFAULT_REGION"],
+        )
 
     def _logs(self, run: str, task: str, attempt: int, part: int | None = None) -> Iterator[Path]:
         mapped = "" if part is None else f"map_index={part}/"
