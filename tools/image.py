@@ -88,7 +88,7 @@ class Store:
                 sandbox += ["--setenv", *variable.split("=", 1)]
             sandbox += ["--chdir", config["WorkingDir"], "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
             drop = ["setpriv", "--reuid", user, "--regid", "0", "--clear-groups", "--inh-caps=-all"]
-            command = [*sandbox, *drop, "--bounding-set=-all", *config["Entrypoint"], *words]
+            command = [*sandbox, *drop, "--bounding-set=-all", *(config["Entrypoint"] or ()), *words]
             return subprocess.run(command, check=False).returncode
         finally:
             self.buildah("rm", made)

@@ -1,4 +1,4 @@
-"""What goes into the images; that one builds and runs as it should is tried by `tools/image.py`, in minutes."""
+"""What goes into the images; tests/integration/test_images.py builds and runs some."""
 
 from __future__ import annotations
 
