@@ -1,12 +1,13 @@
 """Measures what several workers gain when a measurement is made in parts, what a part costs, and what it asks of S3.
 
     python benchmarks/shards.py [--parts 8] [--workers 1 2] [--preset sample] [--network pose_resnet_50]
-        [--set KEY=VALUE] [--rounds 3]
+        [--set KEY=VALUE] [--rounds 3] [--celery]
 
-Workers are processes with one thread and a core each, as Celery's with `-c 1` are, each with a cache of its own; they
-share nothing but a workspace on the embedded S3 server. They are warm: libraries are loaded, and the checkpoint's
-float32 file is made and compared, before the time counts, which takes the same whatever the number of parts. With
-`--network` they measure one of that architecture with random weights on the preset's data, for as long as a network of
+Workers are processes with one thread and a core each, each with a cache of its own; they share nothing but a workspace
+on the embedded S3 server. With `--celery` they are Celery's (`-c 1`, one task at a time), which take the parts from a
+queue in Redis as Airflow's CeleryExecutor has them do; else they have them in turn. Before the time counts, libraries
+are loaded, and the checkpoint's float32 file is made and compared, which takes the same whatever the number of parts.
+With `--network` they measure one of that architecture with random weights on the preset's data, for as long as one of
 published size takes. In each round, in turns:
 
 * whole: one worker measures all in one part, with `evaluate_fp32`;
@@ -64,8 +65,8 @@ def open_here(task: dict[str, Any], counts: Counter[str], parts: int) -> Any:
     return open_run(config, workspace=task["workspace"], cache=cache, name="bench", s3=lambda: client)
 
 
-def work(task: dict[str, Any]) -> None:
-    """A worker: ready, told to begin, does its share, tells what it took."""
+def make_ready(task: dict[str, Any]) -> None:
+    """What a worker has done long ago: loaded libraries, fetched the data, made the float32 file of this checkpoint."""
     from hpe_tasks.pipeline import steps
 
     if task["core"] is not None:
@@ -82,19 +83,23 @@ def work(task: dict[str, Any]) -> None:
     torch.zeros(1) + 1
     assert all((pyarrow.parquet, hpe_tasks.evaluation, hpe_tasks.models, hpe_tasks.quantization))
     if task["prepare"]:
-        run = open_here(task, Counter(), task["parts"])
-        for step in (steps.fetch_dataset, steps.fetch_checkpoint, steps.validate_dataset):
-            step(run)
-        print(json.dumps({}), flush=True)
         return
-    # What every worker has fetched long ago, and made once of this checkpoint.
     ready = open_here(task, Counter(), task["parts"])
     steps.fetch_dataset(ready)
     began = time.monotonic()
     fp32_network(ready)
     print(f"the network in float32 was there after {time.monotonic() - began:.1f} s", file=sys.stderr)
-    print("ready", flush=True)
-    sys.stdin.readline()
+
+
+def share(task: dict[str, Any]) -> dict[str, Any]:
+    """Make the parts of a task, and put all together where it says so; what that took and came to."""
+    from hpe_tasks.pipeline import steps
+
+    if task["prepare"]:
+        run = open_here(task, Counter(), task["parts"])
+        for step in (steps.fetch_dataset, steps.fetch_checkpoint, steps.validate_dataset):
+            step(run)
+        return {}
     counts: Counter[str] = Counter()
     began, processor = time.monotonic(), time.process_time()
     requests = []
@@ -111,7 +116,15 @@ def work(task: dict[str, Any]) -> None:
         told["ap"] = report.accuracy
         told["persons"] = report.fingerprint.num_persons
     seconds, processor_s = time.monotonic() - began, time.process_time() - processor
-    print(json.dumps({**told, "seconds": seconds, "processor_s": processor_s, "requests": requests}), flush=True)
+    return {**told, "seconds": seconds, "processor_s": processor_s, "requests": requests}
+
+
+def work(task: dict[str, Any]) -> None:
+    """A worker: ready, told to begin, does its share, tells what it took."""
+    make_ready(task)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(json.dumps(share(task)), flush=True)
 
 
 @contextmanager
@@ -168,8 +181,7 @@ class Bench:
         """A workspace with a run in which nothing is measured yet."""
         self.number += 1
         workspace = f"s3://{BUCKET}/{self.number}"
-        with worker(self.task(workspace, 0, prepare=True, parts=parts)) as process:
-            answer(process)
+        together([self.task(workspace, 0, prepare=True, parts=parts)])
         return workspace
 
     def whole(self) -> dict[str, Any]:
@@ -178,9 +190,14 @@ class Bench:
 
     def in_parts(self, workers: int) -> dict[str, Any]:
         workspace = self.prepared(self.arguments.parts)
-        numbers = [list(range(lane, self.arguments.parts, workers)) for lane in range(workers)]
-        tasks = [self.task(workspace, lane, numbers=numbers[lane]) for lane in range(workers)]
-        seconds, told = together(tasks)
+        if self.arguments.celery:
+            from celery_workers import by_celery
+
+            lanes = [self.task(workspace, lane) for lane in range(workers)]
+            seconds, told = by_celery(lanes, self.arguments.parts, ONE_THREAD)
+        else:
+            numbers = [list(range(lane, self.arguments.parts, workers)) for lane in range(workers)]
+            seconds, told = together([self.task(workspace, lane, numbers=numbers[lane]) for lane in range(workers)])
         last, [result] = together([self.task(workspace, 0, whole=True)])
         part = max((one for each in told for one in each["requests"]), key=lambda one: sum(one.values()))
         processor_s = sum(each["processor_s"] for each in told)
@@ -242,6 +259,7 @@ def main() -> None:
     parser.add_argument("--network", help="an architecture, of which random weights are measured")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--server-python", type=Path, default=Path(".venv-object-store/bin/python"))
+    parser.add_argument("--celery", action="store_true", help="workers are Celery's, with a Redis of their own")
     parser.add_argument("--batches", action="store_true", help="only compare batches")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -55,11 +55,12 @@ def test_training(repository: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_shards(repository: Path, tmp_path: Path, object_store_python: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("--celery",)], ids=["processes", "celery"])
+def test_shards(repository: Path, tmp_path: Path, object_store_python: Path, workers: tuple[str, ...]) -> None:
     settings: dict[str, Any] = {**tiny_settings(tmp_path), "evaluation.batch_size": 2}
     given = [f"--set={key}={value}" for key, value in settings.items() if key != "preset"]
     least = ("--parts", "2", "--workers", "1", "2", "--rounds", "1", "--server-python", str(object_store_python))
-    text = said(repository, "shards.py", *least, *given)
+    text = said(repository, "shards.py", *workers, *least, *given)
     assert re.search(r"^sample, \d+ persons, 2 parts, ", text)
     for way in ("whole", "1 worker", "2 workers"):
         assert re.search(rf"^{way} +\d+\.\d +\d+\.\d", text, re.MULTILINE), text
