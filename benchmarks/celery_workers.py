@@ -58,6 +58,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def ordered(broker: str, workers: int, parts: int) -> tuple[float, list[dict[str, Any]]]:
+    """Order the parts of workers that are ready. Results are dropped at its end, while Redis is there to be told so."""
+    with Celery(broker=broker, backend=broker, set_as_current=False) as client:
+        for ready in [client.send_task(get_ready.name, queue=f"lane{number}") for number in range(workers)]:
+            ready.get(timeout=PATIENCE_S)
+        began = time.monotonic()
+        orders = [client.send_task(make_part.name, [number], queue=PARTS) for number in range(parts)]
+        told = [order.get(timeout=PATIENCE_S) for order in orders]
+        return time.monotonic() - began, told
+
+
 def by_celery(
     lanes: Sequence[Mapping[str, Any]], parts: int, environment: Mapping[str, str]
 ) -> tuple[float, list[dict[str, Any]]]:
@@ -93,11 +104,4 @@ def by_celery(
             command += ["-Q", f"lane{number},{PARTS}", "-n", f"lane{number}@bench", "-l", "WARNING"]
             command += ["--without-gossip", "--without-mingle"]
             held.enter_context(ended_by_pid(command, own, folder))
-        with Celery(broker=broker, backend=broker, set_as_current=False) as client:
-            ready = [client.send_task(get_ready.name, queue=f"lane{number}") for number in range(len(lanes))]
-            for one in ready:
-                one.get(timeout=PATIENCE_S)
-            began = time.monotonic()
-            orders = [client.send_task(make_part.name, [number], queue=PARTS) for number in range(parts)]
-            told = [order.get(timeout=PATIENCE_S) for order in orders]
-            return time.monotonic() - began, told
+        return ordered(broker, len(lanes), parts)
