@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import runpy
@@ -98,6 +99,8 @@ def test_the_files_hold_no_secret_and_agree_with_each_other(folder: Path, reposi
     assert variables["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == (
         f"http://{values['fullnameOverride']}-api-server:8080/execution/"
     )
+    # Else the chart takes the release's name instead.
+    assert values["useStandardNaming"]
     assert not values["postgresql"]["enabled"]
     told = json.dumps([values, settings, pod])
     assert not re.search(r"(?i)(password|secret_access_key|fernet_key|secret_key)\"?: \"[^\"]", told)
@@ -110,6 +113,33 @@ def test_the_files_hold_no_secret_and_agree_with_each_other(folder: Path, reposi
     airflow = re.search(r"^apache-airflow==(\S+)", (repository / "docker/airflow/requirements.txt").read_text(), re.M)
     assert airflow
     assert values["airflowVersion"] == airflow[1]
+
+
+def test_pods_of_the_chart_run_nothing_that_the_image_lacks(folder: Path, repository: Path) -> None:
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    # The chart's sidecar runs /clean-logs, which Airflow's own image has, and keeps its pod from getting ready here.
+    assert "clean-logs" not in (repository / "docker" / "airflow" / "Dockerfile").read_text()
+    for pod in ("scheduler", "dagProcessor", "triggerer"):
+        assert values[pod]["logGroomerSidecar"] == {"enabled": False}
+    # Its airflow.cfg lies over the image's.
+    ours = configparser.ConfigParser(interpolation=None)
+    ours.read(repository / "airflow.cfg")
+    for section, option in (("scheduler", "scheduler_idle_sleep_time"), ("dag_processor", "refresh_interval")):
+        assert values["config"][section][option] == ours[section][option]
+
+
+def test_options_of_airflow_in_the_values_are_there(folder: Path) -> None:
+    from airflow.configuration import conf
+
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+    known = conf.configuration_description
+    unknown = [
+        f"{part}.{one}"
+        for part, options in values["config"].items()
+        for one in options
+        if one not in known.get(part, {}).get("options", {})
+    ]
+    assert not unknown
 
 
 def test_a_gpu_task_stays_one_when_airflow_has_stored_the_dag(
